@@ -1,0 +1,29 @@
+"""The errors a user can meet; every one of them is an `EsperError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class EsperError(Exception):
+    """Base of all errors that Esper raises on purpose."""
+
+
+class ConfigError(EsperError, ValueError):
+    """One or more things in the configuration are wrong; `problems` holds a sentence for each."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(EsperError, ValueError):
+    """A dataset is missing, damaged or does not have the form it should have."""
+
+
+class CheckpointError(EsperError, ValueError):
+    """A checkpoint is missing, damaged, foreign or does not fit the model."""
+
+
+class GrowthError(EsperError, ValueError):
+    """A seed, blueprint or lifecycle move that is not possible."""

@@ -1,0 +1,38 @@
+"""The common vocabulary: what the subsystems say to each other. Standard library only."""
+
+from esper.leyline.commands import AdaptationCommand, CommandKind, Outcome, Refusal
+from esper.leyline.lifecycle import ALIVE, GATES, JOINED, LEGAL_MOVES, Gate, SeedStage, check_move
+from esper.leyline.metrics import CLOCK_METRICS, EPOCH_METRICS, Event, EventName, Level
+from esper.leyline.signals import (
+    Candidate,
+    HealthSignal,
+    Impact,
+    SeedState,
+    SiteState,
+    SystemStatePacket,
+)
+
+__all__ = [
+    "ALIVE",
+    "CLOCK_METRICS",
+    "EPOCH_METRICS",
+    "GATES",
+    "JOINED",
+    "LEGAL_MOVES",
+    "AdaptationCommand",
+    "Candidate",
+    "CommandKind",
+    "Event",
+    "EventName",
+    "Gate",
+    "HealthSignal",
+    "Impact",
+    "Level",
+    "Outcome",
+    "Refusal",
+    "SeedStage",
+    "SeedState",
+    "SiteState",
+    "SystemStatePacket",
+    "check_move",
+]

@@ -1,0 +1,72 @@
+"""Names of metrics and events, and which of them depend on the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EPOCH_METRICS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "epoch_time",
+    "learning_rate",
+    "morphogenetic_active",
+    "active_seeds",
+    "total_seeds",
+    "kernel_executions",
+    "params",
+)
+
+# Values that differ between two equal runs because they read the clock; left out where runs are compared.
+CLOCK_METRICS = frozenset({"epoch_time", "wall_s", "cpu_s", "time", "latency_ms", "throughput", "elapsed_ms"})
+
+
+class Level:
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class EventName:
+    """Names of the lines in events.jsonl."""
+
+    RUN_STARTED = "run_started"
+    RUN_RESUMED = "run_resumed"
+    RUN_FINISHED = "run_finished"
+    EPOCH_FINISHED = "epoch_finished"
+    SEED_STAGE = "seed_stage"
+    SEED_HEALTH = "seed_health"
+    SEED_IMPACT = "seed_impact"
+    GATE = "gate"
+    ADAPTATION_APPLIED = "adaptation_applied"
+    ADAPTATION_REFUSED = "adaptation_refused"
+    TOPOLOGY_CHANGED = "topology_changed"
+    CHECKPOINT_SAVED = "checkpoint_saved"
+    CHECKPOINT_FAILED = "checkpoint_failed"
+    EARLY_STOPPED = "early_stopped"
+    COMPILE_FALLBACK = "compile_fallback"
+    LOGGER_FAILED = "logger_failed"
+    HOOK_BUDGET_EXCEEDED = "tolaria.hook_budget_exceeded"
+    TAMIYO_ERROR = "tolaria.tamiyo_error"
+    KASMINA_ERROR = "tolaria.kasmina_error"
+    PROFILER_EXPORT_FAILED = "tolaria.profiler.export_failed"
+    OPTION_IDLE = "option_idle"
+    NOTICE = "notice"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of events.jsonl; `time` is seconds since the epoch."""
+
+    time: float
+    name: str
+    level: str
+    step: int
+    epoch: int
+    data: Mapping[str, Any] = field(default_factory=dict)
