@@ -27,3 +27,11 @@ class CheckpointError(EsperError, ValueError):
 
 class GrowthError(EsperError, ValueError):
     """A seed, blueprint or lifecycle move that is not possible."""
+
+
+class GateClosedError(GrowthError):
+    """A move that is legal, but what its gate asks for does not hold."""
+
+
+class RecordError(EsperError, ValueError):
+    """A run's own files (metrics, events) are damaged, or do not hold what is asked of them."""

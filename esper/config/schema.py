@@ -6,18 +6,27 @@ recipes differ from the defaults here. Units stand in the names or in the commen
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+
+from esper.config.hashing import config_hash
+from esper.config.plain import Group, options, read
+from esper.config.rules import broken_rules
+from esper.config.yamlfile import read_yaml, write_yaml
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Group):
     """The host network and where seeds may be planted in it."""
 
     architecture: str = "resnet18"  # a short name or a dotted target
     num_classes: int | None = 10  # null: as the dataset has
     pretrained: bool | str = False  # a path to a safetensors file with the host's weights
-    target_layers: list[str] = field(default_factory=lambda: ["nn.Linear"])  # types, type names, path patterns
+    target_layers: list[str] = field(
+        default_factory=lambda: ["nn.Linear"]
+    )  # types, type names, path patterns
     seeds_per_layer: int = 4
     cache_size_mb: int = 128  # bound of the kernel cache
     telemetry_enabled: bool = True  # health signals of seeds and sites
@@ -26,7 +35,7 @@ class ModelConfig:
 
 
 @dataclass
-class DatasetConfig:
+class DatasetConfig(Group):
     """Where the data comes from and how it is split and batched."""
 
     name: str = "cifar10"  # a short name or a dotted target
@@ -45,7 +54,7 @@ class DatasetConfig:
 
 
 @dataclass
-class OptimizationConfig:
+class OptimizationConfig(Group):
     """Optimiser, learning rate, length of the run, loss."""
 
     optimizer: str = "adam"
@@ -65,7 +74,7 @@ class OptimizationConfig:
 
 
 @dataclass
-class SeedConfig:
+class SeedConfig(Group):
     """How a seed is brought up: isolation, blend, rates, embargo."""
 
     isolation_steps: int = 0  # steps in TRAINING, host untouched; 0: straight to the blend
@@ -82,7 +91,7 @@ class SeedConfig:
 
 
 @dataclass
-class MorphogeneticConfig:
+class MorphogeneticConfig(Group):
     """When and how far the host may grow."""
 
     tamiyo_enabled: bool = True
@@ -107,7 +116,7 @@ class MorphogeneticConfig:
 
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Group):
     """What is saved, where, and what a run starts from."""
 
     save_checkpoints: bool = True
@@ -123,7 +132,7 @@ class CheckpointConfig:
 
 
 @dataclass
-class LoggingConfig:
+class LoggingConfig(Group):
     """Log lines, metric files, TensorBoard and wandb."""
 
     log_level: str = "INFO"
@@ -144,7 +153,7 @@ class LoggingConfig:
 
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(Group):
     """How the loop runs, apart from what it optimises."""
 
     num_threads: int | None = None  # null: as torch chooses
@@ -158,7 +167,7 @@ class TrainerConfig:
 
 
 @dataclass
-class ServicesConfig:
+class ServicesConfig(Group):
     """Which services run outside the process, and how they are probed."""
 
     tamiyo: str = "local"
@@ -167,8 +176,8 @@ class ServicesConfig:
 
 
 @dataclass
-class TolariaConfig:
-    """A whole run. Load one with `esper.config.from_yaml`; `validate()` names everything that is wrong."""
+class TolariaConfig(Group):
+    """A whole run. `from_yaml` loads one from its file; `validate()` names everything that is wrong."""
 
     mode: str = "train"  # train, test
     seed: int = 0
@@ -196,3 +205,29 @@ class TolariaConfig:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     services: ServicesConfig = field(default_factory=ServicesConfig)
+
+    def validate(self) -> list[str]:
+        """A sentence for each thing that is wrong, with key, given and expected; empty where all is well.
+
+        What needs the machine (files, devices, the model itself) is looked at by `esper.build.check_run`.
+        """
+        config, problems = read(TolariaConfig, self.to_dict())
+        return problems + broken_rules(options(config))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """The configuration in a file; raises `ConfigError` for all that `from_dict` refuses."""
+        return cls.from_dict(read_yaml(Path(path)))
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write every option to one file, from which `from_yaml` makes an equal configuration."""
+        write_yaml(Path(path), self.to_dict())
+
+    @classmethod
+    def from_checkpoint(cls, data: Mapping[str, Any], allowed_targets: Sequence[str] = ()) -> Self:
+        """A configuration that came with a checkpoint: it cannot itself extend the allowed targets."""
+        return cls.from_dict({**data, "allowed_targets": list(allowed_targets)})
+
+    def hash(self) -> str:
+        """A short name for what the run computes; see `esper.config.hashing`."""
+        return config_hash(self.to_dict())

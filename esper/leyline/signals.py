@@ -95,6 +95,7 @@ class SystemStatePacket:
     run over the last `performance_window` epochs, oldest first, and are empty before the first epoch ends.
     `accuracy` entries are None-free: a task without accuracy has empty accuracy histories.
     `train_loss` is the running mean of the current epoch (the last whole one at its end).
+    `max_params` bounds `params_now` after growth; None where no bound is stated.
     """
 
     session_name: str
@@ -112,6 +113,7 @@ class SystemStatePacket:
     seeds: tuple[SeedState, ...]
     sites: tuple[SiteState, ...]
     hardware: Mapping[str, float | str] = field(default_factory=dict)
+    max_params: int | None = None
 
     @property
     def progress(self) -> float:

@@ -1,0 +1,36 @@
+"""Esper: train a PyTorch network and grow it while it trains.
+
+The names below are loaded when they are first used, so that a command line is answered without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esper.api import TolariaTrainer, load
+    from esper.config import TolariaConfig
+    from esper.kasmina import MorphableModel, wrap
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MorphableModel": "esper.kasmina",
+    "TolariaConfig": "esper.config",
+    "TolariaTrainer": "esper.api",
+    "load": "esper.api",
+    "wrap": "esper.kasmina",
+}
+
+__all__ = ["MorphableModel", "TolariaConfig", "TolariaTrainer", "__version__", "load", "wrap"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'esper' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,161 @@
+"""Esper as a library: train, serve, load, all without Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from esper import build
+from esper.config import TolariaConfig
+from esper.data import inspect_data
+from esper.errors import CheckpointError, ConfigError
+from esper.job import Job
+from esper.kasmina import MorphableModel, wrap
+from esper.signals import exit_code, on_signals
+from esper.tolaria.best import best_weights
+from esper.tolaria.state import find_checkpoint, load_checkpoint
+
+
+class TolariaTrainer:
+    """One training run.
+
+    `config` is checked at once: `ConfigError` names everything that is wrong with it. `model` takes the
+    place of the configured architecture. `run_dir` is where the run's folder is to be, else
+    `config.run_dir`, else `outputs/<date>/<time>`.
+    """
+
+    def __init__(
+        self,
+        config: TolariaConfig,
+        *,
+        model: nn.Module | None = None,
+        run_dir: str | Path | None = None,
+        console: Console | None = None,
+        group: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        problems = build.check_run(config, model=model)
+        if problems:
+            raise ConfigError(problems)
+        self.config = config
+        self.run_dir = Path(run_dir or config.run_dir or _fresh_folder())
+        self.job = Job(config, self.run_dir, model=model, console=console, group=group, name=name)
+
+    def run_training(self) -> dict[str, Any]:
+        """Train, test, write the run folder; returns what `summary.json` holds."""
+        with self.job:
+            return self.job.train()
+
+    def run_test(self) -> dict[str, Any]:
+        """Evaluate the checkpoint named by `checkpoint.resume_from_checkpoint` on the test set."""
+        with self.job:
+            return self.job.test()
+
+    def dry_run(self) -> str:
+        """Build everything, run one batch forward and backward; returns a description of the model."""
+        with self.job:
+            return self.job.dry_run()
+
+    @property
+    def model(self) -> MorphableModel:
+        """The model; after `run_training` the best one. Raises `RuntimeError` before there is one."""
+        if self.job.run is None:
+            raise RuntimeError("the model is built by run_training(); call that first")
+        return self.job.run.model
+
+    def get_status(self) -> str:
+        """One of: created, running, paused, stopped, finished."""
+        run = self.job.run
+        if run is None:
+            return "created"
+        if run.progress.stopped_by:
+            return "finished" if run.progress.stopped_by in ("max_epochs", "early_stopping") else "stopped"
+        return "paused" if self.job.wishes.paused else "running"
+
+    def get_detailed_status(self) -> dict[str, Any]:
+        """The status with position, seeds and best result; may be called from any thread."""
+        status: dict[str, Any] = {"status": self.get_status(), "session_name": self.config.session_name}
+        run = self.job.run
+        if run is not None:
+            status |= {
+                "epoch": run.progress.epoch,
+                "max_epochs": self.config.optimization.max_epochs,
+                "step": run.progress.step,
+                "best": run.best.mark.to_json(),
+                "stopped_by": run.progress.stopped_by,
+                "run_dir": str(self.run_dir),
+            } | run.model.get_model_stats()
+        return status
+
+    def pause(self) -> None:
+        """Hold the run between two steps."""
+        self.job.wishes.pause()
+
+    def resume(self) -> None:
+        """Let a paused run go on."""
+        self.job.wishes.resume()
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Ask the run to save and end after the present step."""
+        self.job.wishes.stop(reason)
+
+
+def load(run: str | Path, *, model: nn.Module | None = None) -> MorphableModel:
+    """The best model of a run folder or checkpoint, with its grown topology, on the CPU, in eval mode.
+
+    `model` is the host, where it was passed to the trainer and so cannot be built from the configuration.
+    Raises `CheckpointError` for what is missing, damaged or does not fit.
+    """
+    checkpoint = load_checkpoint(find_checkpoint(Path(run)).path)
+    config = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"])
+    host = model if model is not None else build.build_model(config, inspect_data(config.dataset))
+    grown = wrap(
+        host,
+        config.model.target_layers,
+        config.model.seeds_per_layer,
+        preserve_original=config.model.preserve_original,
+    )
+    try:
+        grown.load_state_dict(best_weights(checkpoint))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit its own configuration: {error}"
+        ) from error
+    return grown.eval()
+
+
+def run_job(
+    config: TolariaConfig,
+    run_dir: Path,
+    *,
+    overrides: Sequence[str] = (),
+    number: int | None = None,
+    sweep_dir: Path | None = None,
+) -> int:
+    """What `esper-train` does with one checked configuration; returns the exit code (spec C6).
+
+    `number`, `sweep_dir` and `overrides` say which job of which sweep it is, and what sets it apart.
+    """
+    group = None if sweep_dir is None else f"{sweep_dir.parent.name}_{sweep_dir.name}"
+    name = None if number is None else " ".join([str(number), *overrides])
+    trainer = TolariaTrainer(config, run_dir=run_dir, group=group, name=name)
+    if config.dry_run:
+        print(trainer.dry_run())
+        return 0
+    actions: dict[str, Callable[[], dict[str, Any]]] = {
+        "train": trainer.run_training,
+        "test": trainer.run_test,
+    }
+    with on_signals(trainer.stop):
+        summary = actions[config.mode]()
+    return exit_code(summary["stopped_by"])
+
+
+def _fresh_folder() -> Path:
+    now = datetime.now()
+    return Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S.%f}"

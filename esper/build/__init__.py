@@ -1,0 +1,24 @@
+"""From a configuration to the parts of a run, and the checks that need the machine."""
+
+from esper.build.checks import check_hydra, check_run
+from esper.build.parts import (
+    build_batch_form,
+    build_dataset,
+    build_loss,
+    build_model,
+    build_policy,
+    optimizer_factory,
+    schedule_factory,
+)
+
+__all__ = [
+    "build_batch_form",
+    "build_dataset",
+    "build_loss",
+    "build_model",
+    "build_policy",
+    "check_hydra",
+    "check_run",
+    "optimizer_factory",
+    "schedule_factory",
+]

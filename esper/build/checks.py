@@ -1,0 +1,195 @@
+"""Everything about a configuration that needs the machine to find out, before any folder is made (spec C3)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.experimental.callback import Callback
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from torch import nn
+
+from esper.build import parts
+from esper.build.targets import Resolver, find_object
+from esper.build.weights import weight_problems
+from esper.config import TolariaConfig, names
+from esper.config.problems import nearest_name, problem
+from esper.config.targets import HYDRA_PACKAGES, TARGET, allowed_text, is_within, name_problems, nested_targets
+from esper.core.runtime import resolve_device, restore_rng_state, rng_state
+from esper.data import DataInfo, inspect_data
+from esper.errors import EsperError
+from esper.kasmina import blueprint_names, match_layers
+from esper.tolaria.schedule import Horizon
+from esper.tolaria.state import find_checkpoint
+
+_LOGGING = ("colorlog", "logging", "rich")
+_HYDRA_KINDS: Mapping[str, type] = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}
+
+
+def check_run(config: TolariaConfig, *, model: nn.Module | None = None) -> list[str]:
+    """A sentence for each thing that would stop a run: options, targets, data, device, model, paths.
+
+    `model` takes the place of the configured architecture. Builds what can be built cheaply and throws it
+    away; no file is written, random numbers stay where they were. What one option breaks is not reported
+    again for those that depend on it.
+    """
+    found = config.validate()
+    broken = {text.partition(".")[0] for text in found}
+    with _untouched_generators():
+        for groups, check in _CHECKS:
+            if broken.isdisjoint(groups):
+                found += _attempt(lambda check=check: check(config))
+        if broken.isdisjoint({"model", "dataset", "allowed_targets"}):
+            found += _attempt(lambda: _model_problems(config, model))
+    return list(dict.fromkeys(found))
+
+
+def check_hydra(hydra: Mapping[str, Any], allowed_targets: Sequence[str]) -> list[str]:
+    """A sentence for each target in Hydra's own callbacks, launcher, sweeper and logging that is forbidden."""
+    found: list[str] = []
+    for part, data in hydra.items():
+        for key, target in nested_targets(data, f"hydra.{part}"):
+            found += _hydra_target(key, target, _HYDRA_KINDS.get(part), allowed_targets)
+        if part.endswith("logging"):
+            found += _logging_problems(data, f"hydra.{part}")
+    return found
+
+
+def _attempt(check: Callable[[], list[str] | None]) -> list[str]:
+    try:
+        return check() or []
+    except EsperError as error:
+        return str(error).splitlines()
+
+
+@contextmanager
+def _untouched_generators() -> Iterator[None]:
+    state = rng_state()
+    try:
+        yield
+    finally:
+        restore_rng_state(*state)
+
+
+def _device(config: TolariaConfig) -> None:
+    resolve_device(config.device)
+
+
+def _optimizer(config: TolariaConfig) -> None:
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    make = parts.optimizer_factory(config)
+    parts.attempt_call(make, "optimization.optimizer_params", [{"params": [parameter]}])
+
+
+def _schedule(config: TolariaConfig) -> None:
+    parts.schedule_factory(config)(Horizon(total_steps=10, steps_per_epoch=5))
+
+
+def _loss(config: TolariaConfig) -> None:
+    parts.build_loss(config)
+
+
+def _policy(config: TolariaConfig) -> None:
+    parts.build_policy(config)
+
+
+def _batch_form(config: TolariaConfig) -> None:
+    parts.build_batch_form(config)
+
+
+def _blueprints(config: TolariaConfig) -> list[str]:
+    known = blueprint_names()
+    wrong = [name for name in config.morphogenetic.blueprints if name not in known]
+    expected = f"blueprints out of {', '.join(known)}"
+    return [problem("morphogenetic.blueprints", name, expected, nearest_name(name, known)) for name in wrong]
+
+
+def _paths(config: TolariaConfig) -> list[str]:
+    found = []
+    resume = config.checkpoint.resume_from_checkpoint
+    if resume is not None and resume != "auto":
+        found += _attempt(lambda: _find(resume))
+    if config.run_dir is not None:
+        found += _folder_problems(Path(config.run_dir))
+    return found
+
+
+def _find(resume: str) -> list[str]:
+    try:
+        find_checkpoint(Path(resume))
+    except EsperError as error:
+        expected = f"a checkpoint or a run folder ({' '.join(str(error).split())})"
+        return [problem("checkpoint.resume_from_checkpoint", resume, expected)]
+    return []
+
+
+def _folder_problems(folder: Path) -> list[str]:
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        return []
+    reason = f"{above} is not writable" if above.is_dir() else f"{above} is a file"
+    return [problem("run_dir", str(folder), f"a folder that can be written to ({reason})")]
+
+
+def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]:
+    info = _data_info(config)
+    if model is None:
+        builtin = config.model.architecture in names.MODELS
+        # a model of the user's own may compute with its weights while it is made, which meta tensors cannot
+        with torch.device("meta") if builtin else nullcontext():
+            model = parts.build_model(config, info, with_weights=False)
+        if isinstance(config.model.pretrained, str):
+            found = weight_problems(model, Path(config.model.pretrained))
+            if found:
+                return found
+    match_layers(model, config.model.target_layers)
+    return []
+
+
+def _data_info(config: TolariaConfig) -> DataInfo:
+    if config.dataset.name in names.DATASETS:
+        return inspect_data(config.dataset)
+    # nothing is known of a dataset of the user's own before it is opened
+    return parts.build_dataset(config, seed=config.seed, device=torch.device("cpu")).info
+
+
+def _hydra_target(key: str, target: Any, kind: type | None, allowed: Sequence[str]) -> list[str]:
+    found = name_problems(key, target, (*HYDRA_PACKAGES, *allowed))
+    if found:
+        return found
+    if is_within(target, allowed):
+        return _attempt(lambda: [] if Resolver(allowed).locate(key, target) else [])
+    made = find_object(key, target)
+    if kind is not None and isinstance(made, type) and issubclass(made, kind):
+        return []
+    return [problem(key, target, allowed_text((*HYDRA_PACKAGES, *allowed)))]
+
+
+def _logging_problems(data: Any, key: str) -> list[str]:
+    """Hydra's logging can name classes and factories, too."""
+    if not isinstance(data, Mapping):
+        return []
+    found = []
+    for name, value in data.items():
+        if name in ("()", "class") and not is_within(str(value), _LOGGING):
+            found.append(problem(f"{key}.{name}", value, f"a name in one of {', '.join(_LOGGING)}"))
+        found += _logging_problems(value, f"{key}.{name}")
+    return found
+
+
+_ANYWHERE = {"allowed_targets"}
+_CHECKS: tuple[tuple[set[str], Callable[[TolariaConfig], list[str] | None]], ...] = (
+    ({"device"}, _device),
+    ({"optimization"} | _ANYWHERE, _optimizer),
+    ({"optimization"} | _ANYWHERE, _schedule),
+    ({"optimization"} | _ANYWHERE, _loss),
+    ({"morphogenetic"} | _ANYWHERE, _policy),
+    ({"morphogenetic"}, _blueprints),
+    ({"dataset"} | _ANYWHERE, _batch_form),
+    ({"checkpoint", "run_dir"}, _paths),
+)

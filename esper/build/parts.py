@@ -1,0 +1,222 @@
+"""The parts of a run from its configuration: model, data, optimiser, schedule, loss, policy, batch form.
+
+Everything here raises `ConfigError` naming the option. This is the only module that calls Hydra's
+`instantiate`, and only for arguments; what is called with them is the very object that was checked.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from esper.build.targets import RESERVED, Resolver, Target, check_arguments, takes
+from esper.build.weights import load_weights
+from esper.config import TolariaConfig
+from esper.config import names
+from esper.config.problems import problem
+from esper.config.targets import TARGET
+from esper.config.yamlfile import escape
+from esper.data import DataBundle, DataInfo, build_data
+from esper.errors import ConfigError, EsperError
+from esper.tolaria.schedule import Horizon, LearningRate, with_warmup
+from esper.tolaria.task import BatchForm, LossFunction, pair_form
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+ScheduleFactory = Callable[[Horizon], LearningRate]
+
+_FACTS = ("num_classes", "channels", "image_size")  # what the shipped models learn from the dataset
+_POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
+
+
+def build_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
+    """The host, its weights drawn from torch's global generator, or read from `model.pretrained`.
+
+    The shipped architectures get classes, channels and image size from the dataset. Any other target gets
+    `model_params`, and `num_classes` where it takes that.
+    """
+    m, key = config.model, "model.model_params"
+    target = _resolve(config, "model.architecture", m.architecture)
+    facts: dict[str, Any] = {"num_classes": class_count(config, data_info)}
+    if m.architecture in names.MODELS or m.architecture in names.MODELS.values():
+        facts |= {"channels": data_info.channels, "image_size": data_info.image_size}
+        unknown = [name for name, value in facts.items() if value is None]
+        if unknown:
+            expected = f"a dotted target: {data_info.name} does not tell {', '.join(unknown)}"
+            raise ConfigError(problem("model.architecture", m.architecture, expected))
+    facts = {name: value for name, value in facts.items() if takes(target, name) and value is not None}
+    facts = {name: value for name, value in facts.items() if name not in m.model_params}
+    model = _make(config, key, target, m.model_params, facts)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(problem("model.architecture", m.architecture, "a target that makes a torch.nn.Module"))
+    if isinstance(m.pretrained, str):
+        load_weights(model, Path(m.pretrained))
+    return model
+
+
+def class_count(config: TolariaConfig, data_info: DataInfo) -> int | None:
+    """The number of classes, of which the dataset has the say; None where there are none."""
+    asked, known = config.model.num_classes, data_info.num_classes
+    if asked is not None and known is not None and asked != known:
+        expected = f"null or {known}, the classes of {data_info.name}"
+        raise ConfigError(problem("model.num_classes", asked, expected))
+    return asked if known is None else known
+
+
+def build_dataset(config: TolariaConfig, *, seed: int, device: torch.device) -> DataBundle:
+    """Train, validation and test batches; see `esper.data.build_data`. Raises `DataError`, too."""
+    d = config.dataset
+    if d.name in names.DATASETS:
+        return build_data(d, seed=seed, device=device)
+    factory = _resolve(config, "dataset.name", d.name)
+    params = _arguments(config, "dataset.dataset_params", d.dataset_params)
+    return build_data(replace(d, dataset_params=params), seed=seed, device=device, dataset_factory=factory)
+
+
+def optimizer_factory(config: TolariaConfig) -> OptimizerFactory:
+    """What makes an optimiser of parameter groups; options that an optimiser does not take are not passed."""
+    o, key = config.optimization, "optimization.optimizer_params"
+    target = _resolve(config, "optimization.optimizer", o.optimizer)
+    if not takes(target, "lr"):
+        expected = "an optimiser with an argument lr, which the schedule sets"
+        raise ConfigError(problem("optimization.optimizer", o.optimizer, expected))
+    offered = {"lr": o.learning_rate, "weight_decay": o.weight_decay, "momentum": o.momentum}
+    passed = {name: value for name, value in offered.items() if takes(target, name)}
+    params = _arguments(config, key, o.optimizer_params)
+    _refuse(check_arguments(target, params, key, ("params", *passed)))
+    if "lr" in params:
+        raise ConfigError(problem(f"{key}.lr", params["lr"], "the rate in optimization.learning_rate"))
+
+    def factory(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        made = target(groups, **passed | params)
+        if not isinstance(made, torch.optim.Optimizer):
+            expected = "a target that makes a torch.optim.Optimizer"
+            raise ConfigError(problem("optimization.optimizer", o.optimizer, expected))
+        return made
+
+    return factory
+
+
+def schedule_factory(config: TolariaConfig) -> ScheduleFactory:
+    """What makes the learning-rate schedule of a run of known length.
+
+    A target of the user's own is called with a `Horizon` and `scheduler_params` and gives a function from
+    step to factor; `warmup_steps` and `warmup_floor` among them are read here.
+    """
+    o, key = config.optimization, "optimization.scheduler_params"
+    target = _resolve(config, "optimization.scheduler", o.scheduler)
+    params = _arguments(config, key, o.scheduler_params)
+    warmup = {"warmup_steps": params.pop("warmup_steps", 0), "floor": params.pop("warmup_floor", 0.0)}
+    _refuse(check_arguments(target, params, key, ("horizon",)))
+
+    def factory(horizon: Horizon) -> LearningRate:
+        return LearningRate(with_warmup(_call(target, key, params, horizon), **warmup))
+
+    return factory
+
+
+def build_loss(config: TolariaConfig) -> LossFunction:
+    """The loss as a function of (output, targets); a class is made with `loss_params`, a function bound to them."""
+    o, key = config.optimization, "optimization.loss_params"
+    target = _resolve(config, "optimization.loss_function", o.loss_function)
+    weights = {n: torch.tensor(v) for n, v in o.loss_params.items() if n in ("weight", "pos_weight") and _is_list(v)}
+    params = {name: value for name, value in o.loss_params.items() if name not in weights}
+    if isinstance(target, type):
+        made = _make(config, key, target, params, weights)
+        if not callable(made):
+            expected = "a target that makes a loss"
+            raise ConfigError(problem("optimization.loss_function", o.loss_function, expected))
+        return made
+    arguments = _arguments(config, key, params)
+    _refuse(check_arguments(target, arguments, key, _positional(target)))
+    return functools.partial(target, **arguments, **weights) if params or weights else target
+
+
+def build_policy(config: TolariaConfig) -> Any:
+    """The policy that `morphogenetic.policy` names, with the run's seed where it takes one."""
+    key = "morphogenetic.policy"
+    params = dict(config.morphogenetic.policy)
+    name = params.pop(TARGET, None)
+    target = _resolve(config, f"{key}.{TARGET}", str(name), names.POLICIES)
+    seed = {"seed": config.seed} if takes(target, "seed") and "seed" not in params else {}
+    made = _make(config, key, target, params, seed)
+    missing = [method for method in _POLICY_METHODS if not callable(getattr(made, method, None))]
+    if missing:
+        expected = f"a policy: {type(made).__name__} has no {', '.join(missing)}"
+        raise ConfigError(problem(f"{key}.{TARGET}", name, expected))
+    return made
+
+
+def build_batch_form(config: TolariaConfig) -> BatchForm:
+    """What takes a batch apart into the model's arguments and the targets; (inputs, targets) unless named."""
+    name = config.dataset.batch_form
+    if name is None:
+        return pair_form
+    target = _resolve(config, "dataset.batch_form", name)
+    form: BatchForm = _call(target, "dataset.batch_form", {}) if isinstance(target, type) else target
+    return form
+
+
+def _resolve(
+    config: TolariaConfig, key: str, name: str, short: Mapping[str, str] | None = None
+) -> Target:
+    table = names.SHORT_NAMES[key] if short is None else short
+    return Resolver(config.allowed_targets).resolve(key, name, table)
+
+
+def _make(
+    config: TolariaConfig, key: str, target: Target, params: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Any:
+    arguments = _arguments(config, key, params)
+    _refuse(check_arguments(target, arguments, key, tuple(facts)))
+    return _call(target, key, {**facts, **arguments})
+
+
+def _arguments(config: TolariaConfig, key: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a free dictionary gives, targets inside it checked, then made."""
+    wrong = [problem(f"{key}.{name}", params[name], "a plain argument") for name in RESERVED if name in params]
+    _refuse(wrong or Resolver(config.allowed_targets).check_nested(key, params))
+    try:
+        # escaped: what is left of an interpolation must not be read a second time
+        made: dict[str, Any] = instantiate(escape(dict(params)), _convert_="all")
+    except HydraException as error:
+        raise ConfigError(f"{key}: {_reason(error)}") from error
+    return made
+
+
+def _call(target: Target, key: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
+    try:
+        return target(*positional, **arguments)
+    except EsperError:
+        raise
+    except Exception as error:  # noqa: BLE001: a user's own class may raise anything
+        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{key}: given {given or 'no arguments'}, expected what fits ({reason})") from error
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError(problems)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split())
+
+
+def _positional(target: Target) -> tuple[str, ...]:
+    """The two arguments of a loss function that the training loop gives."""
+    import inspect
+
+    return tuple(list(inspect.signature(target).parameters)[:2])
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and not isinstance(value, Tensor)

@@ -1,0 +1,185 @@
+"""From a name to the class or function it stands for, if that may be called at all (spec C4).
+
+A name is checked twice: its text, before anything is imported, and then the object it resolves to, whose own
+module has to be allowed as well; a name can reach anything that an allowed module has imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset, Sampler
+
+from esper.config.names import MODELS, SCHEDULERS
+from esper.config.problems import nearest_name, problem
+from esper.config.targets import PACKAGES, allowed_text, is_dotted, is_within, name_problems, nested_targets
+from esper.errors import ConfigError
+
+Target = Callable[..., Any]
+
+RESERVED = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+
+_KINDS = (nn.Module, Optimizer, LRScheduler, Dataset, Sampler)
+_TORCH = ("torch.nn", "torch.optim", "torch.utils.data")
+# its pipes open and write files
+_NOT_TORCH = ("torch.utils.data.datapipes",)
+_ROOMS = ("esper.data", "esper.kasmina", "esper.models", "esper.tamiyo")
+# the functions of Esper itself that a configuration may name
+_REGISTERED = (*MODELS.values(), *SCHEDULERS.values())
+_BUILDERS = ("timm.models", "torchvision.models")
+
+
+class Resolver:
+    """Resolves names under the allowed packages and those that `allowed_targets` adds."""
+
+    def __init__(self, allowed_targets: Sequence[str]) -> None:
+        self.own = tuple(allowed_targets)
+        self.packages = (*PACKAGES, *self.own)
+
+    def resolve(self, key: str, name: str, short: Mapping[str, str]) -> Target:
+        """What `name`, the value of the option `key`, stands for: by the table of short names, or itself.
+
+        Raises `ConfigError`.
+        """
+        near = nearest_name(name.rpartition(".")[2], short)
+        if name in short:
+            return self.locate(key, short[name])
+        if not is_dotted(name):
+            raise ConfigError(problem(key, name, f"one of {', '.join(short)}, or a dotted target", near))
+        found = name_problems(key, name, self.packages, near)
+        if found:
+            raise ConfigError(found)
+        return self.locate(key, name, near)
+
+    def locate(self, key: str, name: str, near: str | None = None) -> Target:
+        """The object with this dotted name, of which the text has been checked. Raises `ConfigError`."""
+        if is_within(name, self.own):
+            _reach_working_folder()
+        found = find_object(key, name)
+        if not self._permits(found):
+            expected = f"{allowed_text(self.packages)} (it is {_full_name(found)})"
+            raise ConfigError(problem(key, name, expected, near))
+        target: Target = found
+        return target
+
+    def check_nested(self, key: str, data: Any) -> list[str]:
+        """A sentence for each forbidden target, or argument that does not fit, in the dictionary of an option."""
+        found: list[str] = []
+        for place, name in nested_targets(data, key):
+            try:
+                self.resolve(place, str(name), {})
+            except ConfigError as error:
+                found += error.problems
+        return found or _nested_arguments(self, key, data)
+
+    def _permits(self, found: Any) -> bool:
+        home = getattr(found, "__module__", None)
+        if isinstance(found, MethodType) and isinstance(found.__self__, type):
+            home = found.__self__.__module__
+        elif not isinstance(found, type | FunctionType):
+            return False
+        if not isinstance(home, str):
+            return False
+        if is_within(_full_name(found), self.own):
+            return True
+        return isinstance(found, type | FunctionType) and _is_permitted(found, home)
+
+
+def find_object(key: str, name: str) -> Any:
+    """Import and look up a dotted name in the way Hydra does; raises `ConfigError` where there is none."""
+    parts = name.split(".")
+    try:
+        found: Any = import_module(parts[0])
+        for count, part in enumerate(parts[1:], 2):
+            if not hasattr(found, part) and isinstance(found, ModuleType):
+                import_module(".".join(parts[:count]))
+            found = getattr(found, part)
+    except Exception as error:  # noqa: BLE001: a user's module may raise anything while it is imported
+        reason = f"{type(error).__name__}: {error}"
+        near = nearest_name(parts[-1], dir(found), 0.6) if "found" in locals() else None
+        raise ConfigError(problem(key, name, f"a name that can be imported ({reason})", near)) from error
+    return found
+
+
+def check_arguments(
+    target: Target, given: Mapping[str, Any], key: str, provided: Sequence[str] = ()
+) -> list[str]:
+    """A sentence for each argument that `target` does not take, or cannot do without.
+
+    `provided` are those that are passed besides the given ones.
+    """
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return []
+    named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    title = _full_name(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    found = [] if open_ended else [
+        problem(f"{key}.{name}", value, f"an argument of {title}", nearest_name(name, set(named) - set(provided)))
+        for name, value in given.items()
+        if name not in named and name not in RESERVED
+    ]
+    if "_args_" in given or given.get("_partial_"):
+        return found
+    missing = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in provided]
+    return found + [f"{key}.{name}: given no value, expected one: {title} cannot do without" for name in missing]
+
+
+def takes(target: Target, name: str) -> bool:
+    """Whether a class or function has an argument of this name."""
+    try:
+        return name in inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_permitted(found: type | FunctionType, home: str) -> bool:
+    if is_within(home, _TORCH):
+        if isinstance(found, FunctionType):
+            return home == "torch.nn.functional" and not found.__name__.startswith("_")
+        return issubclass(found, _KINDS) and not is_within(home, _NOT_TORCH)
+    if is_within(home, ("esper",)):
+        if isinstance(found, FunctionType):
+            return _full_name(found) in _REGISTERED
+        return is_within(home, _ROOMS)
+    if is_within(home, ("timm", "torchvision")):
+        if isinstance(found, FunctionType):
+            return is_within(home, _BUILDERS) and not found.__name__.startswith("_")
+        return issubclass(found, _KINDS) or is_within(home, ("torchvision.transforms",))
+    return False
+
+
+def _nested_arguments(resolver: Resolver, key: str, data: Any) -> list[str]:
+    if isinstance(data, list | tuple):
+        return [text for n, item in enumerate(data) for text in _nested_arguments(resolver, f"{key}[{n}]", item)]
+    if not isinstance(data, Mapping):
+        return []
+    found = [text for n, item in data.items() for text in _nested_arguments(resolver, f"{key}.{n}", item)]
+    if "_target_" in data:
+        target = resolver.locate(f"{key}._target_", data["_target_"])
+        found += check_arguments(target, data, key)
+    return found
+
+
+def _full_name(found: Any) -> str:
+    owner = found.__self__ if isinstance(found, MethodType) else found
+    home = getattr(owner, "__module__", None) or type(owner).__module__
+    name = getattr(found, "__qualname__", None) or type(found).__qualname__
+    return f"{home}.{name}"
+
+
+def _reach_working_folder() -> None:
+    """Let the modules beside the user be imported, after all others, so that they hide none."""
+    folder = str(Path.cwd())
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)

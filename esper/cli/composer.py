@@ -1,0 +1,121 @@
+"""Hydra's composition, without its side effects: nothing is run, logged or made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobRuntime, setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import esper
+from esper.cli.flags import Flags
+from esper.config import TolariaConfig
+from esper.config.problems import nearest_name, problem
+from esper.errors import ConfigError
+
+HYDRA_VERSION_BASE = "1.3"
+CONFIG_NAME = "config"
+
+_FROM_FILE = "from_file"
+# what conf/config.yaml asks of Hydra, for a file that is only options
+_FILE_DEFAULTS = [
+    "schema",
+    {"override hydra/output": "esper"},
+    {"override hydra/help": "esper"},
+    {"override hydra/hydra_logging": "none"},
+    {"override hydra/job_logging": "none"},
+    "_self_",
+]
+
+
+def find_conf() -> Path:
+    """The folder of shipped configurations: inside the package where it is installed, else beside it."""
+    package = Path(esper.__file__).parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / f"{CONFIG_NAME}.yaml").is_file():
+            return folder
+    raise ConfigError(f"conf: {CONFIG_NAME}.yaml is neither in {package / 'conf'} nor in {package.parent / 'conf'}")
+
+
+class Composer:
+    """Composes what a command line asks for; `config_name` is the primary config it starts from."""
+
+    def __init__(self, flags: Flags) -> None:
+        version.setbase(HYDRA_VERSION_BASE)
+        setup_globals()
+        JobRuntime.instance().set("name", "train")
+        ConfigStore.instance().store(name="schema", node=TolariaConfig)
+        path = create_config_search_path(str(find_conf()))
+        if flags.config_dir is not None:
+            folder = Path(flags.config_dir).absolute()
+            if not folder.is_dir():
+                raise ConfigError(problem("--config-dir", flags.config_dir, "a folder that exists"))
+            path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+        self.loader = ConfigLoaderImpl(path)
+        self.config_name = self._primary(flags)
+        self.parser = OverridesParser.create(config_loader=self.loader)
+
+    def compose(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+        """The configuration with Hydra's own node; raises what Hydra and OmegaConf raise."""
+        return self.loader.load_configuration(
+            self.config_name, list(overrides), run_mode=mode, validate_sweep_overrides=mode == RunMode.RUN
+        )
+
+    def compose_job(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of one job of a sweep."""
+        return self.loader.load_sweep_config(master, list(overrides))
+
+    def groups(self, overrides: Sequence[str]) -> dict[str, list[str]]:
+        """Every group and the options it has, those of a further search path included."""
+        extra = [line for line in overrides if line.lstrip("+").startswith("hydra.searchpath=")]
+        return dict(self._groups("", extra))
+
+    def _groups(self, parent: str, extra: list[str]) -> Iterator[tuple[str, list[str]]]:
+        for name in self._list(parent, ObjectType.GROUP, extra):
+            group = f"{parent}/{name}" if parent else name
+            options = self._list(group, ObjectType.CONFIG, extra)
+            if options:
+                yield group, options
+            yield from self._groups(group, extra)
+
+    def _list(self, group: str, kind: ObjectType, extra: list[str]) -> list[str]:
+        return self.loader.get_group_options(group, kind, config_name=self.config_name, overrides=extra)
+
+    def _primary(self, flags: Flags) -> str:
+        if flags.config_name is None:
+            return CONFIG_NAME
+        name = flags.config_name.removesuffix(".yaml")
+        file = Path(flags.config_dir or ".") / f"{name}.yaml"
+        if flags.config_dir is not None and file.is_file():
+            # stored under a name of its own: a file called config.yaml would be hidden by the shipped one
+            ConfigStore.instance().store(name=_FROM_FILE, node=_load(file))
+            return _FROM_FILE
+        known = [p.stem for p in (find_conf(), Path(flags.config_dir or ".")) for p in sorted(p.glob("*.yaml"))]
+        if name not in known:
+            raise ConfigError(problem("--config-name", name, f"one of {', '.join(known)}", nearest_name(name, known)))
+        return name
+
+
+def _load(file: Path) -> DictConfig:
+    """A primary configuration from a file; one that only holds options gets the defaults list it needs."""
+    try:
+        node: Any = OmegaConf.load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{file}: cannot be read as a configuration: {' '.join(str(error).split())}") from error
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{file}: given a YAML list, expected a dictionary of options")
+    if "defaults" in node:
+        return node
+    return OmegaConf.create({"defaults": _FILE_DEFAULTS, **{str(key): node._get_node(key) for key in node}})

@@ -1,0 +1,85 @@
+"""What Hydra and OmegaConf raise, turned into sentences that name key, given, expected and the nearest name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.conf import HydraConf
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from esper.config import TolariaConfig
+from esper.config.plain import describe, free_parent, option_names, option_type
+from esper.config.problems import nearest_name, problem, unknown_key
+
+
+def explain(error: Exception) -> str:
+    """One sentence for an error of composition."""
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    if isinstance(error, MissingConfigException):
+        return _missing(error)
+    inner = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
+    if isinstance(inner, OmegaConfBaseException):
+        return _omegaconf(inner, error)
+    return f"configuration: {_one_line(error)}"
+
+
+def unknown_option(key: str, given: Any) -> str:
+    """The sentence for a dotted key that is not in the schema, or is new in a free dictionary."""
+    parent = free_parent(TolariaConfig, key)
+    if parent is not None:
+        return problem(key, given, f"+{key}, which adds to the free dictionary {parent}")
+    if key.startswith("hydra."):
+        return unknown_key(key, given, list(option_names(HydraConf, "hydra.")))
+    return unknown_key(key, given, list(option_names(TolariaConfig)))
+
+
+def unknown_choice(group: str, given: str, options: Sequence[str]) -> str:
+    """The sentence for an option that a group of configurations does not have."""
+    expected = f"one of {', '.join(options)}" if options else "a group that has options"
+    return problem(group, given, expected, nearest_name(given, options))
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    reason = error.message.partition("\nSee https")[0].splitlines()
+    detail = next((line for line in reason if line and not line.startswith("Error parsing")), "")
+    return f"{problem(error.override, error.override, 'key=value')} ({detail})"
+
+
+def _missing(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    if error.options:
+        return unknown_choice(group, option, list(error.options))
+    return f"configuration: {_one_line(error)}"
+
+
+def _omegaconf(inner: OmegaConfBaseException, outer: Exception) -> str:
+    key = inner.full_key or "configuration"
+    if isinstance(inner, ConfigKeyError | ConfigAttributeError):
+        return unknown_option(key, inner.value)
+    hint = option_type(TolariaConfig, key)
+    if isinstance(inner, InterpolationResolutionError):
+        return f"{key}: given an interpolation that cannot be resolved ({_one_line(inner)}), expected {_what(hint)}"
+    if isinstance(inner, ValidationError):
+        return problem(key, inner.value, _what(hint))
+    text = _one_line(inner)
+    return f"{key}: {text}" if inner is outer else f"{key}: {text} ({_one_line(outer)})"
+
+
+def _what(hint: Any) -> str:
+    return describe(hint) if hint is not None else "a value of the option's type"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)

@@ -1,0 +1,87 @@
+"""The flags of the command line: Hydra's own parser, with one sentence for what it refuses."""
+
+from __future__ import annotations
+
+import io
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+
+from hydra._internal.utils import get_args_parser
+
+from esper.config.problems import nearest_name, problem
+from esper.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the flags ask for; `shows` holds a request to print something instead of running."""
+
+    overrides: tuple[str, ...] = ()
+    multirun: bool = False
+    config_dir: str | None = None
+    config_name: str | None = None
+    shows: tuple[str, ...] = field(default=())
+
+    @property
+    def composes(self) -> bool:
+        """Whether what is shown depends on the configuration."""
+        return not self.shows or self.shows[0] in ("--cfg", "--help")
+
+    def arguments(self, config_name: str | None, overrides: Sequence[str]) -> list[str]:
+        """The command line that asks the same of Hydra, in an order that its parser can read."""
+        flags = [*self.shows, *(["--multirun"] if self.multirun else [])]
+        if self.config_dir is not None:
+            flags += ["--config-dir", self.config_dir]
+        if config_name is not None:
+            flags += ["--config-name", config_name]
+        return [*flags, "--", *overrides] if overrides else flags
+
+
+def parse_flags(argv: Sequence[str]) -> Flags:
+    """Raises `ConfigError` for a flag that is unknown, incomplete, refused or contradicts another."""
+    given = _parse(get_args_parser(), argv)
+    problems = [problem(flag, value, expected) for flag, value, expected in _refused(given) if value]
+    shows = _shows(given)
+    if len([given.multirun or given.run, *shows[:1]]) > 1 and (given.multirun or given.run):
+        problems.append(problem("--multirun" if given.multirun else "--run", shows[0], "one of the two flags"))
+    if given.resolve and not (given.cfg or given.help):
+        problems.append(problem("--resolve", True, "--cfg or --help beside it"))
+    if problems:
+        raise ConfigError(problems)
+    return Flags(tuple(given.overrides), given.multirun, given.config_dir, given.config_name, shows)
+
+
+def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return parser.parse_intermixed_args(argv)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        reason = said.getvalue().rpartition("error: ")[2].strip()
+        flags = [name for action in parser._actions for name in action.option_strings]
+        wrong = next((word for word in argv if word.startswith("-") and word not in flags), None)
+        near = nearest_name(wrong, flags) if wrong else None
+        raise ConfigError(problem(wrong or "flags", wrong or list(argv), f"a flag ({reason})", near)) from None
+
+
+def _refused(given: Namespace) -> list[tuple[str, object, str]]:
+    return [
+        ("--experimental-rerun", given.experimental_rerun, "a configuration in YAML: a pickle is never read"),
+        ("--config-path", given.config_path, "--config-dir, which adds a folder and keeps the shipped ones"),
+    ]
+
+
+def _shows(given: Namespace) -> tuple[str, ...]:
+    if given.help:
+        return ("--help", *(["--resolve"] if given.resolve else []))
+    if given.cfg:
+        resolve = ["--resolve"] if given.resolve else []
+        return ("--cfg", given.cfg, *(["--package", given.package] if given.package else []), *resolve)
+    if given.info is not None:
+        return ("--info", given.info)
+    flags = {"--hydra-help": given.hydra_help, "--shell-completion": given.shell_completion}
+    return tuple(flag for flag, asked in flags.items() if asked)

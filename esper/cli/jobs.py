@@ -1,0 +1,103 @@
+"""What became of each job: a status file in its folder, an exit code, and a table for a sweep (spec C6)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from esper.cli.plan import Plan
+from esper.core.atomic import write_json_atomic
+from esper.errors import CheckpointError, ConfigError, DataError
+
+STATUS_FILE = "status.json"
+CRASH_FILE = "crash.txt"
+
+DONE, CRASHED, REFUSED, HALTED, BY_SIGINT, BY_SIGTERM = 0, 1, 2, 3, 130, 143
+_STATUS = {
+    DONE: "done",
+    CRASHED: "crashed",
+    REFUSED: "refused",
+    HALTED: "halted",
+    BY_SIGINT: "interrupted",
+    BY_SIGTERM: "terminated",
+}
+_LONGEST_ERROR = 60  # characters of an error in the table
+
+
+def complain(problems: Sequence[str], what: str = "the configuration") -> None:
+    """One block on the error stream: how many problems, then each in a line."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"esper-train: {count} in {what}", *(f"  {text}" for text in problems)]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def carry_out(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
+    """Call `run`, keep its status in the folder, and give back the exit code, whatever `run` raises.
+
+    Raises `OSError` where the folder cannot be written to.
+    """
+    record: dict[str, Any] = {"job": number, "overrides": list(overrides), "status": "running"}
+    write_json_atomic(folder / STATUS_FILE, record)
+    code, error = _guarded(run, folder)
+    record |= {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error}
+    write_json_atomic(folder / STATUS_FILE, record)
+    return code
+
+
+def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
+    try:
+        return run(), None
+    except (ConfigError, DataError, CheckpointError) as error:
+        complain(str(error).splitlines(), "the configuration or its input")
+        return REFUSED, str(error)
+    except KeyboardInterrupt:
+        return BY_SIGINT, None
+    except SystemExit as stop:
+        return (stop.code if isinstance(stop.code, int) else CRASHED if stop.code else DONE), None
+    except Exception as error:  # noqa: BLE001: whatever it is, it must reach the crash file and the exit code
+        text = traceback.format_exc()
+        print(text, file=sys.stderr, end="")
+        with suppress(OSError):
+            (folder / CRASH_FILE).write_text(text, encoding="utf-8")
+        return CRASHED, f"{type(error).__name__}: {error}"
+
+
+def exit_code(plan: Plan) -> int:
+    """The one code of all jobs that did not end well, 1 where they differ or a job left no code, else 0."""
+    codes = {record.get("exit_code", CRASHED) for record in _records(plan)} - {DONE}
+    if len(codes) == 1:
+        return int(codes.pop())
+    return CRASHED if codes else DONE
+
+
+def outcome_table(plan: Plan) -> str:
+    """A line for each job of a sweep: number, status, overrides, error."""
+    rows = [("job", "status", "overrides", "error")]
+    for record in _records(plan):
+        error = " ".join((record.get("error") or "").split())
+        short = error if len(error) <= _LONGEST_ERROR else f"{error[: _LONGEST_ERROR - 3]}..."
+        rows.append((str(record["job"]), record["status"], " ".join(record["overrides"]), short))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _records(plan: Plan) -> list[dict[str, Any]]:
+    """The status of every job, those that never started included, in their order."""
+    found = [_read(path) for path in sorted(plan.folder.rglob(STATUS_FILE))] if plan.folder.is_dir() else []
+    records = {record["job"]: record for record in found}
+    if plan.complete:
+        for job in plan.jobs:
+            fresh = {"job": job.number, "status": "not started", "overrides": list(job.overrides)}
+            records.setdefault(job.number, fresh)
+    return sorted(records.values(), key=lambda record: record["job"] or 0)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record

@@ -1,0 +1,106 @@
+"""Each `key=value` of the command line against the groups and the schema, before anything is composed.
+
+Hydra stops at the first wrong one; here all of them are found, and by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from esper.cli.explain import explain, unknown_choice
+from esper.config import TolariaConfig
+from esper.config.plain import describe, free_parent, option_names, option_type
+from esper.config.problems import nearest_name, problem, unknown_key
+
+Groups = Mapping[str, Sequence[str]]  # group to the options it has
+
+
+def override_problems(lines: Sequence[str], groups: Groups, parser: OverridesParser) -> list[str]:
+    """A sentence for everything wrong in these overrides, taken one by one."""
+    problems: list[str] = []
+    for line in lines:
+        try:
+            [override] = parser.parse_overrides([line])
+        except HydraException as error:
+            problems.append(explain(error))
+        else:
+            problems += _problems(override, groups)
+    return problems
+
+
+def values_of(override: Override) -> list[Any]:
+    """The values that an override gives its key: one, or those of a sweep; of an interval its ends."""
+    if override.is_interval_sweep():
+        interval: Any = override.value()
+        return [f"{end:g}" for end in (interval.start, interval.end)]
+    if override.is_sweep_override():
+        return [Override._convert_value(value) for value in override.sweep_iterator()]
+    return [override.value()]
+
+
+def _problems(override: Override, groups: Groups) -> Iterator[str]:
+    key = override.key_or_group
+    if override.package is not None:
+        yield problem(f"{key}@{override.package}", override.input_line, "a group without a package", key)
+    elif key in groups and not isinstance(override.value(), dict):
+        yield from _choice(override, groups)
+    elif "/" in key or (key.startswith("hydra.") and key in groups):
+        near = nearest_name(key, groups)
+        yield problem(key, override.value(), "a group of configurations", near)
+    elif not key.startswith("hydra."):
+        yield from _option(override, groups)
+
+
+def _choice(override: Override, groups: Groups) -> Iterator[str]:
+    key = override.key_or_group
+    if (override.is_add() or override.is_force_add()) and not key.startswith("hydra/"):
+        yield problem(key, override.input_line, f"{key}=<option> without +: the group is already there", key)
+    for value in values_of(override):
+        for name in value if isinstance(value, list) else [value]:
+            if name is not None and not override.is_delete() and str(name) not in groups[key]:
+                yield unknown_choice(key, str(name), groups[key])
+
+
+def _option(override: Override, groups: Groups) -> Iterator[str]:
+    key, given = override.key_or_group, override.value()
+    hint = option_type(TolariaConfig, key)
+    if hint is None and free_parent(TolariaConfig, key) is not None:
+        return
+    if hint is None:
+        yield _unknown(key, given, groups)
+    elif override.is_delete():
+        yield problem(key, override.input_line, "a value: an option cannot be taken away")
+    elif override.is_add() and not isinstance(given, dict):
+        yield problem(key, override.input_line, f"{key}=<value> without +: the option is already there", key)
+    else:
+        for value in values_of(override):
+            yield from _type_problems(key, value, hint)
+
+
+def _unknown(key: str, given: Any, groups: Groups) -> str:
+    """A text for a key without a dot is more likely meant as the choice of a group."""
+    names = list(option_names(TolariaConfig))
+    if "." in key or not isinstance(given, str):
+        return unknown_key(key, given, names)
+    near = nearest_name(key, groups, 0.7) or nearest_name(key, names, 0.8)
+    return unknown_key(key, given, [near] if near else names)
+
+
+def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
+    if isinstance(value, dict) and hint == dict[str, Any]:
+        return
+    try:
+        OmegaConf.update(OmegaConf.structured(TolariaConfig), key, value, merge=True)
+    except OmegaConfBaseException as error:
+        inner = error.full_key or key
+        if inner == key:
+            yield problem(key, value, describe(hint))
+        else:
+            yield explain(error)

@@ -1,0 +1,195 @@
+"""From a command line to jobs: every one is composed before any of them starts (spec C3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from esper.cli.composer import Composer
+from esper.cli.explain import COMPOSE_ERRORS, explain
+from esper.cli.flags import Flags
+from esper.cli.overrides import override_problems, values_of
+from esper.config import TolariaConfig
+from esper.config.plain import read
+from esper.config.problems import problem
+from esper.config.yamlfile import escape
+from esper.errors import ConfigError
+
+_HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run that was asked for; `number` is None outside of a sweep, `config.run_dir` is its folder.
+
+    `problems` are those of names and types; `hydra` holds the parts of Hydra's node that name targets.
+    """
+
+    number: int | None
+    overrides: tuple[str, ...]
+    config: TolariaConfig
+    hydra: dict[str, Any]
+    problems: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return f"job {self.number} ({' '.join(self.overrides)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All jobs of a command line, the folder they share, and the arguments with which Hydra runs them.
+
+    `complete` is False where a sweeper chooses values only as it goes. `named` says that the user named
+    the folder.
+    """
+
+    jobs: tuple[Job, ...]
+    folder: Path
+    named: bool
+    arguments: tuple[str, ...]
+    complete: bool = True
+
+    @property
+    def sweep(self) -> bool:
+        return self.jobs[0].number is not None
+
+    def collect(self, check: Callable[[Job], Sequence[str]]) -> list[str]:
+        """What a check finds in all jobs: what they all share once, the rest with the job it belongs to."""
+        found = [list(dict.fromkeys(check(job))) for job in self.jobs]
+        shared = [text for text in found[0] if all(text in other for other in found)]
+        rows = zip(self.jobs, found, strict=True)
+        own = [f"{job.label}: {text}" for job, texts in rows for text in texts if text not in shared]
+        return shared + own
+
+
+def make_plan(flags: Flags) -> Plan:
+    """Compose every job; raises `ConfigError` for overrides that cannot be read or do not fit the schema."""
+    composer = Composer(flags)
+    _check_overrides(composer, flags.overrides)
+    try:
+        return _compose(composer, flags)
+    except COMPOSE_ERRORS as error:
+        raise ConfigError(explain(error)) from error
+
+
+def check_shown(flags: Flags) -> None:
+    """Raises `ConfigError` for what keeps a configuration from being shown."""
+    composer = Composer(flags)
+    _check_overrides(composer, flags.overrides)
+    try:
+        composer.compose(flags.overrides, RunMode.RUN)
+    except COMPOSE_ERRORS as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _check_overrides(composer: Composer, lines: Sequence[str]) -> None:
+    found = override_problems(lines, composer.groups(lines), composer.parser)
+    if found:
+        raise ConfigError(found)
+
+
+def _compose(composer: Composer, flags: Flags) -> Plan:
+    parsed = composer.parser.parse_overrides(list(flags.overrides))
+    swept = [override for override in parsed if override.is_sweep_override()]
+    master = composer.compose(flags.overrides, RunMode.MULTIRUN if flags.multirun or swept else RunMode.RUN)
+    sweep = flags.multirun or master.hydra.mode == RunMode.MULTIRUN
+    if swept and not sweep:
+        expected = "one value, or --multirun beside it"
+        raise ConfigError([problem(each.key_or_group, each.input_line, expected) for each in swept])
+    key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+    named = master.run_dir is not None or any(each.key_or_group == key for each in parsed)
+    folder = Path(_folder(master, key, parsed))
+    if sweep:
+        lines, complete = _job_lines(composer, master)
+        jobs = tuple(_sweep_job(composer, master, n, line, folder) for n, line in enumerate(lines))
+    else:
+        jobs, complete = (_job(master, None, flags.overrides, folder),), True
+    arguments = flags.arguments(composer.config_name, (*flags.overrides, _pin(key, folder)))
+    return Plan(jobs, folder, named, tuple(arguments), complete)
+
+
+def _folder(master: DictConfig, key: str, parsed: Sequence[Override]) -> str:
+    """`run_dir` where it is given, else Hydra's folder; both at once have to agree."""
+    hydra_folder, own = str(OmegaConf.select(master, key)), master.run_dir
+    if own is None:
+        return hydra_folder
+    if any(each.key_or_group == key for each in parsed) and Path(own) != Path(hydra_folder):
+        raise ConfigError(problem("run_dir", own, f"the same folder as {key}, which is {hydra_folder!r}"))
+    return str(own)
+
+
+def _pin(key: str, folder: Path) -> str:
+    """An override that holds Hydra to the folder which the checks have seen, whatever time it is."""
+    return f"{key}={QuotedString(escape(str(folder)), Quote.single).with_quotes()}"
+
+
+def _job_lines(composer: Composer, master: DictConfig) -> tuple[list[list[str]], bool]:
+    """The overrides of every job of a sweep, and whether those are all.
+
+    For a sweeper that chooses as it goes: each value it may choose, tried beside the first of the others.
+    """
+    params = OmegaConf.to_container(master.hydra.sweeper.get("params") or OmegaConf.create({}))
+    assert isinstance(params, dict)
+    lines = [f"{key}={value}" for key, value in params.items()]
+    _check_overrides(composer, lines)
+    parsed = composer.parser.parse_overrides([*lines, *master.hydra.overrides.task])
+    if master.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+        return list(BasicSweeper.split_arguments(parsed, None)[0]), True
+    rows = [list(_lines_of(override)) for override in parsed]
+    first = [row[0] for row in rows]
+    others = [[*first[:n], line, *first[n + 1 :]] for n, row in enumerate(rows) for line in row[1:]]
+    return [first, *others], False
+
+
+def _lines_of(override: Override) -> Iterator[str]:
+    key = override.get_key_element()
+    if override.is_discrete_sweep():
+        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+    elif override.is_sweep_override():
+        yield from (f"{key}={value}" for value in values_of(override))
+    else:
+        yield f"{key}={override.get_value_element_as_str()}"
+
+
+def _sweep_job(composer: Composer, master: DictConfig, number: int, line: list[str], folder: Path) -> Job:
+    try:
+        composed = composer.compose_job(master, line)
+    except COMPOSE_ERRORS as error:
+        return Job(number, tuple(line), TolariaConfig(), {}, (explain(error),))
+    with read_write(composed.hydra), open_dict(composed.hydra):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    subfolder = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
+    return _job(composed, number, tuple(line), folder / subfolder)
+
+
+def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], folder: Path) -> Job:
+    with read_write(composed.hydra), open_dict(composed.hydra):
+        composed.hydra.runtime.output_dir = str(folder.absolute())
+    # interpolations of the form ${hydra:...} read Hydra's own node from here
+    HydraConfig.instance().set_config(composed)
+    parts = OmegaConf.masked_copy(composed.hydra, list(_HYDRA_PARTS))
+    options = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    try:
+        hydra = OmegaConf.to_container(parts, resolve=True)
+        config, problems = read(TolariaConfig, _plain(options))
+    except COMPOSE_ERRORS as error:
+        return Job(number, overrides, TolariaConfig(), {}, (explain(error),))
+    assert isinstance(hydra, dict)
+    return Job(number, overrides, replace(config, run_dir=str(folder)), _named(hydra), tuple(problems))
+
+
+def _plain(options: DictConfig) -> dict[str, Any]:
+    return _named(OmegaConf.to_container(options, resolve=True))
+
+
+def _named(data: Any) -> dict[str, Any]:
+    return {str(key): value for key, value in data.items()}

@@ -1,0 +1,70 @@
+"""The short names: one table from each to the dotted target it stands for (spec C4).
+
+Only texts: nothing is imported here, so that a typing error is found without loading torch. A value with
+a dot in it is a target itself; `esper.build` checks and resolves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+OPTIMIZERS = {
+    "adadelta": "torch.optim.Adadelta",
+    "adagrad": "torch.optim.Adagrad",
+    "adam": "torch.optim.Adam",
+    "adamax": "torch.optim.Adamax",
+    "adamw": "torch.optim.AdamW",
+    "nadam": "torch.optim.NAdam",
+    "radam": "torch.optim.RAdam",
+    "rmsprop": "torch.optim.RMSprop",
+    "sgd": "torch.optim.SGD",
+}
+
+LOSSES = {
+    "bce_with_logits": "torch.nn.BCEWithLogitsLoss",
+    "cross_entropy": "torch.nn.CrossEntropyLoss",
+    "huber": "torch.nn.HuberLoss",
+    "l1": "torch.nn.L1Loss",
+    "mse": "torch.nn.MSELoss",
+    "multi_margin": "torch.nn.MultiMarginLoss",
+    "nll": "torch.nn.NLLLoss",
+    "smooth_l1": "torch.nn.SmoothL1Loss",
+}
+
+SCHEDULERS = {
+    "cosine": "esper.tolaria.schedule.cosine",
+    "exponential": "esper.tolaria.schedule.exponential",
+    "none": "esper.tolaria.schedule.constant",
+    "step": "esper.tolaria.schedule.step",
+}
+
+COMPILE_BACKENDS = ("inductor", "aot_eager", "cudagraphs", "eager")
+
+MODELS = {
+    "convnet": "esper.models.convnet",
+    "mlp": "esper.models.mlp",
+    "resnet18": "esper.models.resnet18",
+    "resnet34": "esper.models.resnet34",
+    "vit": "esper.models.vit",
+}
+
+DATASETS = dict.fromkeys(
+    ("cifar10", "cifar100", "digits", "fashion_mnist", "image_folder", "mnist", "synthetic"),
+    "esper.data.build_data",
+)
+
+POLICIES = {
+    "heuristic": "esper.tamiyo.HeuristicPolicy",
+    "random": "esper.tamiyo.RandomPolicy",
+    "scheduled": "esper.tamiyo.ScheduledPolicy",
+}
+
+# The option that holds each kind of name; the policy is named inside a dictionary.
+SHORT_NAMES: dict[str, Mapping[str, str]] = {
+    "model.architecture": MODELS,
+    "dataset.name": DATASETS,
+    "dataset.batch_form": {},
+    "optimization.optimizer": OPTIMIZERS,
+    "optimization.scheduler": SCHEDULERS,
+    "optimization.loss_function": LOSSES,
+}

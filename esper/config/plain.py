@@ -1,0 +1,176 @@
+"""Dataclasses from and to plain data: dictionaries, lists, strings, numbers, booleans, null."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, Self, TypeVar
+
+from esper.config.problems import problem, unknown_key
+from esper.errors import ConfigError
+
+MISSING = "???"  # what OmegaConf writes for an option that has to be given
+
+_EXPECTED = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list[str]: "a list of texts",
+    dict[str, Any]: "a dictionary of plain values",
+    types.NoneType: "null",
+}
+
+
+class Group:
+    """What every group of options can do; to be inherited by dataclasses."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A copy of all options as plain data; `from_dict` gives an equal group back."""
+        return typing.cast("dict[str, Any]", _plain(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """A group from plain data; options that are left out keep their defaults.
+
+        Raises `ConfigError` with a sentence for every unknown key, wrong type and missing value.
+        """
+        group, problems = read(cls, data)
+        if problems:
+            raise ConfigError(problems)
+        return group
+
+
+G = TypeVar("G", bound=Group)
+
+
+def read(cls: type[G], data: Mapping[str, Any]) -> tuple[G, list[str]]:
+    """A group from plain data and a sentence for everything in it that is wrong.
+
+    The group is well typed in any case: an option whose value is wrong has its default.
+    """
+    reader = _Reader(cls)
+    return typing.cast("G", reader.group(cls, data, "")), reader.problems
+
+
+def options(group: Group, prefix: str = "") -> dict[str, Any]:
+    """Dotted name to value of every option below a group."""
+    flat: dict[str, Any] = {}
+    for name in option_types(type(group)):
+        value = getattr(group, name)
+        flat |= options(value, f"{prefix}{name}.") if isinstance(value, Group) else {prefix + name: value}
+    return flat
+
+
+@functools.cache
+def _hints(group: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(group)
+
+
+def option_types(group: type) -> dict[str, Any]:
+    """Name to type of every field of a group."""
+    return _hints(group)
+
+
+def option_names(group: type, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every option below `group`, depth first; groups themselves are left out."""
+    for name, hint in option_types(group).items():
+        if dataclasses.is_dataclass(hint):
+            yield from option_names(typing.cast("type", hint), f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def option_type(group: type, key: str) -> Any:
+    """The type of the option or group with a dotted name, None where there is no such thing."""
+    hint: Any = group
+    for part in key.split("."):
+        if not dataclasses.is_dataclass(hint):
+            return None
+        hint = option_types(typing.cast("type", hint)).get(part)
+    return hint
+
+
+def free_parent(group: type, key: str) -> str | None:
+    """The free dictionary in which a dotted key lies, None where it lies in none."""
+    parts = key.split(".")[:-1]
+    above = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+    return next((name for name in above if option_type(group, name) == dict[str, Any]), None)
+
+
+def describe(hint: Any) -> str:
+    """What may stand for an option of this type, in words."""
+    if dataclasses.is_dataclass(hint):
+        return "a group of options"
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(_EXPECTED[part] for part in parts)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+class _Reader:
+    """Reads groups under one root and collects everything that is wrong."""
+
+    def __init__(self, root: type) -> None:
+        self.valid = list(option_names(root))
+        self.groups = sorted({name.rpartition(".")[0] for name in self.valid} - {""}) or self.valid
+        self.problems: list[str] = []
+
+    def group(self, cls: type, data: Any, prefix: str) -> Any:
+        if not isinstance(data, Mapping):
+            self.problems.append(problem(prefix.rstrip(".") or cls.__name__, data, describe(cls)))
+            return cls()
+        hints = option_types(cls)
+        for name in data:
+            if name not in hints:
+                valid = self.groups if isinstance(data[name], Mapping) else self.valid
+                self.problems.append(unknown_key(f"{prefix}{name}", data[name], valid))
+        group = cls()
+        for name, hint in hints.items():
+            if name in data:
+                self._set(group, name, hint, data[name], prefix + name)
+        return group
+
+    def _set(self, group: Any, name: str, hint: Any, value: Any, key: str) -> None:
+        if dataclasses.is_dataclass(hint):
+            setattr(group, name, self.group(typing.cast("type", hint), value, f"{key}."))
+        elif isinstance(value, str) and value == MISSING:
+            self.problems.append(f"{key}: given no value, expected {describe(hint)}")
+        else:
+            parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            fitting = [part for part in parts if _fits(value, part)]
+            if fitting:
+                setattr(group, name, float(value) if fitting[0] is float else _plain(value))
+            else:
+                self.problems.append(problem(key, value, describe(hint)))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint == list[str]:
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    if hint == dict[str, Any]:
+        return isinstance(value, Mapping) and _is_plain(value)
+    return isinstance(value, hint)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)

@@ -1,0 +1,52 @@
+"""How a mistake in the configuration is put into one sentence, and the valid name nearest to a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+_LONGEST = 80  # characters of a given value that are repeated in a message
+
+
+def show(value: Any) -> str:
+    """`value` as it would stand on the command line, cut where it is long."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def problem(key: str, given: Any, expected: str, nearest: str | None = None) -> str:
+    """One sentence: where, what stands there, what should."""
+    hint = f"; nearest: {nearest}" if nearest else ""
+    return f"{key}: given {show(given)}, expected {expected}{hint}"
+
+
+def unknown_key(key: str, given: Any, valid: Sequence[str]) -> str:
+    """The sentence for an option that does not exist; `valid` holds every dotted name that does."""
+    group = key.rpartition(".")[0]
+    place = f"an option of {group}" if any(name.startswith(f"{group}.") for name in valid) else "an option"
+    near = nearest_key(key, valid)
+    return f"{key}: given an unknown key (value {show(given)}), expected {place}; nearest: {near}"
+
+
+def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.0) -> str | None:
+    """The most similar of `names`; None where none reaches `cutoff` (0 to 1)."""
+    exact = {candidate.lower(): candidate for candidate in names}
+    found = get_close_matches(name.lower(), exact, n=1, cutoff=cutoff)
+    return exact[found[0]] if found else None
+
+
+def nearest_key(key: str, valid: Sequence[str]) -> str | None:
+    """The valid dotted name a wrong one most likely stands for: a neighbour, else the same name elsewhere."""
+    group, _, leaf = key.rpartition(".")
+    leaves = {name.rpartition(".")[2]: name for name in reversed(valid)}
+    siblings = {n.rpartition(".")[2]: n for n in valid if n.rpartition(".")[0] == group}
+    for names, cutoff in ((siblings, 0.7), (leaves, 0.8)):
+        found = nearest_name(leaf, names, cutoff)
+        if found is not None:
+            return names[found]
+    return nearest_name(key, valid)

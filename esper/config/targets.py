@@ -1,0 +1,55 @@
+"""Which dotted targets may be named at all, judged by their text alone (spec C4).
+
+This is the first half of the check and imports nothing; `esper.build` holds the other half, which looks at
+the object that a name resolves to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from esper.config.problems import problem
+
+PACKAGES = ("esper", "timm", "torch.nn", "torch.optim", "torch.utils.data", "torchvision")
+HYDRA_PACKAGES = ("hydra", "hydra_plugins")
+
+TARGET = "_target_"
+
+
+def is_dotted(value: str) -> bool:
+    """Whether a value names a target by its full path rather than by a short name."""
+    return "." in value and all(part.isidentifier() for part in value.split("."))
+
+
+def is_within(dotted: str, packages: Iterable[str]) -> bool:
+    """Whether a dotted name is one of the packages or lies inside one."""
+    return any(dotted == package or dotted.startswith(f"{package}.") for package in packages)
+
+
+def nested_targets(data: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The place and value of every `_target_` in plain data, however deep."""
+    if isinstance(data, Mapping):
+        for name, value in data.items():
+            if name == TARGET:
+                yield f"{key}.{name}", value
+            else:
+                yield from nested_targets(value, f"{key}.{name}")
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from nested_targets(value, f"{key}[{index}]")
+
+
+def name_problems(key: str, target: Any, packages: Sequence[str], nearest: str | None = None) -> list[str]:
+    """A sentence where a target is no dotted name or lies in no allowed package."""
+    if not isinstance(target, str) or not is_dotted(target):
+        return [problem(key, target, "a dotted target, such as torch.nn.GELU", nearest)]
+    private = any(part.startswith("__") for part in target.split("."))
+    if private or not is_within(target, packages):
+        return [problem(key, target, allowed_text(packages), nearest)]
+    return []
+
+
+def allowed_text(packages: Sequence[str]) -> str:
+    """What a target has to be, in words."""
+    return f"a target in one of {', '.join(packages)}, or in a module that allowed_targets names"

@@ -1,0 +1,187 @@
+"""Files and folders that are either there whole or not there at all, also after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from esper.core.manifest import MANIFEST, check_name, measure, render
+from esper.errors import CheckpointError
+
+Content = bytes | Callable[[Path], None]  # bytes, or a function that writes the file at the path it is given
+
+_TEMP = ".tmp-"
+_ASIDE = ".old-"
+_LEFTOVER = re.compile(r"\.(tmp|old)-(?P<name>.+)-[0-9a-f]{8}")
+
+
+class Files:
+    """The file operations a commit is made of; a fault test passes one that breaks or counts them."""
+
+    def mkdir(self, path: Path) -> None:
+        path.mkdir()
+
+    def write(self, path: Path, content: Content) -> None:
+        if callable(content):
+            content(path)
+        else:
+            path.write_bytes(content)
+
+    def fsync(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.replace(new)
+
+    def fsync_dir(self, path: Path) -> None:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+FILES = Files()
+
+
+def write_json_atomic(path: Path, obj: Any, *, io: Files = FILES) -> None:
+    """Write `obj` as indented JSON in one step; numbers that are not finite stand as NaN and Infinity.
+
+    Raises `TypeError` for what JSON cannot hold, `OSError` where the file cannot be written.
+    """
+    write_bytes_atomic(path, (json.dumps(obj, indent=2) + "\n").encode(), io=io)
+
+
+def write_bytes_atomic(path: Path, data: bytes, *, io: Files = FILES) -> None:
+    """Replace the file by `data` in one durable step; after an error the old content stands.
+
+    Missing parent folders are made. Raises `OSError` where the file cannot be written.
+    """
+    temp = _beside(path, _TEMP)
+    try:
+        _make_folder(path.parent, io)
+        _write_durably(temp, data, io)
+        io.rename(temp, path)
+        io.fsync_dir(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temp.unlink(missing_ok=True)
+        raise
+
+
+def commit_folder(final: Path, files: Mapping[str, Content], *, io: Files = FILES) -> Path:
+    """Make the folder `final` of these files and a manifest of their SHA-256 and sizes, by one rename.
+
+    Every file is on the disk before the rename, the rename before the return. A folder of that name
+    is replaced, and goes only after the new one is durable. Raises `CheckpointError` where something
+    cannot be written: the folder is then as it was, or, where only the last fsync failed, the new one.
+    """
+    for name in files:
+        check_name(final, name)
+    temp = _beside(final, _TEMP)
+    try:
+        _make_folder(final.parent, io)
+        _fill(temp, files, io)
+        _put_in_place(temp, final, io)
+    except OSError as error:
+        raise CheckpointError(f"{final} could not be written; what was there stands: {error}") from error
+    finally:
+        # a leftover that cannot be removed now has a name that remove_stale knows
+        shutil.rmtree(temp, ignore_errors=True)
+    return final
+
+
+def discard_folder(path: Path, *, io: Files = FILES) -> None:
+    """Remove a folder so that no crash leaves half of it under its own name.
+
+    Raises `CheckpointError` where it cannot be removed.
+    """
+    temp = _beside(path, _TEMP)
+    try:
+        io.rename(path, temp)
+        shutil.rmtree(temp)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be removed: {error}") from error
+
+
+def remove_stale(parent: Path) -> list[str]:
+    """Clear what a killed process left half done in `parent`; returns the names that were cleared.
+
+    A folder that was set aside for a replacement that never came gets its name back. Only for the
+    owner of `parent`: what another live process is writing would go, too. Raises `CheckpointError`.
+    """
+    try:
+        leftovers = sorted(filter(is_leftover, parent.iterdir())) if parent.is_dir() else []
+        return [path.name for path in leftovers if not _taken_back(path)]
+    except OSError as error:
+        raise CheckpointError(f"{parent} could not be cleared of unfinished files: {error}") from error
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether the name is one of a write that is not finished."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def _fill(folder: Path, files: Mapping[str, Content], io: Files) -> None:
+    io.mkdir(folder)
+    entries = {}
+    for name, content in files.items():
+        _write_durably(folder / name, content, io)
+        entries[name] = measure(folder / name)
+    _write_durably(folder / MANIFEST, render(entries), io)
+    io.fsync_dir(folder)
+
+
+def _put_in_place(temp: Path, final: Path, io: Files) -> None:
+    aside = _beside(final, _ASIDE) if final.exists() else None
+    if aside is not None:
+        io.rename(final, aside)
+    try:
+        io.rename(temp, final)
+    except OSError:
+        if aside is not None:
+            aside.rename(final)
+        raise
+    io.fsync_dir(final.parent)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_durably(path: Path, content: Content, io: Files) -> None:
+    io.write(path, content)
+    io.fsync(path)
+
+
+def _make_folder(path: Path, io: Files) -> None:
+    if path.is_dir():
+        return
+    _make_folder(path.parent, io)
+    io.mkdir(path)
+    io.fsync_dir(path.parent)
+
+
+def _taken_back(path: Path) -> bool:
+    """Give a folder that was set aside its name back if that is free; remove any other leftover."""
+    match = _LEFTOVER.fullmatch(path.name)
+    assert match is not None
+    original = path.with_name(match["name"])
+    if path.name.startswith(_ASIDE) and not original.exists():
+        path.rename(original)
+        return True
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    return False
+
+
+def _beside(path: Path, prefix: str) -> Path:
+    return path.with_name(f"{prefix}{path.name}-{secrets.token_hex(4)}")

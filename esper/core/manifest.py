@@ -1,0 +1,153 @@
+"""What a committed folder holds: a SHA-256 and a size for each file, and the check against them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from esper.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+_FORMAT = "esper-folder"
+_LIMIT_BYTES = 1 << 20
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a folder; `size` in bytes."""
+
+    sha256: str
+    size: int
+
+
+def check_name(folder: Path, name: str) -> None:
+    """Raise `CheckpointError` unless `name` is a plain file name that a folder may hold."""
+    if not _PLAIN.fullmatch(name) or name == MANIFEST:
+        raise CheckpointError(
+            f"{folder}: {name!r} is no name for a file in it; expected letters, digits, '.', '_' and '-'"
+        )
+
+
+def measure(path: Path) -> FileEntry:
+    """SHA-256 and size of a file, read in blocks."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileEntry(digest, file.tell())
+
+
+def render(entries: Mapping[str, FileEntry]) -> bytes:
+    """The one spelling of a manifest with these entries."""
+    files = {name: asdict(entry) for name, entry in sorted(entries.items())}
+    return (json.dumps({"format": _FORMAT, "version": VERSION, "files": files}, indent=2) + "\n").encode()
+
+
+def read_manifest(folder: Path) -> dict[str, FileEntry]:
+    """The entries of the folder's manifest, with names, kinds and sizes of its files checked, contents not.
+
+    Raises `CheckpointError` for a manifest that is missing, altered or of a later version, for a file
+    that is missing, foreign, a link or not a plain file, and for a size that differs.
+    """
+    raw = read_bounded(folder / MANIFEST, _LIMIT_BYTES)
+    entries = _parse(folder, raw)
+    try:
+        present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be listed: {error}") from error
+    for name in sorted(present - set(entries)):
+        raise CheckpointError(f"{folder}: {name!r} is not in its manifest")
+    for name, entry in entries.items():
+        size = _plain_size(folder / name)
+        if size != entry.size:
+            raise CheckpointError(f"{folder}: {name} is {size} bytes long, its manifest says {entry.size}")
+    return entries
+
+
+def verify_folder(folder: Path) -> dict[str, FileEntry]:
+    """The entries of a folder whose every file is what was written. Raises `CheckpointError` otherwise."""
+    entries = read_manifest(folder)
+    for name, entry in entries.items():
+        try:
+            found = measure(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: {name} cannot be read: {error}") from error
+        if found != entry:
+            raise CheckpointError(
+                f"{folder}: {name} is damaged: its SHA-256 is {found.sha256[:12]}..., "
+                f"its manifest says {entry.sha256[:12]}..."
+            )
+    return entries
+
+
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """The bytes of a plain file of at most `limit_bytes`. Raises `CheckpointError`."""
+    size = _plain_size(path)
+    if size > limit_bytes:
+        raise CheckpointError(f"{path} is {size} bytes long; at most {limit_bytes} are expected")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def parse_object(path: Path, raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`, which stands in `path`. Raises `CheckpointError`."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def check_format(path: Path, found: Mapping[str, Any], name: str, version: int) -> None:
+    """Raise `CheckpointError` unless `found` says that it is of this format and version."""
+    if found.get("format") != name:
+        raise CheckpointError(f"{path} says its format is {found.get('format')!r}; expected {name!r}")
+    given = found.get("version")
+    if type(given) is not int or given < 1:
+        raise CheckpointError(f"{path} says its version is {given!r}; expected a whole number from 1 on")
+    if given > version:
+        raise CheckpointError(
+            f"{path} is of version {given}; this Esper reads up to version {version}: a newer one is needed"
+        )
+
+
+def _parse(folder: Path, raw: bytes) -> dict[str, FileEntry]:
+    path = folder / MANIFEST
+    found = parse_object(path, raw)
+    check_format(path, found, _FORMAT, VERSION)
+    files = found.get("files")
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{path} has no table of files")
+    for name in files:
+        check_name(folder, name)
+    try:
+        entries = {name: FileEntry(**fields) for name, fields in files.items()}
+    except TypeError as error:
+        raise CheckpointError(f"{path} does not give a SHA-256 and a size for each file: {error}") from error
+    if render(entries) != raw:
+        # one spelling only: no flipped bit, doubled key or hidden field passes
+        raise CheckpointError(f"{path} was altered: it is not written as Esper writes it")
+    return entries
+
+
+def _plain_size(path: Path) -> int:
+    try:
+        status = path.lstat()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent}: {path.name} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path.parent}: {path.name} is no plain file but a link, folder or device")
+    return status.st_size

@@ -1,0 +1,167 @@
+"""Named tensors in safetensors files, whatever their layout and whoever shares them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from esper.errors import CheckpointError
+
+# room for some 60,000 tensors; a header is parsed in memory before anything in it can be believed
+HEADER_LIMIT_BYTES = 8 << 20
+
+_SUFFIX = ".safetensors"
+# one key only: the library writes several in random order, and equal content must be equal bytes
+_NOTE = "esper"
+_DTYPES = frozenset(
+    {
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+        torch.int64, torch.int32, torch.int16, torch.int8,
+        torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.bool, torch.complex64,
+    }
+)  # fmt: skip
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors and a JSON `metadata` to a `.safetensors` file.
+
+    Any shape, stride and device; values are kept bit for bit, strides are not. A tensor under two
+    names is written once. Raises `CheckpointError` for what the format cannot hold, `OSError` where the
+    file cannot be written.
+    """
+    plain, note = _plain(tensors, metadata)
+    try:
+        safetensors.torch.save_file(plain, path, metadata=note)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
+    if _header_size(path) > HEADER_LIMIT_BYTES:
+        raise CheckpointError(f"{path}: {len(plain)} names are more than one file can hold")
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
+    """What `save_tensors` would write; equal tensors and metadata give equal bytes."""
+    plain, note = _plain(tensors, metadata)
+    return safetensors.torch.save(plain, metadata=note)
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, copied to `device`, and the metadata of a `.safetensors` file.
+
+    Names that shared a tensor share it again. Raises `CheckpointError` for a file that is missing,
+    damaged or of another kind.
+    """
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = (file.metadata() or {}).get(_NOTE)
+            # a copy: the file's own pages would change under the tensors if the file did
+            tensors = {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    metadata, aliases = _parse_note(path, note)
+    for alias, name in aliases.items():
+        if alias in tensors or name not in tensors:
+            raise CheckpointError(f"{path}: {alias!r} cannot be another name of {name!r}")
+        tensors[alias] = tensors[name]
+    return tensors, metadata
+
+
+def check_tensors(path: Path) -> None:
+    """Raise `CheckpointError` unless the file's header is of bounded size, sound and covers the file exactly.
+
+    No tensor is read.
+    """
+    _check_header(path)
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def _check_header(path: Path) -> None:
+    if path.suffix != _SUFFIX:
+        raise CheckpointError(f"{path} is no {_SUFFIX} file; weights in other formats are never read")
+    try:
+        size = _header_size(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if size > HEADER_LIMIT_BYTES:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file: it announces a header of {size} bytes, "
+            f"at most {HEADER_LIMIT_BYTES} are accepted"
+        )
+
+
+def _header_size(path: Path) -> int:
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
+def _plain(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None
+) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """What the library can write (dense, contiguous, none sharing storage), and the header's note."""
+    kept: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    storages: set[tuple[torch.device, int]] = set()
+    for name, tensor in tensors.items():
+        _check_kind(name, tensor)
+        identity: tuple[Any, ...] = (
+            tensor.device,
+            tensor.data_ptr(),
+            tensor.dtype,
+            tensor.shape,
+            tensor.stride(),
+        )
+        identity += (tensor.is_conj(), tensor.is_neg())
+        if tensor.numel() and identity in seen:
+            aliases[name] = seen[identity]
+            continue
+        seen[identity] = name
+        kept[name] = _own(tensor, storages)
+    note = {key: value for key, value in (("aliases", aliases), ("metadata", metadata)) if value}
+    return kept, {_NOTE: json.dumps(note, sort_keys=True)} if note else None
+
+
+def _own(tensor: Tensor, storages: set[tuple[torch.device, int]]) -> Tensor:
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    storage = plain.untyped_storage()
+    place = (plain.device, storage.data_ptr())
+    if place in storages or storage.nbytes() != plain.nbytes:
+        return plain.clone()
+    storages.add(place)
+    return plain
+
+
+def _check_kind(name: str, tensor: Tensor) -> None:
+    if name == "__metadata__":
+        raise CheckpointError("a tensor cannot be saved under the name '__metadata__': the format needs it")
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise CheckpointError(
+            f"{name!r} cannot be saved: it is sparse, quantised or without data; expected a dense tensor"
+        )
+    if tensor.dtype not in _DTYPES:
+        known = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in _DTYPES))
+        raise CheckpointError(
+            f"{name!r} cannot be saved: its dtype is {tensor.dtype}; expected one of {known}"
+        )
+
+
+def _parse_note(path: Path, note: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        found = json.loads(note or "{}")
+        metadata, aliases = dict(found.get("metadata", {})), dict(found.get("aliases", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata is not what Esper writes: {error}") from error
+    return metadata, aliases

@@ -1,0 +1,42 @@
+"""Where the data comes from: named image sets, folders, custom datasets; splits; batches with a position.
+
+`DATASETS`, `DataInfo` and `inspect_data` load without torch; the rest is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from esper.data.catalogue import DATASETS, DataInfo
+from esper.data.inspection import inspect_data
+
+if TYPE_CHECKING:
+    from esper.data.bundle import DataBundle, build_data
+    from esper.data.host import HostLoader
+    from esper.data.loaders import DeviceLoader, Loader
+
+_LAZY = {
+    "DataBundle": "esper.data.bundle",
+    "build_data": "esper.data.bundle",
+    "HostLoader": "esper.data.host",
+    "DeviceLoader": "esper.data.loaders",
+    "Loader": "esper.data.loaders",
+}
+
+__all__ = [
+    "DATASETS",
+    "DataBundle",
+    "DataInfo",
+    "DeviceLoader",
+    "HostLoader",
+    "Loader",
+    "build_data",
+    "inspect_data",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,169 @@
+"""Loaders from data that was found: split, normalised, on the device or through a DataLoader."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esper.config.schema import DatasetConfig
+from esper.data.augment import ImageFinish, Statistics, channel_statistics
+from esper.data.catalogue import DataInfo
+from esper.data.custom import CustomData
+from esper.data.folder import FileList, FolderDataset, decode_all
+from esper.data.host import HostLoader, MapStyle
+from esper.data.inspection import augmentation_of
+from esper.data.loaders import DeviceLoader, Loader
+from esper.data.notes import augmentation_notes, loading_notes, origin_notes, split_notes
+from esper.data.options import Augmentation, FolderParams
+from esper.data.sources import Images
+from esper.data.splits import split
+from esper.data.streams import derive_seed
+from esper.errors import DataError
+
+Labels = NDArray[np.int64]
+PARTS = ("train", "validation", "test")
+STATISTICS_SAMPLES = 2000  # images of a folder that is not kept in memory, for mean and deviation
+
+
+@dataclass(frozen=True, slots=True)
+class DataBundle:
+    """Three loaders, none of them empty; `notes` name the options that are idle on this data or device."""
+
+    info: DataInfo
+    train: Loader
+    validation: Loader
+    test: Loader
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What every way of loading needs to know. `found` below maps "train", and the parts that the dataset
+    has sets of its own for, to their data; the other parts are split off "train".
+    """
+
+    config: DatasetConfig
+    info: DataInfo
+    seed: int
+    device: torch.device
+
+    def on_device(self, found: Mapping[str, Images], origin: str) -> DataBundle:
+        """Images that are moved to the device once, as bytes."""
+        cut = self._cut(found["train"].labels, found)
+        tensors: dict[str, tuple[Tensor, Tensor]] = {}
+        for part in PARTS:
+            images = found["train"] if part in cut else found[part]
+            chosen = cut.get(part, np.arange(len(images.labels)))
+            # indexing copies: a loader shares no memory with its neighbours or with a read-only buffer
+            tensors[part] = torch.from_numpy(images.pixels[chosen]), torch.from_numpy(images.labels[chosen])
+        finish = self._finishes(channel_statistics(tensors["train"][0]))
+        loaders = [
+            DeviceLoader(*tensors[part], finish[part], device=self.device, **self._habits(part))
+            for part in PARTS
+        ]
+        idle = ["pin_memory"] if self.config.name == "image_folder" else ["num_workers", "pin_memory"]
+        where = f"{self.config.name} lives on the device ({self.device})"
+        notes = self._notes(found, origin) + loading_notes(self.config, idle, where)
+        return DataBundle(self.info, loaders[0], loaders[1], loaders[2], notes)
+
+    def on_host_from_files(self, files: Mapping[str, FileList], params: FolderParams) -> DataBundle:
+        """Images that are decoded when they are needed, and finished on the device."""
+        listed = files["train"]
+        cut = self._cut(listed.labels, files)
+        rng = np.random.default_rng(derive_seed(self.seed, "statistics"))
+        seen = rng.permutation(cut["train"])[:STATISTICS_SAMPLES]
+        sample = FileList([listed.paths[index] for index in seen], listed.labels[seen])
+        pixels = torch.from_numpy(decode_all(sample, params, self.config.num_workers))
+        data: dict[str, MapStyle] = {
+            part: FolderDataset(listed if part in cut else files[part], params) for part in PARTS
+        }
+        finish = self._finishes(channel_statistics(pixels))
+        loaders = {
+            part: self._host_loader(part, data[part], cut.get(part), finish=finish[part]) for part in PARTS
+        }
+        return DataBundle(self.info, **loaders, notes=self._notes(files, "") + self._host_notes())
+
+    def on_host(self, custom: CustomData) -> DataBundle:
+        """A dataset of the user's own; its batches are what `collate` makes."""
+        found = {"train": custom.train} | ({"test": custom.test} if custom.test is not None else {})
+        notes, labels = list(custom.notes), custom.labels
+        if labels is None:
+            notes.append(
+                f"the splits of {self.config.name} are not stratified: it has no `targets` or `labels` "
+                "with a class for each sample"
+            )
+            labels = np.zeros(len(custom.train), np.int64)
+        cut = self._cut(labels, found)
+        loaders = {
+            part: self._host_loader(
+                part, custom.train if part in cut else found[part], cut.get(part), collate=custom.collate
+            )
+            for part in PARTS
+        }
+        return DataBundle(custom.info, **loaders, notes=notes + self._notes(found, "") + self._host_notes())
+
+    def _host_loader(self, part: str, data: MapStyle, indices: Labels | None, **kind: Any) -> HostLoader:
+        chosen = np.arange(len(data)) if indices is None else indices
+        return HostLoader(
+            data,
+            torch.from_numpy(chosen),
+            device=self.device,
+            num_workers=min(self.config.num_workers, _cores()),
+            pin_memory=self.config.pin_memory,
+            **self._habits(part),
+            **kind,
+        )
+
+    def _habits(self, part: str) -> dict[str, Any]:
+        return {
+            "batch_size": self.config.batch_size,
+            "seed": derive_seed(self.seed, part),
+            "shuffle": part == "train" and self.config.shuffle_train,
+        }
+
+    def _cut(self, labels: Labels, found: Mapping[str, object]) -> dict[str, Labels]:
+        """Indices into the training tree: for "train", and for each part that has no tree of its own."""
+        shares = {"validation": self.config.validation_split, "test": self.config.test_split}
+        for part, share in shares.items():
+            if part in found:
+                shares[part] = 0.0
+            elif share == 0:
+                raise DataError(
+                    f"dataset.{part}_split is 0, but {self.config.name} has no {part} set of its own; "
+                    "give a share above 0"
+                )
+        cut = split(labels, validation=shares["validation"], test=shares["test"], seed=self.seed)
+        parts = {"train": cut.train, "validation": cut.validation, "test": cut.test}
+        return {part: indices for part, indices in parts.items() if part == "train" or part not in found}
+
+    def _finishes(self, statistics: Statistics) -> dict[str, ImageFinish]:
+        """Only training images are augmented; all are normalised by the statistics of the training split."""
+        habit = {"train": augmentation_of(self.config)}
+        seed = derive_seed(self.seed, "finish")
+        return {
+            part: ImageFinish(statistics, habit.get(part, Augmentation()), seed=seed, device=self.device)
+            for part in PARTS
+        }
+
+    def _notes(self, found: Mapping[str, object], origin: str) -> list[str]:
+        where = origin_notes(self.config, origin)
+        return where + split_notes(self.config, found) + augmentation_notes(self.config)
+
+    def _host_notes(self) -> list[str]:
+        notes = []
+        if self.config.num_workers > _cores():
+            notes.append(f"dataset.num_workers is {self.config.num_workers}; {_cores()} are used, one a core")
+        if self.device.type != "cuda":
+            notes += loading_notes(self.config, ["pin_memory"], f"the device is {self.device}, not cuda")
+        return notes
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,73 @@
+"""From the options of a dataset to its three loaders."""
+
+from __future__ import annotations
+
+import torch
+
+from esper.config.schema import DatasetConfig
+from esper.data.assembly import Assembly, DataBundle
+from esper.data.custom import DatasetFactory, open_custom
+from esper.data.folder import decode_all, fits_in_memory, list_folder
+from esper.data.host import Collate
+from esper.data.inspection import data_root, dataset_params, inspect_data, is_custom
+from esper.data.options import FileParams, FolderParams, SyntheticParams
+from esper.data.sources import Images, Source, load_digits, load_files, synthesize
+from esper.data.streams import derive_seed
+from esper.errors import DataError
+
+__all__ = ["DataBundle", "build_data"]
+
+
+def build_data(
+    config: DatasetConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    dataset_factory: DatasetFactory | None = None,
+    collate: Collate | None = None,
+) -> DataBundle:
+    """Find, fetch, check, split and load a dataset.
+
+    Splits, order and augmentation follow from `seed`; the global generators stay untouched. Batches of a
+    named dataset are (float32 images, int64 classes) on `device`. `dataset_factory` is the class or
+    function that a dotted `dataset.name` stands for, `collate` makes its batches; see
+    `esper.data.custom.open_custom` for how they are called. Raises `DataError`.
+    """
+    assembly = Assembly(config, inspect_data(config), seed, device)
+    if is_custom(config):
+        return _custom(assembly, dataset_factory, collate)
+    params = dataset_params(config)
+    if isinstance(params, FolderParams):
+        return _folder(assembly, params)
+    source = _source(config)
+    found = {"train": source.train} | ({"test": source.test} if source.test else {})
+    return assembly.on_device(found, source.origin)
+
+
+def _source(config: DatasetConfig) -> Source:
+    params = dataset_params(config)
+    if isinstance(params, FileParams):
+        return load_files(config.name, data_root(config), params, download=config.download)
+    return synthesize(params) if isinstance(params, SyntheticParams) else load_digits()
+
+
+def _folder(assembly: Assembly, params: FolderParams) -> DataBundle:
+    root = data_root(assembly.config)
+    files = list_folder(root)
+    if not fits_in_memory(sum(len(part.paths) for part in files.values()), params):
+        return assembly.on_host_from_files(files, params)
+    threads = assembly.config.num_workers
+    found = {
+        part: Images(decode_all(listed, params, threads), listed.labels) for part, listed in files.items()
+    }
+    return assembly.on_device(found, str(root))
+
+
+def _custom(
+    assembly: Assembly, dataset_factory: DatasetFactory | None, collate: Collate | None
+) -> DataBundle:
+    name = assembly.config.name
+    if dataset_factory is None:
+        raise DataError(f"dataset.name is {name!r}; what it names must be passed as `dataset_factory`")
+    seed = derive_seed(assembly.seed, "open")
+    return assembly.on_host(open_custom(assembly.config, dataset_factory, collate=collate, seed=seed))

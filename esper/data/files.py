@@ -1,0 +1,148 @@
+"""Datasets that are files: found in place, checked by their format, fetched where allowed. No torch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from esper.data.catalogue import FileSet
+from esper.data.download import extract, fetch, matches
+from esper.data.formats import cifar_count, idx_shape
+from esper.errors import DataError
+
+
+def locate(files: FileSet, data_root: Path) -> Path | None:
+    """The first folder that holds every file of the set, None where there is none."""
+    for folder in _folders(files, data_root):
+        if not missing(files, folder):
+            return folder
+    return None
+
+
+def missing(files: FileSet, folder: Path) -> list[str]:
+    """Names of the set's files that `folder` lacks, plain and with `.gz`."""
+    return [name for name in files.files if path_of(folder, name) is None]
+
+
+def path_of(folder: Path, name: str) -> Path | None:
+    """Where a file of a set lies in `folder`: plain, or compressed with `.gz`; None where it is missing."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    return None
+
+
+def check_in_place(files: FileSet, data_root: Path, download: bool) -> None:
+    """Raise `DataError` unless the set is in place with sound headers and lengths, or may be fetched."""
+    folder = locate(files, data_root)
+    if folder is None:
+        _refuse_partial(files, data_root)
+        if not download and _archive(files, data_root) is None:
+            raise DataError(_not_found(files, data_root, "dataset.download is false"))
+        return
+    for name in files.files:
+        path = path_of(folder, name)
+        assert path is not None, "locate() returns only folders that hold every file"
+        if files.label_bytes:
+            cifar_count(path, files.label_bytes)
+        else:
+            idx_shape(path, () if "labels" in name else files.info.image_size or ())
+
+
+def obtain(files: FileSet, data_root: Path, *, download: bool, mirror: str | None = None) -> Path:
+    """The folder that holds the set, which is fetched or unpacked under `data_root` if that is needed.
+
+    `mirror` replaces the official address; the hashes stay the official ones. Processes that want
+    the same set at the same time wait for the first. Raises `DataError`.
+    """
+    folder = locate(files, data_root)
+    if folder is not None:
+        return folder
+    _refuse_partial(files, data_root)
+    if not download and _archive(files, data_root) is None:
+        raise DataError(_not_found(files, data_root, "dataset.download is false"))
+    home = data_root / files.name
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with _alone(home):
+            return locate(files, data_root) or _bring(files, data_root, mirror or files.base_url)
+    except OSError as error:
+        raise DataError(f"{files.name} cannot be stored in {home}: {error}") from error
+
+
+def _bring(files: FileSet, data_root: Path, address: str) -> Path:
+    target = data_root / files.folders[0]
+    archive = _archive(files, data_root)
+    wanted = [] if archive else list(files.downloads)
+    if not files.archive:
+        wanted = [f"{name}.gz" for name in missing(files, target)]
+    for name in wanted:
+        try:
+            fetch(f"{address.rstrip('/')}/{name}", data_root / files.name / name, files.downloads[name])
+        except DataError as error:
+            raise DataError(_not_found(files, data_root, str(error))) from error
+    if files.archive:
+        fetched = data_root / files.name / files.archive
+        extract(archive or fetched, files.archive_folder, files.files, target)
+        if archive is None:
+            fetched.unlink()  # its files are in place; an archive that the user put there stays
+    return target
+
+
+def _archive(files: FileSet, data_root: Path) -> Path | None:
+    """The whole archive, where the user (or a download that was cut short after it) left it."""
+    for path in (data_root / files.name / files.archive, data_root / files.archive):
+        if files.archive and path.is_file():
+            if not matches(path, files.downloads[files.archive]):
+                raise DataError(
+                    f"{path} does not have the official MD5 {files.downloads[files.archive]}: "
+                    "it is cut short or altered; delete it"
+                )
+            return path
+    return None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a lock on `folder` that the system releases if the process dies."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _folders(files: FileSet, data_root: Path) -> list[Path]:
+    return [data_root / folder for folder in files.folders]
+
+
+def _refuse_partial(files: FileSet, data_root: Path) -> None:
+    # An archive is unpacked whole, so a part of it is not ours to complete; single files are.
+    if not files.archive:
+        return
+    for folder in _folders(files, data_root):
+        lacking = missing(files, folder)
+        if len(lacking) < len(files.files):
+            raise DataError(
+                f"{files.name} in {folder} lacks {', '.join(lacking)}: put what is missing there, "
+                "or delete the folder to have all of it fetched again"
+            )
+
+
+def _not_found(files: FileSet, data_root: Path, cause: str) -> str:
+    looked = ", ".join(str(folder.resolve()) for folder in _folders(files, data_root))
+    part = [
+        f"{folder} lacks {', '.join(lacking)}"
+        for folder in _folders(files, data_root)
+        if 0 < len(lacking := missing(files, folder)) < len(files.files)
+    ]
+    put = f"{files.archive} or its files" if files.archive else ", ".join(files.downloads)
+    home = (data_root / files.name).resolve()
+    ways = [f"put {put} into {home}", "set dataset.download=true where there is a network"]
+    ways += [files.hint] if files.hint else []
+    lacks = f"; {'; '.join(part)}" if part else ""
+    return f"{files.name} was not found in {looked}{lacks} ({cause}). To have it: {', or '.join(ways)}."

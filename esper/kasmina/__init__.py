@@ -1,0 +1,42 @@
+"""Kasmina holds the seeds: where they may be planted, what they are, and how they live."""
+
+from esper.kasmina.blueprints import (
+    Blueprint,
+    Cost,
+    SiteShape,
+    blueprint_names,
+    get_blueprint,
+    register_blueprint,
+)
+from esper.kasmina.fold import fold
+from esper.kasmina.health import HealthMonitor
+from esper.kasmina.kernels import KernelCache, KernelStore
+from esper.kasmina.manager import Clock, SeedManager, StageMove, TopologyChange
+from esper.kasmina.model import MorphableModel, wrap
+from esper.kasmina.record import SeedRecord
+from esper.kasmina.seed import Seed
+from esper.kasmina.sites import match_layers
+from esper.kasmina.transplant import extract
+
+__all__ = [
+    "Blueprint",
+    "Clock",
+    "Cost",
+    "HealthMonitor",
+    "KernelCache",
+    "KernelStore",
+    "MorphableModel",
+    "Seed",
+    "SeedManager",
+    "SeedRecord",
+    "SiteShape",
+    "StageMove",
+    "TopologyChange",
+    "blueprint_names",
+    "extract",
+    "fold",
+    "get_blueprint",
+    "match_layers",
+    "register_blueprint",
+    "wrap",
+]

@@ -1,0 +1,24 @@
+"""Blueprints: the kinds of module that seeds are grown from, with their fit and their cost (spec K7)."""
+
+from esper.kasmina.blueprints import attention, convolution, features, plain
+from esper.kasmina.blueprints.measure import measured_cost
+from esper.kasmina.blueprints.registry import (
+    Blueprint,
+    blueprint_names,
+    get_blueprint,
+    register_blueprint,
+)
+from esper.kasmina.blueprints.shape import Cost, SiteShape
+
+# Importing these modules registers what they hold.
+BUILT_IN = (attention, convolution, features, plain)
+
+__all__ = [
+    "Blueprint",
+    "Cost",
+    "SiteShape",
+    "blueprint_names",
+    "get_blueprint",
+    "measured_cost",
+    "register_blueprint",
+]

@@ -1,0 +1,35 @@
+"""What a module costs and whether it fits, found out by trying it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from esper.errors import GrowthError
+from esper.kasmina.blueprints.shape import Cost, SiteShape
+
+
+def measured_cost(module: nn.Module, shape: SiteShape) -> Cost:
+    """Parameters of the module, and what `torch.utils.flop_counter` counts for one sample in eval mode."""
+    training = module.training
+    module.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), counter:
+        module(torch.zeros(1, *shape.in_shape))
+    module.train(training)
+    return Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops())
+
+
+def misfit(build: Callable[[], nn.Module], shape: SiteShape) -> str | None:
+    """Why the module that `build` makes cannot serve `shape`, or None where it can."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            got = build()(torch.zeros(2, *shape.in_shape))
+    except (GrowthError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"it fails on a batch of shape {(2, *shape.in_shape)}: {error}"
+    if tuple(got.shape) != (2, *shape.out_shape):
+        return f"its output has shape {tuple(got.shape)}, the layer's has {(2, *shape.out_shape)}"
+    return None

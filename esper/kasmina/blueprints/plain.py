@@ -1,0 +1,122 @@
+"""The small ones: norm, no-op, and noise for experiments that must find it out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina.blueprints.convolution import conv_heavy
+from esper.kasmina.blueprints.features import NORM_FROM, mlp
+from esper.kasmina.blueprints.parts import (
+    batch_norm,
+    needs_conv,
+    needs_features,
+    needs_same,
+    silent,
+)
+from esper.kasmina.blueprints.registry import Option, get_blueprint, register_blueprint
+from esper.kasmina.blueprints.shape import Cost, SiteShape, affine
+
+# Little enough that no body could undo the fresh noise with it.
+_BODY_SHARE = 0.1
+
+
+def _norm_fits(shape: SiteShape) -> str | None:
+    return needs_same(shape) or (needs_conv(shape) if shape.is_conv else None)
+
+
+def _norm_cost(shape: SiteShape) -> Cost:
+    return affine(shape.channels_out)
+
+
+@register_blueprint("norm", fits=_norm_fits, count=_norm_cost)
+def norm(shape: SiteShape) -> nn.Module:
+    """Adds a normalised copy of the features, scaled and shifted: batch norm or layer norm."""
+    return silent(
+        batch_norm(shape, shape.channels_out) if shape.is_conv else nn.LayerNorm(shape.channels_out)
+    )
+
+
+class Nothing(nn.Module):
+    """Zeros of the output's shape; without parameters."""
+
+    def __init__(self, shape: SiteShape) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shape.in_shape == self.shape.out_shape:
+            return x.new_zeros(x.shape)
+        return x.new_zeros(x.shape[0], *self.shape.out_shape)
+
+
+def _free(shape: SiteShape) -> Cost:
+    return Cost(0, 0)
+
+
+def _always(shape: SiteShape) -> str | None:
+    return None
+
+
+@register_blueprint("no_op", fits=_always, count=_free)
+def no_op(shape: SiteShape) -> nn.Module:
+    """Adds zeros: what growth costs when nothing grows."""
+    return Nothing(shape)
+
+
+class Noise(nn.Module):
+    """Adds noise of `scale` times the input's own size, the same at every position of a sample.
+
+    Equal at every position, so that pooling does not average it away. A part of it passes through a
+    seed's body, which never sees the input: its parameters have gradients and nothing to learn.
+    """
+
+    def __init__(self, body: nn.Module, shape: SiteShape, scale: float) -> None:
+        super().__init__()
+        self.body = body
+        self.shape = shape
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        through = self.body(torch.randn_like(x))
+        through = through / (through.square().mean().sqrt() + 1e-6)
+        size = (len(x), self.shape.channels_out, *(1,) * len(self.shape.space_out))
+        fresh = torch.randn(size, device=x.device, dtype=x.dtype)
+        if not self.shape.is_conv:
+            fresh = fresh.movedim(1, -1)
+        return (fresh + _BODY_SHARE * through) * (self.scale * x.detach().square().mean().sqrt())
+
+
+def _wake(body: nn.Module) -> nn.Module:
+    for module in body.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            module.reset_parameters()
+    return body
+
+
+def _model_of(shape: SiteShape) -> str:
+    return "conv_heavy" if shape.is_conv else "mlp"
+
+
+def _noise_fits(shape: SiteShape) -> str | None:
+    if shape.is_conv:
+        return needs_conv(shape)
+    if shape.channels_in < NORM_FROM:
+        return f"its layer norm needs at least {NORM_FROM} features, and {shape.in_shape} has fewer"
+    return needs_features(shape)
+
+
+def _noise_sizes(shape: SiteShape) -> list[dict[str, Option]]:
+    offers = get_blueprint(_model_of(shape)).sizes(shape)
+    return [{"hidden": o["hidden"]} for o in offers if o.get("depth", 1) == 1]
+
+
+def _noise_cost(shape: SiteShape, *, hidden: int = 16, scale: float = 1.0) -> Cost:
+    return get_blueprint(_model_of(shape)).cost(shape, hidden=hidden)
+
+
+@register_blueprint("noise", fits=_noise_fits, offers=_noise_sizes, count=_noise_cost)
+def noise(shape: SiteShape, *, hidden: int = 16, scale: float = 1.0) -> nn.Module:
+    """Harmful by construction, at conv_heavy's or mlp's cost: fresh noise at each forward, in eval too."""
+    body = conv_heavy(shape, hidden=hidden) if shape.is_conv else mlp(shape, hidden=hidden)
+    return Noise(_wake(body), shape, scale)

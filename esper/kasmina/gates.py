@@ -1,0 +1,103 @@
+"""What has to hold before a seed may move on; every verdict carries the numbers it was made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
+from esper.leyline import Gate, Impact
+
+# A seed whose gradient is larger than this is not learning, it is running away.
+MAX_GRADIENT_NORM = 1e4
+# The seed's bounded objective starts at 1; far above that it has diverged.
+MAX_OBJECTIVE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of one gate: whether it opened, and the evidence."""
+
+    gate: Gate
+    passed: bool
+    reason: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+def sanity(seed: nn.Module) -> Verdict:
+    """No parameter or buffer of the seed is NaN or infinite."""
+    tensors = [t for t in (*seed.parameters(), *seed.buffers()) if t.is_floating_point()]
+    bad = int(sum((~torch.isfinite(t)).sum() for t in tensors)) if tensors else 0
+    reason = "all values are finite" if bad == 0 else f"{bad} values are NaN or infinite"
+    return Verdict(Gate.SANITY, bad == 0, reason, {"non_finite": float(bad)})
+
+
+def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Verdict:
+    """The seed turns the layer's shapes into one that can be added to the layer's output."""
+    reference = next((p for p in seed.parameters() if p.is_floating_point()), seed.alpha)
+    was_training = seed.training
+    x = torch.zeros((1, *in_shape), device=reference.device, dtype=reference.dtype)
+    h = torch.zeros((1, *out_shape), device=reference.device, dtype=reference.dtype)
+    try:
+        with torch.no_grad():
+            got = tuple(seed.eval().delta(x, h).shape[1:])
+    except (RuntimeError, ValueError, IndexError) as error:
+        return Verdict(Gate.INTERFACE, False, f"its module fails on shape {in_shape}: {error}")
+    finally:
+        seed.train(was_training)
+    passed = got == out_shape
+    reason = f"output shape {got}" + ("" if passed else f" is not the layer's {out_shape}")
+    return Verdict(Gate.INTERFACE, passed, reason)
+
+
+def gradient(seed: Seed) -> Verdict:
+    """Gradients arrived while the seed was isolated, and they are of a sound size."""
+    total, count = seed.stats[GRAD_SUM].item(), seed.stats[GRAD_COUNT].item()
+    if count == 0:
+        return Verdict(Gate.GRADIENT, True, "no isolated steps, so nothing to judge", {"samples": 0.0})
+    mean = total / count
+    passed = math.isfinite(mean) and 0.0 < mean < MAX_GRADIENT_NORM
+    evidence = {"gradient_norm": mean, "samples": count}
+    return Verdict(Gate.GRADIENT, passed, f"mean gradient norm {mean:.3g} over {count:.0f} samples", evidence)
+
+
+def stability(seed: Seed) -> Verdict:
+    """The seed's own objective has not run away; a seed that was never isolated has none."""
+    first, now = seed.stats[OBJECTIVE_FIRST].item(), seed.stats[OBJECTIVE_NOW].item()
+    passed = math.isfinite(now) and now < MAX_OBJECTIVE
+    evidence = {"objective_first": first, "objective_now": now}
+    return Verdict(Gate.STABILITY, passed, f"objective {first:.4g} -> {now:.4g}", evidence)
+
+
+def impact(measured: Impact | None) -> Verdict:
+    """The seed helps on held-out data: the loss with it off is higher than with it on."""
+    if measured is None:
+        return Verdict(Gate.IMPACT, False, "its impact has not been measured")
+    evidence = {
+        "loss_gain": measured.loss_gain,
+        "loss_gain_error": measured.loss_gain_error,
+        "accuracy_gain": measured.accuracy_gain,
+        "samples": float(measured.samples),
+    }
+    passed = math.isfinite(measured.loss_gain) and measured.loss_gain > 0.0
+    reason = (
+        f"held-out loss {measured.loss_gain:+.4f} +- {measured.loss_gain_error:.4f} better with it, "
+        f"accuracy {100 * measured.accuracy_gain:+.2f} points"
+    )
+    return Verdict(Gate.IMPACT, passed, reason, evidence)
+
+
+def reset(parameters: int, hooks: int, optimiser: int) -> Verdict:
+    """Nothing of a culled seed is left: `parameters`, `hooks` and `optimiser` entries are counted."""
+    left = parameters + hooks + optimiser
+    evidence = {
+        "parameters": float(parameters),
+        "hooks": float(hooks),
+        "optimiser_entries": float(optimiser),
+    }
+    reason = "nothing left behind" if left == 0 else f"left behind: {evidence}"
+    return Verdict(Gate.RESET, left == 0, reason, evidence)

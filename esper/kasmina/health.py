@@ -1,0 +1,203 @@
+"""Health of seeds and of the layers they may be planted at, measured on one probe batch (spec K8).
+
+Everything is taken outside of the training step, by hooks that exist only while the probe runs, so a
+dormant slot costs nothing and a step never waits for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina.model import MorphableModel
+from esper.kasmina.record import SeedRecord
+from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, Seed
+from esper.kasmina.sites import first_tensor, main_output
+from esper.leyline import HealthSignal, SeedStage
+
+# Statistics of an activation are taken from at most so many values: enough for two digits.
+SAMPLE_VALUES = 16_384
+# A unit whose output varies less than this over the probe batch answers to nothing.
+DEAD_VARIANCE = 1e-12
+ROLLING = ("activation_variance", "dead_ratio", "gradient_norm", "latency_ms", "throughput")
+
+
+class HealthMonitor:
+    """Takes a `HealthSignal` of every living seed and of every site with free slots.
+
+    `window` is how many signals the rolling means run over.
+    """
+
+    def __init__(self, model: MorphableModel, window: int) -> None:
+        self.model = model
+        self.window = window
+        self.history: dict[str, dict[str, deque[float]]] = {}
+
+    def measure(self, probe: Callable[[], Tensor], samples: int) -> dict[str, HealthSignal]:
+        """Signals by slot key. `probe` runs one batch of `samples` through the model and returns its loss."""
+        visits: dict[str, _Visit] = {}
+        handles = []
+        for layer in self.model.sites:
+            module = self.model.host.get_submodule(layer)
+            visits[layer] = visit = _Visit(self.model, layer)
+            handles.append(module.register_forward_pre_hook(visit.enter))
+            handles.append(module.register_forward_hook(visit.leave, with_kwargs=True, prepend=True))
+        was_training = self.model.training
+        try:
+            self.model.eval()
+            loss = probe()
+        finally:
+            self.model.train(was_training)
+            for handle in handles:
+                handle.remove()
+        _gradients(loss, visits)
+        signals = {}
+        for visit in visits.values():
+            for record, raw in visit.signals(samples):
+                signals[record.key] = self._with_rolling(record.key, raw)
+        return signals
+
+    def _with_rolling(self, key: str, signal: HealthSignal) -> HealthSignal:
+        rows = self.history.setdefault(key, {name: deque(maxlen=self.window) for name in ROLLING})
+        for name, row in rows.items():
+            row.append(getattr(signal, name))
+        return replace(signal, rolling={name: sum(row) / len(row) for name, row in rows.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: {name: list(row) for name, row in rows.items()} for key, rows in self.history.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.history = {
+            key: {name: deque(values, maxlen=self.window) for name, values in rows.items()}
+            for key, rows in state.items()
+        }
+
+
+class _Visit:
+    """What the probe showed at one layer."""
+
+    def __init__(self, model: MorphableModel, layer: str) -> None:
+        self.layer = layer
+        self.rows = model.records[layer]
+        self.seeds = [(r, model.seed_module(r)) for r in self.rows if r.alive]
+        self.module = model.host.get_submodule(layer)
+        self.started = self.layer_ms = 0.0
+        self.output: Tensor | None = None
+        self.gradient: Tensor | None = None
+        self.layer_stats = (0.0, 0.0)
+        self.seed_stats: dict[str, tuple[float, float, float]] = {}
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.started = time.perf_counter()
+
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        h = main_output(output)
+        if h is None or h.dim() < 2:
+            return
+        _wait(h.device)
+        self.layer_ms = 1e3 * (time.perf_counter() - self.started)
+        self.output = h
+        self.layer_stats = _activation_stats(h.detach(), self._layout())
+        x = first_tensor(args, kwargs)
+        for record, seed in self.seeds:
+            self.seed_stats[record.key] = _seed_stats(seed, h if x is None else x, h, self._layout())
+
+    def _layout(self) -> str:
+        return "conv" if any(isinstance(m, nn.Conv1d | nn.Conv2d) for m in self.module.modules()) else "rows"
+
+    def signals(self, samples: int) -> list[tuple[SeedRecord, HealthSignal]]:
+        if self.output is None:
+            return []
+        found = [(r, self._of_seed(r, seed, samples)) for r, seed in self.seeds]
+        free = next((r for r in self.rows if r.stage is SeedStage.DORMANT), None)
+        if free is not None:
+            found.append((free, self._of_layer(free, samples)))
+        return found
+
+    def _of_seed(self, record: SeedRecord, seed: Seed, samples: int) -> HealthSignal:
+        variance, dead, latency = self.seed_stats[record.key]
+        total, squares, count = (seed.stats[i].item() for i in (GRAD_SUM, GRAD_SQUARES, GRAD_COUNT))
+        mean = total / count if count else 0.0
+        spread = max(0.0, squares / count - mean * mean) if count else 0.0
+        return _signal(record, variance, dead, mean, spread, latency, _bytes(seed), samples)
+
+    def _of_layer(self, record: SeedRecord, samples: int) -> HealthSignal:
+        mean = spread = 0.0
+        if self.gradient is not None:
+            norms = self.gradient.flatten(1).float().norm(dim=1)
+            mean, spread = norms.mean().item(), norms.var(correction=0).item()
+        variance, dead = self.layer_stats
+        return _signal(record, variance, dead, mean, spread, self.layer_ms, _bytes(self.module), samples)
+
+
+def _signal(
+    record: SeedRecord,
+    variance: float,
+    dead: float,
+    gradient: float,
+    spread: float,
+    latency_ms: float,
+    memory: int,
+    samples: int,
+) -> HealthSignal:
+    return HealthSignal(
+        layer=record.layer,
+        seed_index=record.index,
+        chunk_id=record.chunk_id,
+        stage=record.stage,
+        activation_variance=variance,
+        dead_ratio=dead,
+        gradient_norm=gradient,
+        gradient_variance=spread,
+        latency_ms=latency_ms,
+        memory_bytes=memory,
+        throughput=samples / max(latency_ms / 1e3, 1e-9),
+        error_count=record.error_count,
+        recovering=record.error_count > 0,
+    )
+
+
+def _gradients(loss: Tensor, visits: Mapping[str, _Visit]) -> None:
+    """The functional gradient at every layer the probe reached; parameters' `.grad` is not touched."""
+    reached = [v for v in visits.values() if v.output is not None and v.output.requires_grad]
+    if not reached or not loss.requires_grad:
+        return
+    outputs = [v.output for v in reached if v.output is not None]
+    for visit, grad in zip(reached, torch.autograd.grad(loss, outputs, allow_unused=True), strict=True):
+        visit.gradient = grad
+
+
+def _activation_stats(h: Tensor, layout: str) -> tuple[float, float]:
+    """Variance of the values and the share of units that do not vary over the batch."""
+    units = h.transpose(0, 1).flatten(1) if layout == "conv" and h.dim() > 2 else h.flatten(0, -2).T
+    units = units[:, :: max(1, units.numel() // SAMPLE_VALUES)].float()
+    if units.shape[1] < 2:
+        return units.var(correction=0).item(), 0.0
+    dead = (units.var(dim=1, correction=0) < DEAD_VARIANCE).float().mean()
+    return units.var(correction=0).item(), dead.item()
+
+
+def _seed_stats(seed: Seed, x: Tensor, h: Tensor, layout: str) -> tuple[float, float, float]:
+    with torch.no_grad():
+        began = time.perf_counter()
+        delta = seed.delta(x, h)
+        _wait(h.device)
+        latency_ms = 1e3 * (time.perf_counter() - began)
+    return *_activation_stats(delta, layout), latency_ms
+
+
+def _bytes(module: nn.Module) -> int:
+    held = [*module.parameters(), *module.buffers()]
+    held += [p.grad for p in module.parameters() if p.grad is not None]
+    return sum(t.numel() * t.element_size() for t in held)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

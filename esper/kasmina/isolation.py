@@ -1,0 +1,96 @@
+"""A seed in TRAINING learns beside the host without touching it (spec K5).
+
+The host's backward pass gives g, the gradient of the loss with respect to the layer's output h. The
+seed learns to answer with a step of bounded size against it: for its output d it minimises
+
+    mean((d - t)^2) / mean(t^2)   with   t = -r * rms(h) * g / rms(g),
+
+the relative squared error to the normalised functional gradient (the direction of gradient boosting:
+Friedman, 2001). The objective starts at 1 for d = 0, is never below 0, and its least value is one minus
+the share of the functional gradient that the seed can explain. A straight-through term alone would be
+linear in d and has no minimum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from esper.core.runtime import seeded_rng
+
+if TYPE_CHECKING:
+    from esper.kasmina.seed import Seed
+
+# Size of the wanted step beside the layer's output: large enough to matter, far from drowning the host.
+STEP_RATIO = 0.1
+
+
+class Tap:
+    """One forward of the host as an isolated seed saw it: its input, and the gradient once it is known.
+
+    Everything is copied: the host may overwrite its activations in place later on.
+    """
+
+    def __init__(self, source: Tensor, h: Tensor) -> None:
+        self.source = source.detach().clone()
+        self.h_rms = h.detach().float().square().mean().sqrt()
+        self.gradient: Tensor | None = None
+        h.register_hook(self._receive)
+
+    def _receive(self, gradient: Tensor) -> None:
+        self.gradient = gradient.detach().clone()
+
+
+def learn(seed: Seed, step: int) -> None:
+    """Add the gradients of the seed's own objective, averaged over its taps, and forget the taps.
+
+    The global generators are left as they were; what the seed draws depends on its own number and the
+    step alone. A tap whose gradient overflowed (fp16) counts for nothing.
+    """
+    taps = [tap for tap in seed.taps if tap.gradient is not None]
+    seed.taps.clear()
+    if not taps:
+        return
+    dtype = next(seed.parameters()).dtype
+    device = taps[0].source.device
+    with seeded_rng(seed.rng_seed + step, device), torch.autocast(device.type, enabled=False):
+        objective = torch.stack([_objective(seed, tap, dtype) for tap in taps]).mean()
+    objective.backward()
+    _note(seed, objective.detach())
+
+
+def _objective(seed: Seed, tap: Tap, dtype: torch.dtype) -> Tensor:
+    assert tap.gradient is not None
+    source = tap.source.to(dtype)
+    delta = seed.delta(source, source).float()
+    if seed.gate is not None:
+        delta = delta * seed.gate.float()
+    g = tap.gradient.float()
+    rms = g.square().mean().sqrt()
+    sound = torch.isfinite(rms)
+    size = STEP_RATIO * tap.h_rms + 1e-12
+    target = torch.where(sound, -size * g / (rms + 1e-30), 0.0)
+    error = (delta - target).square().mean() / size.square()
+    return torch.where(sound, error, torch.zeros_like(error))
+
+
+def _note(seed: Seed, objective: Tensor) -> None:
+    first, now = seed.stats[0], seed.stats[1]
+    started = first > 0
+    seed.stats[0] = torch.where(started, first, objective)
+    seed.stats[1] = torch.where(started, 0.95 * now + 0.05 * objective, objective)
+
+
+def guard_gradients(seed: Seed, max_norm: float | None) -> None:
+    """Clip the seed's gradients on their own, and drop them all where one is not finite; no sync."""
+    grads = [p.grad for p in seed.parameters() if p.grad is not None]
+    if not grads:
+        return
+    norm = torch.nn.utils.get_total_norm(grads)
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(seed.parameters(), max_norm, norm)
+    sound = torch.isfinite(norm)
+    for grad in grads:
+        grad.copy_(torch.where(sound, grad, torch.zeros_like(grad)))

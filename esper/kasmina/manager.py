@@ -1,0 +1,342 @@
+"""Kasmina: carries out commands on seeds, judges the gates, and says what changed for the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper.config import SeedConfig
+from esper.errors import GateClosedError, GrowthError
+from esper.kasmina import gates
+from esper.kasmina.blending import Blend
+from esper.kasmina.blueprints import get_blueprint
+from esper.kasmina.gates import Verdict
+from esper.kasmina.isolation import guard_gradients, learn
+from esper.kasmina.model import MorphableModel
+from esper.kasmina.record import SeedRecord
+from esper.kasmina.seed import Seed
+from esper.leyline import AdaptationCommand, CommandKind, SeedStage
+
+S = SeedStage
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Optimiser steps done and epochs finished."""
+
+    step: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageMove:
+    """One move of one seed, with the verdicts of the gates it passed (or failed, where `new` is `old`)."""
+
+    record: SeedRecord
+    old: SeedStage
+    new: SeedStage
+    reason: str
+    verdicts: Sequence[Verdict] = ()
+
+
+@dataclass(slots=True)
+class TopologyChange:
+    """What the optimiser has to follow, and how to undo it.
+
+    `born`, `joined` and `gone` hold (slot key, module): seeds to be optimised on their own from now on,
+    seeds whose parameters now train with the host's, seeds whose parameters are to be forgotten.
+    """
+
+    born: list[tuple[str, Seed]] = field(default_factory=list)
+    joined: list[tuple[str, Seed]] = field(default_factory=list)
+    gone: list[tuple[str, Seed]] = field(default_factory=list)
+    moves: list[StageMove] = field(default_factory=list)
+    undo_steps: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def structural(self) -> bool:
+        """Whether the forward of the host is another one than before."""
+        return bool(self.born or self.joined or self.gone)
+
+    def undo(self) -> None:
+        """Bring the seeds back to where they were before the change."""
+        for step in reversed(self.undo_steps):
+            step()
+        self.undo_steps.clear()
+
+
+class SeedManager:
+    """The seeds of one model through their lives.
+
+    `apply` carries out a command and `advance` makes the moves that only gates decide; both return a
+    `TopologyChange` that the optimiser has to follow before anything else runs. `tick` is called once
+    an optimiser step.
+    """
+
+    def __init__(self, model: MorphableModel, config: SeedConfig) -> None:
+        self.model = model
+        self.config = config
+        self.blends: dict[str, Blend] = {}
+        self.buried: list[dict[str, Any]] = []
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def apply(self, command: AdaptationCommand, clock: Clock) -> TopologyChange:
+        """Carry out one command; raises `GrowthError`, with nothing changed, where that is not possible."""
+        change = TopologyChange()
+        record = self.model.record(command.layer, command.seed_index)
+        try:
+            if command.kind is CommandKind.GERMINATE:
+                self._germinate(record, command, clock, change)
+            elif command.kind is CommandKind.CULL:
+                self._cull(record, command.reason, clock, change)
+            elif command.kind is CommandKind.FOSSILIZE:
+                self._fossilize(record, command.reason, clock, change)
+            else:
+                raise GrowthError(f"{command.kind} is not a command for a seed")
+        except Exception:
+            change.undo()
+            raise
+        return change
+
+    def _germinate(
+        self, record: SeedRecord, command: AdaptationCommand, clock: Clock, change: TopologyChange
+    ) -> None:
+        if record.stage is not S.DORMANT:
+            raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not dormant")
+        shape = self.model.site_shape(record.layer, command.placement)
+        problem = get_blueprint(command.blueprint).unsupported(shape)
+        if problem:
+            raise GrowthError(f"blueprint {command.blueprint!r} does not fit {record.layer!r}: {problem}")
+        born = record.cleared()
+        born.blueprint, born.placement = command.blueprint, command.placement
+        born.options, born.blend_mode = dict(command.options), self.config.blend_mode
+        born.layout, born.in_shape, born.out_shape = shape.layout, shape.in_shape, shape.out_shape
+        born.germinated_step = clock.step
+        change.undo_steps.append(lambda: self._forget(born, record))
+        try:
+            seed = self.model.plant(born)
+        except Exception as error:
+            # a blueprint may be the user's own code: whatever it raises, the command fails, not the run
+            raise GrowthError(f"blueprint {born.blueprint!r} could not be built: {error}") from error
+        verdicts = [gates.interface(seed, shape.in_shape, shape.out_shape), gates.sanity(seed)]
+        _require(verdicts, born)
+        self.model.records[record.layer][record.index] = born
+        self._move(born, S.GERMINATED, command.reason, clock, change, verdicts)
+        change.born.append((born.key, seed))
+        self._advance_one(born, clock, change)
+
+    def _forget(self, born: SeedRecord, old: SeedRecord) -> None:
+        self.model.records[born.layer][born.index] = old
+        self.blends.pop(born.key, None)
+        if born.key in self.model.seeds:
+            self.model.uproot(born)
+
+    def _cull(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
+        if not record.alive or record.stage is S.FOSSILIZED:
+            raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}: nothing to cull")
+        blend = self.blends.get(record.key)
+        if record.stage is S.BLENDING and blend is not None and blend.alpha > 0.0:
+            # taken out of the host as gently as it came in; ends in CULLED when alpha is 0
+            blend.reverse()
+            record.reason = reason
+            change.moves.append(StageMove(record, S.BLENDING, S.BLENDING, f"blend reversed: {reason}"))
+            return
+        self._remove(record, reason, clock, change)
+
+    def _remove(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
+        seed, blend = self.model.seed_module(record), self.blends.pop(record.key, None)
+        before = record.to_json()
+
+        def undo() -> None:
+            restored = SeedRecord.from_json(before)
+            self.model.records[record.layer][record.index] = restored
+            self.model.replant(restored, seed)
+            if blend is not None:
+                self.blends[restored.key] = blend
+
+        change.undo_steps.append(undo)
+        self._move(record, S.CULLED, reason, clock, change)
+        self.model.uproot(record)
+        change.gone.append((record.key, seed))
+
+    def embargo(self, record: SeedRecord, optimiser_entries: int, clock: Clock) -> StageMove:
+        """CULLED -> EMBARGOED, once the optimiser has followed; judges that nothing is left behind."""
+        seeds = self.model.seeds
+        left = sum(1 for name, _ in seeds.named_parameters() if name.split(".")[0] == record.key)
+        verdict = gates.reset(left, int(record.key in seeds), optimiser_entries)
+        _require([verdict], record)
+        self.buried.append(record.to_json())
+        old, reason = record.stage, record.reason
+        record.move(S.EMBARGOED, step=clock.step, epoch=clock.epoch, reason=reason)
+        record.embargo_until_epoch = clock.epoch + self.config.embargo_epochs
+        return StageMove(record, old, S.EMBARGOED, reason, [verdict])
+
+    def _fossilize(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
+        if record.stage is not S.PROBATIONARY:
+            raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not probationary")
+        verdicts = [gates.sanity(self.model.seed_module(record)), gates.impact(record.impact)]
+        _require(verdicts, record)
+        self._move(record, S.FOSSILIZED, reason, clock, change, verdicts)
+
+    # -- moves that gates decide -----------------------------------------------------------------
+
+    def advance(self, clock: Clock) -> TopologyChange:
+        """Move every seed on whose time has come and whose gates open; a closed gate is reported, too."""
+        change = TopologyChange()
+        try:
+            for row in self.model.records.values():
+                for record in row:
+                    self._advance_one(record, clock, change)
+        except Exception:
+            change.undo()
+            raise
+        return change
+
+    def _advance_one(self, record: SeedRecord, clock: Clock, change: TopologyChange) -> None:
+        while (target := self._due(record, clock)) is not None:
+            if record.stage is S.EMBARGOED:
+                self._release(record, clock, change)
+                return
+            seed = self.model.seed_module(record)
+            if target is S.CULLED:
+                self._remove(record, record.reason, clock, change)
+                return
+            verdicts = [gates.sanity(seed)]
+            if record.stage is S.TRAINING:
+                verdicts.append(gates.gradient(seed))
+            if record.stage in (S.TRAINING, S.BLENDING):
+                verdicts.append(gates.stability(seed))
+            failed = [v for v in verdicts if not v.passed]
+            if failed:
+                record.error_count += 1
+                reason = f"gate {failed[0].gate} closed: {failed[0].reason}"
+                change.moves.append(StageMove(record, record.stage, record.stage, reason, verdicts))
+                return
+            self._pass(record, target, seed, clock, change, verdicts)
+
+    def _due(self, record: SeedRecord, clock: Clock) -> SeedStage | None:
+        """The stage that the seed is due to enter, if any."""
+        if record.stage is S.GERMINATED:
+            return S.TRAINING
+        if record.stage is S.TRAINING:
+            waited = clock.step - record.stage_step >= self.config.isolation_steps
+            return S.BLENDING if waited else None
+        if record.stage is S.BLENDING:
+            blend = self.blends[record.key]
+            if not blend.done:
+                return None
+            return S.CULLED if blend.reversed else S.PROBATIONARY
+        if record.stage is S.EMBARGOED and clock.epoch >= record.embargo_until_epoch:
+            return S.DORMANT
+        return None
+
+    def _pass(
+        self,
+        record: SeedRecord,
+        target: SeedStage,
+        seed: Seed,
+        clock: Clock,
+        change: TopologyChange,
+        verdicts: Sequence[Verdict],
+    ) -> None:
+        reason = {
+            S.TRAINING: "sound at birth",
+            S.BLENDING: "isolation over",
+            S.PROBATIONARY: "fully blended in",
+        }[target]
+        if target is S.BLENDING:
+            blend = Blend(self.config.blend_schedule)
+            blend.start(self.config.blend_steps)
+            self.blends[record.key] = blend
+            seed.set_alpha(blend.alpha)
+            change.joined.append((record.key, seed))
+            change.undo_steps.append(lambda: self._unjoin(record, seed))
+        if target is S.PROBATIONARY:
+            self.blends.pop(record.key)
+        self._move(record, target, reason, clock, change, verdicts)
+
+    def _unjoin(self, record: SeedRecord, seed: Seed) -> None:
+        self.blends.pop(record.key, None)
+        seed.set_alpha(0.0)
+
+    def _release(self, record: SeedRecord, clock: Clock, change: TopologyChange) -> None:
+        self._move(record, S.DORMANT, "embargo over", clock, change)
+        self.model.records[record.layer][record.index] = record.cleared()
+
+    def _move(
+        self,
+        record: SeedRecord,
+        stage: SeedStage,
+        reason: str,
+        clock: Clock,
+        change: TopologyChange,
+        verdicts: Sequence[Verdict] = (),
+    ) -> None:
+        before = record.to_json()
+
+        def undo() -> None:
+            for name in ("stage_step", "stage_epoch", "reason", "blended_epoch", "fossilized_epoch"):
+                setattr(record, name, before[name])
+            record.stage = SeedStage(before["stage"])
+            self.model.sync_stages()
+
+        old = record.stage
+        record.move(stage, step=clock.step, epoch=clock.epoch, reason=reason)
+        change.undo_steps.append(undo)
+        change.moves.append(StageMove(record, old, stage, reason, verdicts))
+        self.model.sync_stages()
+
+    # -- once a step -----------------------------------------------------------------------------
+
+    @property
+    def isolated(self) -> list[tuple[str, Seed]]:
+        """Seeds that learn on their own now."""
+        return [(r.key, self.model.seed_module(r)) for r in self.model.living() if r.stage is S.TRAINING]
+
+    def learn(self, max_norm: float | None, step: int) -> None:
+        """Give isolated seeds their own gradients for this step, clipped and guarded on their own."""
+        for _, seed in self.isolated:
+            learn(seed, step)
+            guard_gradients(seed, max_norm)
+            seed.note_gradients()
+
+    def alpha(self, record: SeedRecord) -> float:
+        """The weight of a living seed, known without asking the device."""
+        blend = self.blends.get(record.key)
+        return blend.alpha if blend is not None else float(record.joined)
+
+    def tick(self) -> bool:
+        """Move every running blend on by a step; True where a reversed one has come to its end."""
+        ended = False
+        for key, blend in self.blends.items():
+            if not blend.done:
+                seed = self.model.seeds[key]
+                assert isinstance(seed, Seed)
+                seed.set_alpha(blend.tick())
+                ended |= blend.done and blend.reversed
+        return ended
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "blends": {key: blend.state_dict() for key, blend in self.blends.items()},
+            "buried": list(self.buried),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.blends = {}
+        for key, saved in state["blends"].items():
+            blend = Blend(self.config.blend_schedule)
+            blend.load_state_dict(saved)
+            self.blends[key] = blend
+        self.buried = list(state["buried"])
+
+
+def _require(verdicts: Sequence[Verdict], record: SeedRecord) -> None:
+    for verdict in verdicts:
+        if not verdict.passed:
+            where = f"seed {record.index} at {record.layer!r}"
+            raise GateClosedError(f"gate {verdict.gate} is closed for {where}: {verdict.reason}")

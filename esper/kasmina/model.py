@@ -1,0 +1,296 @@
+"""A host that can grow: the only place where modules are hung into a host or taken out of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from esper.errors import GrowthError
+from esper.kasmina.blueprints import SiteShape, get_blueprint
+from esper.kasmina.kernels import KernelCache, KernelSource
+from esper.kasmina.record import SeedRecord
+from esper.kasmina.seed import Graft, Seed
+from esper.kasmina.sites import LayerTarget, SiteRecord, match_layers, observe
+from esper.kasmina.transplant import implant
+from esper.leyline import JOINED, SeedStage
+
+TOPOLOGY_FORMAT = 1
+
+
+@dataclass(slots=True)
+class Counters:
+    """Calls since the model was wrapped; kernel executions are forwards of joined seeds."""
+
+    forwards: int = 0
+    kernels: int = 0
+
+
+class MorphableModel(nn.Module):
+    """A host network with slots for seeds at chosen layers.
+
+    While all slots are dormant a forward is the host's own forward: no wrapper, no hook. A seed that is
+    alive is a module in `seeds`, reached by a forward hook on its layer; the host's tree and the names of
+    its parameters never change. Make one with `esper.wrap`.
+    """
+
+    def __init__(self, host: nn.Module, layers: Sequence[str], seeds_per_layer: int, *, rng_seed: int = 0):
+        super().__init__()
+        if seeds_per_layer < 1:
+            raise GrowthError(f"seeds_per_layer is {seeds_per_layer}; it must be at least 1")
+        self.host = host
+        self.seeds = nn.ModuleDict()
+        self.sites = {name: SiteRecord(name) for name in layers}
+        self.records: dict[str, list[SeedRecord]] = {
+            name: [SeedRecord(name, i, chunk_id=n * seeds_per_layer + i) for i in range(seeds_per_layer)]
+            for n, name in enumerate(layers)
+        }
+        self.counters = Counters()
+        self.rng_seed = rng_seed
+        self.telemetry_enabled = True
+        self.kernels: KernelCache | None = None
+        self._joined = 0
+        self._hooks: dict[str, RemovableHandle] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # counted outside of forward, which may be compiled
+        self.count_forward()
+        return super().__call__(*args, **kwargs)
+
+    def count_forward(self) -> None:
+        """Note one forward; a call of the model does it, a caller of `forward` has to."""
+        self.counters.forwards += 1
+        self.counters.kernels += self._joined
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.host(*args, **kwargs)
+
+    # -- what there is ---------------------------------------------------------------------------
+
+    def get_layer_names(self) -> list[str]:
+        """Names of the layers that can bear seeds, in the host's own order."""
+        return list(self.sites)
+
+    def get_model_stats(self) -> dict[str, int | bool]:
+        """Counts of slots, living seeds and calls."""
+        slots = [record for row in self.records.values() for record in row]
+        active = sum(record.alive for record in slots)
+        return {
+            "total_seeds": len(slots),
+            "active_seeds": active,
+            "morphogenetic_active": active > 0,
+            "total_forward_calls": self.counters.forwards,
+            "total_kernel_executions": self.counters.kernels,
+        }
+
+    def record(self, layer: str, index: int) -> SeedRecord:
+        """The record of one slot; raises `GrowthError` where there is none."""
+        row = self.records.get(layer)
+        if row is None:
+            raise GrowthError(f"no seeds can be planted at {layer!r}; layers: {', '.join(self.records)}")
+        if not 0 <= index < len(row):
+            raise GrowthError(f"layer {layer!r} has seed slots 0 to {len(row) - 1}, not {index}")
+        return row[index]
+
+    def living(self) -> list[SeedRecord]:
+        """Records of the seeds that are alive, by layer and index."""
+        return [record for row in self.records.values() for record in row if record.alive]
+
+    def seed_module(self, record: SeedRecord) -> Seed:
+        """The module of a living seed."""
+        module = self.seeds[record.key]
+        assert isinstance(module, Seed)
+        return module
+
+    def host_params(self) -> int:
+        return sum(p.numel() for p in self.host.parameters())
+
+    def total_params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def summary(self) -> str:
+        """The host's size, its sites and its living seeds, as lines of text."""
+        lines = [
+            f"{type(self.host).__name__}: {self.host_params():,} parameters, now {self.total_params():,}"
+        ]
+        for name, row in self.records.items():
+            site = self.sites[name]
+            shape = "x".join(map(str, site.out_shape)) or "not seen yet"
+            lines.append(f"  {name}: {len(row)} slots, output {shape}")
+            lines += [
+                f"    seed {r.index}: {r.stage}, {r.blueprint} ({r.placement}), {r.params:,} parameters"
+                for r in row
+                if r.alive
+            ]
+        return "\n".join(lines)
+
+    def observe(self, *args: Any, **kwargs: Any) -> None:
+        """Run one batch (no gradients, eval mode) to learn the shapes at every site; needed once."""
+        observe(self.host, self.sites, args, kwargs)
+
+    def site_shape(self, layer: str, placement: str) -> SiteShape:
+        """Shapes that a seed at `layer` has to fit; raises `GrowthError` where none can."""
+        site = self.sites[layer]
+        if not site.usable:
+            raise GrowthError(f"layer {layer!r} cannot bear a seed: {site.problem}")
+        if placement not in ("series", "parallel"):
+            raise GrowthError(f"placement is {placement!r}; it must be 'series' or 'parallel'")
+        source = site.out_shape if placement == "series" else site.in_shape
+        return SiteShape(site.layout, source, site.out_shape)
+
+    # -- growing ---------------------------------------------------------------------------------
+
+    def plant(self, record: SeedRecord) -> Seed:
+        """Build the module that `record` describes and hang it at its layer, with alpha 0 and not joined.
+
+        New weights come from a generator of their own: the global one is left as it was.
+        """
+        shape = SiteShape(record.layout, record.in_shape, record.out_shape)
+        rng_seed = (self.rng_seed * 1_000_003 + record.chunk_id) * 1_000_003 + record.germinated_step
+        generator = torch.Generator().manual_seed(rng_seed % 2**63)
+        body = get_blueprint(record.blueprint).build(shape, generator=generator, **record.options)
+        reference = self._reference_tensor(record.layer)
+        channels = record.out_shape[-1] if record.layout == "features" else record.out_shape[0]
+        seed = Seed(
+            body,
+            placement=record.placement,
+            mode=record.blend_mode,
+            layout=record.layout,
+            channels=channels,
+            rng_seed=rng_seed % 2**31,
+        ).to(reference.device, reference.dtype)
+        record.params = seed.params
+        seed.train(self.training)
+        self.seeds[record.key] = seed
+        self._hang(record.layer)
+        return seed
+
+    def uproot(self, record: SeedRecord) -> None:
+        """Take a seed's module and, where it was the last at its layer, the hook away."""
+        del self.seeds[record.key]
+        self._hang(record.layer)
+
+    def replant(self, record: SeedRecord, seed: Seed) -> None:
+        """Hang a module that was taken away by `uproot` back where it was."""
+        self.seeds[record.key] = seed
+        self._hang(record.layer)
+
+    def sync_stages(self) -> None:
+        """Make modules follow their records: who is joined, who is isolated."""
+        self._joined = 0
+        for record in self.living():
+            seed = self.seed_module(record)
+            seed.joined = record.stage in JOINED
+            seed.isolated = record.stage is SeedStage.TRAINING
+            self._joined += seed.joined
+
+    def _hang(self, layer: str) -> None:
+        handle = self._hooks.pop(layer, None)
+        if handle is not None:
+            handle.remove()
+        here = [self.seeds[r.key] for r in self.records[layer] if r.key in self.seeds]
+        if here:
+            graft = Graft([seed for seed in here if isinstance(seed, Seed)])
+            module = self.host.get_submodule(layer)
+            self._hooks[layer] = module.register_forward_hook(graft, with_kwargs=True)
+        self.sync_stages()
+
+    def _reference_tensor(self, layer: str) -> Tensor:
+        for module in (self.host.get_submodule(layer), self.host):
+            for tensor in module.parameters():
+                if tensor.is_floating_point():
+                    return tensor
+        return torch.zeros(())
+
+    def load_kernel(self, layer: str, seed_index: int, artifact_id: str) -> None:
+        """Put a trained kernel from the model's kernel source into a dormant slot, fossilised.
+
+        Raises `GrowthError` where there is no source, no such kernel, or it does not fit.
+        """
+        if self.kernels is None:
+            raise GrowthError("this model has no kernel source: pass wrap(..., kernels=KernelStore(folder))")
+        implant(self, layer, seed_index, self.kernels.fetch(artifact_id))
+
+    # -- topology in the state dict --------------------------------------------------------------
+
+    def topology(self) -> dict[str, Any]:
+        """Everything that is not a tensor, as JSON: sites, and the record of every slot in use."""
+        rows = [record for row in self.records.values() for record in row]
+        return {
+            "format": TOPOLOGY_FORMAT,
+            "layers": {name: len(row) for name, row in self.records.items()},
+            "sites": {
+                name: [s.order, s.layout, list(s.in_shape), list(s.out_shape), s.problem]
+                for name, s in self.sites.items()
+            },
+            "seeds": [record.to_json() for record in rows if record.stage is not SeedStage.DORMANT],
+        }
+
+    def restore_topology(self, topology: Mapping[str, Any]) -> None:
+        """Plant exactly the seeds of a saved topology, in their stages; weights come with the state dict.
+
+        Raises `GrowthError` where the topology belongs to other layers or an unknown format.
+        """
+        if topology.get("format") != TOPOLOGY_FORMAT:
+            raise GrowthError(f"topology format {topology.get('format')!r} is not {TOPOLOGY_FORMAT}")
+        mine = {name: len(row) for name, row in self.records.items()}
+        if topology["layers"] != mine:
+            raise GrowthError(f"the saved model has seed slots {topology['layers']}, this one has {mine}")
+        for record in self.living():
+            self.records[record.layer][record.index] = record.cleared()
+            self.uproot(record)
+        for name, (order, layout, in_shape, out_shape, problem) in topology["sites"].items():
+            self.sites[name] = SiteRecord(name, order, layout, tuple(in_shape), tuple(out_shape), problem)
+        for data in topology["seeds"]:
+            record = SeedRecord.from_json(data)
+            self.record(record.layer, record.index)
+            self.records[record.layer][record.index] = record
+            if record.alive:
+                self.plant(record)
+
+    def get_extra_state(self) -> Tensor:
+        # a tensor, so that the whole state dict fits into a safetensors file
+        return torch.frombuffer(bytearray(json.dumps(self.topology()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing left to do: the topology was restored before the tensors were read."""
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None:
+            self.restore_topology(json.loads(bytes(saved.cpu().tolist())))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def wrap(
+    model: nn.Module,
+    target_layers: Sequence[LayerTarget] = ("nn.Linear",),
+    seeds_per_layer: int = 4,
+    cache_size_mb: float = 128,
+    telemetry_enabled: bool = True,
+    preserve_original: bool = True,
+    *,
+    kernels: KernelSource | None = None,
+    seed: int = 0,
+) -> MorphableModel:
+    """Make a model growable at the layers that `target_layers` select.
+
+    A target is a layer class, the name of one, or a pattern of module paths; see `match_layers`.
+    With `preserve_original` a deep copy is grown and `model` is left as it is. `kernels` is where
+    `load_kernel` finds trained seeds, cached in memory up to `cache_size_mb`. Without
+    `telemetry_enabled` no health is taken. `seed` fixes the weights of later seeds.
+    Raises `GrowthError` for targets that match nothing.
+    """
+    layers = match_layers(model, target_layers)
+    host = copy.deepcopy(model) if preserve_original else model
+    grown = MorphableModel(host, layers, seeds_per_layer, rng_seed=seed)
+    grown.telemetry_enabled = telemetry_enabled
+    if kernels is not None:
+        grown.kernels = KernelCache(kernels, cache_size_mb)
+    return grown

@@ -1,0 +1,84 @@
+"""The life of one slot as plain data: what stands in checkpoints, events and summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from esper.leyline import ALIVE, JOINED, Impact, SeedStage, check_move
+
+
+@dataclass(slots=True)
+class SeedRecord:
+    """One slot at one layer. Epochs are finished epochs at the time, -1 where it has not happened."""
+
+    layer: str
+    index: int
+    chunk_id: int
+    stage: SeedStage = SeedStage.DORMANT
+    blueprint: str = ""
+    placement: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    blend_mode: str = "additive"
+    layout: str = ""
+    in_shape: tuple[int, ...] = ()
+    out_shape: tuple[int, ...] = ()
+    params: int = 0
+    germinated_epoch: int = -1
+    germinated_step: int = 0
+    blended_epoch: int = -1
+    fossilized_epoch: int = -1
+    culled_epoch: int = -1
+    stage_step: int = 0
+    stage_epoch: int = 0
+    embargo_until_epoch: int = -1
+    impact: Impact | None = None
+    error_count: int = 0
+    reason: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name of the slot, fit for a `ModuleDict` (which allows no dots)."""
+        return f"{self.layer.replace('.', '/')}#{self.index}"
+
+    @property
+    def alive(self) -> bool:
+        return self.stage in ALIVE
+
+    @property
+    def joined(self) -> bool:
+        return self.stage in JOINED
+
+    def move(self, stage: SeedStage, *, step: int, epoch: int, reason: str) -> None:
+        """Go to `stage` by the table of legal moves; raises `GrowthError` for any other pair."""
+        check_move(self.stage, stage)
+        self.stage, self.stage_step, self.stage_epoch, self.reason = stage, step, epoch, reason
+        stamp = {
+            SeedStage.GERMINATED: "germinated_epoch",
+            SeedStage.BLENDING: "blended_epoch",
+            SeedStage.FOSSILIZED: "fossilized_epoch",
+            SeedStage.CULLED: "culled_epoch",
+        }.get(stage)
+        if stamp:
+            setattr(self, stamp, epoch)
+
+    def cleared(self) -> SeedRecord:
+        """The same slot as if nothing had ever been planted in it."""
+        return SeedRecord(self.layer, self.index, self.chunk_id)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"stage": self.stage.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SeedRecord:
+        """Rebuild a record; raises `ValueError` or `TypeError` for fields that it does not have."""
+        values = dict(data)
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown fields in a seed's record: {', '.join(unknown)}")
+        values["stage"] = SeedStage(values["stage"])
+        values["in_shape"] = tuple(values["in_shape"])
+        values["out_shape"] = tuple(values["out_shape"])
+        values["impact"] = Impact(**values["impact"]) if values["impact"] else None
+        return cls(**values)

@@ -1,0 +1,94 @@
+"""A seed that is alive: its module, its alpha, and how it joins the layer it is planted at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina.blending import join, make_gate
+from esper.kasmina.isolation import Tap
+from esper.kasmina.sites import first_tensor, main_output, with_main_output
+
+# Positions in `Seed.stats`, which lives on the device so that a step never waits for it.
+OBJECTIVE_FIRST, OBJECTIVE_NOW, GRAD_SUM, GRAD_SQUARES, GRAD_COUNT = range(5)
+
+
+class Seed(nn.Module):
+    """A blueprint's module with the weight `alpha` by which its output is added to the host's.
+
+    `alpha` is a buffer in [0, 1]: a change of it neither waits for the device nor recompiles.
+    """
+
+    alpha: Tensor
+    stats: Tensor
+
+    def __init__(
+        self, body: nn.Module, *, placement: str, mode: str, layout: str, channels: int, rng_seed: int
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.placement = placement
+        self.mode = mode
+        self.gate = nn.Parameter(make_gate(layout, channels)) if mode == "gated" else None
+        self.register_buffer("alpha", torch.zeros(()))
+        self.register_buffer("stats", torch.zeros(5))
+        # of its own randomness while it is isolated: the host's draws must not shift
+        self.rng_seed = rng_seed
+        self.joined = False
+        self.isolated = False
+        self.taps: list[Tap] = []
+
+    def delta(self, x: Tensor, h: Tensor) -> Tensor:
+        """What the seed would add to the layer's output `h`, before alpha; `x` is the layer's input."""
+        out: Tensor = self.body(h if self.placement == "series" else x)
+        return out
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """The layer's output with the seed blended in; shape and dtype of `h`."""
+        return join(self.mode, h, self.delta(x, h), self.alpha, self.gate)
+
+    def set_alpha(self, value: float) -> None:
+        self.alpha.fill_(value)
+
+    @property
+    def params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def objective(self) -> float | None:
+        """The seed's own objective, smoothed; None before it has learnt alone. Waits for the device."""
+        value = self.stats[OBJECTIVE_NOW].item()
+        return value if self.stats[OBJECTIVE_FIRST].item() > 0 else None
+
+    def note_gradients(self) -> None:
+        """Add this step's gradient norm to the running statistics, on the device."""
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        if grads:
+            norm = nn.utils.get_total_norm(grads)
+            self.stats[GRAD_SUM] += norm
+            self.stats[GRAD_SQUARES] += norm * norm
+            self.stats[GRAD_COUNT] += 1
+
+
+class Graft:
+    """The forward hook of one layer: lets joined seeds add to its output, isolated ones listen."""
+
+    def __init__(self, seeds: Sequence[Seed]) -> None:
+        self.seeds = list(seeds)
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        h = main_output(output)
+        if h is None:
+            return None
+        x = first_tensor(args, kwargs)
+        source = h if x is None else x
+        changed = False
+        for seed in self.seeds:
+            if seed.joined:
+                h, changed = seed(source, h), True
+            elif seed.isolated and seed.training and h.requires_grad:
+                seed.taps.append(Tap(source if seed.placement == "parallel" else h, h))
+        # None leaves the output untouched, to the bit
+        return with_main_output(output, h) if changed else None

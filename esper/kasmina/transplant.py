@@ -1,0 +1,69 @@
+"""Kernels out of a model and into it: a trained seed as tensors with a description (spec K2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from esper.errors import GrowthError
+from esper.kasmina.kernels import Kernel
+from esper.kasmina.record import SeedRecord
+from esper.leyline import SeedStage
+
+if TYPE_CHECKING:
+    from esper.kasmina.model import MorphableModel
+
+DESCRIPTION = ("blueprint", "placement", "options", "blend_mode", "layout", "in_shape", "out_shape")
+
+
+def extract(model: MorphableModel, layer: str, index: int) -> Kernel:
+    """The weights of a living seed, and what is needed to build it elsewhere."""
+    record = model.record(layer, index)
+    if not record.alive:
+        raise GrowthError(f"slot {index} of {layer!r} is {record.stage}: there is no kernel to take")
+    tensors = {name: t.detach().cpu() for name, t in model.seed_module(record).state_dict().items()}
+    saved = record.to_json()
+    return tensors, {name: saved[name] for name in DESCRIPTION}
+
+
+def implant(model: MorphableModel, layer: str, index: int, kernel: Kernel) -> None:
+    """Put a trained kernel into a dormant slot, at full strength and fossilised.
+
+    A load restores a stage: it does not pass the table of moves, nor the gates. Raises `GrowthError`
+    where the slot is taken, the kernel is incomplete, or it does not fit the layer.
+    """
+    record = model.record(layer, index)
+    if record.stage is not SeedStage.DORMANT:
+        raise GrowthError(f"slot {index} of {layer!r} is {record.stage}, not dormant")
+    tensors, description = kernel
+    grown = _described(record, description)
+    shape = model.site_shape(layer, grown.placement)
+    if (shape.layout, shape.in_shape, shape.out_shape) != (grown.layout, grown.in_shape, grown.out_shape):
+        raise GrowthError(
+            f"the kernel was grown for {grown.layout} {grown.in_shape} -> {grown.out_shape}; "
+            f"{layer!r} has {shape.layout} {shape.in_shape} -> {shape.out_shape}"
+        )
+    model.records[layer][index] = grown
+    try:
+        _fill(model, grown, tensors)
+    except (RuntimeError, TypeError, GrowthError) as error:
+        model.records[layer][index] = record
+        if grown.key in model.seeds:
+            model.uproot(grown)
+        raise GrowthError(f"the kernel does not fit blueprint {grown.blueprint!r}: {error}") from error
+
+
+def _described(record: SeedRecord, description: Mapping[str, Any]) -> SeedRecord:
+    missing = [name for name in DESCRIPTION if name not in description]
+    if missing:
+        raise GrowthError(f"the kernel does not say its {', '.join(missing)}")
+    wanted = {name: description[name] for name in DESCRIPTION}
+    return SeedRecord.from_json(record.to_json() | wanted | {"stage": SeedStage.FOSSILIZED.value})
+
+
+def _fill(model: MorphableModel, record: SeedRecord, tensors: Mapping[str, Tensor]) -> None:
+    seed = model.plant(record)
+    seed.load_state_dict(dict(tensors))
+    seed.set_alpha(1.0)

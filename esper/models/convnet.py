@@ -1,0 +1,55 @@
+"""A small convolutional network: the host of the quick start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from esper.errors import ConfigError
+from esper.models.checks import large_enough, whole_list
+
+
+class ConvNet(nn.Module):
+    """Blocks of 3x3 convolution, batch norm and ReLU, then average pool and a linear layer.
+
+    The blocks are `block1`, `block2`, ..., one for each of `widths` (channels out); `strides` has an entry
+    for each, by default 1 and then 2s. Input (batch, channels, *image_size), output (batch, num_classes).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        image_size: tuple[int, int],
+        *,
+        widths: Sequence[int] = (8, 16, 32),
+        strides: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        widths = whole_list("widths", widths)
+        strides = [1] + [2] * (len(widths) - 1) if strides is None else whole_list("strides", strides)
+        if len(strides) != len(widths):
+            raise ConfigError(
+                f"model.model_params.strides has {len(strides)} entries, widths has {len(widths)}; "
+                "each block needs one of both"
+            )
+        large_enough("convnet", image_size, math.prod(strides))
+        self._blocks = [f"block{number}" for number in range(1, len(widths) + 1)]
+        for name, width, stride in zip(self._blocks, widths, strides, strict=True):
+            self.add_module(name, _block(channels, width, stride))
+            channels = width
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self._blocks:
+            x = getattr(self, name)(x)
+        return self.fc(self.pool(x).flatten(1))
+
+
+def _block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+    # no bias: batch norm takes the mean out again
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU())

@@ -1,0 +1,77 @@
+"""The table of architectures, and `build`, which checks what a user asks of one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from esper.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TARGETS = {
+    "convnet": "esper.models.convnet.ConvNet",
+    "mlp": "esper.models.mlp.MLP",
+    "resnet18": "esper.models.resnet.resnet18",
+    "resnet34": "esper.models.resnet.resnet34",
+    "vit": "esper.models.vit.VisionTransformer",
+}
+FACTS = ("num_classes", "channels", "image_size")  # come from the dataset, not from model_params
+
+Builder = Callable[..., "nn.Module"]
+
+
+class Registry(Mapping[str, Builder]):
+    """Names to builders; an architecture's module is imported when it is first looked up."""
+
+    def __init__(self, targets: Mapping[str, str]) -> None:
+        self._targets = dict(targets)
+
+    def __getitem__(self, name: str) -> Builder:
+        module, _, attribute = self._targets[name].rpartition(".")
+        return getattr(import_module(module), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def names(self) -> list[str]:
+        return sorted(self._targets)
+
+
+MODELS = Registry(TARGETS)
+
+
+def build(
+    name: str, *, num_classes: int, channels: int, image_size: tuple[int, int], **model_params: Any
+) -> nn.Module:
+    """A network from (batch, channels, *image_size) to (batch, num_classes) logits.
+
+    Weights are drawn from torch's global generator, as everywhere in torch. Raises `ConfigError` for an
+    unknown name or parameter, an impossible value, or images too small for the architecture.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"model.architecture is {name!r}, which is unknown{_nearest(name, MODELS)}")
+    builder = MODELS[name]
+    known = [key for key in inspect.signature(builder).parameters if key not in FACTS]
+    problems = [
+        f"model.model_params.{key} is unknown to {name}{_nearest(key, known)}"
+        for key in model_params
+        if key not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return builder(num_classes=num_classes, channels=channels, image_size=image_size, **model_params)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} Known: {', '.join(names)}"

@@ -1,0 +1,67 @@
+"""The table a run ends with: what came out, and what each seed did and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from esper.records.words import decimal, duration, percent, seed_name
+
+
+def closing_table(summary: Mapping[str, Any]) -> Table:
+    """Return the summary of spec C9 as a table of two columns, readable from 40 columns on and in a file."""
+    title = Text(str(summary.get("session_name", "esper")), style="bold")
+    table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left")
+    table.add_column(style="cyan", overflow="fold", max_width=24)
+    table.add_column(overflow="fold")
+    for label, text in _facts(summary):
+        table.add_row(Text(label), Text(text))
+    for seed in summary.get("seeds", ()):
+        table.add_row(Text(seed_name(seed)), Text("\n".join(_story(seed))))
+    if not summary.get("seeds"):
+        table.add_row(Text("seeds"), Text("none grew"))
+    return table
+
+
+def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for split in ("test", "val"):
+        accuracy, loss = summary.get(f"{split}_accuracy"), summary.get(f"{split}_loss")
+        if accuracy is not None:
+            yield f"{split} accuracy", f"{percent(accuracy)} (loss {decimal(loss)})"
+        elif loss is not None:
+            yield f"{split} loss", decimal(loss)
+    yield "parameters", _growth(summary["params_host"], summary["params_final"])
+    epochs = f"{summary['epochs_run']}, the best is {summary.get('best_epoch')}"
+    yield "epochs", f"{epochs}; ended by {summary.get('stopped_by')} after {duration(summary['wall_s'])}"
+    asked = summary.get("adaptations")
+    if asked:
+        counts = f"{asked['proposed']} proposed, {asked['applied']} applied, {asked['refused']} refused"
+        yield "adaptations", counts
+
+
+def _growth(before: int, after: int) -> str:
+    ratio = f" (x{after / before:.2f})" if before else ""
+    return f"{before:,} before, {after:,} after{ratio}"
+
+
+def _story(seed: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{seed['blueprint']}, {seed['params']:,} parameters, {seed['stage']}"
+    steps = {"germinated": "germinated", "blended": "joined", "fossilized": "fossilized", "culled": "culled"}
+    found = [(word, seed.get(f"{step}_epoch")) for step, word in steps.items()]
+    dates = [f"{word} in {epoch}" for word, epoch in found if epoch is not None]
+    if dates:
+        yield "epochs: " + ", ".join(dates)
+    if seed.get("impact") is not None:
+        yield _impact(seed["impact"])
+    if seed.get("reason"):
+        yield f"why: {seed['reason']}"
+
+
+def _impact(impact: Mapping[str, Any]) -> str:
+    gain = impact["loss_gain"]
+    side = "lower" if gain >= 0 else "higher"
+    loss = f"loss {abs(gain):.4f} +- {impact['loss_gain_error']:.4f} {side} with it"
+    return f"{loss}, accuracy {100 * impact['accuracy_gain']:+.1f} points"

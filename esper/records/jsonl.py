@@ -1,0 +1,91 @@
+"""A run's own files: metrics.jsonl, steps.jsonl and events.jsonl (spec C8, C9)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+from esper.leyline import Event
+from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
+from esper.records.sink import Json, RunInfo, Sink
+from esper.records.strict import to_line
+
+_log = logging.getLogger("esper.records")
+
+
+class JsonlSink(Sink):
+    """Appends one JSON object a line, at once readable by others; steps.jsonl appears with the first step.
+
+    A continued run first cuts each file back to the length it had when the run was saved, so that no line
+    comes twice. A fresh run in a folder that has such files sets them aside (`metrics.1.jsonl`). `OSError`
+    (a full disk) is raised to the caller: a run without its records should not go on.
+    """
+
+    def __init__(self) -> None:
+        self.name = "jsonl"
+        self._run_dir = Path()
+        self._files: dict[str, IO[str]] = {}
+
+    def start(self, info: RunInfo) -> None:
+        self._run_dir = info.run_dir
+        saved = info.state.get(self.name, {})
+        for name in (METRICS_FILE, EVENTS_FILE, STEPS_FILE):
+            path = info.run_dir / name
+            if path.exists() and info.resumed:
+                _cut(path, saved.get(name))
+                self._open(name)
+            elif path.exists():
+                _set_aside(path)
+        self._open(METRICS_FILE)
+        self._open(EVENTS_FILE)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self._write(METRICS_FILE, record)
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        self._write(STEPS_FILE, record)
+
+    def event(self, event: Event) -> None:
+        line = {"time": event.time, "name": event.name, "level": event.level}
+        self._write(EVENTS_FILE, {**line, "step": event.step, "epoch": event.epoch, "data": event.data})
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def state(self) -> dict[str, Json]:
+        """Return the files' lengths in bytes, after the bytes are on the disk."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        self._open(name).write(to_line(record) + "\n")
+
+    def _open(self, name: str) -> IO[str]:
+        if name not in self._files:
+            path = self._run_dir / name
+            self._files[name] = path.open("a", buffering=1, encoding="utf-8", newline="\n")
+        return self._files[name]
+
+
+def _set_aside(path: Path) -> None:
+    """Rename an earlier run's file to the first free of `<stem>.1.jsonl`, `<stem>.2.jsonl`, ..."""
+    free = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
+    path.rename(next(candidate for candidate in free if not candidate.exists()))
+
+
+def _cut(path: Path, length: int | None) -> None:
+    """Cut `path` to `length` bytes (None: all there is), and drop a last line without its end."""
+    content = path.read_bytes()
+    if length is not None and length > len(content):
+        _log.warning("%s lost lines: it has %d bytes, %d when the run was saved", path, len(content), length)
+    kept = content[:length]
+    whole = kept.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

@@ -1,0 +1,46 @@
+"""Reading the JSON lines that a run has written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from esper.errors import RecordError
+from esper.leyline import EventName
+
+METRICS_FILE = "metrics.jsonl"
+STEPS_FILE = "steps.jsonl"
+EVENTS_FILE = "events.jsonl"
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a `.jsonl` file, nothing where the file is missing.
+
+    A last line without its end is one that a killed run was writing: it is left out. Any other line that
+    is not an object raises `RecordError` with its number.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                yield _parse(line, path, number)
+
+
+def seed_moves(run_dir: Path) -> list[dict[str, Any]]:
+    """Return a run's seed_stage events, oldest first: step, epoch, layer, seed, blueprint, from, to, ..."""
+    events = read_lines(run_dir / EVENTS_FILE)
+    moves = (event for event in events if event.get("name") == EventName.SEED_STAGE)
+    return [{"step": move["step"], "epoch": move["epoch"], **move["data"]} for move in moves]
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{path}, line {number}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"{path}, line {number}: a {type(value).__name__}; each line should be an object")
+    return value

@@ -1,0 +1,77 @@
+"""What a run tells its records, and the form of anything that listens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from esper.leyline import Event
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What is known of a run before its first step.
+
+    `config` is the resolved configuration in plain types. `start_step` is the number of optimiser steps
+    that are already done (0 in a fresh run). `group` is a sweep's name and `job` the job's in it.
+    `state` is what `Recorder.state()` gave when the run that is continued was saved.
+    """
+
+    session_name: str
+    run_dir: Path
+    config: Mapping[str, Any]
+    max_epochs: int
+    steps_per_epoch: int
+    samples_per_epoch: int
+    params_host: int
+    start_step: int
+    resumed: bool = False
+    group: str | None = None
+    job: str | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Anything that a run is recorded by; what a sink does not care for, it inherits as doing nothing.
+
+    `name` is the key of its saved state. `every_epoch` asks for epochs between metric intervals, too.
+    """
+
+    name: str
+    every_epoch: bool = False
+
+    def start(self, info: RunInfo) -> None:
+        """Open what the sink writes to; `info.state.get(self.name)` is its own saved state."""
+        return
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Take one epoch: the names of `leyline.EPOCH_METRICS` and maybe more; `epoch` counts from 1.
+
+        Accuracies are shares in [0, 1], times are seconds. `seeds`, where it is there, lists a mapping
+        with layer, seed, blueprint, stage and alpha for each seed that is not dormant.
+        """
+        return
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Take one optimiser step: step, loss, accuracy, grad_norm."""
+        return
+
+    def event(self, event: Event) -> None:
+        """Take one event."""
+        return
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Take the summary of a run that came to its end (spec C9)."""
+        return
+
+    def close(self) -> None:
+        """Let go of files, threads and processes; called once, also where the run failed."""
+        return
+
+    def state(self) -> dict[str, Json]:
+        """Return what a continued run needs to go on with the same files and ids."""
+        return {}

@@ -1,0 +1,9 @@
+"""Tamiyo: policies that decide where, when and with what a network grows. Loads without torch."""
+
+from esper.tamiyo.heuristic import HeuristicPolicy
+from esper.tamiyo.judge import Judge
+from esper.tamiyo.policy import Policy
+from esper.tamiyo.random_policy import RandomPolicy
+from esper.tamiyo.scheduled import PlannedSeed, ScheduledPolicy
+
+__all__ = ["HeuristicPolicy", "Judge", "PlannedSeed", "Policy", "RandomPolicy", "ScheduledPolicy"]

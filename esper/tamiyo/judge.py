@@ -1,0 +1,146 @@
+"""Which seeds stay: the one rule that all policies judge by, so that they differ only in what they plant."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from esper.errors import ConfigError
+from esper.leyline import ALIVE, CommandKind, Impact, SeedStage, SeedState, SystemStatePacket
+
+MODES = ("impact", "keep")
+
+# A settled verdict should not wait behind a germination: these are above any threshold in use.
+_URGENCY_FOSSILIZE, _URGENCY_CULL, _URGENCY_TROUBLE = 0.8, 0.9, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """FOSSILIZE or CULL for one seed, with the reason and the numbers behind it."""
+
+    kind: CommandKind
+    seed: SeedState
+    confidence: float
+    urgency: float
+    reason: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Judges seeds by validation with the seed on against off.
+
+    `mode`: "impact", or "keep": every seed stays unless it is broken. `min_gain`: the share of the
+    validation loss that a seed has to take off to be worth its parameters. `min_confidence`: how sure a
+    verdict must be (best equal to the control loop's threshold). A seed about which nothing is sure
+    after `patience_epochs` in probation is culled. Raises `ConfigError` for values out of range.
+    """
+
+    mode: str = "impact"
+    min_gain: float = 0.005
+    min_confidence: float = 0.7
+    patience_epochs: int = 3
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.mode not in MODES:
+            near = difflib.get_close_matches(str(self.mode), MODES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            problems.append(f"judge is {self.mode!r}; it must be one of {', '.join(MODES)}{hint}")
+        if not 0.0 <= self.min_gain < 1.0:
+            problems.append(f"min_gain is {self.min_gain}; it must be a share of the loss in [0, 1)")
+        if not 0.0 <= self.min_confidence <= 1.0:
+            problems.append(f"min_confidence is {self.min_confidence}; it must lie in [0, 1]")
+        if self.patience_epochs < 1:
+            problems.append(f"patience_epochs is {self.patience_epochs}; it must be at least 1")
+        if problems:
+            raise ConfigError(problems)
+
+    def verdicts(self, packet: SystemStatePacket) -> list[Verdict]:
+        """A verdict for each seed about which there is one, broken ones first, harmful ones next."""
+        found = [verdict for seed in packet.seeds if (verdict := self._verdict(seed, packet)) is not None]
+        return sorted(found, key=lambda verdict: -verdict.urgency)
+
+    def _verdict(self, seed: SeedState, packet: SystemStatePacket) -> Verdict | None:
+        if seed.stage not in ALIVE or seed.stage is SeedStage.FOSSILIZED:
+            return None
+        if problem := trouble(seed):
+            return Verdict(CommandKind.CULL, seed, 1.0, _URGENCY_TROUBLE, problem)
+        if seed.stage is not SeedStage.PROBATIONARY:
+            return None
+        if self.mode == "keep":
+            reason = "every sound seed is kept, whatever its impact"
+            return Verdict(CommandKind.FOSSILIZE, seed, 1.0, _URGENCY_FOSSILIZE, reason)
+        return None if seed.impact is None else self._by_impact(seed, seed.impact, packet)
+
+    def _by_impact(self, seed: SeedState, impact: Impact, packet: SystemStatePacket) -> Verdict | None:
+        needed = self.min_gain * abs(_last(packet.val_loss_history))
+        chance = chance_above(impact, needed)
+        evidence = {
+            "loss_gain": impact.loss_gain,
+            "loss_gain_error": impact.loss_gain_error,
+            "accuracy_gain": impact.accuracy_gain,
+            "samples": float(impact.samples),
+            "min_gain": needed,
+            "chance": chance,
+        }
+        told = _told(impact, needed)
+        if chance >= max(self.min_confidence, 0.5):
+            reason = f"it helps: {told}"
+            return Verdict(CommandKind.FOSSILIZE, seed, chance, _URGENCY_FOSSILIZE, reason, evidence)
+        if 1.0 - chance >= max(self.min_confidence, 0.5):
+            reason = f"{'it hurts' if impact.loss_gain < 0 else 'no help'}: {told}"
+            return Verdict(CommandKind.CULL, seed, 1.0 - chance, _URGENCY_CULL, reason, evidence)
+        if seed.epochs_in_stage >= self.patience_epochs:
+            reason = f"no measurable help in {seed.epochs_in_stage} epochs of probation: {told}"
+            # a rule and not an estimate: there is nothing left to wait for
+            return Verdict(CommandKind.CULL, seed, 1.0, _URGENCY_CULL, reason, evidence)
+        return None
+
+
+def trouble(seed: SeedState) -> str | None:
+    """What is broken about a seed, or None where it is sound.
+
+    Gradient statistics are not looked at: under fp16 a skipped step leaves infinite ones behind in a
+    seed that is sound.
+    """
+    numbers: dict[str, float] = {}
+    if seed.health is not None:
+        if seed.health.error_count > 0:
+            return f"{seed.health.error_count} errors while it ran"
+        numbers |= {"activation variance": seed.health.activation_variance}
+    if seed.objective is not None:
+        numbers |= {"objective": seed.objective}
+    if seed.impact is not None:
+        numbers |= {"impact": seed.impact.loss_gain, "error of its impact": seed.impact.loss_gain_error}
+    broken = [f"its {name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
+    return broken[0] if broken else None
+
+
+def chance_above(impact: Impact, needed: float) -> float:
+    """Probability that the true gain is more than `needed`, for a normal error of the measurement.
+
+    0 where the measurement itself is not a finite number: a seed that breaks the loss does not help.
+    """
+    surplus = impact.loss_gain - needed
+    if not (math.isfinite(surplus) and math.isfinite(impact.loss_gain_error)):
+        return 0.0
+    if impact.loss_gain_error <= 0.0:
+        return 1.0 if surplus > 0 else 0.0
+    return 0.5 * (1.0 + math.erf(surplus / impact.loss_gain_error / math.sqrt(2.0)))
+
+
+def _told(impact: Impact, needed: float) -> str:
+    side = "lower" if impact.loss_gain >= 0 else "higher"
+    measured = f"standard error {impact.loss_gain_error:.2g}, {impact.samples} samples"
+    return (
+        f"validation loss is {abs(impact.loss_gain):.4g} {side} with it than without "
+        f"({measured}, asked for {needed:.2g} lower), "
+        f"accuracy {100 * impact.accuracy_gain:+.2f} points"
+    )
+
+
+def _last(history: tuple[float, ...]) -> float:
+    return history[-1] if history and math.isfinite(history[-1]) else 0.0

@@ -1,0 +1,50 @@
+"""What a run has cost so far: FLOPs and parameter-steps, kept exact through changes of topology."""
+
+from __future__ import annotations
+
+from esper.kasmina import MorphableModel, SiteShape, get_blueprint
+from esper.leyline import SeedStage
+from esper.tolaria.flops import count_flops
+from esper.tolaria.probe import Probe
+from esper.tolaria.progress import Progress
+
+
+class Account:
+    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology."""
+
+    def __init__(self, model: MorphableModel, progress: Progress, probe: Probe) -> None:
+        self.model = model
+        self.progress = progress
+        self.probe = probe
+        self.params = model.total_params()
+        self._flops: tuple[float, float] | None = None
+
+    def topology_changed(self) -> None:
+        self.params = self.model.total_params()
+        self._flops = None
+
+    def step(self, samples: int) -> None:
+        """One optimiser step on so many samples."""
+        self.progress.samples_seen += samples
+        self.progress.param_steps += self.params
+        self.progress.train_flops += samples * self.per_sample()[1]
+
+    def forwards(self, samples: int) -> None:
+        """Forwards made for the seeds' sake: health probes and impact."""
+        self.progress.train_flops += samples * self.per_sample()[0]
+
+    def per_sample(self) -> tuple[float, float]:
+        """FLOPs of a forward, and of a step, for one sample at the present topology."""
+        if self._flops is None:
+            forward, both = count_flops(self.model, self.probe.loss, self.probe.samples)
+            # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
+            self._flops = forward, both + 3 * self._isolated()
+        return self._flops
+
+    def _isolated(self) -> int:
+        total = 0
+        for r in self.model.living():
+            if r.stage is SeedStage.TRAINING:
+                shape = SiteShape(r.layout, r.in_shape, r.out_shape)
+                total += get_blueprint(r.blueprint).cost(shape, **r.options).flops
+        return total

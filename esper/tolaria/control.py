@@ -1,0 +1,260 @@
+"""The control loop: packet -> Tamiyo -> thresholds, cap, cooldown -> Kasmina -> outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from esper.config import MorphogeneticConfig
+from esper.errors import GateClosedError, GrowthError
+from esper.kasmina import Clock, SeedManager, StageMove, TopologyChange
+from esper.leyline import (
+    AdaptationCommand,
+    CommandKind,
+    EventName,
+    Level,
+    Outcome,
+    Refusal,
+    SeedStage,
+    SystemStatePacket,
+)
+from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.telemetry import Telemetry
+
+
+class Tamiyo(Protocol):
+    """Who decides; a policy in process and a client of a service look the same."""
+
+    def decide(self, packet: SystemStatePacket) -> Sequence[AdaptationCommand]: ...
+
+    def report(self, outcome: Outcome) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class ControlLoop:
+    """Asks Tamiyo, refuses what breaks the limits, and applies the rest to seeds and optimisers as one.
+
+    `on_structure` is called after every change of the forward. `clock` is a wall clock in seconds;
+    it is read only where a cooldown in seconds is set.
+    """
+
+    def __init__(
+        self,
+        tamiyo: Tamiyo,
+        seeds: SeedManager,
+        optimizers: OptimizerManager,
+        telemetry: Telemetry,
+        config: MorphogeneticConfig,
+        *,
+        hook_budget_ms: float,
+        on_structure: Callable[[TopologyChange], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.tamiyo = tamiyo
+        self.seeds = seeds
+        self.optimizers = optimizers
+        self.telemetry = telemetry
+        self.config = config
+        self.hook_budget_ms = hook_budget_ms
+        self.on_structure = on_structure
+        self.clock = clock
+        self.counts = {"proposed": 0, "applied": 0, "refused": 0}
+        self.applied_ids: set[str] = set()
+        self._epoch_of_cap = -1
+        self._applied_in_epoch = 0
+        self._last_epoch: int | None = None
+        self._last_time: float | None = None
+        self._paused_until = -1
+
+    # -- decisions -------------------------------------------------------------------------------
+
+    def decide(self, packet: SystemStatePacket, running_epoch: int) -> list[Outcome]:
+        """One round of decisions; `running_epoch` is the epoch (from 1) that the cap is counted in."""
+        commands = self._ask(packet)
+        now = Clock(packet.step, packet.epoch)
+        if running_epoch != self._epoch_of_cap:
+            self._epoch_of_cap, self._applied_in_epoch = running_epoch, 0
+        cooling = self._cooling(running_epoch)
+        outcomes = [self._settle(command, now, cooling) for command in commands]
+        if any(outcome.applied for outcome in outcomes):
+            self._last_epoch = running_epoch
+            self._last_time = self.clock() if self.config.adaptation_cooldown > 0 else None
+        return outcomes
+
+    def _ask(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
+        began = time.perf_counter()
+        try:
+            commands = list(self.tamiyo.decide(packet))
+        except Exception as error:  # noqa: BLE001 - a policy is the user's code; its failure is not the run's
+            reason = f"{type(error).__name__}: {error}"
+            self.telemetry.emit(EventName.TAMIYO_ERROR, {"reason": reason}, level=Level.ERROR)
+            return []
+        spent_ms = 1e3 * (time.perf_counter() - began)
+        self.check_budget("decision", spent_ms)
+        return sorted(commands, key=lambda c: -c.urgency)
+
+    def check_budget(self, what: str, spent_ms: float) -> None:
+        """Say so where a hook took longer than its budget; nothing else follows from it."""
+        if spent_ms > self.hook_budget_ms:
+            facts = {"hook": what, "elapsed_ms": spent_ms, "budget_ms": self.hook_budget_ms}
+            self.telemetry.warn(EventName.HOOK_BUDGET_EXCEEDED, facts)
+
+    def _cooling(self, running_epoch: int) -> str:
+        since = self.config.adaptation_cooldown_epochs
+        if self._last_epoch is not None and running_epoch - self._last_epoch < since:
+            return f"epoch {running_epoch} is within {since} epochs of the last adaptation"
+        seconds = self.config.adaptation_cooldown
+        if seconds > 0 and self._last_time is not None and self.clock() - self._last_time < seconds:
+            return f"the last adaptation was less than {seconds:g} s ago"
+        return ""
+
+    def _settle(self, command: AdaptationCommand, now: Clock, cooling: str) -> Outcome:
+        self.counts["proposed"] += 1
+        refusal, detail = self._refusal(command, now, cooling)
+        if refusal is None:
+            refusal, detail = self._carry_out(command, now)
+        self.counts["refused" if refusal else "applied"] += 1
+        outcome = Outcome(command, refusal, detail, now.step, now.epoch)
+        self._tell(outcome)
+        self.tamiyo.report(outcome)
+        return outcome
+
+    def _refusal(self, command: AdaptationCommand, now: Clock, cooling: str) -> tuple[Refusal | None, str]:
+        """Which limit a command breaks, if any, and by how much."""
+        c = self.config
+        checks = (
+            (
+                command.confidence < c.confidence_threshold,
+                Refusal.CONFIDENCE,
+                f"confidence {command.confidence:.3f} is below {c.confidence_threshold}",
+            ),
+            (
+                command.urgency < c.urgency_threshold,
+                Refusal.URGENCY,
+                f"urgency {command.urgency:.3f} is below {c.urgency_threshold}",
+            ),
+            (
+                command.command_id in self.applied_ids,
+                Refusal.DUPLICATE,
+                f"command {command.command_id} has been applied",
+            ),
+            (
+                self._applied_in_epoch >= c.max_adaptations_per_epoch,
+                Refusal.CAP,
+                f"{self._applied_in_epoch} adaptations in this epoch, at most {c.max_adaptations_per_epoch}",
+            ),
+            (bool(cooling), Refusal.COOLDOWN, cooling),
+            (
+                command.kind is CommandKind.GERMINATE and now.epoch < self._paused_until,
+                Refusal.PAUSED,
+                f"growth is paused until epoch {self._paused_until}",
+            ),
+        )
+        return next(((refusal, detail) for broken, refusal, detail in checks if broken), (None, ""))
+
+    def _carry_out(self, command: AdaptationCommand, now: Clock) -> tuple[Refusal | None, str]:
+        if command.kind is CommandKind.PAUSE:
+            self._paused_until = now.epoch + command.pause_epochs
+        else:
+            try:
+                self._follow(self.seeds.apply(command, now), now)
+            except GrowthError as error:
+                gate = isinstance(error, GateClosedError)
+                self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": str(error)})
+                return (Refusal.GATE if gate else Refusal.INVALID), str(error)
+        self.applied_ids.add(command.command_id)
+        self._applied_in_epoch += 1
+        return None, ""
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def advance(self, now: Clock) -> None:
+        """Let the gates move every seed on whose time has come."""
+        self._follow(self.seeds.advance(now), now)
+
+    def _follow(self, change: TopologyChange, now: Clock) -> None:
+        """Let the optimisers follow, or undo the change; then tell everybody."""
+        try:
+            self.optimizers.apply(change, now.step)
+        except Exception:
+            change.undo()
+            raise
+        for move in change.moves:
+            self._tell_move(move)
+        for move in list(change.moves):
+            if move.new is SeedStage.CULLED:
+                seed = next(seed for key, seed in change.gone if key == move.record.key)
+                left = self.optimizers.entries(list(seed.parameters()))
+                self._tell_move(self.seeds.embargo(move.record, left, now))
+        if change.structural:
+            self.telemetry.emit(EventName.TOPOLOGY_CHANGED, {"params": self.seeds.model.total_params()})
+            self.on_structure(change)
+
+    # -- telling ---------------------------------------------------------------------------------
+
+    def _tell(self, outcome: Outcome) -> None:
+        c = outcome.command
+        data: dict[str, Any] = {
+            "command_id": c.command_id,
+            "kind": c.kind.value,
+            "layer": c.layer,
+            "seed": c.seed_index,
+            "blueprint": c.blueprint,
+            "placement": c.placement,
+            "options": dict(c.options),
+            "confidence": c.confidence,
+            "urgency": c.urgency,
+            "reason": c.reason,
+            "evidence": dict(c.evidence),
+        }
+        if outcome.refusal is None:
+            self.telemetry.emit(EventName.ADAPTATION_APPLIED, data)
+        else:
+            data |= {"refusal": outcome.refusal.value, "detail": outcome.detail}
+            self.telemetry.emit(EventName.ADAPTATION_REFUSED, data)
+
+    def _tell_move(self, move: StageMove) -> None:
+        r = move.record
+        gates = [
+            {"gate": v.gate.value, "passed": v.passed, "reason": v.reason, "evidence": dict(v.evidence)}
+            for v in move.verdicts
+        ]
+        data = {
+            "layer": r.layer,
+            "seed": r.index,
+            "blueprint": r.blueprint,
+            "placement": r.placement,
+            "params": r.params,
+            "from": move.old.value,
+            "to": move.new.value,
+            "reason": move.reason,
+            "gates": gates,
+            "impact": asdict(r.impact) if r.impact else None,
+        }
+        closed = move.old is move.new and move.verdicts
+        self.telemetry.emit(EventName.GATE if closed else EventName.SEED_STAGE, data)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "counts": dict(self.counts),
+            "applied_ids": sorted(self.applied_ids),
+            "epoch_of_cap": self._epoch_of_cap,
+            "applied_in_epoch": self._applied_in_epoch,
+            "last_epoch": self._last_epoch,
+            "paused_until": self._paused_until,
+            "tamiyo": self.tamiyo.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.counts = dict(state["counts"])
+        self.applied_ids = set(state["applied_ids"])
+        self._epoch_of_cap, self._applied_in_epoch = state["epoch_of_cap"], state["applied_in_epoch"]
+        self._last_epoch, self._paused_until = state["last_epoch"], state["paused_until"]
+        self.tamiyo.load_state_dict(state["tamiyo"])

@@ -1,0 +1,101 @@
+"""Evaluation on held-out data, and what a single seed is worth there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.core.runtime import seeded_rng
+from esper.kasmina import MorphableModel, Seed
+from esper.leyline import Impact
+from esper.tolaria.precision import Precision
+from esper.tolaria.task import BatchForm, LossFunction, Meter, batch_length, per_sample
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean loss and accuracy (None where the task has none); `losses` per sample, or per batch."""
+
+    loss: float
+    accuracy: float | None
+    samples: int
+    losses: Tensor = field(repr=False, default_factory=lambda: torch.zeros(0))
+
+
+class Evaluator:
+    """Evaluates a model in eval mode, without gradients, eagerly, leaving all generators as they were.
+
+    What a model draws in eval mode depends on `rng_seed` alone, so that two evaluations can be paired.
+    """
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        loss: LossFunction,
+        form: BatchForm,
+        precision: Precision,
+        device: torch.device,
+        rng_seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.loss = loss
+        self.single = per_sample(loss)
+        self.form = form
+        self.precision = precision
+        self.device = device
+        self.rng_seed = rng_seed
+
+    def run(self, batches: Iterable[Any], *, keep_losses: bool = False) -> Evaluation:
+        """Evaluate over `batches`; with `keep_losses` also the loss of every sample."""
+        was_training = self.model.training
+        self.model.eval()
+        meter, kept = Meter(self.device), []
+        try:
+            with torch.no_grad(), seeded_rng(self.rng_seed, self.device):
+                for batch in batches:
+                    losses = self._batch(batch, meter, keep_losses)
+                    if losses is not None:
+                        kept.append(losses)
+        finally:
+            self.model.train(was_training)
+        loss, accuracy = meter.read()
+        return Evaluation(loss, accuracy, meter.samples, torch.cat(kept) if kept else torch.zeros(0))
+
+    def _batch(self, batch: Any, meter: Meter, keep_losses: bool) -> Tensor | None:
+        args, kwargs, targets = self.form(batch)
+        with self.precision.autocast():
+            self.model.count_forward()
+            output = self.model.forward(*args, **kwargs)
+            loss = self.loss(output, targets)
+        meter.add(loss, output, targets, batch_length(targets))
+        if not keep_losses:
+            return None
+        if self.single is None:
+            return loss.reshape(1).float()
+        with self.precision.autocast():
+            return self.single(output, targets).float()
+
+    def impact(self, seed: Seed, with_it: Evaluation, batches: Iterable[Any]) -> Impact:
+        """What `seed` is worth: the same batches with its alpha at 0, against `with_it`."""
+        alpha = seed.alpha.clone()
+        seed.alpha.zero_()
+        try:
+            without = self.run(batches, keep_losses=True)
+        finally:
+            seed.alpha.copy_(alpha)
+        gain = without.losses - with_it.losses
+        spread = gain.std().item() if gain.numel() > 1 else math.inf
+        accuracy = 0.0
+        if with_it.accuracy is not None and without.accuracy is not None:
+            accuracy = with_it.accuracy - without.accuracy
+        return Impact(
+            loss_gain=without.loss - with_it.loss,
+            loss_gain_error=spread / math.sqrt(max(gain.numel(), 1)),
+            accuracy_gain=accuracy,
+            samples=with_it.samples,
+        )

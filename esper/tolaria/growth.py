@@ -1,0 +1,102 @@
+"""What happens to the seeds at the end of an epoch, and inside it: gates, health, impact, decisions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from esper.config import MorphogeneticConfig
+from esper.kasmina import Clock, HealthMonitor, SeedManager, SeedRecord
+from esper.leyline import EventName, HealthSignal, SeedStage
+from esper.tolaria.account import Account
+from esper.tolaria.control import ControlLoop
+from esper.tolaria.evaluate import Evaluation, Evaluator
+from esper.tolaria.packet import PacketBuilder
+from esper.tolaria.probe import Probe
+from esper.tolaria.progress import Progress
+from esper.tolaria.telemetry import Telemetry
+
+
+class Growth:
+    """Runs the seeds' side of an epoch in the order of the specification.
+
+    What is measured for the seeds' sake is charged to `account`.
+    """
+
+    def __init__(
+        self,
+        control: ControlLoop,
+        packets: PacketBuilder,
+        monitor: HealthMonitor | None,
+        evaluator: Evaluator,
+        probe: Probe,
+        telemetry: Telemetry,
+        account: Account,
+        config: MorphogeneticConfig,
+    ) -> None:
+        self.control = control
+        self.packets = packets
+        self.monitor = monitor
+        self.evaluator = evaluator
+        self.telemetry = telemetry
+        self.account = account
+        self.config = config
+        self.probe = probe
+        self.health: dict[str, HealthSignal] = {}
+
+    @property
+    def seeds(self) -> SeedManager:
+        return self.control.seeds
+
+    def inside_epoch(self, progress: Progress, train_loss: float) -> None:
+        """A round of decisions between two steps."""
+        self.control.advance(Clock(progress.step, progress.epoch))
+        self._decide(progress, train_loss, running_epoch=progress.epoch + 1)
+
+    def end_of_epoch(self, progress: Progress, train_loss: float, validation: Evaluation) -> None:
+        """Gates, health, impact and, when it is time, decisions; `progress.epoch` counts this epoch."""
+        began = time.perf_counter()
+        self.control.advance(Clock(progress.step, progress.epoch))
+        if self.monitor is not None and progress.epoch % self.config.health_signal_interval == 0:
+            self._take_health()
+        self._measure_impact(progress, validation)
+        self.control.check_budget("end_of_epoch", 1e3 * (time.perf_counter() - began))
+        if progress.epoch % self.config.decision_frequency == 0:
+            self._decide(progress, train_loss, running_epoch=progress.epoch)
+
+    def _decide(self, progress: Progress, train_loss: float, *, running_epoch: int) -> None:
+        packet = self.packets.build(
+            step=progress.step, epoch=progress.epoch, train_loss=train_loss, health=self.health
+        )
+        self.control.decide(packet, running_epoch)
+
+    def _take_health(self) -> None:
+        assert self.monitor is not None
+        self.health = self.monitor.measure(self.probe.loss, self.probe.samples)
+        self.account.forwards(self.probe.samples)
+        for signal in self.health.values():
+            if signal.stage is not SeedStage.DORMANT:
+                self.telemetry.emit(EventName.SEED_HEALTH, asdict(signal))
+
+    def due_for_impact(self, epoch: int) -> list[SeedRecord]:
+        """Probationary seeds that have served their time at the end of `epoch`."""
+        served = self.config.seed.probation_epochs
+        return [
+            r
+            for r in self.seeds.model.living()
+            if r.stage is SeedStage.PROBATIONARY and epoch - r.stage_epoch >= served
+        ]
+
+    def _measure_impact(self, progress: Progress, validation: Evaluation) -> None:
+        due = self.due_for_impact(progress.epoch)
+        if not due:
+            return
+        if validation.losses.numel() == 0 or self.config.seed.impact_samples:
+            validation = self.evaluator.run(self.probe.held_out(), keep_losses=True)
+            self.account.forwards(validation.samples)
+        for record in due:
+            seed = self.seeds.model.seed_module(record)
+            record.impact = self.evaluator.impact(seed, validation, self.probe.held_out())
+            self.account.forwards(record.impact.samples)
+            data = {"layer": record.layer, "seed": record.index} | asdict(record.impact)
+            self.telemetry.emit(EventName.SEED_IMPACT, data)

@@ -1,0 +1,163 @@
+"""Gathers what Tamiyo decides by."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psutil
+import torch
+
+from esper.kasmina import MorphableModel, SeedManager, get_blueprint
+from esper.kasmina.record import SeedRecord
+from esper.leyline import (
+    Candidate,
+    HealthSignal,
+    SeedStage,
+    SeedState,
+    SiteState,
+    SystemStatePacket,
+)
+
+
+class History:
+    """The last `window` epochs' losses and accuracies, oldest first."""
+
+    NAMES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+
+    def __init__(self, window: int) -> None:
+        self.rows: dict[str, deque[float]] = {name: deque(maxlen=window) for name in self.NAMES}
+
+    def add(self, record: Mapping[str, float | None]) -> None:
+        for name, row in self.rows.items():
+            value = record.get(name)
+            if value is not None:
+                row.append(value)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        return {name: list(row) for name, row in self.rows.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        for name, row in self.rows.items():
+            row.clear()
+            row.extend(state[name])
+
+
+class PacketBuilder:
+    """Builds a `SystemStatePacket`; offers only blueprints that fit a site and the budget of parameters."""
+
+    def __init__(
+        self,
+        seeds: SeedManager,
+        *,
+        session_name: str,
+        blueprints: Sequence[str],
+        max_params_ratio: float,
+        max_epochs: int,
+        steps_per_epoch: int,
+        history: History,
+    ) -> None:
+        self.seeds = seeds
+        self.model: MorphableModel = seeds.model
+        self.session_name = session_name
+        self.blueprints = list(blueprints)
+        self.max_params = int(max_params_ratio * self.model.host_params())
+        self.max_epochs = max_epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.history = history
+
+    def build(
+        self, *, step: int, epoch: int, train_loss: float, health: Mapping[str, HealthSignal]
+    ) -> SystemStatePacket:
+        """The packet for this moment; `health` is by slot key."""
+        rows = {name: tuple(row) for name, row in self.history.rows.items()}
+        return SystemStatePacket(
+            session_name=self.session_name,
+            step=step,
+            epoch=epoch,
+            max_epochs=self.max_epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            train_loss=train_loss,
+            train_loss_history=rows["train_loss"],
+            val_loss_history=rows["val_loss"],
+            train_accuracy_history=rows["train_accuracy"],
+            val_accuracy_history=rows["val_accuracy"],
+            params_host=self.model.host_params(),
+            params_now=self.model.total_params(),
+            seeds=tuple(self._seed(r, step, epoch, health) for r in self._occupied()),
+            sites=self.sites(health),
+            hardware=hardware(),
+        )
+
+    def _occupied(self) -> list[SeedRecord]:
+        rows = self.model.records.values()
+        return [r for row in rows for r in row if r.stage is not SeedStage.DORMANT]
+
+    def _seed(
+        self, record: SeedRecord, step: int, epoch: int, health: Mapping[str, HealthSignal]
+    ) -> SeedState:
+        return SeedState(
+            layer=record.layer,
+            seed_index=record.index,
+            stage=record.stage,
+            blueprint=record.blueprint,
+            placement=record.placement,
+            params=record.params,
+            alpha=self.seeds.alpha(record),
+            epochs_in_stage=epoch - record.stage_epoch,
+            steps_in_stage=step - record.stage_step,
+            germinated_epoch=record.germinated_epoch,
+            objective=self._objective(record),
+            impact=record.impact,
+            health=health.get(record.key),
+        )
+
+    def _objective(self, record: SeedRecord) -> float | None:
+        if record.stage is not SeedStage.TRAINING:
+            return None
+        return self.model.seed_module(record).objective()
+
+    def sites(self, health: Mapping[str, HealthSignal]) -> tuple[SiteState, ...]:
+        """Every site that a batch passes through, with what could still be planted there."""
+        last = max((site.order for site in self.model.sites.values()), default=0)
+        room = self.max_params - self.model.total_params()
+        states = []
+        for layer, site in self.model.sites.items():
+            if not site.usable:
+                continue
+            free = [r for r in self.model.records[layer] if r.stage is SeedStage.DORMANT]
+            states.append(
+                SiteState(
+                    layer=layer,
+                    depth=site.order / last if last else 0.0,
+                    params=sum(p.numel() for p in self.model.host.get_submodule(layer).parameters()),
+                    free_slots=tuple(r.index for r in free),
+                    candidates=self._candidates(layer, room) if free else (),
+                    health=health.get(free[0].key) if free else None,
+                )
+            )
+        return tuple(states)
+
+    def _candidates(self, layer: str, room: int) -> tuple[Candidate, ...]:
+        found = []
+        for name in self.blueprints:
+            blueprint = get_blueprint(name)
+            for placement in ("series", "parallel"):
+                shape = self.model.site_shape(layer, placement)
+                if not shape.in_shape or blueprint.unsupported(shape):
+                    continue
+                for options in blueprint.sizes(shape):
+                    cost = blueprint.cost(shape, **options)
+                    if cost.params <= room:
+                        found.append(Candidate(name, placement, options, cost.params, cost.flops))
+        return tuple(found)
+
+
+def hardware() -> dict[str, Any]:
+    """What the process has to work with: threads, memory, and the accelerator where there is one."""
+    memory = psutil.Process().memory_info().rss
+    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "memory_mb": memory / 2**20}
+    if torch.cuda.is_available():
+        facts |= {"gpu": torch.cuda.get_device_name(), "gpu_memory_mb": torch.cuda.memory_allocated() / 2**20}
+    return facts

@@ -1,0 +1,53 @@
+"""The parts that a run is made of, ready to use; `esper.build` makes them from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from esper.kasmina import MorphableModel
+from esper.leyline import Event
+from esper.tolaria.batches import Loader
+from esper.tolaria.control import Tamiyo
+from esper.tolaria.optimizer import OptimizerFactory
+from esper.tolaria.task import BatchForm, LossFunction
+
+
+class Records(Protocol):
+    """Where a run's records go; `esper.records.Recorder` is one."""
+
+    def epoch(self, record: Mapping[str, Any]) -> None: ...
+
+    def step(self, record: Mapping[str, Any]) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+class Watcher(Protocol):
+    """Somebody who is told of progress inside an epoch, often and cheaply."""
+
+    def progress(self, step_in_epoch: int, loss: float | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a run needs besides its configuration. `tamiyo` is None where nothing is to grow."""
+
+    model: MorphableModel
+    train: Loader
+    validation: Loader
+    test: Loader
+    loss: LossFunction
+    form: BatchForm
+    optimizer: OptimizerFactory
+    tamiyo: Tamiyo | None
+    device: torch.device
+    records: Records
+    watcher: Watcher
+    run_dir: Path

@@ -1,0 +1,73 @@
+"""A few held-out samples on which shapes, health and FLOPs are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.config import SeedConfig
+from esper.core.runtime import seeded_rng
+from esper.kasmina import MorphableModel
+from esper.tolaria.batches import BatchSource
+from esper.tolaria.precision import Precision
+from esper.tolaria.task import BatchForm, LossFunction, batch_length
+
+
+class Probe:
+    """One small batch of validation samples, and passes over more of them; no generator is moved."""
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        batches: BatchSource,
+        form: BatchForm,
+        loss: LossFunction,
+        precision: Precision,
+        config: SeedConfig,
+        *,
+        device: torch.device,
+        rng_seed: int,
+    ) -> None:
+        self.model = model
+        self.batches = batches
+        self.form = form
+        self.judge = loss
+        self.precision = precision
+        self.impact_samples = config.impact_samples
+        self.device = device
+        self.rng_seed = rng_seed
+        self.batch = head(next(iter(batches.batches(0))), config.probe_samples)
+        args, kwargs, targets = form(self.batch)
+        self.samples = batch_length(targets)
+        with seeded_rng(rng_seed, device), precision.autocast():
+            model.observe(*args, **kwargs)
+
+    def loss(self) -> Tensor:
+        """The loss of the probe batch, from a forward in whatever mode the model is in."""
+        args, kwargs, targets = self.form(self.batch)
+        with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
+            return self.judge(self.model.forward(*args, **kwargs), targets)
+
+    def held_out(self) -> Iterator[Any]:
+        """A fresh pass over the samples that impact is measured on."""
+        batches = iter(self.batches.batches(0))
+        if not self.impact_samples:
+            return batches
+        return islice(batches, math.ceil(self.impact_samples / self.batches.batch_size))
+
+
+def head(batch: Any, samples: int) -> Any:
+    """The first samples of a batch, whatever its form: tensors, and containers of them."""
+    if isinstance(batch, Tensor):
+        return batch[:samples]
+    if isinstance(batch, Mapping):
+        return {key: head(value, samples) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        items = [head(value, samples) for value in batch]
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    return batch

@@ -1,0 +1,97 @@
+"""How far a run has come, what was best so far, and whether it is time to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(slots=True)
+class Progress:
+    """The loop's own counters. `epoch` counts finished epochs, `batch` batches of the running one."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    samples_seen: int = 0
+    param_steps: int = 0
+    train_flops: float = 0.0
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    stopped_by: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        for field in fields(self):
+            setattr(self, field.name, data[field.name])
+
+
+class Best:
+    """The best epoch so far: highest validation accuracy, or least validation loss where there is none.
+
+    A loss that is not finite is never best.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = -1
+        self.loss = math.inf
+        self.accuracy: float | None = None
+
+    def update(self, epoch: int, loss: float, accuracy: float | None) -> bool:
+        """Note an epoch; True where it is the best so far."""
+        if not math.isfinite(loss):
+            return False
+        if self._rank(loss, accuracy) <= self._rank(self.loss, self.accuracy):
+            return False
+        self.epoch, self.loss, self.accuracy = epoch, loss, accuracy
+        return True
+
+    @staticmethod
+    def _rank(loss: float, accuracy: float | None) -> tuple[float, float]:
+        return (-math.inf if accuracy is None else accuracy, -loss)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "accuracy": self.accuracy, "loss": _or_none(self.loss)}
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        self.epoch, self.accuracy = data["epoch"], data["accuracy"]
+        self.loss = math.inf if data["loss"] is None else data["loss"]
+
+
+class EarlyStopping:
+    """Stops after `patience` epochs without a fall of the validation loss by `min_delta`; 0: never.
+
+    Growth starts the count anew: a network that has just changed deserves its time.
+    """
+
+    def __init__(self, patience: int, min_delta: float) -> None:
+        self.patience = patience
+        self.min_delta = min_delta
+        self.least = math.inf
+        self.waited = 0
+
+    def restart(self) -> None:
+        self.waited = 0
+
+    def update(self, loss: float) -> bool:
+        """Note an epoch's validation loss; True where it is time to stop."""
+        if loss < self.least - self.min_delta:
+            self.least, self.waited = loss, 0
+        else:
+            self.waited += 1
+        return 0 < self.patience <= self.waited
+
+    def to_json(self) -> dict[str, Any]:
+        return {"least": _or_none(self.least), "waited": self.waited}
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        self.least = math.inf if data["least"] is None else data["least"]
+        self.waited = data["waited"]
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

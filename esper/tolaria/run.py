@@ -1,0 +1,342 @@
+"""One run, from its parts to its end; read it from top to bottom."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from esper.config import TolariaConfig
+from esper.kasmina import HealthMonitor, SeedManager, TopologyChange
+from esper.leyline import EventName
+from esper.tolaria.account import Account
+from esper.tolaria.batches import BatchSource
+from esper.tolaria.best import BestModel, best_weights
+from esper.tolaria.control import ControlLoop
+from esper.tolaria.evaluate import Evaluation, Evaluator
+from esper.tolaria.forward import TrainingForward
+from esper.tolaria.growth import Growth
+from esper.tolaria.lines import StepLines, epoch_line
+from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.packet import History, PacketBuilder
+from esper.tolaria.parts import Parts
+from esper.tolaria.precision import Precision
+from esper.tolaria.probe import Probe
+from esper.tolaria.profiler import StepProfiler
+from esper.tolaria.progress import EarlyStopping, Progress
+from esper.tolaria.schedule import Horizon, make_schedule
+from esper.tolaria.signals import Wishes
+from esper.tolaria.state import Checkpoint, Generators, StateManager
+from esper.tolaria.state.store import Store
+from esper.tolaria.step import Stepper
+from esper.tolaria.task import Meter
+from esper.tolaria.telemetry import Telemetry
+
+
+class Run:
+    """Trains, grows, evaluates and saves; owns the loop's state.
+
+    `wishes` is how others ask it to stop or pause. `train()` runs to the end (or to where it was asked
+    to stop); `test()` then puts the best model in place and reads the test set, once.
+    """
+
+    def __init__(self, config: TolariaConfig, parts: Parts, wishes: Wishes | None = None) -> None:
+        self.config = config
+        self.parts = parts
+        self.wishes = wishes or Wishes()
+        self.model = parts.model
+        self.progress = Progress()
+        self.telemetry = Telemetry(parts.records)
+        limits = config.trainer
+        self.train_batches = BatchSource(
+            parts.train, limit=limits.limit_train_batches, repeat_first=config.overfit_one_batch
+        )
+        # overfitting one batch is judged on that batch: the question is whether it can be learnt
+        held_out = parts.train if config.overfit_one_batch else parts.validation
+        self.val_batches = BatchSource(
+            held_out,
+            limit=1 if config.overfit_one_batch else limits.limit_val_batches,
+            repeat_first=config.overfit_one_batch,
+        )
+        self.accumulation = config.optimization.accumulation_steps
+        self.steps_per_epoch = math.ceil(len(self.train_batches) / self.accumulation)
+        self.meter = Meter(parts.device)
+        self.precision = Precision(config.mixed_precision, parts.device)
+        self.probe = Probe(
+            self.model,
+            self.val_batches,
+            parts.form,
+            parts.loss,
+            self.precision,
+            config.morphogenetic.seed,
+            device=parts.device,
+            rng_seed=config.seed,
+        )
+        self.lines = StepLines(config.logging.step_interval, parts.device)
+        self._build_loop()
+        self._register_state()
+        self._profiler: StepProfiler | None = None
+
+    # -- wiring ----------------------------------------------------------------------------------
+
+    def _build_loop(self) -> None:
+        c, parts = self.config, self.parts
+        o, seed = c.optimization, c.morphogenetic.seed
+        self.seeds = SeedManager(self.model, seed)
+        self.optimizers = OptimizerManager(
+            self.model,
+            parts.optimizer,
+            lr=o.learning_rate,
+            seed_lr=o.learning_rate * seed.learning_rate_scale,
+            isolation_lr=seed.isolation_learning_rate,
+            warmup_steps=seed.warmup_steps,
+        )
+        self.forward = TrainingForward(
+            self.model,
+            compile_model=c.compile_model,
+            backend=c.trainer.compile_backend,
+            batch_size=parts.train.batch_size,
+            on_fallback=lambda why: self.telemetry.warn(EventName.COMPILE_FALLBACK, {"reason": why}),
+        )
+        self.stepper = Stepper(
+            self.forward,
+            self.optimizers,
+            self.seeds,
+            make_schedule(o.scheduler, o.scheduler_params, self._horizon()),
+            parts.loss,
+            parts.form,
+            self.precision,
+            o.gradient_clip_norm,
+        )
+        self.evaluator = Evaluator(
+            self.model, parts.loss, parts.form, self.precision, parts.device, rng_seed=c.seed
+        )
+        self.account = Account(self.model, self.progress, self.probe)
+        self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
+        self.best = BestModel(self.model)
+        self.history = History(c.morphogenetic.performance_window)
+        self.growth = self._build_growth() if parts.tamiyo is not None else None
+
+    def _horizon(self) -> Horizon:
+        return Horizon(self.steps_per_epoch * self.config.optimization.max_epochs, self.steps_per_epoch)
+
+    def _build_growth(self) -> Growth:
+        c, m = self.config, self.config.morphogenetic
+        assert self.parts.tamiyo is not None
+        control = ControlLoop(
+            self.parts.tamiyo,
+            self.seeds,
+            self.optimizers,
+            self.telemetry,
+            m,
+            hook_budget_ms=c.trainer.hook_budget_ms,
+            on_structure=self._topology_changed,
+        )
+        packets = PacketBuilder(
+            self.seeds,
+            session_name=c.session_name,
+            blueprints=m.blueprints,
+            max_params_ratio=m.max_params_ratio,
+            max_epochs=c.optimization.max_epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            history=self.history,
+        )
+        monitor = HealthMonitor(self.model, m.performance_window) if self.model.telemetry_enabled else None
+        return Growth(
+            control,
+            packets,
+            monitor,
+            self.evaluator,
+            self.probe,
+            self.telemetry,
+            self.account,
+            m,
+        )
+
+    def _register_state(self) -> None:
+        self.state = StateManager()
+        self.state.register("model", self.model)
+        self.state.register("optimizers", self.optimizers)
+        self.state.register("scaler", self.precision)
+        self.state.register("meter", self.meter)
+        self.state.register("run", self)
+        self.state.register("best", self.best)
+        self.state.register("generators", Generators())
+        if self.growth is not None:
+            self.state.register("seeds", self.seeds)
+            if self.config.checkpoint.save_morphogenetic_state:
+                self.state.register("history", self.history)
+                self.state.register("control", self.growth.control)
+                if self.growth.monitor is not None:
+                    self.state.register("health", self.growth.monitor)
+        self.store = Store(self.config, self.parts.run_dir, self.state, self.telemetry, self.parts.records)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loop's own part of the state; the owners registered beside it have theirs."""
+        counters = self.model.counters
+        return {
+            "progress": self.progress.to_json(),
+            "early": self.early.to_json(),
+            "forwards": counters.forwards,
+            "kernels": counters.kernels,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.progress.load(state["progress"])
+        self.early.load(state["early"])
+        self.model.counters.forwards, self.model.counters.kernels = state["forwards"], state["kernels"]
+        self.telemetry.step, self.telemetry.epoch = self.progress.step, self.progress.epoch
+        self._topology_changed(TopologyChange())
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def _topology_changed(self, change: TopologyChange) -> None:
+        self.account.topology_changed()
+        self.early.restart()
+        self.forward.topology_changed(listening=bool(self.seeds.isolated))
+        self.best.topology_changed()
+
+    def train(self) -> None:
+        """Run epochs until the last one, an early stop, or a wish to stop."""
+        began, cpu = time.perf_counter(), time.process_time()
+        wall_before, cpu_before = self.progress.wall_s, self.progress.cpu_s
+        with ExitStack() as owned:
+            self._start_profiler(owned)
+            while not self._finished():
+                self._epoch()
+                self.progress.wall_s = wall_before + time.perf_counter() - began
+                self.progress.cpu_s = cpu_before + time.process_time() - cpu
+        self.store.save(self.progress, final=True)
+
+    def _finished(self) -> bool:
+        if not self.progress.stopped_by and self.progress.epoch >= self.config.optimization.max_epochs:
+            self.progress.stopped_by = "max_epochs"
+        return bool(self.progress.stopped_by)
+
+    def _epoch(self) -> None:
+        began = time.perf_counter()
+        self.model.train()
+        self._train_pass()
+        if self.progress.stopped_by:
+            return
+        trained = self.meter.read()
+        validation = self._validate()
+        improved = self._close_epoch(trained, validation)
+        if self.growth is not None:
+            self.growth.end_of_epoch(self.progress, trained[0], validation)
+            self.best.refresh()
+        self._early_stop(validation)
+        self._record(trained, validation, time.perf_counter() - began)
+        self.store.save(self.progress, improved=improved)
+
+    def _train_pass(self) -> None:
+        """One epoch of steps, from the position that the last one (or a checkpoint) left."""
+        epoch, start = self.progress.epoch + 1, self.progress.batch
+        if start == 0:
+            self.meter.reset()
+        for window in self.train_batches.windows(epoch, start, self.accumulation):
+            self._step(window)
+            self.progress.batch += len(window)
+            if self._between_steps():
+                break
+
+    def _step(self, window: list[Any]) -> None:
+        p = self.progress
+        extra = self.lines.meter(p.step + 1)
+        meters = [self.meter] if extra is None else [self.meter, extra]
+        before = self.meter.samples
+        norm = self.stepper.step(window, meters, p.step, want_norm=extra is not None)
+        p.step += 1
+        self.telemetry.step = p.step
+        self.account.step(self.meter.samples - before)
+        if extra is not None:
+            self.lines.add(p.step, extra, norm)
+
+    def _between_steps(self) -> bool:
+        """Everything that may happen between two steps; True where the run is to end."""
+        ended_blend = self.seeds.tick()
+        if self._profiler is not None:
+            self._profiler.step()
+        if self.growth is not None:
+            interval = self.config.morphogenetic.decision_interval_steps
+            inside = self.progress.batch < len(self.train_batches)
+            if inside and (ended_blend or (interval and self.progress.step % interval == 0)):
+                self.growth.inside_epoch(self.progress, self.meter.read()[0])
+        self.parts.watcher.progress(self.progress.batch, None)
+        if self.wishes.poll():
+            self.progress.stopped_by = self.wishes.stop_reason
+            return self.progress.batch < len(self.train_batches)
+        return False
+
+    def _validate(self) -> Evaluation:
+        due = self.growth is not None and self.growth.due_for_impact(self.progress.epoch + 1)
+        return self.evaluator.run(self.val_batches.batches(0), keep_losses=bool(due))
+
+    def _close_epoch(self, trained: tuple[float, float | None], validation: Evaluation) -> bool:
+        self.progress.epoch += 1
+        self.progress.batch = 0
+        self.telemetry.epoch = self.progress.epoch
+        self.history.add(
+            {
+                "train_loss": trained[0],
+                "val_loss": validation.loss,
+                "train_accuracy": trained[1],
+                "val_accuracy": validation.accuracy,
+            }
+        )
+        return self.best.consider(self.progress.epoch, validation.loss, validation.accuracy)
+
+    def _early_stop(self, validation: Evaluation) -> None:
+        if self.early.update(validation.loss) and not self.progress.stopped_by:
+            self.progress.stopped_by = "early_stopping"
+            self.telemetry.emit(EventName.EARLY_STOPPED, {"waited_epochs": self.early.waited})
+
+    def _record(self, trained: tuple[float, float | None], validation: Evaluation, epoch_time: float) -> None:
+        if not self.config.logging.track_metrics:
+            return
+        self.lines.flush(self.parts.records)
+        self.parts.records.epoch(
+            epoch_line(
+                self.progress,
+                trained,
+                validation,
+                self.seeds,
+                learning_rate=self.optimizers.main.param_groups[0]["lr"],
+                epoch_time=epoch_time,
+                growing=self.growth is not None,
+            )
+        )
+
+    def _start_profiler(self, owned: ExitStack) -> None:
+        c = self.config
+        if c.profile_training and c.trainer.profiler_dir is not None:
+            self._profiler = StepProfiler(
+                self.parts.run_dir / c.trainer.profiler_dir,
+                c.trainer.profiler_active_steps,
+                lambda why: self.telemetry.warn(EventName.PROFILER_EXPORT_FAILED, {"reason": why}),
+            )
+            owned.callback(self._profiler.close)
+
+    def dry_run(self) -> float:
+        """One batch forward and backward, without a step; returns its loss."""
+        args, kwargs, targets = self.parts.form(next(iter(self.train_batches.batches(1))))
+        with self.precision.autocast():
+            loss = self.parts.loss(self.model(*args, **kwargs), targets)
+        self.precision.backward(loss)
+        return loss.item()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def load_model(self, checkpoint: Checkpoint) -> None:
+        """Take only the best model of a checkpoint, to evaluate it."""
+        owners = checkpoint.state["owners"]
+        self.best.mark.load(owners["best"]["mark"])
+        self.model.load_state_dict(best_weights(checkpoint))
+        self.progress.load(owners["run"]["progress"])
+
+    def test(self) -> Evaluation:
+        """Put the best model, with its topology, in place and read the test set."""
+        self.best.restore()
+        return self.evaluator.run(self.parts.test.batches(0))

@@ -1,0 +1,126 @@
+"""A checkpoint: a folder with state.json, a safetensors file for each owner of tensors, and a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.core.atomic import FILES, Content, Files, commit_folder
+from esper.core.manifest import check_name, read_manifest, verify_folder
+from esper.core.tensors import check_tensors, load_tensors, save_tensors
+from esper.errors import CheckpointError
+from esper.tolaria.state.index import (
+    FORMAT,
+    STATE,
+    STATE_LIMIT_BYTES,
+    VERSION,
+    is_checkpoint,
+    list_checkpoints,
+    read_state,
+)
+
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What was saved: `tensors` by file and name, `state` as JSON."""
+
+    path: Path
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def save_checkpoint(
+    parent: Path,
+    name: str,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    io: Files = FILES,
+) -> Path:
+    """Commit the checkpoint `parent/name`; when this returns it is whole and on the disk.
+
+    `tensors` maps the stem of a file to its named tensors, which must not change until it returns;
+    `state` is JSON (tuples become lists). One of the same name is replaced, in one step and after the
+    new one is durable. Raises `CheckpointError`; what was there then stands.
+    """
+    check_name(parent, name)
+    _check_json("state", state)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "sequence": _next_sequence(parent),
+        "state": state,
+    }
+    raw = (json.dumps(content, indent=1) + "\n").encode()
+    if len(raw) > STATE_LIMIT_BYTES:
+        raise CheckpointError(
+            f"the JSON state has {len(raw)} bytes; at most {STATE_LIMIT_BYTES} can be saved"
+        )
+    files: dict[str, Content] = {STATE: raw}
+    for stem, group in tensors.items():
+        files[f"{stem}{_SUFFIX}"] = partial(save_tensors, tensors=group)
+    return commit_folder(parent / name, files, io=io)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """The checkpoint in the folder `path`, verified, its tensors copied to `device`.
+
+    Raises `CheckpointError` for one that is missing, damaged, foreign or of a later version.
+    """
+    found = check_checkpoint(path)
+    files = sorted(path.glob(f"*{_SUFFIX}"))
+    tensors = {file.stem: load_tensors(file, device)[0] for file in files}
+    return Checkpoint(path, found["state"], tensors)
+
+
+def check_checkpoint(path: Path) -> dict[str, Any]:
+    """Verify every file of the checkpoint `path`; returns what its state.json holds.
+
+    What is cheap is checked first, so that a hostile file is refused before its size can cost anything.
+    Raises `CheckpointError`.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is no checkpoint: expected a folder that Esper has saved")
+    if not is_checkpoint(path):
+        raise CheckpointError(f"{path} is no checkpoint: it holds no manifest.json and no {STATE}")
+    files = read_manifest(path)
+    if STATE not in files:
+        raise CheckpointError(f"{path}: {STATE} is missing from its manifest")
+    for name in files:
+        if name.endswith(_SUFFIX):
+            check_tensors(path / name)
+        elif name != STATE:
+            raise CheckpointError(f"{path}: {name} is no part of a checkpoint, unlike {STATE} and *{_SUFFIX}")
+    verify_folder(path)
+    return read_state(path)
+
+
+def _next_sequence(parent: Path) -> int:
+    entries = list_checkpoints(parent)[0] if parent.is_dir() else []
+    return 1 + max((entry.sequence for entry in entries), default=0)
+
+
+def _check_json(path: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise CheckpointError(
+                    f"{path} has the key {key!r}, which JSON cannot hold; expected a string"
+                )
+            _check_json(f"{path}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _check_json(f"{path}[{i}]", item)
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise CheckpointError(
+            f"{path} is a {type(value).__qualname__}, which JSON cannot hold: {value!r:.80}"
+        )

@@ -1,0 +1,67 @@
+"""Which checkpoints a folder holds, in the order they were saved, as their own state.json files tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esper.core.atomic import is_leftover
+from esper.core.manifest import MANIFEST, check_format, parse_object, read_bounded
+from esper.errors import CheckpointError
+
+STATE = "state.json"
+FORMAT = "esper-checkpoint"
+VERSION = 1
+# JSON grows some twenty-fold when it is parsed, and it is parsed before anything in it can be believed
+STATE_LIMIT_BYTES = 6 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A checkpoint that can be named: where it is, and the how-manieth save in its folder it was."""
+
+    path: Path
+    sequence: int
+
+
+def list_checkpoints(folder: Path) -> tuple[list[Entry], list[str]]:
+    """The checkpoints in `folder`, oldest save first, and a sentence for each that cannot be read.
+
+    Only what orders them is read; no file is verified.
+    """
+    entries, problems = [], []
+    for path in _subfolders(folder):
+        try:
+            found = read_state(path)
+            entries.append(Entry(path, found["sequence"]))
+        except CheckpointError as error:
+            problems.append(str(error))
+    return sorted(entries, key=lambda entry: (entry.sequence, entry.path.name)), problems
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What state.json of the checkpoint `path` holds: sequence and state.
+
+    Raises `CheckpointError` where it is missing, too big, foreign, of a later version or incomplete.
+    """
+    file = path / STATE
+    found = parse_object(file, read_bounded(file, STATE_LIMIT_BYTES))
+    check_format(file, found, FORMAT, VERSION)
+    if type(found.get("sequence")) is not int or not isinstance(found.get("state"), dict):
+        raise CheckpointError(f"{file} lacks a part; expected a whole number as sequence, and state")
+    return found
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether the folder is meant to be a checkpoint, a damaged one included."""
+    return (path / MANIFEST).exists() or (path / STATE).exists()
+
+
+def _subfolders(folder: Path) -> Iterator[Path]:
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be searched for checkpoints: {error}") from error
+    return (path for path in paths if path.is_dir() and not path.is_symlink() and not is_leftover(path))

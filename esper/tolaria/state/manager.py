@@ -1,0 +1,95 @@
+"""What the state of a run is, in one place: every owner registers itself, and nothing is saved besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from esper.core.runtime import restore_rng_state, rng_state
+from esper.errors import CheckpointError
+
+REFERENCE = "tensor:"
+
+
+class Stateful(Protocol):
+    """An owner of state: nested dicts and lists of JSON values and tensors."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+class StateManager:
+    """Collects the state of all registered owners and gives it back to them.
+
+    Order matters and is that of registration: the model first (it plants its seeds), then what follows it.
+    """
+
+    def __init__(self) -> None:
+        self.owners: dict[str, Stateful] = {}
+
+    def register(self, name: str, owner: Stateful) -> None:
+        assert name not in self.owners, f"two owners of state are called {name}"
+        self.owners[name] = owner
+
+    def capture(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Copies of all state: tensors by owner and path, and the rest as JSON with references to them."""
+        tensors: dict[str, dict[str, Tensor]] = {}
+        state: dict[str, Any] = {}
+        for name, owner in self.owners.items():
+            found: dict[str, Tensor] = {}
+            state[name] = _split(owner.state_dict(), "", found)
+            if found:
+                tensors[name] = found
+        return tensors, state
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Give every owner its state back; raises `CheckpointError` where an owner's is missing."""
+        missing = sorted(set(self.owners) - set(state))
+        if missing:
+            raise CheckpointError(f"the checkpoint holds no state of: {', '.join(missing)}")
+        for name, owner in self.owners.items():
+            owner.load_state_dict(_join(state[name], tensors.get(name, {})))
+
+
+def _split(value: Any, path: str, found: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        found[path] = value.detach().clone()
+        return f"{REFERENCE}{path}"
+    if isinstance(value, Mapping):
+        return {
+            key: _split(item, f"{path}/{key}" if path else str(key), found) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_split(item, f"{path}/{i}", found) for i, item in enumerate(value)]
+    return value
+
+
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        path = value.removeprefix(REFERENCE)
+        if path not in tensors:
+            raise CheckpointError(f"the checkpoint lacks the tensor {path!r}")
+        return tensors[path]
+    if isinstance(value, Mapping):
+        return {key: _join(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_join(item, tensors) for item in value]
+    return value
+
+
+class Generators:
+    """Every random generator of the process, as an owner of state."""
+
+    def __init__(self) -> None:
+        self.inexact: list[str] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        tensors, meta = rng_state()
+        return {"tensors": tensors, "meta": meta}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put the generators back; `inexact` then says which could not be."""
+        self.inexact = restore_rng_state(state["tensors"], state["meta"])

@@ -1,0 +1,184 @@
+"""An optimiser's state by parameter name: tensors and JSON, bit for bit, deep copies both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from esper.errors import CheckpointError
+from esper.tolaria.state.packing import Packer, Placer, Unpacker
+
+NamedParams = Iterable[tuple[str, Tensor]]
+
+
+def named_state(optimizer: Optimizer, named_params: NamedParams) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copies of the optimiser's tensors, named `<parameter>/<key>`, and JSON for all the rest.
+
+    `named_params` may name more parameters than the optimiser holds. In the JSON, `groups` has for each
+    group its options (JSON values as they are, others tagged) and, as `params`, the names of its parameters.
+    Raises `CheckpointError` for a parameter without a name and for state of a kind that cannot be saved.
+    """
+    names = _names(optimizer, named_params)
+    further = optimizer.state_dict().keys() - {"state", "param_groups"}
+    if further or any(param not in names for param in optimizer.state):
+        what = ", ".join(sorted(further)) or "entries that belong to none of its parameters"
+        raise CheckpointError(f"the state of {_kind(optimizer)} cannot be saved by name: it also has {what}")
+    packer = Packer()
+    meta = {
+        "class": _kind(optimizer),
+        "groups": [_pack_group(packer, i, group, names) for i, group in enumerate(optimizer.param_groups)],
+        "shapes": {name: list(param.shape) for param, name in names.items()},
+        "state": {
+            names[param]: {
+                key: packer.pack(f"{names[param]}/{key}", value, param.device)
+                for key, value in entries.items()
+            }
+            for param, entries in optimizer.state.items()
+        },
+    }
+    return packer.tensors, meta
+
+
+def load_named_state(
+    optimizer: Optimizer, named_params: NamedParams, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> None:
+    """Put the optimiser into the state that `named_state` saved: state, options and order of its groups.
+
+    Groups are recognised by the parameters they hold. Raises `CheckpointError`, the optimiser being as
+    it was, for another class, parameters that are missing, unknown, of another shape or grouped
+    otherwise, and for tensors that are missing or left over.
+    """
+    try:
+        _load(optimizer, named_params, tensors, meta)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"the saved state of {_kind(optimizer)} is not whole: {error!r}") from error
+
+
+def _load(
+    optimizer: Optimizer, named_params: NamedParams, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> None:
+    if meta["class"] != _kind(optimizer):
+        raise CheckpointError(
+            f"the saved state is one of {meta['class']}; the optimiser is {_kind(optimizer)}"
+        )
+    params = {name: param for param, name in _names(optimizer, named_params).items()}
+    _check_params(params, meta["shapes"])
+    groups = _match_groups(optimizer, params, meta["groups"])
+    unpacker = Unpacker(tensors)
+    options = [
+        _unpack_options(unpacker, i, group, saved)
+        for i, (group, saved) in enumerate(zip(groups, meta["groups"], strict=True))
+    ]
+    on_device = {
+        id(p)
+        for group, chosen in zip(groups, options, strict=True)
+        if _on_device(chosen)
+        for p in group["params"]
+    }
+    state = {
+        params[name]: {
+            key: unpacker.unpack(
+                f"{name}/{key}", value, _placer(params[name], key != "step" or id(params[name]) in on_device)
+            )
+            for key, value in entries.items()
+        }
+        for name, entries in meta["state"].items()
+    }
+    unpacker.check_all_used()
+    # from here on nothing can fail
+    for group, chosen, saved in zip(groups, options, meta["groups"], strict=True):
+        group.update(chosen)
+        group["params"][:] = [params[name] for name in saved["params"]]
+    optimizer.param_groups[:] = groups
+    optimizer.state.clear()
+    optimizer.state.update(state)
+
+
+def _names(optimizer: Optimizer, named_params: NamedParams) -> dict[Tensor, str]:
+    """The name of each parameter the optimiser holds, in its order."""
+    named: dict[Tensor, str] = {}
+    for name, param in named_params:
+        named.setdefault(param, name)
+    held = [param for group in optimizer.param_groups for param in group["params"]]
+    for param in held:
+        if param not in named:
+            raise CheckpointError(
+                f"{_kind(optimizer)} holds a parameter of shape {tuple(param.shape)} without a name"
+            )
+    return {param: named[param] for param in held}
+
+
+def _kind(optimizer: Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
+def _pack_group(
+    packer: Packer, index: int, group: Mapping[str, Any], names: Mapping[Tensor, str]
+) -> dict[str, Any]:
+    device = next((param.device for param in group["params"]), torch.device("cpu"))
+    packed = {
+        key: packer.pack(f"groups/{index}/{key}", value, device)
+        for key, value in group.items()
+        if key != "params"
+    }
+    return {**packed, "params": [names[param] for param in group["params"]]}
+
+
+def _unpack_options(
+    unpacker: Unpacker, index: int, group: Mapping[str, Any], saved: Mapping[str, Any]
+) -> dict[str, Any]:
+    place = _placer(group["params"][0] if group["params"] else torch.empty(0), _on_device(saved))
+    options = ((key, value) for key, value in saved.items() if key != "params")
+    return {key: unpacker.unpack(f"groups/{index}/{key}", value, place) for key, value in options}
+
+
+def _on_device(options: Mapping[str, Any]) -> bool:
+    """Whether torch wants the step count, and a rate that is a tensor, where the parameters are."""
+    return bool(options.get("capturable") or options.get("fused"))
+
+
+def _placer(param: Tensor, follows: bool) -> Placer:
+    """Where a saved tensor goes: to the parameter's device if it `follows` it and was there before."""
+
+    def place(tensor: Tensor, on: str) -> Tensor:
+        if on != "param" or not follows:
+            return tensor.to("cpu" if on == "param" else on, copy=True)
+        if tensor.shape != param.shape:
+            return tensor.to(param.device, copy=True)
+        # in the parameter's own memory format, as the optimiser makes them
+        return torch.empty_like(param, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+
+    return place
+
+
+def _check_params(params: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> None:
+    if missing := sorted(shapes.keys() - params.keys()):
+        raise CheckpointError(f"saved for parameters that the optimiser does not hold: {', '.join(missing)}")
+    if unknown := sorted(params.keys() - shapes.keys()):
+        raise CheckpointError(f"nothing saved for parameters that the optimiser holds: {', '.join(unknown)}")
+    for name, param in params.items():
+        if list(param.shape) != shapes[name]:
+            raise CheckpointError(f"{name} has shape {list(param.shape)}; it was saved with {shapes[name]}")
+
+
+def _match_groups(
+    optimizer: Optimizer, params: Mapping[str, Tensor], saved: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The optimiser's groups in the saved order."""
+    by_params = {frozenset(map(id, group["params"])): group for group in optimizer.param_groups}
+    found = []
+    for entry in saved:
+        group = by_params.pop(frozenset(id(params[name]) for name in entry["params"]), None)
+        if group is None or len(group["params"]) != len(entry["params"]):
+            name = entry.get("name", ", ".join(entry["params"][:3]))
+            raise CheckpointError(
+                f"the optimiser has no group of exactly the parameters of saved group {name!r}"
+            )
+        found.append(group)
+    if by_params:
+        raise CheckpointError(f"the optimiser has {len(by_params)} groups that were not saved")
+    return found

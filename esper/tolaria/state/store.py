@@ -1,0 +1,91 @@
+"""When a run is saved, under which name, and how it is taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from esper.config import TolariaConfig
+from esper.core.runtime import versions
+from esper.errors import CheckpointError
+from esper.leyline import EventName, Level
+from esper.tolaria.progress import Progress
+from esper.tolaria.state.checkpoint import Checkpoint, save_checkpoint
+from esper.tolaria.state.manager import StateManager
+from esper.tolaria.state.retention import prune
+from esper.tolaria.telemetry import Telemetry
+
+
+class HasState(Protocol):
+    """Records that are continued by a resumed run: offsets of files, ids of loggers."""
+
+    def state(self) -> dict[str, Any]: ...
+
+
+class Store:
+    """Saves the state of a run into its checkpoint folder, and restores it.
+
+    Every checkpoint is whole: it also holds the best model so far, so any one of them is enough to go on
+    from and to end with the right result. A save that fails is an event; the run goes on with the
+    previous checkpoint intact.
+    """
+
+    def __init__(
+        self,
+        config: TolariaConfig,
+        run_dir: Path,
+        manager: StateManager,
+        telemetry: Telemetry,
+        records: HasState,
+    ) -> None:
+        self.config = config
+        self.folder = run_dir / config.checkpoint.checkpoint_dir
+        self.manager = manager
+        self.telemetry = telemetry
+        self.records = records
+        self.saved_step = -1
+
+    def save(self, progress: Progress, *, improved: bool = False, final: bool = False) -> Path | None:
+        """Save where one is due: each `checkpoint_frequency` epochs and at the end; returns its folder.
+
+        With `keep_best_only` one is due whenever the best model has improved instead.
+        """
+        c = self.config.checkpoint
+        regular = improved if c.keep_best_only else progress.epoch % c.checkpoint_frequency == 0
+        if not c.save_checkpoints or progress.step == self.saved_step or not (regular or final):
+            return None
+        name = f"epoch-{progress.epoch:04d}" + (f"-batch-{progress.batch:06d}" if progress.batch else "")
+        try:
+            path = self._write(name, progress)
+        except (OSError, CheckpointError) as error:
+            facts = {"name": name, "reason": f"{type(error).__name__}: {error}"}
+            self.telemetry.emit(EventName.CHECKPOINT_FAILED, facts, level=Level.ERROR)
+            return None
+        self.saved_step = progress.step
+        self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": name})
+        prune(self.folder, keep=1 if c.keep_best_only else c.max_checkpoints)
+        return path
+
+    def _write(self, name: str, progress: Progress) -> Path:
+        tensors, state = self.manager.capture()
+        header = {
+            "config": self.config.to_dict(),
+            "progress": progress.to_json(),
+            "records": self.records.state(),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return save_checkpoint(self.folder, name, tensors=tensors, state={"run": header, "owners": state})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up a saved run; raises `CheckpointError` where the checkpoint does not fit this one."""
+        try:
+            self.manager.restore(checkpoint.tensors, checkpoint.state["owners"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{checkpoint.path} does not fit this run: {error}") from error
+        self.saved_step = checkpoint.state["run"]["progress"]["step"]

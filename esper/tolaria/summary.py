@@ -1,0 +1,79 @@
+"""The summary of a finished run (spec C9): one model, the best one, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from esper.core.runtime import versions
+from esper.tolaria.evaluate import Evaluation
+from esper.tolaria.run import Run
+
+SEED_KEYS = (
+    "layer",
+    "blueprint",
+    "placement",
+    "options",
+    "stage",
+    "params",
+    "germinated_epoch",
+    "blended_epoch",
+    "fossilized_epoch",
+    "culled_epoch",
+    "impact",
+    "reason",
+)
+
+
+def summarize(run: Run, test: Evaluation | None, params_last: int) -> dict[str, Any]:
+    """Everything that `summary.json` holds; the run's model is the best one by now.
+
+    `params_last` are the parameters of the last epoch's model, named only where they differ.
+    """
+    config, progress, mark = run.config, run.progress, run.best.mark
+    counts = run.growth.control.counts if run.growth is not None else {}
+    params = run.model.total_params()
+    summary = {
+        "session_name": config.session_name,
+        "session_description": config.session_description,
+        "experiment_id": config.experiment_id,
+        "seed": config.seed,
+        "device": str(run.parts.device),
+        "epochs_run": progress.epoch,
+        "steps_run": progress.step,
+        "stopped_by": progress.stopped_by,
+        "params_host": run.model.host_params(),
+        "params_final": params,
+        "train_flops": progress.train_flops,
+        "param_epochs": progress.param_steps / max(run.steps_per_epoch, 1),
+        "best_epoch": mark.epoch,
+        "val_accuracy": mark.accuracy,
+        "val_loss": mark.loss if math.isfinite(mark.loss) else None,
+        "test_accuracy": test.accuracy if test else None,
+        "test_loss": test.loss if test else None,
+        "wall_s": progress.wall_s,
+        "cpu_s": progress.cpu_s,
+        "adaptations": {"proposed": 0, "applied": 0, "refused": 0} | counts,
+        "seeds": seeds_of(run),
+        "config_hash": config.hash(),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+    }
+    if params_last != params:
+        summary["params_last"] = params_last
+    return summary
+
+
+def seeds_of(run: Run) -> list[dict[str, Any]]:
+    """The seeds of the model in place, and those that were culled on the way."""
+    living = [record.to_json() for record in run.model.living()]
+    return [_entry(record) for record in (*run.seeds.buried, *living)]
+
+
+def _entry(record: Mapping[str, Any]) -> dict[str, Any]:
+    entry = {"layer": record["layer"], "seed": record["index"]}
+    entry |= {key: record[key] for key in SEED_KEYS if key != "layer"}
+    return entry

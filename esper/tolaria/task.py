@@ -1,0 +1,92 @@
+"""What a run is about, apart from the model: how a batch is read, how an answer is judged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+BatchForm = Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any], Any]]
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+def pair_form(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
+    """The usual batch, (inputs, targets): the model is called with the inputs alone."""
+    inputs, targets = batch
+    return (inputs,), {}, targets
+
+
+def batch_length(targets: Any) -> int:
+    """Number of samples that a batch's targets are for."""
+    if isinstance(targets, Tensor):
+        return targets.shape[0] if targets.dim() else 1
+    if isinstance(targets, Mapping):
+        return batch_length(next(iter(targets.values())))
+    if isinstance(targets, Sequence) and targets and isinstance(targets[0], Tensor):
+        return batch_length(targets[0])
+    return len(targets)
+
+
+def is_classification(output: Any, targets: Any) -> bool:
+    """Whether accuracy makes sense: scores of shape (N, classes) against N class numbers."""
+    return (
+        isinstance(output, Tensor)
+        and isinstance(targets, Tensor)
+        and output.dim() == 2
+        and targets.dim() == 1
+        and not targets.is_floating_point()
+    )
+
+
+def per_sample(loss: LossFunction) -> LossFunction | None:
+    """The same loss, one value a sample; None where the loss cannot say it."""
+    if not (isinstance(loss, nn.Module) and getattr(loss, "reduction", None) == "mean"):
+        return None
+    single = copy.copy(loss)
+    setattr(single, "reduction", "none")  # noqa: B010 - Module types its attributes as tensors
+
+    def by_sample(output: Any, targets: Any) -> Tensor:
+        values: Tensor = single(output, targets)
+        return values.flatten(1).mean(dim=1) if values.dim() > 1 else values
+
+    return by_sample
+
+
+class Meter:
+    """Sums of loss and hits over samples, kept on the device until they are read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), device=device)
+        self.hits = torch.zeros((), device=device, dtype=torch.int64)
+        self.samples = 0
+        self.judged = 0
+
+    def add(self, loss: Tensor, output: Any, targets: Any, samples: int) -> None:
+        """Count one batch of `samples`, of which `loss` is the mean; nothing waits for the device."""
+        self.loss.add_(loss.detach(), alpha=samples)
+        self.samples += samples
+        if is_classification(output, targets):
+            self.hits += (output.detach().argmax(dim=1) == targets).sum()
+            self.judged += samples
+
+    def read(self) -> tuple[float, float | None]:
+        """Mean loss and accuracy over the samples so far (NaN before the first; None where no accuracy)."""
+        loss = self.loss.item() / self.samples if self.samples else float("nan")
+        return loss, self.hits.item() / self.judged if self.judged else None
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.loss.zero_()
+        self.hits.zero_()
+        self.samples = self.judged = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss, "hits": self.hits, "samples": self.samples, "judged": self.judged}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.loss.copy_(state["loss"])
+        self.hits.copy_(state["hits"])
+        self.samples, self.judged = state["samples"], state["judged"]

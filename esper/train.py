@@ -1,0 +1,157 @@
+"""The command line: compose, check, run, exit code. `esper-train` and `python -m esper.train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from esper import __version__
+from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf
+from esper.cli.flags import Flags, parse_flags
+from esper.cli.jobs import DONE, REFUSED, carry_out, complain, exit_code, outcome_table
+from esper.cli.plan import Job, Plan, check_shown, make_plan
+from esper.config import TolariaConfig
+from esper.config.problems import problem
+from esper.errors import ConfigError
+
+
+def main() -> int:
+    """Do what the command line asks; the exit code is 0 done, 1 internal error, 2 configuration or input,
+    3 halted by an emergency, 130 and 143 by signal.
+    """
+    argv = sys.argv[1:]
+    if "--version" in argv:
+        print(f"esper {__version__}")
+        return DONE
+    try:
+        flags = parse_flags(argv)
+        if flags.shows:
+            return _show(flags)
+        plan = _checked(flags)
+        if any(job.config.validate_only for job in plan.jobs):
+            print(f"valid: {len(plan.jobs)} {'jobs' if plan.sweep else 'run'}, nothing was started")
+            return DONE
+        _make_folder(plan.folder)
+    except ConfigError as error:
+        complain(error.problems)
+        return REFUSED
+    return _run(plan)
+
+
+def check(argv: Sequence[str]) -> list[str]:
+    """Every problem of a command line, a sentence each; nothing is run and no folder is made."""
+    try:
+        flags = parse_flags(argv)
+        if flags.shows:
+            check_shown(flags)
+        else:
+            _checked(flags)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def task(options: DictConfig) -> int:
+    """One job, called by Hydra (by some launchers in another process) when its folder is made."""
+    own = HydraConfig.get()
+    folder = Path(own.runtime.output_dir)
+    sweep_dir = Path(own.sweep.dir) if own.mode == RunMode.MULTIRUN else None
+    number = int(own.job.num) if sweep_dir is not None else None
+    overrides = list(own.overrides.task)
+
+    def run() -> int:
+        from esper.api import run_job
+
+        config = TolariaConfig.from_dict(OmegaConf.to_container(options, resolve=True))
+        config = replace(config, run_dir=str(folder))
+        return run_job(config, folder, overrides=overrides, number=number, sweep_dir=sweep_dir)
+
+    code = carry_out(run, folder, number, overrides)
+    if code > 128:
+        # Hydra would start the next job of the sweep, and a signal is meant for all of them
+        raise SystemExit(code)
+    return code
+
+
+def _checked(flags: Flags) -> Plan:
+    """The jobs of a command line, every one of them checked; raises `ConfigError`."""
+    plan = make_plan(flags)
+    _refuse(plan.collect(lambda job: job.problems))
+    # not before: this loads torch, and a typing error is answered without it
+    from esper.build import check_hydra, check_run
+
+    def deep(job: Job) -> list[str]:
+        hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)
+        return [*_unnamed(plan, job), *hydra_problems, *check_run(job.config)]
+
+    _refuse(plan.collect(deep))
+    return plan
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unnamed(plan: Plan, job: Job) -> Iterator[str]:
+    if job.config.checkpoint.resume_from_checkpoint == "auto" and not plan.named:
+        expected = "run_dir=<folder of the run to go on with> beside it, or that folder in place of auto"
+        yield problem("checkpoint.resume_from_checkpoint", "auto", expected)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(problem("run_dir", str(folder), f"a folder that can be made ({error.strerror})")) from error
+
+
+def _show(flags: Flags) -> int:
+    if flags.shows[0] in ("--help", "--cfg"):
+        check_shown(flags)
+    return _hydra(flags.arguments(flags.config_name, flags.overrides))
+
+
+def _run(plan: Plan) -> int:
+    """Have Hydra run every job; what they left in their folders says how it went."""
+    launched = _hydra(plan.arguments)
+    if plan.sweep:
+        print(outcome_table(plan))
+    return exit_code(plan) or launched
+
+
+def _hydra(arguments: Sequence[str]) -> int:
+    """Enter Hydra's own main function with these arguments; its exit code."""
+    application = hydra.main(str(find_conf()), CONFIG_NAME, HYDRA_VERSION_BASE)(task)
+    with _arguments(arguments):
+        try:
+            application()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else DONE
+    return DONE
+
+
+@contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads the command line from `sys.argv` and from nowhere else."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+if __name__ == "__main__":
+    # under its own name, so that a launcher can find `task` again in another process
+    from esper.train import main as run_main
+
+    sys.exit(run_main())

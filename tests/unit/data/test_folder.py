@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.datasets import write_image_folder
+from PIL import Image
+
+from esper.data.folder import FolderDataset, decode, decode_all, fits_in_memory, folder_info, list_folder
+from esper.data.options import FolderParams
+from esper.errors import DataError
+
+SMALL = FolderParams(image_size=(8, 10))
+
+
+def test_one_tree_has_its_folders_as_classes(tmp_path: Path) -> None:
+    """D1"""
+    write_image_folder(tmp_path, classes=3, per_class=4)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "class0" / "notes.txt").write_text("not an image")
+    info = folder_info(tmp_path, SMALL)
+    assert (info.num_classes, info.channels, info.image_size, info.official_test) == (3, 3, (8, 10), False)
+    files = list_folder(tmp_path)
+    assert list(files) == ["train"]
+    assert list(files["train"].labels) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize("validation", ["val", "validation", "valid"])
+def test_folders_for_the_parts_are_used_as_they_are(tmp_path: Path, validation: str) -> None:
+    for part, count in (("train", 4), (validation, 2), ("test", 3)):
+        write_image_folder(tmp_path / part, per_class=count)
+    assert folder_info(tmp_path, SMALL).official_test
+    assert {part: len(files.paths) for part, files in list_folder(tmp_path).items()} == {
+        "train": 12,
+        "validation": 6,
+        "test": 9,
+    }
+
+
+def test_images_are_cropped_to_the_asked_shape_and_colour(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, classes=2, per_class=1)
+    path = tmp_path / "class1" / "0.png"
+    colour = decode(path, SMALL)
+    assert colour.shape == (3, 8, 10) and colour.dtype == np.uint8
+    assert colour[1].min() > max(colour[0].max(), colour[2].max()), "class 1 is green"
+    assert decode(path, FolderParams(image_size=8, channels=1)).shape == (1, 8, 8)
+
+
+def test_decoding_all_keeps_the_order_whatever_the_threads(tmp_path: Path) -> None:
+    files = list_folder(write_image_folder(tmp_path))["train"]
+    one, three = (decode_all(files, SMALL, threads) for threads in (0, 3))
+    assert np.array_equal(one, three)
+    dataset = FolderDataset(files, SMALL)
+    assert len(dataset) == len(one)
+    assert np.array_equal(dataset[5][0], one[5]) and dataset[23][1] == 2
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    write_image_folder(tmp_path)
+    (tmp_path / "class1" / "3.png").write_bytes(b"not a png")
+    with pytest.raises(DataError, match=r"class1/3\.png cannot be read as an image"):
+        decode_all(list_folder(tmp_path)["train"], SMALL, 2)
+
+
+def test_a_cut_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"a\.png cannot be read"):
+        decode(path, SMALL)
+
+
+def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere, which is not a folder; dataset\.data_root names"):
+        folder_info(tmp_path / "nowhere", SMALL)
+    with pytest.raises(DataError, match="two classes or more; found: none"):
+        folder_info(tmp_path, SMALL)
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(DataError, match="found: cats"):
+        folder_info(tmp_path, SMALL)
+    (tmp_path / "dogs").mkdir()
+    with pytest.raises(DataError, match=r"holds no image; known suffixes: \.bmp"):
+        list_folder(tmp_path)
+
+
+def test_a_class_that_only_the_test_set_has_is_named(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "train", classes=2)
+    write_image_folder(tmp_path / "test", classes=3)
+    with pytest.raises(DataError, match="classes that train lacks: class2; known: class0, class1"):
+        list_folder(tmp_path)
+
+
+def test_small_folders_live_on_the_device_unless_told_otherwise() -> None:
+    """D4"""
+    assert fits_in_memory(1000, FolderParams(image_size=64))
+    assert not fits_in_memory(100_000, FolderParams(image_size=64))
+    assert fits_in_memory(10**9, FolderParams(in_memory=True))
+    assert not fits_in_memory(1, FolderParams(in_memory=False))

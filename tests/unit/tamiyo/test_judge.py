@@ -1,0 +1,138 @@
+"""K3, B1: seeds stay or go by validation with them on against off."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.errors import ConfigError
+from esper.leyline import CommandKind, Impact, SeedStage, SeedState
+from esper.tamiyo.judge import Judge, Verdict, chance_above
+from tests.helpers.packets import health, impact, packet, seed
+
+STRICT = Judge(min_gain=0.0)
+
+
+def judged(state: SeedState, judge: Judge = STRICT, val_loss: float = 1.0) -> Verdict | None:
+    verdicts = judge.verdicts(packet(seeds=(state,), val_loss_history=(val_loss,)))
+    assert len(verdicts) <= 1
+    return verdicts[0] if verdicts else None
+
+
+@given(st.floats(-1.0, 1.0), st.floats(1e-3, 1.0))
+def test_the_verdict_follows_the_sign_and_its_confidence_the_error(gain: float, error: float) -> None:
+    verdict = judged(seed(impact=impact(gain, error)))
+    chance = 0.5 * math.erfc(-gain / error / math.sqrt(2.0))
+    if chance >= 0.7:
+        assert verdict is not None and verdict.kind is CommandKind.FOSSILIZE
+        assert verdict.confidence == pytest.approx(chance)
+    elif chance <= 0.3:
+        assert verdict is not None and verdict.kind is CommandKind.CULL
+        assert verdict.confidence == pytest.approx(1.0 - chance)
+    else:
+        assert verdict is None
+
+
+def test_a_helpful_seed_is_kept_and_the_reason_carries_the_numbers() -> None:
+    verdict = judged(seed(impact=impact(0.25, 0.02, 0.031)))
+    assert verdict is not None and verdict.kind is CommandKind.FOSSILIZE
+    assert "0.25 lower" in verdict.reason and "1000 samples" in verdict.reason and "+3.10" in verdict.reason
+    assert verdict.evidence["loss_gain"] == 0.25 and verdict.evidence["chance"] == verdict.confidence
+
+
+def test_a_harmful_seed_is_culled() -> None:
+    verdict = judged(seed(impact=impact(-0.25, 0.02)))
+    assert verdict is not None and verdict.kind is CommandKind.CULL and "0.25 higher" in verdict.reason
+    assert verdict.confidence > 0.99
+
+
+def test_a_seed_without_any_effect_is_culled_where_effect_is_exactly_none() -> None:
+    verdict = judged(seed(impact=impact(0.0, 0.0)))
+    assert verdict is not None and verdict.kind is CommandKind.CULL and verdict.confidence == 1.0
+
+
+def test_a_gain_has_to_be_worth_its_share_of_the_loss() -> None:
+    """min_gain is a share of the validation loss, so that one default serves losses of any size."""
+    judge = Judge(min_gain=0.05)
+    for scale in (0.01, 1.0, 100.0):
+        worth = judged(seed(impact=impact(0.08 * scale, 0.01 * scale)), judge, val_loss=scale)
+        small = judged(seed(impact=impact(0.02 * scale, 0.01 * scale)), judge, val_loss=scale)
+        assert worth is not None and worth.kind is CommandKind.FOSSILIZE
+        assert small is not None and small.kind is CommandKind.CULL and "no help" in small.reason
+
+
+def test_patience_with_a_seed_ends() -> None:
+    unsure = impact(0.002, 0.01)
+    assert judged(seed(impact=unsure, epochs_in_stage=2)) is None
+    verdict = judged(seed(impact=unsure, epochs_in_stage=3))
+    assert verdict is not None and verdict.kind is CommandKind.CULL
+    assert verdict.confidence == 1.0 and "no measurable help in 3 epochs" in verdict.reason
+
+
+def test_a_seed_that_was_not_measured_is_waited_for() -> None:
+    assert judged(seed(epochs_in_stage=50)) is None
+
+
+@pytest.mark.parametrize("stage", [s for s in SeedStage if s is not SeedStage.PROBATIONARY])
+def test_only_seeds_in_probation_are_judged_by_impact(stage: SeedStage) -> None:
+    assert judged(seed(stage=stage, impact=impact(0.5))) is None
+
+
+BROKEN = {
+    "errors": ({"health": health(error_count=2)}, "2 errors"),
+    "variance": ({"health": health(activation_variance=math.nan)}, "activation variance is nan"),
+    "objective": ({"objective": math.inf}, "objective is inf"),
+    "impact": ({"impact": Impact(math.nan, 0.1, 0.0, 10)}, "impact is nan"),
+}
+
+
+@pytest.mark.parametrize("mode", ["impact", "keep"])
+@pytest.mark.parametrize(("state", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_seed_is_culled_at_once_in_any_stage_of_youth(mode: str, state: dict, words: str) -> None:  # type: ignore[type-arg]
+    youth = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY)
+    for stage in youth:
+        verdict = judged(seed(stage=stage, **state), Judge(mode=mode))
+        assert verdict is not None and verdict.kind is CommandKind.CULL
+        assert (verdict.confidence, verdict.urgency) == (1.0, 1.0) and words in verdict.reason
+    for stage in (SeedStage.FOSSILIZED, SeedStage.CULLED, SeedStage.EMBARGOED):
+        assert judged(seed(stage=stage, **state), Judge(mode=mode)) is None
+
+
+def test_keep_takes_every_sound_seed_whatever_its_impact() -> None:
+    for measured in (None, impact(-1.0)):
+        verdict = judged(seed(impact=measured), Judge(mode="keep"))
+        assert verdict is not None and verdict.kind is CommandKind.FOSSILIZE and verdict.confidence == 1.0
+
+
+def test_broken_seeds_come_first_then_harmful_ones() -> None:
+    seeds = (
+        seed("good", impact=impact(0.5)),
+        seed("bad", impact=impact(-0.5)),
+        seed("broken", objective=math.nan),
+    )
+    verdicts = STRICT.verdicts(packet(seeds=seeds))
+    assert [verdict.seed.layer for verdict in verdicts] == ["broken", "bad", "good"]
+
+
+@given(st.floats(-1.0, 1.0), st.floats(-1.0, 1.0), st.floats(0.0, 1.0))
+def test_the_chance_falls_as_more_is_asked(gain: float, needed: float, error: float) -> None:
+    chance = chance_above(impact(gain, error), needed)
+    assert 0.0 <= chance <= 1.0
+    assert chance_above(impact(gain, error), needed + 0.1) <= chance
+
+
+@pytest.mark.parametrize(
+    ("gain", "error"), [(math.nan, 0.1), (math.inf, 0.1), (0.5, math.nan), (0.5, math.inf)]
+)
+def test_a_measurement_that_is_not_finite_is_no_evidence_of_help(gain: float, error: float) -> None:
+    assert chance_above(Impact(gain, error, 0.0, 10), 0.0) == 0.0
+
+
+def test_wrong_settings_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Judge("impct", min_gain=-1.0, min_confidence=2.0, patience_epochs=0)
+    assert len(caught.value.problems) == 4
+    assert "did you mean 'impact'" in caught.value.problems[0]
