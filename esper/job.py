@@ -196,8 +196,9 @@ class Job:
         if checkpoint is not None:
             facts["resumed_from"] = str(checkpoint.path)
         run.telemetry.emit(EventName.RUN_STARTED, facts)
-        for note in [*data.notes, *idle_options(self.config)]:
-            run.telemetry.emit(EventName.OPTION_IDLE, {"note": note})
+        notes = [*data.notes, *idle_options(self.config)]
+        if notes:
+            run.telemetry.emit(EventName.OPTION_IDLE, {"notes": "; ".join(notes)})
 
     # -- the three modes -------------------------------------------------------------------------
 
@@ -275,14 +276,17 @@ def make_recorder(config: LoggingConfig, display: Display) -> Recorder:
 
 @contextmanager
 def process_settings(config: TolariaConfig) -> Iterator[None]:
-    """Threads and determinism as configured, and as they were afterwards: jobs of a sweep share a process."""
+    """Threads, determinism, anomaly detection as configured; as they were afterwards, for the next job."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    anomalies = torch.is_anomaly_enabled()
     set_threads(config.trainer.num_threads)
     set_deterministic(config.trainer.deterministic)
+    torch.autograd.set_detect_anomaly(config.debug_mode)
     try:
         yield
     finally:
+        torch.autograd.set_detect_anomaly(anomalies)
         set_threads(threads)
         set_deterministic(deterministic)
 
@@ -298,6 +302,4 @@ def idle_options(config: TolariaConfig) -> list[str]:
             f"morphogenetic.adaptation_cooldown is {m.adaptation_cooldown:g} s of wall clock: "
             "this run cannot be repeated exactly"
         )
-    if config.services.tamiyo == "local" and m.tamiyo_enabled:
-        notes.append("tamiyo_url is used by health checks alone: services.tamiyo is local")
     return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,14 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from esper import __version__
-from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf
+from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf, plain
 from esper.cli.flags import Flags, parse_flags
+from esper.cli.help import help_text
 from esper.cli.jobs import DONE, REFUSED, carry_out, complain, exit_code, outcome_table
-from esper.cli.plan import Job, Plan, check_shown, make_plan
+from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.problems import problem
 from esper.errors import ConfigError
@@ -43,6 +45,10 @@ def main() -> int:
     except ConfigError as error:
         complain(error.problems)
         return REFUSED
+    except BrokenPipeError:
+        # whoever reads what is shown has read enough; the interpreter is not to complain of it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     return _run(plan)
 
 
@@ -50,10 +56,10 @@ def check(argv: Sequence[str]) -> list[str]:
     """Every problem of a command line, a sentence each; nothing is run and no folder is made."""
     try:
         flags = parse_flags(argv)
-        if flags.shows:
-            check_shown(flags)
-        else:
+        if not flags.shows:
             _checked(flags)
+        elif flags.composes:
+            compose_shown(flags)
     except ConfigError as error:
         return error.problems
     return []
@@ -70,7 +76,7 @@ def task(options: DictConfig) -> int:
     def run() -> int:
         from esper.api import run_job
 
-        config = TolariaConfig.from_dict(OmegaConf.to_container(options, resolve=True))
+        config = TolariaConfig.from_dict(plain(options))
         config = replace(config, run_dir=str(folder))
         return run_job(config, folder, overrides=overrides, number=number, sweep_dir=sweep_dir)
 
@@ -111,12 +117,17 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(problem("run_dir", str(folder), f"a folder that can be made ({error.strerror})")) from error
+        raise ConfigError(
+            problem("run_dir", str(folder), f"a folder that can be made ({error.strerror})")
+        ) from error
 
 
 def _show(flags: Flags) -> int:
-    if flags.shows[0] in ("--help", "--cfg"):
-        check_shown(flags)
+    if flags.composes:
+        groups, composed = compose_shown(flags)
+        if flags.shows[0] == "--help":
+            print(help_text(groups, composed), flush=True)
+            return DONE
     return _hydra(flags.arguments(flags.config_name, flags.overrides))
 
 

@@ -1,8 +1,9 @@
-"""Everything about a configuration that needs the machine to find out, before any folder is made (spec C3)."""
+"""What only the machine can tell about a configuration, found out before any folder is made (spec C3)."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,10 +20,10 @@ from esper.build.targets import Resolver, find_object
 from esper.build.weights import weight_problems
 from esper.config import TolariaConfig, names
 from esper.config.problems import nearest_name, problem
-from esper.config.targets import HYDRA_PACKAGES, TARGET, allowed_text, is_within, name_problems, nested_targets
+from esper.config.targets import HYDRA_PACKAGES, allowed_text, is_within, name_problems, nested_targets
 from esper.core.runtime import resolve_device, restore_rng_state, rng_state
 from esper.data import DataInfo, inspect_data
-from esper.errors import EsperError
+from esper.errors import EsperError, GrowthError
 from esper.kasmina import blueprint_names, match_layers
 from esper.tolaria.schedule import Horizon
 from esper.tolaria.state import find_checkpoint
@@ -39,18 +40,18 @@ def check_run(config: TolariaConfig, *, model: nn.Module | None = None) -> list[
     again for those that depend on it.
     """
     found = config.validate()
-    broken = {text.partition(".")[0] for text in found}
+    broken = {re.split(r"[.:]", text, maxsplit=1)[0] for text in found}
     with _untouched_generators():
         for groups, check in _CHECKS:
             if broken.isdisjoint(groups):
-                found += _attempt(lambda check=check: check(config))
+                found += _attempt(check, config)
         if broken.isdisjoint({"model", "dataset", "allowed_targets"}):
-            found += _attempt(lambda: _model_problems(config, model))
+            found += _attempt(_model_problems, config, model)
     return list(dict.fromkeys(found))
 
 
 def check_hydra(hydra: Mapping[str, Any], allowed_targets: Sequence[str]) -> list[str]:
-    """A sentence for each target in Hydra's own callbacks, launcher, sweeper and logging that is forbidden."""
+    """A sentence for each forbidden target in Hydra's own callbacks, launcher, sweeper and logging."""
     found: list[str] = []
     for part, data in hydra.items():
         for key, target in nested_targets(data, f"hydra.{part}"):
@@ -60,9 +61,9 @@ def check_hydra(hydra: Mapping[str, Any], allowed_targets: Sequence[str]) -> lis
     return found
 
 
-def _attempt(check: Callable[[], list[str] | None]) -> list[str]:
+def _attempt(check: Callable[..., list[str] | None], *arguments: Any) -> list[str]:
     try:
-        return check() or []
+        return check(*arguments) or []
     except EsperError as error:
         return str(error).splitlines()
 
@@ -82,8 +83,9 @@ def _device(config: TolariaConfig) -> None:
 
 def _optimizer(config: TolariaConfig) -> None:
     parameter = nn.Parameter(torch.zeros(2, 2))
-    make = parts.optimizer_factory(config)
-    parts.attempt_call(make, "optimization.optimizer_params", [{"params": [parameter]}])
+    parts.call(
+        parts.optimizer_factory(config), "optimization.optimizer_params", {}, [{"params": [parameter]}]
+    )
 
 
 def _schedule(config: TolariaConfig) -> None:
@@ -113,13 +115,13 @@ def _paths(config: TolariaConfig) -> list[str]:
     found = []
     resume = config.checkpoint.resume_from_checkpoint
     if resume is not None and resume != "auto":
-        found += _attempt(lambda: _find(resume))
+        found += _checkpoint_problems(resume)
     if config.run_dir is not None:
         found += _folder_problems(Path(config.run_dir))
     return found
 
 
-def _find(resume: str) -> list[str]:
+def _checkpoint_problems(resume: str) -> list[str]:
     try:
         find_checkpoint(Path(resume))
     except EsperError as error:
@@ -142,12 +144,15 @@ def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]
         builtin = config.model.architecture in names.MODELS
         # a model of the user's own may compute with its weights while it is made, which meta tensors cannot
         with torch.device("meta") if builtin else nullcontext():
-            model = parts.build_model(config, info, with_weights=False)
+            model = parts.make_model(config, info)
         if isinstance(config.model.pretrained, str):
             found = weight_problems(model, Path(config.model.pretrained))
             if found:
                 return found
-    match_layers(model, config.model.target_layers)
+    try:
+        match_layers(model, config.model.target_layers)
+    except GrowthError as error:
+        return [problem("model.target_layers", config.model.target_layers, f"layers of the model ({error})")]
     return []
 
 
@@ -162,9 +167,13 @@ def _hydra_target(key: str, target: Any, kind: type | None, allowed: Sequence[st
     found = name_problems(key, target, (*HYDRA_PACKAGES, *allowed))
     if found:
         return found
-    if is_within(target, allowed):
-        return _attempt(lambda: [] if Resolver(allowed).locate(key, target) else [])
-    made = find_object(key, target)
+    try:
+        if is_within(target, allowed):
+            Resolver(allowed).locate(key, target)
+            return []
+        made = find_object(key, target)
+    except EsperError as error:
+        return str(error).splitlines()
     if kind is not None and isinstance(made, type) and issubclass(made, kind):
         return []
     return [problem(key, target, allowed_text((*HYDRA_PACKAGES, *allowed)))]

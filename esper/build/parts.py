@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import nn
 
-from esper.build.targets import RESERVED, Resolver, Target, check_arguments, takes
+from esper.build.targets import RESERVED, Resolver, Target, check_arguments, leading_arguments, takes
 from esper.build.weights import load_weights
-from esper.config import TolariaConfig
-from esper.config import names
+from esper.config import TolariaConfig, names
 from esper.config.problems import problem
 from esper.config.targets import TARGET
 from esper.config.yamlfile import escape
@@ -33,6 +32,7 @@ OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[Horizon], LearningRate]
 
 _FACTS = ("num_classes", "channels", "image_size")  # what the shipped models learn from the dataset
+_TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
 
 
@@ -42,6 +42,14 @@ def build_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
     The shipped architectures get classes, channels and image size from the dataset. Any other target gets
     `model_params`, and `num_classes` where it takes that.
     """
+    model = make_model(config, data_info)
+    if isinstance(config.model.pretrained, str):
+        load_weights(model, Path(config.model.pretrained))
+    return model
+
+
+def make_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
+    """The same with the weights that its class gives it, on torch's default device."""
     m, key = config.model, "model.model_params"
     target = _resolve(config, "model.architecture", m.architecture)
     facts: dict[str, Any] = {"num_classes": class_count(config, data_info)}
@@ -55,9 +63,8 @@ def build_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
     facts = {name: value for name, value in facts.items() if name not in m.model_params}
     model = _make(config, key, target, m.model_params, facts)
     if not isinstance(model, nn.Module):
-        raise ConfigError(problem("model.architecture", m.architecture, "a target that makes a torch.nn.Module"))
-    if isinstance(m.pretrained, str):
-        load_weights(model, Path(m.pretrained))
+        expected = "a target that makes a torch.nn.Module"
+        raise ConfigError(problem("model.architecture", m.architecture, expected))
     return model
 
 
@@ -117,16 +124,20 @@ def schedule_factory(config: TolariaConfig) -> ScheduleFactory:
     _refuse(check_arguments(target, params, key, ("horizon",)))
 
     def factory(horizon: Horizon) -> LearningRate:
-        return LearningRate(with_warmup(_call(target, key, params, horizon), **warmup))
+        return LearningRate(with_warmup(call(target, key, params, horizon), **warmup))
 
     return factory
 
 
 def build_loss(config: TolariaConfig) -> LossFunction:
-    """The loss as a function of (output, targets); a class is made with `loss_params`, a function bound to them."""
+    """The loss of (output, targets): a class made with `loss_params`, or a function bound to them.
+
+    Lists for `weight` and `pos_weight` become tensors, on the CPU.
+    """
     o, key = config.optimization, "optimization.loss_params"
     target = _resolve(config, "optimization.loss_function", o.loss_function)
-    weights = {n: torch.tensor(v) for n, v in o.loss_params.items() if n in ("weight", "pos_weight") and _is_list(v)}
+    lists = {name: o.loss_params[name] for name in _TENSORS if isinstance(o.loss_params.get(name), list)}
+    weights = {n: call(torch.tensor, key, {"dtype": torch.float32}, value) for n, value in lists.items()}
     params = {name: value for name, value in o.loss_params.items() if name not in weights}
     if isinstance(target, type):
         made = _make(config, key, target, params, weights)
@@ -135,7 +146,7 @@ def build_loss(config: TolariaConfig) -> LossFunction:
             raise ConfigError(problem("optimization.loss_function", o.loss_function, expected))
         return made
     arguments = _arguments(config, key, params)
-    _refuse(check_arguments(target, arguments, key, _positional(target)))
+    _refuse(check_arguments(target, arguments, key, (*leading_arguments(target, 2), *weights)))
     return functools.partial(target, **arguments, **weights) if params or weights else target
 
 
@@ -160,13 +171,11 @@ def build_batch_form(config: TolariaConfig) -> BatchForm:
     if name is None:
         return pair_form
     target = _resolve(config, "dataset.batch_form", name)
-    form: BatchForm = _call(target, "dataset.batch_form", {}) if isinstance(target, type) else target
+    form: BatchForm = call(target, "dataset.batch_form", {}) if isinstance(target, type) else target
     return form
 
 
-def _resolve(
-    config: TolariaConfig, key: str, name: str, short: Mapping[str, str] | None = None
-) -> Target:
+def _resolve(config: TolariaConfig, key: str, name: str, short: Mapping[str, str] | None = None) -> Target:
     table = names.SHORT_NAMES[key] if short is None else short
     return Resolver(config.allowed_targets).resolve(key, name, table)
 
@@ -176,12 +185,14 @@ def _make(
 ) -> Any:
     arguments = _arguments(config, key, params)
     _refuse(check_arguments(target, arguments, key, tuple(facts)))
-    return _call(target, key, {**facts, **arguments})
+    return call(target, key, {**facts, **arguments})
 
 
 def _arguments(config: TolariaConfig, key: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a free dictionary gives, targets inside it checked, then made."""
-    wrong = [problem(f"{key}.{name}", params[name], "a plain argument") for name in RESERVED if name in params]
+    wrong = [
+        problem(f"{key}.{name}", params[name], "a plain argument") for name in RESERVED if name in params
+    ]
     _refuse(wrong or Resolver(config.allowed_targets).check_nested(key, params))
     try:
         # escaped: what is left of an interpolation must not be read a second time
@@ -191,12 +202,13 @@ def _arguments(config: TolariaConfig, key: str, params: Mapping[str, Any]) -> di
     return made
 
 
-def _call(target: Target, key: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
+def call(target: Target, key: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
+    """Call what a configuration named; whatever it raises becomes a `ConfigError` of the option `key`."""
     try:
         return target(*positional, **arguments)
     except EsperError:
         raise
-    except Exception as error:  # noqa: BLE001: a user's own class may raise anything
+    except Exception as error:  # a class of the user may raise anything
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{key}: given {given or 'no arguments'}, expected what fits ({reason})") from error
@@ -209,14 +221,3 @@ def _refuse(problems: list[str]) -> None:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error.__cause__ or error).split())
-
-
-def _positional(target: Target) -> tuple[str, ...]:
-    """The two arguments of a loss function that the training loop gives."""
-    import inspect
-
-    return tuple(list(inspect.signature(target).parameters)[:2])
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and not isinstance(value, Tensor)

@@ -50,12 +50,12 @@ class Resolver:
 
         Raises `ConfigError`.
         """
-        near = nearest_name(name.rpartition(".")[2], short)
         if name in short:
             return self.locate(key, short[name])
-        if not is_dotted(name):
-            raise ConfigError(problem(key, name, f"one of {', '.join(short)}, or a dotted target", near))
+        near = nearest_name(name.rpartition(".")[2], short)
         found = name_problems(key, name, self.packages, near)
+        if short and not is_dotted(name):
+            found = [problem(key, name, f"one of {', '.join(short)}, or a dotted target", near)]
         if found:
             raise ConfigError(found)
         return self.locate(key, name, near)
@@ -72,7 +72,7 @@ class Resolver:
         return target
 
     def check_nested(self, key: str, data: Any) -> list[str]:
-        """A sentence for each forbidden target, or argument that does not fit, in the dictionary of an option."""
+        """A sentence for each target in a dictionary that is forbidden or gets arguments it does not take."""
         found: list[str] = []
         for place, name in nested_targets(data, key):
             try:
@@ -100,10 +100,11 @@ def find_object(key: str, name: str) -> Any:
     try:
         found: Any = import_module(parts[0])
         for count, part in enumerate(parts[1:], 2):
-            if not hasattr(found, part) and isinstance(found, ModuleType):
-                import_module(".".join(parts[:count]))
-            found = getattr(found, part)
-    except Exception as error:  # noqa: BLE001: a user's module may raise anything while it is imported
+            if isinstance(found, ModuleType) and not hasattr(found, part):
+                found = import_module(".".join(parts[:count]))
+            else:
+                found = getattr(found, part)
+    except Exception as error:  # a module of the user may raise anything when imported
         reason = f"{type(error).__name__}: {error}"
         near = nearest_name(parts[-1], dir(found), 0.6) if "found" in locals() else None
         raise ConfigError(problem(key, name, f"a name that can be imported ({reason})", near)) from error
@@ -124,15 +125,26 @@ def check_arguments(
     named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     title = _full_name(target)
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    found = [] if open_ended else [
-        problem(f"{key}.{name}", value, f"an argument of {title}", nearest_name(name, set(named) - set(provided)))
-        for name, value in given.items()
-        if name not in named and name not in RESERVED
-    ]
+    found = (
+        []
+        if open_ended
+        else [
+            problem(
+                f"{key}.{name}",
+                value,
+                f"an argument of {title}",
+                nearest_name(name, set(named) - set(provided)),
+            )
+            for name, value in given.items()
+            if name not in named and name not in RESERVED
+        ]
+    )
     if "_args_" in given or given.get("_partial_"):
         return found
     missing = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in provided]
-    return found + [f"{key}.{name}: given no value, expected one: {title} cannot do without" for name in missing]
+    return found + [
+        f"{key}.{name}: given no value, expected one: {title} cannot do without" for name in missing
+    ]
 
 
 def takes(target: Target, name: str) -> bool:
@@ -141,6 +153,14 @@ def takes(target: Target, name: str) -> bool:
         return name in inspect.signature(target).parameters
     except (TypeError, ValueError):
         return False
+
+
+def leading_arguments(target: Target, count: int) -> tuple[str, ...]:
+    """The names of the first arguments of a class or function."""
+    try:
+        return tuple(inspect.signature(target).parameters)[:count]
+    except (TypeError, ValueError):
+        return ()
 
 
 def _is_permitted(found: type | FunctionType, home: str) -> bool:
@@ -161,7 +181,9 @@ def _is_permitted(found: type | FunctionType, home: str) -> bool:
 
 def _nested_arguments(resolver: Resolver, key: str, data: Any) -> list[str]:
     if isinstance(data, list | tuple):
-        return [text for n, item in enumerate(data) for text in _nested_arguments(resolver, f"{key}[{n}]", item)]
+        return [
+            text for n, item in enumerate(data) for text in _nested_arguments(resolver, f"{key}[{n}]", item)
+        ]
     if not isinstance(data, Mapping):
         return []
     found = [text for n, item in data.items() for text in _nested_arguments(resolver, f"{key}.{n}", item)]

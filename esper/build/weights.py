@@ -27,7 +27,8 @@ def weight_problems(model: nn.Module, path: Path) -> list[str]:
     """What keeps a file from being loaded into a model; only its header is read."""
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            found = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in found}
     except (OSError, SafetensorError) as error:
         return [problem(_KEY, str(path), f"a safetensors file ({error})")]
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
@@ -33,7 +34,6 @@ _FROM_FILE = "from_file"
 _FILE_DEFAULTS = [
     "schema",
     {"override hydra/output": "esper"},
-    {"override hydra/help": "esper"},
     {"override hydra/hydra_logging": "none"},
     {"override hydra/job_logging": "none"},
     "_self_",
@@ -46,7 +46,16 @@ def find_conf() -> Path:
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / f"{CONFIG_NAME}.yaml").is_file():
             return folder
-    raise ConfigError(f"conf: {CONFIG_NAME}.yaml is neither in {package / 'conf'} nor in {package.parent / 'conf'}")
+    raise ConfigError(
+        f"conf: {CONFIG_NAME}.yaml is neither in {package / 'conf'} nor in {package.parent / 'conf'}"
+    )
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A configuration as plain data, its interpolations resolved."""
+    data = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
 
 
 class Composer:
@@ -80,18 +89,8 @@ class Composer:
     def groups(self, overrides: Sequence[str]) -> dict[str, list[str]]:
         """Every group and the options it has, those of a further search path included."""
         extra = [line for line in overrides if line.lstrip("+").startswith("hydra.searchpath=")]
-        return dict(self._groups("", extra))
-
-    def _groups(self, parent: str, extra: list[str]) -> Iterator[tuple[str, list[str]]]:
-        for name in self._list(parent, ObjectType.GROUP, extra):
-            group = f"{parent}/{name}" if parent else name
-            options = self._list(group, ObjectType.CONFIG, extra)
-            if options:
-                yield group, options
-            yield from self._groups(group, extra)
-
-    def _list(self, group: str, kind: ObjectType, extra: list[str]) -> list[str]:
-        return self.loader.get_group_options(group, kind, config_name=self.config_name, overrides=extra)
+        _, repository = self.loader._parse_overrides_and_create_caching_repo(self.config_name, extra)
+        return dict(_groups(repository, ""))
 
     def _primary(self, flags: Flags) -> str:
         if flags.config_name is None:
@@ -102,10 +101,23 @@ class Composer:
             # stored under a name of its own: a file called config.yaml would be hidden by the shipped one
             ConfigStore.instance().store(name=_FROM_FILE, node=_load(file))
             return _FROM_FILE
-        known = [p.stem for p in (find_conf(), Path(flags.config_dir or ".")) for p in sorted(p.glob("*.yaml"))]
+        known = [
+            p.stem for p in (find_conf(), Path(flags.config_dir or ".")) for p in sorted(p.glob("*.yaml"))
+        ]
         if name not in known:
-            raise ConfigError(problem("--config-name", name, f"one of {', '.join(known)}", nearest_name(name, known)))
+            raise ConfigError(
+                problem("--config-name", name, f"one of {', '.join(known)}", nearest_name(name, known))
+            )
         return name
+
+
+def _groups(repository: IConfigRepository, parent: str) -> Iterator[tuple[str, list[str]]]:
+    for name in repository.get_group_options(parent, ObjectType.GROUP):
+        group = f"{parent}/{name}" if parent else name
+        options = repository.get_group_options(group, ObjectType.CONFIG)
+        if options:
+            yield group, options
+        yield from _groups(repository, group)
 
 
 def _load(file: Path) -> DictConfig:
@@ -113,7 +125,9 @@ def _load(file: Path) -> DictConfig:
     try:
         node: Any = OmegaConf.load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{file}: cannot be read as a configuration: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{file}: cannot be read as a configuration: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{file}: given a YAML list, expected a dictionary of options")
     if "defaults" in node:

@@ -1,7 +1,8 @@
-"""What Hydra and OmegaConf raise, turned into sentences that name key, given, expected and the nearest name."""
+"""What Hydra and OmegaConf raise, as sentences that name key, given, expected and the nearest name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,14 +65,21 @@ def _missing(error: MissingConfigException) -> str:
 def _omegaconf(inner: OmegaConfBaseException, outer: Exception) -> str:
     key = inner.full_key or "configuration"
     if isinstance(inner, ConfigKeyError | ConfigAttributeError):
-        return unknown_option(key, inner.value)
+        return unknown_option(key, _given(outer, inner.value))
     hint = option_type(TolariaConfig, key)
     if isinstance(inner, InterpolationResolutionError):
-        return f"{key}: given an interpolation that cannot be resolved ({_one_line(inner)}), expected {_what(hint)}"
+        given = f"an interpolation that cannot be resolved ({_one_line(inner)})"
+        return f"{key}: given {given}, expected {_what(hint)}"
     if isinstance(inner, ValidationError):
         return problem(key, inner.value, _what(hint))
     text = _one_line(inner)
     return f"{key}: {text}" if inner is outer else f"{key}: {text} ({_one_line(outer)})"
+
+
+def _given(error: Exception, value: Any) -> Any:
+    """The value of an override that failed; Hydra tells it only inside its advice."""
+    advice = re.search(r"use \+[^=]+=(.*)", str(error), re.DOTALL)
+    return advice[1] if advice else value
 
 
 def _what(hint: Any) -> str:

@@ -26,8 +26,8 @@ class Flags:
 
     @property
     def composes(self) -> bool:
-        """Whether what is shown depends on the configuration."""
-        return not self.shows or self.shows[0] in ("--cfg", "--help")
+        """Whether a configuration is to be shown."""
+        return bool(self.shows) and self.shows[0] in ("--cfg", "--help")
 
     def arguments(self, config_name: str | None, overrides: Sequence[str]) -> list[str]:
         """The command line that asks the same of Hydra, in an order that its parser can read."""
@@ -45,7 +45,9 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     problems = [problem(flag, value, expected) for flag, value, expected in _refused(given) if value]
     shows = _shows(given)
     if len([given.multirun or given.run, *shows[:1]]) > 1 and (given.multirun or given.run):
-        problems.append(problem("--multirun" if given.multirun else "--run", shows[0], "one of the two flags"))
+        problems.append(
+            problem("--multirun" if given.multirun else "--run", shows[0], "one of the two flags")
+        )
     if given.resolve and not (given.cfg or given.help):
         problems.append(problem("--resolve", True, "--cfg or --help beside it"))
     if problems:
@@ -65,7 +67,9 @@ def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
         flags = [name for action in parser._actions for name in action.option_strings]
         wrong = next((word for word in argv if word.startswith("-") and word not in flags), None)
         near = nearest_name(wrong, flags) if wrong else None
-        raise ConfigError(problem(wrong or "flags", wrong or list(argv), f"a flag ({reason})", near)) from None
+        raise ConfigError(
+            problem(wrong or "flags", wrong or list(argv), f"a flag ({reason})", near)
+        ) from None
 
 
 def _refused(given: Namespace) -> list[tuple[str, object, str]]:
@@ -77,7 +81,7 @@ def _refused(given: Namespace) -> list[tuple[str, object, str]]:
 
 def _shows(given: Namespace) -> tuple[str, ...]:
     if given.help:
-        return ("--help", *(["--resolve"] if given.resolve else []))
+        return ("--help",)
     if given.cfg:
         resolve = ["--resolve"] if given.resolve else []
         return ("--cfg", given.cfg, *(["--package", given.package] if given.package else []), *resolve)

@@ -59,7 +59,7 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
         return BY_SIGINT, None
     except SystemExit as stop:
         return (stop.code if isinstance(stop.code, int) else CRASHED if stop.code else DONE), None
-    except Exception as error:  # noqa: BLE001: whatever it is, it must reach the crash file and the exit code
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the crash file and the exit code
         text = traceback.format_exc()
         print(text, file=sys.stderr, end="")
         with suppress(OSError):
@@ -83,7 +83,10 @@ def outcome_table(plan: Plan) -> str:
         short = error if len(error) <= _LONGEST_ERROR else f"{error[: _LONGEST_ERROR - 3]}..."
         rows.append((str(record["job"]), record["status"], " ".join(record["overrides"]), short))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from esper.cli.explain import explain, unknown_choice
+from esper.cli.explain import explain, unknown_choice, unknown_option
 from esper.config import TolariaConfig
 from esper.config.plain import describe, free_parent, option_names, option_type
 from esper.config.problems import nearest_name, problem, unknown_key
@@ -47,7 +47,11 @@ def values_of(override: Override) -> list[Any]:
 
 def _problems(override: Override, groups: Groups) -> Iterator[str]:
     key = override.key_or_group
-    if override.package is not None:
+    if not key:
+        yield problem(str(override.input_line), override.input_line, "key=value")
+    elif override.is_sweep_override() and (key == "run_dir" or key.startswith(("hydra.", "hydra/"))):
+        yield problem(key, override.input_line, "one value: this cannot be swept")
+    elif override.package is not None:
         yield problem(f"{key}@{override.package}", override.input_line, "a group without a package", key)
     elif key in groups and not isinstance(override.value(), dict):
         yield from _choice(override, groups)
@@ -102,5 +106,13 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
         inner = error.full_key or key
         if inner == key:
             yield problem(key, value, describe(hint))
+        elif option_type(TolariaConfig, inner) is None:
+            yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:
             yield explain(error)
+
+
+def _inside(value: Any, path: str) -> Any:
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

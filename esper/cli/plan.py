@@ -13,10 +13,10 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from esper.cli.composer import Composer
+from esper.cli.composer import Composer, plain
 from esper.cli.explain import COMPOSE_ERRORS, explain
 from esper.cli.flags import Flags
-from esper.cli.overrides import override_problems, values_of
+from esper.cli.overrides import Groups, override_problems, values_of
 from esper.config import TolariaConfig
 from esper.config.plain import read
 from esper.config.problems import problem
@@ -74,25 +74,26 @@ class Plan:
 def make_plan(flags: Flags) -> Plan:
     """Compose every job; raises `ConfigError` for overrides that cannot be read or do not fit the schema."""
     composer = Composer(flags)
-    _check_overrides(composer, flags.overrides)
+    _check_overrides(composer, flags.overrides, composer.groups(flags.overrides))
     try:
         return _compose(composer, flags)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
 
-def check_shown(flags: Flags) -> None:
-    """Raises `ConfigError` for what keeps a configuration from being shown."""
+def compose_shown(flags: Flags) -> tuple[Groups, DictConfig]:
+    """The groups there are and the configuration that is to be shown; raises `ConfigError`."""
     composer = Composer(flags)
-    _check_overrides(composer, flags.overrides)
+    groups = composer.groups(flags.overrides)
+    _check_overrides(composer, flags.overrides, groups)
     try:
-        composer.compose(flags.overrides, RunMode.RUN)
+        return groups, composer.compose(flags.overrides, RunMode.RUN)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
 
-def _check_overrides(composer: Composer, lines: Sequence[str]) -> None:
-    found = override_problems(lines, composer.groups(lines), composer.parser)
+def _check_overrides(composer: Composer, lines: Sequence[str], groups: Groups) -> None:
+    found = override_problems(lines, groups, composer.parser)
     if found:
         raise ConfigError(found)
 
@@ -137,14 +138,13 @@ def _job_lines(composer: Composer, master: DictConfig) -> tuple[list[list[str]],
 
     For a sweeper that chooses as it goes: each value it may choose, tried beside the first of the others.
     """
-    params = OmegaConf.to_container(master.hydra.sweeper.get("params") or OmegaConf.create({}))
-    assert isinstance(params, dict)
+    params = plain(master.hydra.sweeper.get("params") or OmegaConf.create({}))
     lines = [f"{key}={value}" for key, value in params.items()]
-    _check_overrides(composer, lines)
+    _check_overrides(composer, lines, composer.groups(()))
     parsed = composer.parser.parse_overrides([*lines, *master.hydra.overrides.task])
     if master.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
         return list(BasicSweeper.split_arguments(parsed, None)[0]), True
-    rows = [list(_lines_of(override)) for override in parsed]
+    rows: list[list[str]] = [list(_lines_of(override)) for override in parsed]
     first = [row[0] for row in rows]
     others = [[*first[:n], line, *first[n + 1 :]] for n, row in enumerate(rows) for line in row[1:]]
     return [first, *others], False
@@ -176,20 +176,10 @@ def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], f
         composed.hydra.runtime.output_dir = str(folder.absolute())
     # interpolations of the form ${hydra:...} read Hydra's own node from here
     HydraConfig.instance().set_config(composed)
-    parts = OmegaConf.masked_copy(composed.hydra, list(_HYDRA_PARTS))
-    options = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    options = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        hydra = OmegaConf.to_container(parts, resolve=True)
-        config, problems = read(TolariaConfig, _plain(options))
+        hydra = {part: OmegaConf.to_container(composed.hydra[part], resolve=True) for part in _HYDRA_PARTS}
+        config, problems = read(TolariaConfig, plain(options))
     except COMPOSE_ERRORS as error:
         return Job(number, overrides, TolariaConfig(), {}, (explain(error),))
-    assert isinstance(hydra, dict)
-    return Job(number, overrides, replace(config, run_dir=str(folder)), _named(hydra), tuple(problems))
-
-
-def _plain(options: DictConfig) -> dict[str, Any]:
-    return _named(OmegaConf.to_container(options, resolve=True))
-
-
-def _named(data: Any) -> dict[str, Any]:
-    return {str(key): value for key, value in data.items()}
+    return Job(number, overrides, replace(config, run_dir=str(folder)), hydra, tuple(problems))

@@ -41,11 +41,11 @@ SCHEDULERS = {
 COMPILE_BACKENDS = ("inductor", "aot_eager", "cudagraphs", "eager")
 
 MODELS = {
-    "convnet": "esper.models.convnet",
-    "mlp": "esper.models.mlp",
-    "resnet18": "esper.models.resnet18",
-    "resnet34": "esper.models.resnet34",
-    "vit": "esper.models.vit",
+    "convnet": "esper.models.convnet.ConvNet",
+    "mlp": "esper.models.mlp.MLP",
+    "resnet18": "esper.models.resnet.resnet18",
+    "resnet34": "esper.models.resnet.resnet34",
+    "vit": "esper.models.vit.VisionTransformer",
 }
 
 DATASETS = dict.fromkeys(

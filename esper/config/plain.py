@@ -150,10 +150,25 @@ class _Reader:
         else:
             parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             fitting = [part for part in parts if _fits(value, part)]
-            if fitting:
+            unset = list(_unset(value, key))
+            if unset:
+                self.problems += [f"{place}: given no value, expected one" for place in unset]
+            elif fitting:
                 setattr(group, name, float(value) if fitting[0] is float else _plain(value))
             else:
                 self.problems.append(problem(key, value, describe(hint)))
+
+
+def _unset(value: Any, key: str) -> Iterator[str]:
+    """Where in a free dictionary or list a value is still to be given."""
+    if isinstance(value, str) and value == MISSING:
+        yield key
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _unset(item, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _unset(item, f"{key}[{index}]")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -86,7 +86,7 @@ class SeedConfig(Group):
     warmup_steps: int = 100
     probation_epochs: int = 1
     embargo_epochs: int = 5
-    probe_samples: int = 512  # health, shapes; taken from the validation split
+    probe_samples: int = 32  # health, shapes and FLOPs are measured on the first so many of the validation split
     impact_samples: int = 0  # on against off; 0: the whole validation split
 
 
@@ -187,7 +187,7 @@ class TolariaConfig(Group):
     device: str = "auto"
     mixed_precision: bool | str = False  # false, true, bf16, fp16
     compile_model: bool = False
-    debug_mode: bool = False
+    debug_mode: bool = False  # stop at the operation that first makes a NaN; slow
     dry_run: bool = False
     validate_only: bool = False
     profile_training: bool = False

@@ -115,7 +115,7 @@ def _plain(
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     storages: set[tuple[torch.device, int]] = set()
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         _check_kind(name, tensor)
         identity: tuple[Any, ...] = (
             tensor.device,

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from esper.data.augment import ImageFinish
 from esper.data.loaders import BatchPlan
 from esper.data.streams import derive_seed
+from esper.errors import DataError
 
 Collate = Callable[[list[Any]], Any]
 Key = tuple[int, int]
@@ -60,13 +61,19 @@ class _Seeded(Dataset[Any]):
         self._seed = seed
 
     def __getitems__(self, keys: Sequence[Key]) -> Any:
-        with own_generators():
-            samples = []
-            for epoch, index in keys:
-                seed_generators(derive_seed(self._seed, "sample", epoch, index))
-                samples.append(self._dataset[index])
-            seed_generators(derive_seed(self._seed, "collate", *keys[0]))
-            return self._collate(samples)
+        try:
+            with own_generators():
+                return self._batch(keys)
+        except DataError as error:
+            return error  # raised where it is received: from a worker it would come wrapped in a traceback
+
+    def _batch(self, keys: Sequence[Key]) -> Any:
+        samples = []
+        for epoch, index in keys:
+            seed_generators(derive_seed(self._seed, "sample", epoch, index))
+            samples.append(self._dataset[index])
+        seed_generators(derive_seed(self._seed, "collate", *keys[0]))
+        return self._collate(samples)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -136,7 +143,7 @@ class HostLoader:
         return self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Any]:
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self._dataset,
             batch_sampler=_Batches(self._plan, self._indices, epoch, start),
             num_workers=self._num_workers,
@@ -145,12 +152,24 @@ class HostLoader:
             worker_init_fn=_default_signals if self._num_workers else None,
             generator=torch.Generator(),  # else the DataLoader draws a base seed from the global one
         )
-        for batch, loaded in enumerate(loader, start):
-            moved = to_device(loaded, self._device, non_blocking=self._pin)
-            if self._finish is not None:
-                images, targets = moved
-                moved = self._finish(images, epoch, batch), targets
-            yield moved
+        iterator = iter(loader)
+        try:
+            for batch, loaded in enumerate(iterator, start):
+                yield self._moved(loaded, epoch, batch)
+        finally:
+            # After an error the iterator is alive in the traceback, and left to the garbage collector its
+            # workers take 5 s to end; torch has no public way to end them.
+            if self._num_workers:
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+    def _moved(self, loaded: Any, epoch: int, batch: int) -> Any:
+        if isinstance(loaded, DataError):
+            raise loaded
+        moved = to_device(loaded, self._device, non_blocking=self._pin)
+        if self._finish is None:
+            return moved
+        images, targets = moved
+        return self._finish(images, epoch, batch), targets
 
 
 def to_device(batch: Any, device: torch.device, *, non_blocking: bool = False) -> Any:

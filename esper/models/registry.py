@@ -35,6 +35,9 @@ class Registry(Mapping[str, Builder]):
         module, _, attribute = self._targets[name].rpartition(".")
         return getattr(import_module(module), attribute)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._targets  # without the import that looking it up takes
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)
 

@@ -15,27 +15,27 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     """Return the summary of spec C9 as a table of two columns, readable from 40 columns on and in a file."""
     title = Text(str(summary.get("session_name", "esper")), style="bold")
     table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left")
-    table.add_column(style="cyan", overflow="fold", max_width=24)
+    table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in _facts(summary):
-        table.add_row(Text(label), Text(text))
+        table.add_row(label, Text(text))
     for seed in summary.get("seeds", ()):
-        table.add_row(Text(seed_name(seed)), Text("\n".join(_story(seed))))
+        table.add_row("seed", Text("\n".join(_story(seed))))
     if not summary.get("seeds"):
-        table.add_row(Text("seeds"), Text("none grew"))
+        table.add_row("seeds", "none grew")
     return table
 
 
 def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for split in ("test", "val"):
+    for split, label in (("test", "test"), ("val", "validation")):
         accuracy, loss = summary.get(f"{split}_accuracy"), summary.get(f"{split}_loss")
-        if accuracy is not None:
-            yield f"{split} accuracy", f"{percent(accuracy)} (loss {decimal(loss)})"
-        elif loss is not None:
-            yield f"{split} loss", decimal(loss)
+        shown = "" if accuracy is None else f"accuracy {percent(accuracy)}, "
+        if loss is not None or accuracy is not None:
+            yield label, f"{shown}loss {decimal(loss)}"
     yield "parameters", _growth(summary["params_host"], summary["params_final"])
-    epochs = f"{summary['epochs_run']}, the best is {summary.get('best_epoch')}"
-    yield "epochs", f"{epochs}; ended by {summary.get('stopped_by')} after {duration(summary['wall_s'])}"
+    best = f", the best is {summary['best_epoch']}" if summary.get("best_epoch") else ""
+    end = f"; ended by {summary['stopped_by']}" if summary.get("stopped_by") else ""
+    yield "epochs", f"{summary['epochs_run']}{best}{end} after {duration(summary['wall_s'])}"
     asked = summary.get("adaptations")
     if asked:
         counts = f"{asked['proposed']} proposed, {asked['applied']} applied, {asked['refused']} refused"
@@ -48,7 +48,7 @@ def _growth(before: int, after: int) -> str:
 
 
 def _story(seed: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{seed['blueprint']}, {seed['params']:,} parameters, {seed['stage']}"
+    yield f"{seed_name(seed)}: {seed['blueprint']}, {seed['params']:,} parameters, {seed['stage']}"
     steps = {"germinated": "germinated", "blended": "joined", "fossilized": "fossilized", "culled": "culled"}
     found = [(word, seed.get(f"{step}_epoch")) for step, word in steps.items()]
     dates = [f"{word} in {epoch}" for word, epoch in found if epoch is not None]

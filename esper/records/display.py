@@ -114,7 +114,9 @@ class Display(Sink):
             return ""
         lines = [self._pace.position(), _results(self._loss, self._record), self._pace.outlook()]
         parts: list[RenderableType] = [_line(line) for line in lines]
-        parts.insert(1, ProgressBar(total=self._pace.steps, completed=self._pace.done))
+        bar = Table.grid(expand=True)  # a bar alone ends its line only where colours show its whole length
+        bar.add_row(ProgressBar(total=self._pace.steps, completed=self._pace.done))
+        parts.insert(1, bar)
         if self._seeds:
             parts.append(_seed_table(self._seeds, self._console.width))
         if self._last_event:
@@ -152,7 +154,7 @@ class _Pace:
         if elapsed <= 0 or steps <= 0:
             return ""
         samples = self._info.samples_per_epoch / max(1, self._info.steps_per_epoch) * steps / elapsed
-        return f"{samples:,.0f}/s  {duration((self.steps - self.done) * elapsed / steps)} left"
+        return f"{samples:,.0f} samples/s  {duration((self.steps - self.done) * elapsed / steps)} left"
 
     def epoch_label(self, epoch: int) -> str:
         total = str(self._info.max_epochs)

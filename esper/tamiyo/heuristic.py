@@ -43,7 +43,7 @@ class HeuristicPolicy:
     gap_weight: how much of the confidence goes where validation loss is all gap (train loss near 0).
     depth_bias: 0: all depths alike; 1: nothing at the first layer.
     min_urgency: nothing is planted when a smaller share of the run than this is ahead.
-    judge, min_gain, min_confidence, patience_epochs: see `Judge`.
+    judge, min_gain, min_confidence, confirmations, patience_epochs: see `Judge`.
     seed: of the policy's own random numbers, which only break ties.
     """
 
@@ -58,6 +58,7 @@ class HeuristicPolicy:
         judge: str = "impact",
         min_gain: float = 0.005,
         min_confidence: float = 0.7,
+        confirmations: int = 2,
         patience_epochs: int = 3,
         seed: int = 0,
     ) -> None:
@@ -77,7 +78,13 @@ class HeuristicPolicy:
         self.gap_weight = gap_weight
         self.depth_bias = depth_bias
         self.min_urgency = min_urgency
-        self.judge = Judge(judge, min_gain, min_confidence, patience_epochs)
+        self.judge = Judge(
+            judge,
+            min_gain=min_gain,
+            min_confidence=min_confidence,
+            confirmations=confirmations,
+            patience_epochs=patience_epochs,
+        )
         self.ledger = Ledger()
         self._writer = CommandWriter("heuristic")
         self._random = random.Random(seed)
@@ -99,6 +106,7 @@ class HeuristicPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "judge": self.judge.state_dict(),
             "ledger": self.ledger.state_dict(),
             "commands": self._writer.count,
             "random": dump_random(self._random),
@@ -106,6 +114,7 @@ class HeuristicPolicy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.judge.load_state_dict(state["judge"])
         self.ledger.load_state_dict(state["ledger"])
         self._writer.count = int(state["commands"])
         load_random(self._random, state["random"])

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import ALIVE, CommandKind, Impact, SeedStage, SeedState, SystemStatePacket
@@ -28,40 +29,62 @@ class Verdict:
     evidence: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
 class Judge:
     """Judges seeds by validation with the seed on against off.
 
-    `mode`: "impact", or "keep": every seed stays unless it is broken. `min_gain`: the share of the
-    validation loss that a seed has to take off to be worth its parameters. `min_confidence`: how sure a
-    verdict must be (best equal to the control loop's threshold). A seed about which nothing is sure
-    after `patience_epochs` in probation is culled. Raises `ConfigError` for values out of range.
+    mode: "impact", or "keep": every seed stays unless it is broken.
+    min_gain: the share of the validation loss that a seed has to take off to be worth its parameters.
+    min_confidence: how sure a verdict must be (best equal to the control loop's threshold).
+    confirmations: epochs in a row that must speak against a seed. More than one, because the running
+      statistics of batch norm lag behind while weights move fast: good seeds then look bad for an epoch.
+    patience_epochs: a seed about which nothing is sure after so long in probation is culled.
+    Raises `ConfigError` for values out of range.
     """
 
-    mode: str = "impact"
-    min_gain: float = 0.005
-    min_confidence: float = 0.7
-    patience_epochs: int = 3
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        mode: str = "impact",
+        *,
+        min_gain: float = 0.005,
+        min_confidence: float = 0.7,
+        confirmations: int = 2,
+        patience_epochs: int = 3,
+    ) -> None:
         problems = []
-        if self.mode not in MODES:
-            near = difflib.get_close_matches(str(self.mode), MODES, n=1)
+        if mode not in MODES:
+            near = difflib.get_close_matches(str(mode), MODES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"judge is {self.mode!r}; it must be one of {', '.join(MODES)}{hint}")
-        if not 0.0 <= self.min_gain < 1.0:
-            problems.append(f"min_gain is {self.min_gain}; it must be a share of the loss in [0, 1)")
-        if not 0.0 <= self.min_confidence <= 1.0:
-            problems.append(f"min_confidence is {self.min_confidence}; it must lie in [0, 1]")
-        if self.patience_epochs < 1:
-            problems.append(f"patience_epochs is {self.patience_epochs}; it must be at least 1")
+            problems.append(f"judge is {mode!r}; it must be one of {', '.join(MODES)}{hint}")
+        if not 0.0 <= min_gain < 1.0:
+            problems.append(f"min_gain is {min_gain}; it must be a share of the loss in [0, 1)")
+        if not 0.0 <= min_confidence <= 1.0:
+            problems.append(f"min_confidence is {min_confidence}; it must lie in [0, 1]")
+        for name, epochs in (("confirmations", confirmations), ("patience_epochs", patience_epochs)):
+            if epochs < 1:
+                problems.append(f"{name} is {epochs}; it must be at least 1")
         if problems:
             raise ConfigError(problems)
+        self.mode = mode
+        self.min_gain = min_gain
+        # below a half both verdicts would be sure of the same seed
+        self.sure = max(min_confidence, 0.5)
+        self.confirmations = confirmations
+        self.patience_epochs = patience_epochs
+        self._against: dict[tuple[str, int], list[int]] = {}
 
     def verdicts(self, packet: SystemStatePacket) -> list[Verdict]:
         """A verdict for each seed about which there is one, broken ones first, harmful ones next."""
+        judged = {_key(seed) for seed in packet.seeds if seed.stage is SeedStage.PROBATIONARY}
+        self._against = {key: epochs for key, epochs in self._against.items() if key in judged}
         found = [verdict for seed in packet.seeds if (verdict := self._verdict(seed, packet)) is not None]
         return sorted(found, key=lambda verdict: -verdict.urgency)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For each seed in probation, the epochs in a row that have spoken against it."""
+        return {"against": [[layer, index, epochs] for (layer, index), epochs in self._against.items()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._against = {(layer, index): list(epochs) for layer, index, epochs in state["against"]}
 
     def _verdict(self, seed: SeedState, packet: SystemStatePacket) -> Verdict | None:
         if seed.stage not in ALIVE or seed.stage is SeedStage.FOSSILIZED:
@@ -87,10 +110,11 @@ class Judge:
             "chance": chance,
         }
         told = _told(impact, needed)
-        if chance >= max(self.min_confidence, 0.5):
+        if chance >= self.sure:
+            self._against.pop(_key(seed), None)
             reason = f"it helps: {told}"
             return Verdict(CommandKind.FOSSILIZE, seed, chance, _URGENCY_FOSSILIZE, reason, evidence)
-        if 1.0 - chance >= max(self.min_confidence, 0.5):
+        if self._confirmed(seed, packet.epoch, against=1.0 - chance >= self.sure):
             reason = f"{'it hurts' if impact.loss_gain < 0 else 'no help'}: {told}"
             return Verdict(CommandKind.CULL, seed, 1.0 - chance, _URGENCY_CULL, reason, evidence)
         if seed.epochs_in_stage >= self.patience_epochs:
@@ -98,6 +122,20 @@ class Judge:
             # a rule and not an estimate: there is nothing left to wait for
             return Verdict(CommandKind.CULL, seed, 1.0, _URGENCY_CULL, reason, evidence)
         return None
+
+    def _confirmed(self, seed: SeedState, epoch: int, *, against: bool) -> bool:
+        """Note what this epoch says, and whether enough epochs in a row have said it."""
+        if not against:
+            self._against.pop(_key(seed), None)
+            return False
+        epochs = self._against.setdefault(_key(seed), [])
+        if epoch not in epochs:
+            epochs.append(epoch)
+        return len(epochs) >= self.confirmations
+
+
+def _key(seed: SeedState) -> tuple[str, int]:
+    return seed.layer, seed.seed_index
 
 
 def trouble(seed: SeedState) -> str | None:

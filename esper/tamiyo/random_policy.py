@@ -19,7 +19,7 @@ class RandomPolicy:
 
     Layer, blueprint and candidate are drawn evenly, in that order, among all that fit the room for
     parameters. A seed that was culled is replaced before `latest` is over, as the other policies do.
-    judge, min_gain, min_confidence, patience_epochs: see `Judge`.
+    judge, min_gain, min_confidence, confirmations, patience_epochs: see `Judge`.
     seed: of the policy's own random numbers.
     """
 
@@ -31,6 +31,7 @@ class RandomPolicy:
         judge: str = "impact",
         min_gain: float = 0.005,
         min_confidence: float = 0.7,
+        confirmations: int = 2,
         patience_epochs: int = 3,
         seed: int = 0,
     ) -> None:
@@ -42,7 +43,13 @@ class RandomPolicy:
         if problems:
             raise ConfigError(problems)
         self.latest = latest
-        self.judge = Judge(judge, min_gain, min_confidence, patience_epochs)
+        self.judge = Judge(
+            judge,
+            min_gain=min_gain,
+            min_confidence=min_confidence,
+            confirmations=confirmations,
+            patience_epochs=patience_epochs,
+        )
         self._writer = CommandWriter("random")
         self._random = random.Random(seed)
         self._planted = 0
@@ -64,6 +71,7 @@ class RandomPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         return {
+            "judge": self.judge.state_dict(),
             "times": list(self._times),
             "planted": self._planted,
             "commands": self._writer.count,
@@ -71,6 +79,7 @@ class RandomPolicy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.judge.load_state_dict(state["judge"])
         self._times = list(state["times"])
         self._planted = int(state["planted"])
         self._writer.count = int(state["commands"])

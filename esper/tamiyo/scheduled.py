@@ -52,7 +52,7 @@ class ScheduledPolicy:
 
     A planned seed that a limit held back (cap, cooldown, pause, no free slot) is tried again at the next
     decision; one that Kasmina refuses is dropped.
-    judge, min_gain, min_confidence, patience_epochs: see `Judge`.
+    judge, min_gain, min_confidence, confirmations, patience_epochs: see `Judge`.
     """
 
     def __init__(
@@ -62,12 +62,19 @@ class ScheduledPolicy:
         judge: str = "impact",
         min_gain: float = 0.005,
         min_confidence: float = 0.7,
+        confirmations: int = 2,
         patience_epochs: int = 3,
     ) -> None:
         self.plan = [
             seed if isinstance(seed, PlannedSeed) else _read(i, seed) for i, seed in enumerate(seeds)
         ]
-        self.judge = Judge(judge, min_gain, min_confidence, patience_epochs)
+        self.judge = Judge(
+            judge,
+            min_gain=min_gain,
+            min_confidence=min_confidence,
+            confirmations=confirmations,
+            patience_epochs=patience_epochs,
+        )
         self._writer = CommandWriter("scheduled")
         self._done: set[int] = set()
         self._sent: dict[str, int] = {}
@@ -96,9 +103,15 @@ class ScheduledPolicy:
             self._done.add(number)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"done": sorted(self._done), "sent": dict(self._sent), "commands": self._writer.count}
+        return {
+            "judge": self.judge.state_dict(),
+            "done": sorted(self._done),
+            "sent": dict(self._sent),
+            "commands": self._writer.count,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.judge.load_state_dict(state["judge"])
         self._done = set(state["done"])
         self._sent = dict(state["sent"])
         self._writer.count = int(state["commands"])

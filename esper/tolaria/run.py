@@ -205,7 +205,7 @@ class Run:
         with ExitStack() as owned:
             self._start_profiler(owned)
             while not self._finished():
-                self._epoch()
+                self.epoch()
                 self.progress.wall_s = wall_before + time.perf_counter() - began
                 self.progress.cpu_s = cpu_before + time.process_time() - cpu
         self.store.save(self.progress, final=True)
@@ -215,7 +215,8 @@ class Run:
             self.progress.stopped_by = "max_epochs"
         return bool(self.progress.stopped_by)
 
-    def _epoch(self) -> None:
+    def epoch(self) -> None:
+        """One epoch in the order of the specification (T1); `train` calls it until the run is over."""
         began = time.perf_counter()
         self.model.train()
         self._train_pass()

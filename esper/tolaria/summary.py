@@ -75,5 +75,8 @@ def seeds_of(run: Run) -> list[dict[str, Any]]:
 
 def _entry(record: Mapping[str, Any]) -> dict[str, Any]:
     entry = {"layer": record["layer"], "seed": record["index"]}
-    entry |= {key: record[key] for key in SEED_KEYS if key != "layer"}
+    for key in SEED_KEYS:
+        value = record[key]
+        never = key.endswith("_epoch") and value < 0
+        entry[key] = None if never else value
     return entry

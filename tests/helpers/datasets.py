@@ -17,7 +17,7 @@ CIFAR100_FILES = ("train.bin", "test.bin")
 
 
 def cifar_records(count: int, *, classes: int = 10, label_bytes: int = 1, seed: int = 0) -> bytes:
-    """Records with the classes in turn; images of a class are bright in a place of its own, so can be learnt."""
+    """Records with the classes in turn; images of a class are bright in a place of its own."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     images = rng.integers(0, 100, (count, 3, 32, 32), dtype=np.uint8)
@@ -67,7 +67,7 @@ def idx_bytes(values: NDArray[np.uint8]) -> bytes:
 def write_idx(
     folder: Path, *, train: int = 60, test: int = 20, compressed: bool = True, seed: int = 0
 ) -> Path:
-    """The four files of MNIST or Fashion-MNIST, 28 x 28 pixels, the 10 classes in turn; returns the folder."""
+    """The four files of MNIST or Fashion-MNIST, 28 x 28 pixels, the classes in turn; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for part, count in (("train", train), ("t10k", test)):

@@ -29,7 +29,7 @@ class Entry:
 def list_checkpoints(folder: Path) -> tuple[list[Entry], list[str]]:
     """The checkpoints in `folder`, oldest save first, and a sentence for each that cannot be read.
 
-    Only what orders them is read; no file is verified.
+    Only what orders them is read; no file is verified. Other folders do not count.
     """
     entries, problems = [], []
     for path in _subfolders(folder):
@@ -64,4 +64,5 @@ def _subfolders(folder: Path) -> Iterator[Path]:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be searched for checkpoints: {error}") from error
-    return (path for path in paths if path.is_dir() and not path.is_symlink() and not is_leftover(path))
+    own = (path for path in paths if path.is_dir() and not path.is_symlink() and not is_leftover(path))
+    return filter(is_checkpoint, own)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from esper.core.runtime import restore_rng_state, rng_state
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, EsperError
 
 REFERENCE = "tensor:"
 
@@ -45,13 +45,32 @@ class StateManager:
                 tensors[name] = found
         return tensors, state
 
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Give every owner its state back; raises `CheckpointError` where an owner's is missing."""
-        missing = sorted(set(self.owners) - set(state))
-        if missing:
-            raise CheckpointError(f"the checkpoint holds no state of: {', '.join(missing)}")
+    def restore(
+        self,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: Mapping[str, Any],
+        *,
+        optional: Collection[str] = (),
+        on_misfit: Callable[[str], None] | None = None,
+    ) -> None:
+        """Give every owner its state back.
+
+        Owners in `optional` may have none and then keep what they have. Raises `CheckpointError` for any
+        other that is missing or does not fit, unless `on_misfit` is there to be told of it instead; what
+        fits is loaded all the same.
+        """
         for name, owner in self.owners.items():
-            owner.load_state_dict(_join(state[name], tensors.get(name, {})))
+            if name not in state and name in optional:
+                continue
+            try:
+                if name not in state:
+                    raise CheckpointError(f"the checkpoint holds no state of {name}")
+                owner.load_state_dict(_join(state[name], tensors.get(name, {})))
+            except (EsperError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                problem = f"the saved state of {name} does not fit: {error}"
+                if on_misfit is None:
+                    raise CheckpointError(problem) from error
+                on_misfit(problem)
 
 
 def _split(value: Any, path: str, found: dict[str, Tensor]) -> Any:

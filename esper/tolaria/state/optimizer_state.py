@@ -66,28 +66,18 @@ def _load(
             f"the saved state is one of {meta['class']}; the optimiser is {_kind(optimizer)}"
         )
     params = {name: param for param, name in _names(optimizer, named_params).items()}
-    _check_params(params, meta["shapes"])
+    _check_params(params, meta["shapes"], meta["state"])
     groups = _match_groups(optimizer, params, meta["groups"])
     unpacker = Unpacker(tensors)
-    options = [
-        _unpack_options(unpacker, i, group, saved)
-        for i, (group, saved) in enumerate(zip(groups, meta["groups"], strict=True))
-    ]
-    on_device = {
-        id(p)
-        for group, chosen in zip(groups, options, strict=True)
-        if _on_device(chosen)
-        for p in group["params"]
-    }
-    state = {
-        params[name]: {
-            key: unpacker.unpack(
-                f"{name}/{key}", value, _placer(params[name], key != "step" or id(params[name]) in on_device)
-            )
-            for key, value in entries.items()
-        }
-        for name, entries in meta["state"].items()
-    }
+    options, state = [], {}
+    for i, (group, saved) in enumerate(zip(groups, meta["groups"], strict=True)):
+        options.append(_unpack_options(unpacker, i, group, saved))
+        follows = _on_device(saved)
+        for name in saved["params"]:
+            if name in meta["state"]:
+                state[params[name]] = _unpack_entries(
+                    unpacker, name, meta["state"][name], params[name], follows
+                )
     unpacker.check_all_used()
     # from here on nothing can fail
     for group, chosen, saved in zip(groups, options, meta["groups"], strict=True):
@@ -136,6 +126,15 @@ def _unpack_options(
     return {key: unpacker.unpack(f"groups/{index}/{key}", value, place) for key, value in options}
 
 
+def _unpack_entries(
+    unpacker: Unpacker, name: str, entries: Mapping[str, Any], param: Tensor, follows: bool
+) -> dict[str, Any]:
+    return {
+        key: unpacker.unpack(f"{name}/{key}", value, _placer(param, follows or key != "step"))
+        for key, value in entries.items()
+    }
+
+
 def _on_device(options: Mapping[str, Any]) -> bool:
     """Whether torch wants the step count, and a rate that is a tensor, where the parameters are."""
     return bool(options.get("capturable") or options.get("fused"))
@@ -155,9 +154,13 @@ def _placer(param: Tensor, follows: bool) -> Placer:
     return place
 
 
-def _check_params(params: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> None:
+def _check_params(
+    params: Mapping[str, Tensor], shapes: Mapping[str, list[int]], state: Mapping[str, Any]
+) -> None:
     if missing := sorted(shapes.keys() - params.keys()):
         raise CheckpointError(f"saved for parameters that the optimiser does not hold: {', '.join(missing)}")
+    if ghosts := sorted(state.keys() - params.keys()):
+        raise CheckpointError(f"state saved for what is no parameter: {', '.join(ghosts)}")
     if unknown := sorted(params.keys() - shapes.keys()):
         raise CheckpointError(f"nothing saved for parameters that the optimiser holds: {', '.join(unknown)}")
     for name, param in params.items():

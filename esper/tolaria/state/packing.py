@@ -7,7 +7,7 @@ whose value is found under its path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,12 +31,16 @@ class Packer:
             return value
         if isinstance(value, Tensor):
             return self._keep(path, value, home)
-        if isinstance(value, list | tuple):
-            items = [self.pack(f"{path}/{i}", item, home) for i, item in enumerate(value)]
-            return {"tuple": items} if isinstance(value, tuple) else items
+        if isinstance(value, list):
+            return self._pack_items(path, value, home)
+        if isinstance(value, tuple):
+            return {"tuple": self._pack_items(path, value, home)}
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
             return {"dict": {key: self.pack(f"{path}/{key}", item, home) for key, item in value.items()}}
         raise CheckpointError(f"{path} is a {type(value).__qualname__}, which cannot be saved: {value!r:.80}")
+
+    def _pack_items(self, path: str, items: Sequence[Any], home: torch.device) -> list[Any]:
+        return [self.pack(f"{path}/{i}", item, home) for i, item in enumerate(items)]
 
     def _keep(self, path: str, value: Tensor, home: torch.device) -> dict[str, Any]:
         if path in self.tensors:

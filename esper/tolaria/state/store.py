@@ -18,6 +18,10 @@ from esper.tolaria.state.retention import prune
 from esper.tolaria.telemetry import Telemetry
 
 
+# Owners that hold what Tamiyo and the control loop remember.
+MORPHOGENETIC = ("history", "control", "health")
+
+
 class HasState(Protocol):
     """Records that are continued by a resumed run: offsets of files, ids of loggers."""
 
@@ -81,11 +85,19 @@ class Store:
         return save_checkpoint(self.folder, name, tensors=tensors, state={"run": header, "owners": state})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up a saved run; raises `CheckpointError` where the checkpoint does not fit this one."""
-        try:
-            self.manager.restore(checkpoint.tensors, checkpoint.state["owners"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{checkpoint.path} does not fit this run: {error}") from error
+        """Take up a saved run; raises `CheckpointError` where the checkpoint does not fit this one.
+
+        Without `strict_loading` what fits is loaded, and each part that does not is told in an event.
+        """
+
+        def tell(problem: str) -> None:
+            self.telemetry.warn(EventName.NOTICE, {"message": problem})
+
+        self.manager.restore(
+            checkpoint.tensors,
+            checkpoint.state["owners"],
+            # left out by checkpoint.save_morphogenetic_state=false: Tamiyo then begins anew
+            optional=MORPHOGENETIC,
+            on_misfit=None if self.config.checkpoint.strict_loading else tell,
+        )
         self.saved_step = checkpoint.state["run"]["progress"]["step"]

@@ -24,7 +24,10 @@ from esper.core.manifest import verify_folder
 from esper.errors import CheckpointError, EsperError
 
 OLD = {"state.json": b"{}", "model.bin": b"old" * 100}
-NEW: dict[str, Content] = {"state.json": b"[]", "model.bin": lambda path: path.write_bytes(b"new" * 100) and None}
+NEW: dict[str, Content] = {
+    "state.json": b"[]",
+    "model.bin": lambda path: path.write_bytes(b"new" * 100) and None,
+}
 
 
 class Recorder(Files):

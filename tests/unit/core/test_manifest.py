@@ -139,5 +139,5 @@ def test_bounded_reading(tmp_path: Path) -> None:
     assert parse_object(path, read_bounded(path, 8)) == {"a": 1}
     with pytest.raises(CheckpointError, match="8 bytes long; at most 7"):
         read_bounded(path, 7)
-    with pytest.raises(CheckpointError, match="b.json is missing"):
+    with pytest.raises(CheckpointError, match=r"b\.json is missing"):
         read_bounded(tmp_path / "b.json", 7)

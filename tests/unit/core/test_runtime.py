@@ -60,7 +60,9 @@ def test_cpu_and_auto() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "", "cpu:-1", "cuda:x"])
 def test_what_is_no_device_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"device is '{name}', which is no device; expected one of auto.*cpu"):
+    with pytest.raises(
+        ConfigError, match=f"device is '{name}', which is no device; expected one of auto.*cpu"
+    ):
         resolve_device(name)
 
 
@@ -73,7 +75,9 @@ def test_a_device_that_is_not_here_is_refused(name: str) -> None:
 
 @needs_no_cuda
 def test_no_cuda_here() -> None:
-    with pytest.raises(ConfigError, match=r"'cuda', which this machine does not have; expected one of auto.*cpu"):
+    with pytest.raises(
+        ConfigError, match=r"'cuda', which this machine does not have; expected one of auto.*cpu"
+    ):
         resolve_device("cuda")
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import multiprocessing
 import random
+import signal
 from collections import namedtuple
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from esper.data.augment import ImageFinish, Statistics
 from esper.data.host import HostLoader, to_device
 from esper.data.options import Augmentation
+from esper.errors import DataError
 
 CPU = torch.device("cpu")
 Pair = namedtuple("Pair", "left right")
@@ -125,13 +129,48 @@ def test_image_batches_are_finished_like_those_on_the_device() -> None:
     assert torch.equal(resumed[0], images), "augmentation is seeded by the batch's own number"
 
 
-def test_an_error_in_a_worker_reaches_the_user() -> None:
-    class Broken(Noisy):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            raise ValueError("sample 7 is broken")
+class Broken(Noisy):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        raise self.error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_reaches_the_user(workers: int) -> None:
     with pytest.raises(ValueError, match="sample 7 is broken"):
-        list(loader_of(dataset=Broken(), workers=1).batches(0))
+        list(loader_of(dataset=Broken(ValueError("sample 7 is broken")), workers=workers).batches(0))
+    with pytest.raises(DataError) as caught:
+        list(loader_of(dataset=Broken(DataError("a.png cannot be read")), workers=workers).batches(0))
+    assert str(caught.value) == "a.png cannot be read", "a sentence, no traceback"
+
+
+@pytest.mark.parametrize("dataset", [Noisy(), Broken(ValueError("broken"))])
+def test_workers_end_with_their_iteration(dataset: Noisy) -> None:
+    """Broken off or broken down: no process stays behind."""
+    batches = loader_of(dataset=dataset, workers=2).batches(0)
+    with suppress(ValueError):
+        next(batches)
+        assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_an_interrupt_is_left_to_the_trainer_and_an_end_ends_a_worker() -> None:
+    """Pain 5: the trainer's own handlers, which only set a flag, do not make its workers immortal."""
+
+    class Handlers(Noisy):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+            return {"x": torch.tensor([handlers == [signal.SIG_IGN, signal.SIG_DFL]])}
+
+    old = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        assert all(bool(batch.all()) for batch in drawn(loader_of(dataset=Handlers(), workers=1), 0))
+        assert not drawn(loader_of(dataset=Handlers()), 0)[0].any()
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 def test_everything_in_a_batch_is_moved() -> None:

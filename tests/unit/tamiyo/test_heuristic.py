@@ -9,7 +9,7 @@ import pytest
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, CommandKind, Outcome, Refusal, SeedStage, SystemStatePacket
 from esper.tamiyo import HeuristicPolicy
-from tests.helpers.packets import World, candidate, convnet_sites, impact, packet, seed, site
+from tests.helpers.packets import World, candidate, convnet_sites, packet, seed, site
 
 
 def germinations(policy: HeuristicPolicy, state: SystemStatePacket) -> list[AdaptationCommand]:
@@ -144,7 +144,7 @@ def test_what_kasmina_refused_is_not_asked_for_again_but_limits_pass(refusal: Re
 
 def test_a_loss_that_is_not_finite_pauses_growth_once_an_epoch_and_culls_go_on() -> None:
     policy = HeuristicPolicy()
-    bad = seed("block3", impact=impact(-1.0))
+    bad = seed("block3", objective=math.inf)
     state = packet(sites=tuple(convnet_sites()), train_loss=math.nan, seeds=(bad,))
     assert [c.kind for c in policy.decide(state)] == [CommandKind.CULL, CommandKind.PAUSE]
     assert [c.kind for c in policy.decide(state)] == [CommandKind.CULL]

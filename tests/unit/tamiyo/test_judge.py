@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from esper.leyline import CommandKind, Impact, SeedStage, SeedState
 from esper.tamiyo.judge import Judge, Verdict, chance_above
 from tests.helpers.packets import health, impact, packet, seed
 
-STRICT = Judge(min_gain=0.0)
+STRICT = Judge(min_gain=0.0, confirmations=1)
 
 
 def judged(state: SeedState, judge: Judge = STRICT, val_loss: float = 1.0) -> Verdict | None:
@@ -56,7 +58,7 @@ def test_a_seed_without_any_effect_is_culled_where_effect_is_exactly_none() -> N
 
 def test_a_gain_has_to_be_worth_its_share_of_the_loss() -> None:
     """min_gain is a share of the validation loss, so that one default serves losses of any size."""
-    judge = Judge(min_gain=0.05)
+    judge = Judge(min_gain=0.05, confirmations=1)
     for scale in (0.01, 1.0, 100.0):
         worth = judged(seed(impact=impact(0.08 * scale, 0.01 * scale)), judge, val_loss=scale)
         small = judged(seed(impact=impact(0.02 * scale, 0.01 * scale)), judge, val_loss=scale)
@@ -70,6 +72,33 @@ def test_patience_with_a_seed_ends() -> None:
     verdict = judged(seed(impact=unsure, epochs_in_stage=3))
     assert verdict is not None and verdict.kind is CommandKind.CULL
     assert verdict.confidence == 1.0 and "no measurable help in 3 epochs" in verdict.reason
+
+
+def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
+    """Measured: with batch norm and a high rate, a good seed looked bad for one epoch, noise in every one."""
+    judge = Judge(patience_epochs=9)
+
+    def at(epoch: int, gain: float) -> CommandKind | None:
+        verdicts = judge.verdicts(packet(epoch=epoch, seeds=(seed(impact=impact(gain)),)))
+        return verdicts[0].kind if verdicts else None
+
+    assert at(1, -0.5) is None
+    assert at(1, -0.5) is None, "the same epoch again is no second witness"
+    assert at(2, 0.0001) is None, "in between nothing is sure, so that the count begins anew"
+    assert at(3, -0.5) is None
+    assert at(4, -0.5) is CommandKind.CULL
+    assert at(5, 0.5) is CommandKind.FOSSILIZE
+
+
+def test_what_was_said_against_a_seed_is_saved_and_dies_with_it() -> None:
+    first, second = Judge(), Judge()
+    bad = packet(epoch=1, seeds=(seed(impact=impact(-0.5)),), val_loss_history=(1.0,))
+    assert not first.verdicts(bad)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    later = replace(bad, epoch=2)
+    assert [v.kind for v in second.verdicts(later)] == [CommandKind.CULL]
+    first.verdicts(packet(epoch=2))
+    assert not first.verdicts(replace(bad, epoch=3)), "the slot bears another seed now"
 
 
 def test_a_seed_that_was_not_measured_is_waited_for() -> None:
@@ -133,6 +162,6 @@ def test_a_measurement_that_is_not_finite_is_no_evidence_of_help(gain: float, er
 
 def test_wrong_settings_are_all_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        Judge("impct", min_gain=-1.0, min_confidence=2.0, patience_epochs=0)
-    assert len(caught.value.problems) == 4
+        Judge("impct", min_gain=-1.0, min_confidence=2.0, confirmations=0, patience_epochs=0)
+    assert len(caught.value.problems) == 5
     assert "did you mean 'impact'" in caught.value.problems[0]

@@ -1,0 +1,223 @@
+"""Whole runs in little: real data, real models, real parts, and a recorder that only remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.config import TolariaConfig
+from esper.core.runtime import seed_everything
+from esper.data import build_data
+from esper.kasmina import wrap
+from esper.leyline import (
+    CLOCK_METRICS,
+    AdaptationCommand,
+    CommandKind,
+    Event,
+    Outcome,
+    SystemStatePacket,
+)
+from esper.models import build
+from esper.tolaria.parts import Parts
+from esper.tolaria.run import Run
+from esper.tolaria.signals import Wishes
+from esper.tolaria.state import load_checkpoint
+from esper.tolaria.task import pair_form
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Notes:
+    """Records and watcher of a run: keeps what it is told."""
+
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self.epochs.append(dict(record))
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        self.steps.append(dict(record))
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def progress(self, step_in_epoch: int, loss: float | None) -> None:
+        self.places.append(step_in_epoch)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def named(self, name: str) -> list[Event]:
+        return [event for event in self.events if event.name == name]
+
+    def comparable(self) -> list[dict[str, Any]]:
+        """The epochs without what reads the clock."""
+        return [{k: v for k, v in record.items() if k not in CLOCK_METRICS} for record in self.epochs]
+
+
+class Plan:
+    """A policy that says what it was told to say at each decision (by epoch and step), and remembers."""
+
+    def __init__(self, commands: Mapping[tuple[int, int], Sequence[AdaptationCommand]] | None = None) -> None:
+        self.commands = dict(commands or {})
+        self.packets: list[SystemStatePacket] = []
+        self.outcomes: list[Outcome] = []
+        self.asked = 0
+
+    def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
+        self.packets.append(packet)
+        self.asked += 1
+        return list(self.commands.get((packet.epoch, packet.step), ()))
+
+    def report(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.asked = state["asked"]
+
+
+def germinate(
+    layer: str = "block1", blueprint: str = "conv_light", *, number: int = 1, **changes: Any
+) -> AdaptationCommand:
+    """A command that passes every threshold."""
+    command = AdaptationCommand(
+        f"test-{number}", CommandKind.GERMINATE, 1.0, 1.0, "a test wants it", layer=layer, blueprint=blueprint
+    )
+    return replace(command, **changes)
+
+
+def tell(kind: CommandKind, layer: str = "block1", *, number: int, **changes: Any) -> AdaptationCommand:
+    """A command about a seed that is there."""
+    command = AdaptationCommand(f"test-{number}", kind, 1.0, 1.0, "a test wants it", layer=layer)
+    return replace(command, **changes)
+
+
+def small_config(**options: Any) -> TolariaConfig:
+    """Digits, six batches of 32 an epoch, three epochs, decisions every epoch; `group__name` sets options."""
+    given = {
+        "dataset__name": "digits",
+        "dataset__test_split": 0.2,
+        "model__architecture": "convnet",
+        "model__target_layers": ["block1", "block2"],
+        "model__model_params": {"widths": [4, 8]},
+        "model__seeds_per_layer": 2,
+        "optimization__max_epochs": 3,
+        "optimization__learning_rate": 0.01,
+        "morphogenetic__decision_frequency": 1,
+        "morphogenetic__adaptation_cooldown": 0.0,
+        "morphogenetic__blueprints": ["conv_light"],
+        "morphogenetic__seed__blend_steps": 4,
+        "morphogenetic__seed__warmup_steps": 3,
+        "morphogenetic__seed__probe_samples": 16,
+        "checkpoint__save_checkpoints": False,
+        "trainer__limit_train_batches": 6,
+        "trainer__limit_val_batches": 2,
+        "logging__progress": False,
+    }
+    config = TolariaConfig()
+    for path, value in (given | options).items():
+        *groups, name = path.split("__")
+        owner: Any = config
+        for group in groups:
+            owner = getattr(owner, group)
+        assert hasattr(owner, name), path
+        setattr(owner, name, value)
+    return config
+
+
+def make_parts(
+    config: TolariaConfig,
+    run_dir: Path,
+    *,
+    tamiyo: Any = None,
+    model: nn.Module | None = None,
+    notes: Notes | None = None,
+    **changes: Any,
+) -> Parts:
+    """Real parts for `config`: what `esper.build` would make, in little."""
+    data = build_data(config.dataset, seed=config.seed, device=CPU)
+    seed_everything(config.seed)
+    if model is None:
+        model = build(
+            config.model.architecture,
+            num_classes=10,
+            channels=1,
+            image_size=(8, 8),
+            **config.model.model_params,
+        )
+    notes = notes or Notes()
+    o = config.optimization
+    kinds = {
+        "adam": lambda groups: torch.optim.Adam(groups, lr=o.learning_rate, weight_decay=o.weight_decay),
+        "sgd": lambda groups: torch.optim.SGD(groups, lr=o.learning_rate, momentum=o.momentum),
+    }
+    m = config.model
+    parts = Parts(
+        model=wrap(model, m.target_layers, m.seeds_per_layer, seed=config.seed),
+        train=data.train,
+        validation=data.validation,
+        test=data.test,
+        loss=nn.CrossEntropyLoss(),
+        form=pair_form,
+        optimizer=kinds[o.optimizer],
+        tamiyo=tamiyo,
+        device=CPU,
+        records=notes,
+        watcher=notes,
+        run_dir=run_dir,
+    )
+    return replace(parts, **changes)
+
+
+def make_run(
+    run_dir: Path,
+    *,
+    tamiyo: Any = None,
+    model: nn.Module | None = None,
+    notes: Notes | None = None,
+    wishes: Wishes | None = None,
+    parts: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """A run that is ready to train; its notes are `run.parts.records`."""
+    config = small_config(**options)
+    made = make_parts(config, run_dir, tamiyo=tamiyo, model=model, notes=notes, **(parts or {}))
+    return Run(config, made, wishes)
+
+
+def notes_of(run: Run) -> Notes:
+    assert isinstance(run.parts.records, Notes)
+    return run.parts.records
+
+
+def restored(run: Run, checkpoint: Path) -> Run:
+    """The same run, taken up from a checkpoint's files."""
+    run.store.restore(load_checkpoint(checkpoint))
+    return run
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all weights and buffers, without the topology."""
+    state = model.state_dict()
+    return {name: t.detach().clone() for name, t in state.items() if name != "_extra_state"}
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of tensors are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def checkpoints(run: Run) -> Iterator[str]:
+    return (event.data["name"] for event in notes_of(run).named("checkpoint_saved"))

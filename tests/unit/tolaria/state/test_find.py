@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from esper.core.manifest import MANIFEST
+from esper.errors import CheckpointError
+from esper.tolaria.state import find_checkpoint, save_checkpoint
+
+
+def save(folder: Path, name: str) -> Path:
+    return save_checkpoint(folder, name, tensors={"model": {"w": torch.ones(3)}}, state={"name": name})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for epoch in (1, 2, 3):
+        save(tmp_path / "run" / "checkpoints", f"epoch-{epoch:04d}")
+    return tmp_path / "run"
+
+
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_run_a_folder_of_checkpoints_and_a_checkpoint(run: Path) -> None:
+    newest = run / "checkpoints" / "epoch-0003"
+    for path in (run, run / "checkpoints", newest):
+        found = find_checkpoint(path)
+        assert (found.path, found.refused) == (newest, ())
+    older = run / "checkpoints" / "epoch-0001"
+    assert find_checkpoint(older).path == older
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", MANIFEST])
+def test_damaged_ones_are_passed_over_and_named(run: Path, name: str) -> None:
+    """S3, R5: the previous good one is used, and that is said."""
+    folder = run / "checkpoints"
+    spoil(folder / "epoch-0003" / name)
+    (folder / "epoch-0002" / name).unlink()
+    found = find_checkpoint(run)
+    assert found.path == folder / "epoch-0001"
+    assert len(found.refused) == 2
+    assert any("epoch-0003" in sentence for sentence in found.refused)
+    assert any("epoch-0002" in sentence for sentence in found.refused)
+
+
+def test_one_that_is_named_itself_is_taken_or_refused(run: Path) -> None:
+    path = run / "checkpoints" / "epoch-0003"
+    spoil(path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"epoch-0003: model\.safetensors is damaged"):
+        find_checkpoint(path)
+    (path / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"manifest\.json is missing"):
+        find_checkpoint(path)
+
+
+def test_the_newest_is_the_one_saved_last(run: Path) -> None:
+    """A run taken up again from an older checkpoint goes on from there, not from its former end."""
+    folder = run / "checkpoints"
+    save(folder, "epoch-0002")
+    assert find_checkpoint(run).path == folder / "epoch-0002"
+    save(folder, "epoch-0002-batch-000007")
+    assert find_checkpoint(run).path == folder / "epoch-0002-batch-000007"
+
+
+def test_unfinished_and_linked_folders_do_not_count(run: Path) -> None:
+    folder = run / "checkpoints"
+    shutil.copytree(folder / "epoch-0003", folder / ".tmp-epoch-0004-0123abcd")
+    (folder / "latest").symlink_to(folder / "epoch-0001")
+    (folder / "notes.txt").write_text("mine")
+    found = find_checkpoint(run)
+    assert (found.path.name, found.refused) == ("epoch-0003", ())
+
+
+def test_nothing_there(run: Path, tmp_path: Path) -> None:
+    """The error says where it looked and why each one was refused."""
+    with pytest.raises(CheckpointError, match="absent does not exist"):
+        find_checkpoint(tmp_path / "absent")
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"model\.pt is a file; expected a checkpoint"):
+        find_checkpoint(tmp_path / "model.pt")
+    (tmp_path / "empty" / "profiler").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"empty holds no checkpoint$"):
+        find_checkpoint(tmp_path / "empty")
+    for path in (run / "checkpoints").iterdir():
+        spoil(path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds no good checkpoint(\n.*epoch-000\d.*damaged.*){3}"):
+        find_checkpoint(run)
