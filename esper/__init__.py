@@ -12,18 +12,28 @@ if TYPE_CHECKING:
     from esper.api import TolariaTrainer, load
     from esper.config import TolariaConfig
     from esper.kasmina import MorphableModel, wrap
+    from esper.service import TolariaService
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "MorphableModel": "esper.kasmina",
     "TolariaConfig": "esper.config",
+    "TolariaService": "esper.service",
     "TolariaTrainer": "esper.api",
     "load": "esper.api",
     "wrap": "esper.kasmina",
 }
 
-__all__ = ["MorphableModel", "TolariaConfig", "TolariaTrainer", "__version__", "load", "wrap"]
+__all__ = [
+    "MorphableModel",
+    "TolariaConfig",
+    "TolariaService",
+    "TolariaTrainer",
+    "__version__",
+    "load",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -123,9 +123,7 @@ def load(run: str | Path, *, model: nn.Module | None = None) -> MorphableModel:
     try:
         grown.load_state_dict(best_weights(checkpoint))
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path} does not fit its own configuration: {error}"
-        ) from error
+        raise CheckpointError(f"{checkpoint.path} does not fit its own configuration: {error}") from error
     return grown.eval()
 
 

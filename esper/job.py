@@ -16,6 +16,7 @@ from torch import nn
 
 from esper import build
 from esper.config import LoggingConfig, TolariaConfig
+from esper.core.atomic import remove_stale
 from esper.core.runtime import resolve_device, seed_everything, set_deterministic, set_threads
 from esper.data import DataBundle
 from esper.kasmina import MorphableModel, wrap
@@ -162,9 +163,11 @@ class Job:
         if wanted is None:
             return None
         own = self.run_dir / self.config.checkpoint.checkpoint_dir
+        if own.is_dir():
+            remove_stale(own)
         if wanted == "auto" and not (own.is_dir() and any(own.iterdir())):
             return None
-        found = find_checkpoint(self.run_dir if wanted == "auto" else Path(wanted))
+        found = find_checkpoint(own if wanted == "auto" else Path(wanted))
         for sentence in found.refused:
             self.console.print(sentence, markup=False, highlight=False)
         return load_checkpoint(found.path)

@@ -18,7 +18,7 @@ from esper import __version__
 from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf, plain
 from esper.cli.flags import Flags, parse_flags
 from esper.cli.help import help_text
-from esper.cli.jobs import DONE, REFUSED, carry_out, complain, exit_code, outcome_table
+from esper.cli.jobs import DONE, REFUSED, carry_out, complain, exit_code, forget, outcome_table
 from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.problems import problem
@@ -41,7 +41,7 @@ def main() -> int:
         if any(job.config.validate_only for job in plan.jobs):
             print(f"valid: {len(plan.jobs)} {'jobs' if plan.sweep else 'run'}, nothing was started")
             return DONE
-        _make_folder(plan.folder)
+        _prepare(plan)
     except ConfigError as error:
         complain(error.problems)
         return REFUSED
@@ -113,13 +113,13 @@ def _unnamed(plan: Plan, job: Job) -> Iterator[str]:
         yield problem("checkpoint.resume_from_checkpoint", "auto", expected)
 
 
-def _make_folder(folder: Path) -> None:
+def _prepare(plan: Plan) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        forget(plan)
     except OSError as error:
-        raise ConfigError(
-            problem("run_dir", str(folder), f"a folder that can be made ({error.strerror})")
-        ) from error
+        expected = f"a folder that can be written to ({error.strerror})"
+        raise ConfigError(problem("run_dir", str(plan.folder), expected)) from error
 
 
 def _show(flags: Flags) -> int:

@@ -83,9 +83,7 @@ def _device(config: TolariaConfig) -> None:
 
 def _optimizer(config: TolariaConfig) -> None:
     parameter = nn.Parameter(torch.zeros(2, 2))
-    parts.call(
-        parts.optimizer_factory(config), "optimization.optimizer_params", {}, [{"params": [parameter]}]
-    )
+    parts.optimizer_factory(config)([{"params": [parameter]}])
 
 
 def _schedule(config: TolariaConfig) -> None:

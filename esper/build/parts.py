@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from torch import nn
 
-from esper.build.targets import RESERVED, Resolver, Target, check_arguments, leading_arguments, takes
+from esper.build.arguments import RESERVED, Target, check_arguments, leading_arguments, takes
+from esper.build.targets import Resolver
 from esper.build.weights import load_weights
 from esper.config import TolariaConfig, names
 from esper.config.problems import problem
@@ -31,7 +32,6 @@ from esper.tolaria.task import BatchForm, LossFunction, pair_form
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 ScheduleFactory = Callable[[Horizon], LearningRate]
 
-_FACTS = ("num_classes", "channels", "image_size")  # what the shipped models learn from the dataset
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
 
@@ -52,20 +52,30 @@ def make_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
     """The same with the weights that its class gives it, on torch's default device."""
     m, key = config.model, "model.model_params"
     target = _resolve(config, "model.architecture", m.architecture)
-    facts: dict[str, Any] = {"num_classes": class_count(config, data_info)}
-    if m.architecture in names.MODELS or m.architecture in names.MODELS.values():
-        facts |= {"channels": data_info.channels, "image_size": data_info.image_size}
-        unknown = [name for name, value in facts.items() if value is None]
-        if unknown:
-            expected = f"a dotted target: {data_info.name} does not tell {', '.join(unknown)}"
-            raise ConfigError(problem("model.architecture", m.architecture, expected))
-    facts = {name: value for name, value in facts.items() if takes(target, name) and value is not None}
-    facts = {name: value for name, value in facts.items() if name not in m.model_params}
+    facts = {name: value for name, value in _facts(config, data_info).items() if takes(target, name)}
+    clash = [name for name in facts if m.model_params.get(name, facts[name]) != facts[name]]
+    _refuse(
+        [problem(f"{key}.{name}", m.model_params[name], f"{facts[name]}, as the data has") for name in clash]
+    )
     model = _make(config, key, target, m.model_params, facts)
     if not isinstance(model, nn.Module):
         expected = "a target that makes a torch.nn.Module"
         raise ConfigError(problem("model.architecture", m.architecture, expected))
     return model
+
+
+def _facts(config: TolariaConfig, data_info: DataInfo) -> dict[str, Any]:
+    """What the data say of a model: of a shipped one everything, of any other the number of classes."""
+    architecture, classes = config.model.architecture, class_count(config, data_info)
+    if architecture not in (*names.MODELS, *names.MODELS.values()):
+        return {} if classes is None else {"num_classes": classes}
+    size = data_info.image_size
+    facts = {"num_classes": classes, "channels": data_info.channels, "image_size": size}
+    unknown = [name for name, value in facts.items() if value is None]
+    if unknown:
+        expected = f"a dotted target: {data_info.name} does not tell {', '.join(unknown)}"
+        raise ConfigError(problem("model.architecture", architecture, expected))
+    return facts
 
 
 def class_count(config: TolariaConfig, data_info: DataInfo) -> int | None:
@@ -102,7 +112,7 @@ def optimizer_factory(config: TolariaConfig) -> OptimizerFactory:
         raise ConfigError(problem(f"{key}.lr", params["lr"], "the rate in optimization.learning_rate"))
 
     def factory(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        made = target(groups, **passed | params)
+        made = call(target, key, passed | params, groups)
         if not isinstance(made, torch.optim.Optimizer):
             expected = "a target that makes a torch.optim.Optimizer"
             raise ConfigError(problem("optimization.optimizer", o.optimizer, expected))

@@ -6,9 +6,8 @@ module has to be allowed as well; a name can reach anything that an allowed modu
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -19,14 +18,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
+from esper.build.arguments import Target, check_arguments
 from esper.config.names import MODELS, SCHEDULERS
 from esper.config.problems import nearest_name, problem
-from esper.config.targets import PACKAGES, allowed_text, is_dotted, is_within, name_problems, nested_targets
+from esper.config.targets import (
+    PACKAGES,
+    TARGET,
+    allowed_text,
+    is_dotted,
+    is_within,
+    name_problems,
+    nested_targets,
+)
 from esper.errors import ConfigError
-
-Target = Callable[..., Any]
-
-RESERVED = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 _KINDS = (nn.Module, Optimizer, LRScheduler, Dataset, Sampler)
 _TORCH = ("torch.nn", "torch.optim", "torch.utils.data")
@@ -82,16 +86,15 @@ class Resolver:
         return found or _nested_arguments(self, key, data)
 
     def _permits(self, found: Any) -> bool:
-        home = getattr(found, "__module__", None)
-        if isinstance(found, MethodType) and isinstance(found.__self__, type):
-            home = found.__self__.__module__
-        elif not isinstance(found, type | FunctionType):
-            return False
-        if not isinstance(home, str):
+        if isinstance(found, MethodType):
+            # a class method that makes one of the user's objects
+            return isinstance(found.__self__, type) and is_within(_full_name(found), self.own)
+        if not isinstance(found, type | FunctionType):
             return False
         if is_within(_full_name(found), self.own):
             return True
-        return isinstance(found, type | FunctionType) and _is_permitted(found, home)
+        home = str(found.__module__)
+        return _permits_class(found, home) if isinstance(found, type) else _permits_function(found, home)
 
 
 def find_object(key: str, name: str) -> Any:
@@ -111,83 +114,27 @@ def find_object(key: str, name: str) -> Any:
     return found
 
 
-def check_arguments(
-    target: Target, given: Mapping[str, Any], key: str, provided: Sequence[str] = ()
-) -> list[str]:
-    """A sentence for each argument that `target` does not take, or cannot do without.
-
-    `provided` are those that are passed besides the given ones.
-    """
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return []
-    named = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    title = _full_name(target)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    found = (
-        []
-        if open_ended
-        else [
-            problem(
-                f"{key}.{name}",
-                value,
-                f"an argument of {title}",
-                nearest_name(name, set(named) - set(provided)),
-            )
-            for name, value in given.items()
-            if name not in named and name not in RESERVED
-        ]
-    )
-    if "_args_" in given or given.get("_partial_"):
-        return found
-    missing = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in provided]
-    return found + [
-        f"{key}.{name}: given no value, expected one: {title} cannot do without" for name in missing
-    ]
-
-
-def takes(target: Target, name: str) -> bool:
-    """Whether a class or function has an argument of this name."""
-    try:
-        return name in inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def leading_arguments(target: Target, count: int) -> tuple[str, ...]:
-    """The names of the first arguments of a class or function."""
-    try:
-        return tuple(inspect.signature(target).parameters)[:count]
-    except (TypeError, ValueError):
-        return ()
-
-
-def _is_permitted(found: type | FunctionType, home: str) -> bool:
-    if is_within(home, _TORCH):
-        if isinstance(found, FunctionType):
-            return home == "torch.nn.functional" and not found.__name__.startswith("_")
-        return issubclass(found, _KINDS) and not is_within(home, _NOT_TORCH)
+def _permits_function(found: FunctionType, home: str) -> bool:
     if is_within(home, ("esper",)):
-        if isinstance(found, FunctionType):
-            return _full_name(found) in _REGISTERED
-        return is_within(home, _ROOMS)
-    if is_within(home, ("timm", "torchvision")):
-        if isinstance(found, FunctionType):
-            return is_within(home, _BUILDERS) and not found.__name__.startswith("_")
-        return issubclass(found, _KINDS) or is_within(home, ("torchvision.transforms",))
-    return False
+        return _full_name(found) in _REGISTERED
+    public = not found.__name__.startswith("_")
+    return public and (home == "torch.nn.functional" or is_within(home, _BUILDERS))
+
+
+def _permits_class(found: type, home: str) -> bool:
+    if is_within(home, (*_ROOMS, "torchvision.transforms")):
+        return True
+    known = is_within(home, (*_TORCH, "timm", "torchvision")) and not is_within(home, _NOT_TORCH)
+    return known and issubclass(found, _KINDS)
 
 
 def _nested_arguments(resolver: Resolver, key: str, data: Any) -> list[str]:
     if isinstance(data, list | tuple):
-        return [
-            text for n, item in enumerate(data) for text in _nested_arguments(resolver, f"{key}[{n}]", item)
-        ]
-    if not isinstance(data, Mapping):
-        return []
-    found = [text for n, item in data.items() for text in _nested_arguments(resolver, f"{key}.{n}", item)]
-    if "_target_" in data:
+        rows = {f"{key}[{index}]": item for index, item in enumerate(data)}
+    else:
+        rows = {f"{key}.{name}": item for name, item in data.items()} if isinstance(data, Mapping) else {}
+    found = [text for place, item in rows.items() for text in _nested_arguments(resolver, place, item)]
+    if isinstance(data, Mapping) and TARGET in data:
         target = resolver.locate(f"{key}._target_", data["_target_"])
         found += check_arguments(target, data, key)
     return found

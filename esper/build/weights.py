@@ -32,12 +32,13 @@ def weight_problems(model: nn.Module, path: Path) -> list[str]:
     except (OSError, SafetensorError) as error:
         return [problem(_KEY, str(path), f"a safetensors file ({error})")]
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = [f"{name} is missing" for name in wanted if name not in shapes]
-    for name, shape in shapes.items():
-        if name not in wanted:
-            wrong.append(f"{name} has no place (nearest: {nearest_name(name, wanted)})")
-        elif shape != wanted[name]:
-            wrong.append(f"{name} has shape {shape}, the model {wanted[name]}")
+    wrong = [f"{name} is missing" for name in sorted(wanted.keys() - shapes.keys())]
+    wrong += [
+        f"{name} has no place (nearest: {nearest_name(name, wanted)})"
+        for name in sorted(shapes.keys() - wanted.keys())
+    ]
+    both = sorted(shapes.keys() & wanted.keys())
+    wrong += [f"{n} has shape {shapes[n]}, the model {wanted[n]}" for n in both if shapes[n] != wanted[n]]
     if not wrong:
         return []
     more = f", and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -42,14 +43,8 @@ class Flags:
 def parse_flags(argv: Sequence[str]) -> Flags:
     """Raises `ConfigError` for a flag that is unknown, incomplete, refused or contradicts another."""
     given = _parse(get_args_parser(), argv)
-    problems = [problem(flag, value, expected) for flag, value, expected in _refused(given) if value]
     shows = _shows(given)
-    if len([given.multirun or given.run, *shows[:1]]) > 1 and (given.multirun or given.run):
-        problems.append(
-            problem("--multirun" if given.multirun else "--run", shows[0], "one of the two flags")
-        )
-    if given.resolve and not (given.cfg or given.help):
-        problems.append(problem("--resolve", True, "--cfg or --help beside it"))
+    problems = [problem(flag, value, expected) for flag, value, expected in _refused(given, shows) if value]
     if problems:
         raise ConfigError(problems)
     return Flags(tuple(given.overrides), given.multirun, given.config_dir, given.config_name, shows)
@@ -60,22 +55,30 @@ def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     try:
         with redirect_stderr(said):
             return parser.parse_intermixed_args(argv)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        reason = said.getvalue().rpartition("error: ")[2].strip()
+    except SystemExit:
         flags = [name for action in parser._actions for name in action.option_strings]
-        wrong = next((word for word in argv if word.startswith("-") and word not in flags), None)
-        near = nearest_name(wrong, flags) if wrong else None
-        raise ConfigError(
-            problem(wrong or "flags", wrong or list(argv), f"a flag ({reason})", near)
-        ) from None
+        raise ConfigError(_unparsed(argv, flags, said.getvalue())) from None
 
 
-def _refused(given: Namespace) -> list[tuple[str, object, str]]:
+def _unparsed(argv: Sequence[str], flags: Sequence[str], said: str) -> str:
+    reason = said.rpartition("error: ")[2].strip()
+    named = re.match(r"argument (--[\w-]+)", reason)
+    unknown = next((word for word in argv if word.startswith("-") and word not in flags), "the flags")
+    expected = f"what Hydra's parser takes ({reason})"
+    if named:
+        return problem(named[1], " ".join(argv), expected)
+    return problem(unknown, " ".join(argv), expected, nearest_name(unknown, flags))
+
+
+def _refused(given: Namespace, shows: Sequence[str]) -> list[tuple[str, object, str]]:
+    """Flag, value and what is expected instead, for each combination that is not possible, if it is given."""
+    running = "--multirun" if given.multirun else "--run" if given.run else None
+    alone = given.resolve and not (given.cfg or given.help)
     return [
         ("--experimental-rerun", given.experimental_rerun, "a configuration in YAML: a pickle is never read"),
         ("--config-path", given.config_path, "--config-dir, which adds a folder and keeps the shipped ones"),
+        (str(running), running and shows and " ".join([running, *shows]), "one of the two flags"),
+        ("--resolve", alone, "--cfg or --help beside it"),
     ]
 
 

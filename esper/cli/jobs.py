@@ -90,9 +90,15 @@ def outcome_table(plan: Plan) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def forget(plan: Plan) -> None:
+    """Remove what an earlier run in the same folder said of itself."""
+    for path in plan.folder.rglob(STATUS_FILE):
+        path.unlink()
+
+
 def _records(plan: Plan) -> list[dict[str, Any]]:
     """The status of every job, those that never started included, in their order."""
-    found = [_read(path) for path in sorted(plan.folder.rglob(STATUS_FILE))] if plan.folder.is_dir() else []
+    found = [_read(path) for path in sorted(plan.folder.rglob(STATUS_FILE))]
     records = {record["job"]: record for record in found}
     if plan.complete:
         for job in plan.jobs:

@@ -46,19 +46,19 @@ def values_of(override: Override) -> list[Any]:
 
 
 def _problems(override: Override, groups: Groups) -> Iterator[str]:
-    key = override.key_or_group
+    key, line = override.key_or_group, str(override.input_line)
+    own = not key.startswith(("hydra.", "hydra/"))
     if not key:
-        yield problem(str(override.input_line), override.input_line, "key=value")
-    elif override.is_sweep_override() and (key == "run_dir" or key.startswith(("hydra.", "hydra/"))):
-        yield problem(key, override.input_line, "one value: this cannot be swept")
+        yield problem(line, line, "key=value")
+    elif override.is_sweep_override() and (key == "run_dir" or not own):
+        yield problem(key, line, "one value: this cannot be swept")
     elif override.package is not None:
-        yield problem(f"{key}@{override.package}", override.input_line, "a group without a package", key)
+        yield problem(f"{key}@{override.package}", line, "a group without a package", key)
     elif key in groups and not isinstance(override.value(), dict):
         yield from _choice(override, groups)
-    elif "/" in key or (key.startswith("hydra.") and key in groups):
-        near = nearest_name(key, groups)
-        yield problem(key, override.value(), "a group of configurations", near)
-    elif not key.startswith("hydra."):
+    elif "/" in key:
+        yield problem(key, override.value(), "a group of configurations", nearest_name(key, groups))
+    elif own:
         yield from _option(override, groups)
 
 

@@ -74,8 +74,8 @@ class Plan:
 def make_plan(flags: Flags) -> Plan:
     """Compose every job; raises `ConfigError` for overrides that cannot be read or do not fit the schema."""
     composer = Composer(flags)
-    _check_overrides(composer, flags.overrides, composer.groups(flags.overrides))
     try:
+        _check_overrides(composer, flags.overrides, composer.groups(flags.overrides))
         return _compose(composer, flags)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
@@ -84,9 +84,9 @@ def make_plan(flags: Flags) -> Plan:
 def compose_shown(flags: Flags) -> tuple[Groups, DictConfig]:
     """The groups there are and the configuration that is to be shown; raises `ConfigError`."""
     composer = Composer(flags)
-    groups = composer.groups(flags.overrides)
-    _check_overrides(composer, flags.overrides, groups)
     try:
+        groups = composer.groups(flags.overrides)
+        _check_overrides(composer, flags.overrides, groups)
         return groups, composer.compose(flags.overrides, RunMode.RUN)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
@@ -103,29 +103,34 @@ def _compose(composer: Composer, flags: Flags) -> Plan:
     swept = [override for override in parsed if override.is_sweep_override()]
     master = composer.compose(flags.overrides, RunMode.MULTIRUN if flags.multirun or swept else RunMode.RUN)
     sweep = flags.multirun or master.hydra.mode == RunMode.MULTIRUN
-    if swept and not sweep:
-        expected = "one value, or --multirun beside it"
-        raise ConfigError([problem(each.key_or_group, each.input_line, expected) for each in swept])
+    _check_swept([] if sweep else swept)
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-    named = master.run_dir is not None or any(each.key_or_group == key for each in parsed)
-    folder = Path(_folder(master, key, parsed))
-    if sweep:
-        lines, complete = _job_lines(composer, master)
-        jobs = tuple(_sweep_job(composer, master, n, line, folder) for n, line in enumerate(lines))
-    else:
-        jobs, complete = (_job(master, None, flags.overrides, folder),), True
-    arguments = flags.arguments(composer.config_name, (*flags.overrides, _pin(key, folder)))
-    return Plan(jobs, folder, named, tuple(arguments), complete)
+    asked = any(each.key_or_group == key for each in parsed)
+    folder = _folder(master, key, asked)
+    arguments = tuple(flags.arguments(composer.config_name, (*flags.overrides, _pin(key, folder))))
+    named = asked or master.run_dir is not None
+    if not sweep:
+        return Plan((_job(master, None, flags.overrides, folder),), folder, named, arguments)
+    jobs, complete = _sweep_jobs(composer, master, folder)
+    return Plan(jobs, folder, named, arguments, complete)
 
 
-def _folder(master: DictConfig, key: str, parsed: Sequence[Override]) -> str:
-    """`run_dir` where it is given, else Hydra's folder; both at once have to agree."""
+def _check_swept(overrides: Sequence[Override]) -> None:
+    expected = "one value, or --multirun beside it"
+    if overrides:
+        raise ConfigError([problem(each.key_or_group, each.input_line, expected) for each in overrides])
+
+
+def _folder(master: DictConfig, key: str, asked: bool) -> Path:
+    """`run_dir` where it is given, else Hydra's folder; where both are asked for they have to agree."""
     hydra_folder, own = str(OmegaConf.select(master, key)), master.run_dir
     if own is None:
-        return hydra_folder
-    if any(each.key_or_group == key for each in parsed) and Path(own) != Path(hydra_folder):
+        return Path(hydra_folder)
+    if not own.strip():
+        raise ConfigError(problem("run_dir", own, "a folder, or null for one of its own"))
+    if asked and Path(own) != Path(hydra_folder):
         raise ConfigError(problem("run_dir", own, f"the same folder as {key}, which is {hydra_folder!r}"))
-    return str(own)
+    return Path(own)
 
 
 def _pin(key: str, folder: Path) -> str:
@@ -160,6 +165,11 @@ def _lines_of(override: Override) -> Iterator[str]:
         yield f"{key}={override.get_value_element_as_str()}"
 
 
+def _sweep_jobs(composer: Composer, master: DictConfig, folder: Path) -> tuple[tuple[Job, ...], bool]:
+    lines, complete = _job_lines(composer, master)
+    return tuple(_sweep_job(composer, master, n, line, folder) for n, line in enumerate(lines)), complete
+
+
 def _sweep_job(composer: Composer, master: DictConfig, number: int, line: list[str], folder: Path) -> Job:
     try:
         composed = composer.compose_job(master, line)
@@ -178,7 +188,7 @@ def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], f
     HydraConfig.instance().set_config(composed)
     options = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        hydra = {part: OmegaConf.to_container(composed.hydra[part], resolve=True) for part in _HYDRA_PARTS}
+        hydra = {part: plain(composed.hydra[part]) for part in _HYDRA_PARTS if composed.hydra[part]}
         config, problems = read(TolariaConfig, plain(options))
     except COMPOSE_ERRORS as error:
         return Job(number, overrides, TolariaConfig(), {}, (explain(error),))

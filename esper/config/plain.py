@@ -105,8 +105,11 @@ def describe(hint: Any) -> str:
     """What may stand for an option of this type, in words."""
     if dataclasses.is_dataclass(hint):
         return "a group of options"
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return " or ".join(_EXPECTED[part] for part in parts)
+    return " or ".join(_EXPECTED[part] for part in _parts(hint))
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def _plain(value: Any) -> Any:
@@ -145,18 +148,15 @@ class _Reader:
     def _set(self, group: Any, name: str, hint: Any, value: Any, key: str) -> None:
         if dataclasses.is_dataclass(hint):
             setattr(group, name, self.group(typing.cast("type", hint), value, f"{key}."))
-        elif isinstance(value, str) and value == MISSING:
-            self.problems.append(f"{key}: given no value, expected {describe(hint)}")
+            return
+        fitting = next((part for part in _parts(hint) if _fits(value, part)), None)
+        unset = [f"{place}: given no value, expected {describe(hint)}" for place in _unset(value, key)]
+        if unset:
+            self.problems += unset
+        elif fitting is None:
+            self.problems.append(problem(key, value, describe(hint)))
         else:
-            parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-            fitting = [part for part in parts if _fits(value, part)]
-            unset = list(_unset(value, key))
-            if unset:
-                self.problems += [f"{place}: given no value, expected one" for place in unset]
-            elif fitting:
-                setattr(group, name, float(value) if fitting[0] is float else _plain(value))
-            else:
-                self.problems.append(problem(key, value, describe(hint)))
+            setattr(group, name, float(value) if fitting is float else _plain(value))
 
 
 def _unset(value: Any, key: str) -> Iterator[str]:

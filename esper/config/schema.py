@@ -86,7 +86,9 @@ class SeedConfig(Group):
     warmup_steps: int = 100
     probation_epochs: int = 1
     embargo_epochs: int = 5
-    probe_samples: int = 32  # health, shapes and FLOPs are measured on the first so many of the validation split
+    probe_samples: int = (
+        32  # health, shapes and FLOPs are measured on the first so many of the validation split
+    )
     impact_samples: int = 0  # on against off; 0: the whole validation split
 
 

@@ -13,34 +13,15 @@ linear in d and has no minimum.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from esper.core.runtime import seeded_rng
-
-if TYPE_CHECKING:
-    from esper.kasmina.seed import Seed
+from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
+from esper.kasmina.tap import Tap
 
 # Size of the wanted step beside the layer's output: large enough to matter, far from drowning the host.
 STEP_RATIO = 0.1
-
-
-class Tap:
-    """One forward of the host as an isolated seed saw it: its input, and the gradient once it is known.
-
-    Everything is copied: the host may overwrite its activations in place later on.
-    """
-
-    def __init__(self, source: Tensor, h: Tensor) -> None:
-        self.source = source.detach().clone()
-        self.h_rms = h.detach().float().square().mean().sqrt()
-        self.gradient: Tensor | None = None
-        h.register_hook(self._receive)
-
-    def _receive(self, gradient: Tensor) -> None:
-        self.gradient = gradient.detach().clone()
 
 
 def learn(seed: Seed, step: int) -> None:
@@ -51,12 +32,12 @@ def learn(seed: Seed, step: int) -> None:
     """
     taps = [tap for tap in seed.taps if tap.gradient is not None]
     seed.taps.clear()
-    if not taps:
+    weight = next(seed.parameters(), None)
+    if not taps or weight is None:
         return
-    dtype = next(seed.parameters()).dtype
     device = taps[0].source.device
     with seeded_rng(seed.rng_seed + step, device), torch.autocast(device.type, enabled=False):
-        objective = torch.stack([_objective(seed, tap, dtype) for tap in taps]).mean()
+        objective = torch.stack([_objective(seed, tap, weight.dtype) for tap in taps]).mean()
     objective.backward()
     _note(seed, objective.detach())
 
@@ -77,10 +58,10 @@ def _objective(seed: Seed, tap: Tap, dtype: torch.dtype) -> Tensor:
 
 
 def _note(seed: Seed, objective: Tensor) -> None:
-    first, now = seed.stats[0], seed.stats[1]
+    first, now = seed.stats[OBJECTIVE_FIRST], seed.stats[OBJECTIVE_NOW]
     started = first > 0
-    seed.stats[0] = torch.where(started, first, objective)
-    seed.stats[1] = torch.where(started, 0.95 * now + 0.05 * objective, objective)
+    seed.stats[OBJECTIVE_FIRST] = torch.where(started, first, objective)
+    seed.stats[OBJECTIVE_NOW] = torch.where(started, 0.95 * now + 0.05 * objective, objective)
 
 
 def guard_gradients(seed: Seed, max_norm: float | None) -> None:

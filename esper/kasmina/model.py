@@ -136,6 +136,7 @@ class MorphableModel(nn.Module):
 
     def site_shape(self, layer: str, placement: str) -> SiteShape:
         """Shapes that a seed at `layer` has to fit; raises `GrowthError` where none can."""
+        self.record(layer, 0)
         site = self.sites[layer]
         if not site.usable:
             raise GrowthError(f"layer {layer!r} cannot bear a seed: {site.problem}")

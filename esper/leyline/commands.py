@@ -50,6 +50,7 @@ class Refusal(StrEnum):
     CONFIDENCE = "confidence_below_threshold"
     URGENCY = "urgency_below_threshold"
     CAP = "max_adaptations_per_epoch"
+    BUDGET = "max_params_ratio"
     COOLDOWN = "adaptation_cooldown"
     PAUSED = "paused"
     DUPLICATE = "command_already_applied"

@@ -149,7 +149,10 @@ def _timeline(axes: Axes, spans: Mapping[str, Sequence[Span]]) -> None:
             bar = [(begin, max(end - begin, 0.0))]
             axes.broken_barh(bar, (row - 0.36, 0.72), facecolors=_STAGE_COLOURS[stage], linewidth=0)
             if stage == SeedStage.CULLED:  # often left in the same step: a bar of no width
-                axes.plot(begin, row, marker="X", color=_STAGE_COLOURS[stage], markersize=9, clip_on=False)
+                colour = _STAGE_COLOURS[stage]
+                axes.plot(
+                    begin, row, "X", color=colour, markeredgecolor="white", markersize=11, clip_on=False
+                )
     axes.set_yticks(range(len(spans)), labels=list(spans), fontsize=8)
     axes.set_ylim(max(1, len(spans)) - 0.4, -0.6)
     axes.set_title("seeds" if spans else "seeds: none grew")

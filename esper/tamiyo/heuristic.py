@@ -58,7 +58,7 @@ class HeuristicPolicy:
         judge: str = "impact",
         min_gain: float = 0.005,
         min_confidence: float = 0.7,
-        confirmations: int = 2,
+        confirmations: int = 1,
         patience_epochs: int = 3,
         seed: int = 0,
     ) -> None:

@@ -35,8 +35,8 @@ class Judge:
     mode: "impact", or "keep": every seed stays unless it is broken.
     min_gain: the share of the validation loss that a seed has to take off to be worth its parameters.
     min_confidence: how sure a verdict must be (best equal to the control loop's threshold).
-    confirmations: epochs in a row that must speak against a seed. More than one, because the running
-      statistics of batch norm lag behind while weights move fast: good seeds then look bad for an epoch.
+    confirmations: epochs in a row that must speak against a seed. More than one helps where impact is noisy,
+      and costs an epoch with a seed that harms.
     patience_epochs: a seed about which nothing is sure after so long in probation is culled.
     Raises `ConfigError` for values out of range.
     """
@@ -47,7 +47,7 @@ class Judge:
         *,
         min_gain: float = 0.005,
         min_confidence: float = 0.7,
-        confirmations: int = 2,
+        confirmations: int = 1,
         patience_epochs: int = 3,
     ) -> None:
         problems = []

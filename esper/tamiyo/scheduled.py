@@ -62,7 +62,7 @@ class ScheduledPolicy:
         judge: str = "impact",
         min_gain: float = 0.005,
         min_confidence: float = 0.7,
-        confirmations: int = 2,
+        confirmations: int = 1,
         patience_epochs: int = 3,
     ) -> None:
         self.plan = [

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from esper.config import MorphogeneticConfig
 from esper.errors import GateClosedError, GrowthError
-from esper.kasmina import Clock, SeedManager, StageMove, TopologyChange
+from esper.kasmina import Clock, SeedManager, StageMove, TopologyChange, get_blueprint
 from esper.leyline import (
     AdaptationCommand,
     CommandKind,
@@ -51,6 +51,7 @@ class ControlLoop:
         telemetry: Telemetry,
         config: MorphogeneticConfig,
         *,
+        max_params: int,
         hook_budget_ms: float,
         on_structure: Callable[[TopologyChange], None],
         clock: Callable[[], float] = time.monotonic,
@@ -60,6 +61,7 @@ class ControlLoop:
         self.optimizers = optimizers
         self.telemetry = telemetry
         self.config = config
+        self.max_params = max_params
         self.hook_budget_ms = hook_budget_ms
         self.on_structure = on_structure
         self.clock = clock
@@ -162,6 +164,8 @@ class ControlLoop:
             self._paused_until = now.epoch + command.pause_epochs
         else:
             try:
+                if command.kind is CommandKind.GERMINATE and (detail := self._over_budget(command)):
+                    return Refusal.BUDGET, detail
                 self._follow(self.seeds.apply(command, now), now)
             except GrowthError as error:
                 gate = isinstance(error, GateClosedError)
@@ -170,6 +174,12 @@ class ControlLoop:
         self.applied_ids.add(command.command_id)
         self._applied_in_epoch += 1
         return None, ""
+
+    def _over_budget(self, command: AdaptationCommand) -> str:
+        shape = self.seeds.model.site_shape(command.layer, command.placement)
+        cost = get_blueprint(command.blueprint).cost(shape, **command.options).params
+        total = self.seeds.model.total_params() + cost
+        return f"{total:,} parameters with it, at most {self.max_params:,}" if total > self.max_params else ""
 
     # -- changes ---------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel, Seed
@@ -80,14 +81,20 @@ class Evaluator:
         with self.precision.autocast():
             return self.single(output, targets).float()
 
-    def impact(self, seed: Seed, with_it: Evaluation, batches: Iterable[Any]) -> Impact:
-        """What `seed` is worth: the same batches with its alpha at 0, against `with_it`."""
-        alpha = seed.alpha.clone()
-        seed.alpha.zero_()
-        try:
-            without = self.run(batches, keep_losses=True)
-        finally:
-            seed.alpha.copy_(alpha)
+    def impact(self, seed: Seed, batches: Callable[[], Iterable[Any]]) -> Impact:
+        """What `seed` is worth on held-out `batches`: with it on, against its alpha at 0.
+
+        Batch norms judge each batch by its own statistics meanwhile: the running ones lag behind a
+        network that has just changed, and know nothing of it with the seed off.
+        """
+        with batch_statistics(self.model):
+            with_it = self.run(batches(), keep_losses=True)
+            alpha = seed.alpha.clone()
+            seed.alpha.zero_()
+            try:
+                without = self.run(batches(), keep_losses=True)
+            finally:
+                seed.alpha.copy_(alpha)
         gain = without.losses - with_it.losses
         spread = gain.std().item() if gain.numel() > 1 else math.inf
         accuracy = 0.0
@@ -99,3 +106,20 @@ class Evaluator:
             accuracy_gain=accuracy,
             samples=with_it.samples,
         )
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Within the block batch norms normalise by the batch, also in eval mode; their buffers stay as they are."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [m.track_running_stats for m in norms]
+    buffers = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, tracked, (mean, var, count) in zip(norms, kept, buffers, strict=True):
+            norm.track_running_stats = tracked
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, var, count

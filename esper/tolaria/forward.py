@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from esper.core.runtime import restore_rng_state, rng_state
 from esper.kasmina import MorphableModel
@@ -17,7 +18,7 @@ class TrainingForward:
     Batches of another size, evaluation, and steps with a seed in isolation (which listens to the
     backward pass by tensor hooks, and those break graphs) run eagerly: so nothing recompiles but
     after a structural event. A failed compile is reported once through `on_fallback` and leaves the
-    run on the eager path, with the same numbers: the graph is all or nothing, and generators are set back.
+    run on the eager path, with the same numbers. The model itself is not changed.
     """
 
     def __init__(
@@ -32,39 +33,65 @@ class TrainingForward:
         self.model = model
         self.batch_size = batch_size
         self.on_fallback = on_fallback
-        self.compiling = compile_model
         self.listening = False
         self._fresh = True
+        self._graph: Callable[..., Any] | None = None
         if compile_model:
-            model.compile(fullgraph=True, dynamic=False, backend=backend)
+            self._graph = torch.compile(model.forward, fullgraph=True, dynamic=False, backend=backend)
 
-    def __call__(self, samples: int, args: tuple[Any, ...], kwargs: Any) -> Any:
-        if not self.compiling:
+    def __call__(self, samples: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The output for a batch of so many samples; counted as one forward of the model."""
+        if self._graph is None:
             return self.model(*args, **kwargs)
-        if samples != self.batch_size or self.listening:
-            return self.eager(args, kwargs)
-        return self._compiled(args, kwargs) if self._fresh else self.model(*args, **kwargs)
-
-    def eager(self, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """The same forward without the compiled graph; counted like any other."""
         self.model.count_forward()
+        if samples == self.batch_size and not self.listening:
+            try:
+                if self._fresh:
+                    self._rehearse(self._graph, args, kwargs)
+                return self._graph(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - dynamo and its back ends raise anything
+                self._give_up(error)
         return self.model.forward(*args, **kwargs)
 
-    def _compiled(self, args: tuple[Any, ...], kwargs: Any) -> Any:
-        before = rng_state()
+    def _rehearse(self, graph: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Compile forward and backward on a batch, and leave no trace of it.
+
+        Back ends compile the backward only when it is first run; by then it would be too late to turn back.
+        """
+        generators = rng_state()
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            output = self.model(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - dynamo and its back ends raise anything
-            restore_rng_state(*before)
-            self.compiling = False
-            self.on_fallback(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
-            return self.eager(args, kwargs)
+            roots = [t.sum() for t in _tensors(graph(*args, **kwargs)) if t.requires_grad]
+            if roots:
+                params = [p for p in self.model.parameters() if p.requires_grad]
+                torch.autograd.grad(torch.stack(roots).sum(), params, allow_unused=True)
+        finally:
+            restore_rng_state(*generators)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
         self._fresh = False
-        return output
+
+    def _give_up(self, error: Exception) -> None:
+        self._graph = None
+        lines = str(error).strip().splitlines() or [""]
+        self.on_fallback(f"{type(error).__name__}: {lines[0]}")
 
     def topology_changed(self, *, listening: bool) -> None:
         """Forget compiled code: the forward is another one now."""
         self.listening = listening
-        if self.compiling:
+        if self._graph is not None:
             torch.compiler.reset()
             self._fresh = True
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Every tensor in a model's output, whatever its form."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _tensors(value)

@@ -10,7 +10,7 @@ from esper.kasmina import Clock, HealthMonitor, SeedManager, SeedRecord
 from esper.leyline import EventName, HealthSignal, SeedStage
 from esper.tolaria.account import Account
 from esper.tolaria.control import ControlLoop
-from esper.tolaria.evaluate import Evaluation, Evaluator
+from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.packet import PacketBuilder
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import Progress
@@ -53,13 +53,13 @@ class Growth:
         self.control.advance(Clock(progress.step, progress.epoch))
         self._decide(progress, train_loss, running_epoch=progress.epoch + 1)
 
-    def end_of_epoch(self, progress: Progress, train_loss: float, validation: Evaluation) -> None:
+    def end_of_epoch(self, progress: Progress, train_loss: float) -> None:
         """Gates, health, impact and, when it is time, decisions; `progress.epoch` counts this epoch."""
         began = time.perf_counter()
         self.control.advance(Clock(progress.step, progress.epoch))
         if self.monitor is not None and progress.epoch % self.config.health_signal_interval == 0:
             self._take_health()
-        self._measure_impact(progress, validation)
+        self._measure_impact(progress)
         self.control.check_budget("end_of_epoch", 1e3 * (time.perf_counter() - began))
         if progress.epoch % self.config.decision_frequency == 0:
             self._decide(progress, train_loss, running_epoch=progress.epoch)
@@ -87,16 +87,10 @@ class Growth:
             if r.stage is SeedStage.PROBATIONARY and epoch - r.stage_epoch >= served
         ]
 
-    def _measure_impact(self, progress: Progress, validation: Evaluation) -> None:
-        due = self.due_for_impact(progress.epoch)
-        if not due:
-            return
-        if validation.losses.numel() == 0 or self.config.seed.impact_samples:
-            validation = self.evaluator.run(self.probe.held_out(), keep_losses=True)
-            self.account.forwards(validation.samples)
-        for record in due:
+    def _measure_impact(self, progress: Progress) -> None:
+        for record in self.due_for_impact(progress.epoch):
             seed = self.seeds.model.seed_module(record)
-            record.impact = self.evaluator.impact(seed, validation, self.probe.held_out())
-            self.account.forwards(record.impact.samples)
+            record.impact = self.evaluator.impact(seed, self.probe.held_out)
+            self.account.forwards(2 * record.impact.samples)
             data = {"layer": record.layer, "seed": record.index} | asdict(record.impact)
             self.telemetry.emit(EventName.SEED_IMPACT, data)

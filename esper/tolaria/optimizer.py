@@ -144,9 +144,7 @@ class OptimizerManager:
 def _named(names: Mapping[str, nn.Parameter], wanted: Sequence[str]) -> list[nn.Parameter]:
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise CheckpointError(
-            f"the saved optimiser has parameters the model lacks: {', '.join(missing)}"
-        )
+        raise CheckpointError(f"the saved optimiser has parameters the model lacks: {', '.join(missing)}")
     return [names[name] for name in wanted]
 
 

@@ -88,6 +88,7 @@ class PacketBuilder:
             seeds=tuple(self._seed(r, step, epoch, health) for r in self._occupied()),
             sites=self.sites(health),
             hardware=hardware(),
+            max_params=self.max_params,
         )
 
     def _occupied(self) -> list[SeedRecord]:

@@ -125,15 +125,6 @@ class Run:
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
         assert self.parts.tamiyo is not None
-        control = ControlLoop(
-            self.parts.tamiyo,
-            self.seeds,
-            self.optimizers,
-            self.telemetry,
-            m,
-            hook_budget_ms=c.trainer.hook_budget_ms,
-            on_structure=self._topology_changed,
-        )
         packets = PacketBuilder(
             self.seeds,
             session_name=c.session_name,
@@ -142,6 +133,16 @@ class Run:
             max_epochs=c.optimization.max_epochs,
             steps_per_epoch=self.steps_per_epoch,
             history=self.history,
+        )
+        control = ControlLoop(
+            self.parts.tamiyo,
+            self.seeds,
+            self.optimizers,
+            self.telemetry,
+            m,
+            max_params=packets.max_params,
+            hook_budget_ms=c.trainer.hook_budget_ms,
+            on_structure=self._topology_changed,
         )
         monitor = HealthMonitor(self.model, m.performance_window) if self.model.telemetry_enabled else None
         return Growth(
@@ -223,10 +224,10 @@ class Run:
         if self.progress.stopped_by:
             return
         trained = self.meter.read()
-        validation = self._validate()
+        validation = self.evaluator.run(self.val_batches.batches(0))
         improved = self._close_epoch(trained, validation)
         if self.growth is not None:
-            self.growth.end_of_epoch(self.progress, trained[0], validation)
+            self.growth.end_of_epoch(self.progress, trained[0])
             self.best.refresh()
         self._early_stop(validation)
         self._record(trained, validation, time.perf_counter() - began)
@@ -270,10 +271,6 @@ class Run:
             self.progress.stopped_by = self.wishes.stop_reason
             return self.progress.batch < len(self.train_batches)
         return False
-
-    def _validate(self) -> Evaluation:
-        due = self.growth is not None and self.growth.due_for_impact(self.progress.epoch + 1)
-        return self.evaluator.run(self.val_batches.batches(0), keep_losses=bool(due))
 
     def _close_epoch(self, trained: tuple[float, float | None], validation: Evaluation) -> bool:
         self.progress.epoch += 1

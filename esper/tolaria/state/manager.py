@@ -10,7 +10,8 @@ from torch import Tensor
 from esper.core.runtime import restore_rng_state, rng_state
 from esper.errors import CheckpointError, EsperError
 
-REFERENCE = "tensor:"
+# The only key of a mapping that stands for a tensor.
+REFERENCE = "$tensor"
 
 
 class Stateful(Protocol):
@@ -76,7 +77,7 @@ class StateManager:
 def _split(value: Any, path: str, found: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         found[path] = value.detach().clone()
-        return f"{REFERENCE}{path}"
+        return {REFERENCE: path}
     if isinstance(value, Mapping):
         return {
             key: _split(item, f"{path}/{key}" if path else str(key), found) for key, item in value.items()
@@ -87,12 +88,12 @@ def _split(value: Any, path: str, found: dict[str, Tensor]) -> Any:
 
 
 def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, str) and value.startswith(REFERENCE):
-        path = value.removeprefix(REFERENCE)
-        if path not in tensors:
-            raise CheckpointError(f"the checkpoint lacks the tensor {path!r}")
-        return tensors[path]
     if isinstance(value, Mapping):
+        if value.keys() == {REFERENCE}:
+            path = value[REFERENCE]
+            if path not in tensors:
+                raise CheckpointError(f"the checkpoint lacks the tensor {path!r}")
+            return tensors[path]
         return {key: _join(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [_join(item, tensors) for item in value]

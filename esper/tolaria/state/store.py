@@ -17,7 +17,6 @@ from esper.tolaria.state.manager import StateManager
 from esper.tolaria.state.retention import prune
 from esper.tolaria.telemetry import Telemetry
 
-
 # Owners that hold what Tamiyo and the control loop remember.
 MORPHOGENETIC = ("history", "control", "health")
 
@@ -63,13 +62,13 @@ class Store:
         name = f"epoch-{progress.epoch:04d}" + (f"-batch-{progress.batch:06d}" if progress.batch else "")
         try:
             path = self._write(name, progress)
+            prune(self.folder, keep=1 if c.keep_best_only else c.max_checkpoints)
         except (OSError, CheckpointError) as error:
             facts = {"name": name, "reason": f"{type(error).__name__}: {error}"}
             self.telemetry.emit(EventName.CHECKPOINT_FAILED, facts, level=Level.ERROR)
             return None
         self.saved_step = progress.step
         self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": name})
-        prune(self.folder, keep=1 if c.keep_best_only else c.max_checkpoints)
         return path
 
     def _write(self, name: str, progress: Progress) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from helpers.packets import World, candidate, convnet_sites, packet, seed, site
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, CommandKind, Outcome, Refusal, SeedStage, SystemStatePacket
 from esper.tamiyo import HeuristicPolicy
-from tests.helpers.packets import World, candidate, convnet_sites, packet, seed, site
 
 
 def germinations(policy: HeuristicPolicy, state: SystemStatePacket) -> list[AdaptationCommand]:

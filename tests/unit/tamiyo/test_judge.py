@@ -7,13 +7,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from helpers.packets import health, impact, packet, seed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import ConfigError
 from esper.leyline import CommandKind, Impact, SeedStage, SeedState
 from esper.tamiyo.judge import Judge, Verdict, chance_above
-from tests.helpers.packets import health, impact, packet, seed
 
 STRICT = Judge(min_gain=0.0, confirmations=1)
 

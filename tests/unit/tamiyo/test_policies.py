@@ -9,12 +9,12 @@ import sys
 from typing import Any
 
 import pytest
+from helpers.packets import REFUSALS, World, packets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.leyline import ALIVE, AdaptationCommand, CommandKind, Outcome, SeedStage, SystemStatePacket
 from esper.tamiyo import HeuristicPolicy, Policy, RandomPolicy, ScheduledPolicy
-from tests.helpers.packets import REFUSALS, World, packets
 
 PLAN = [
     {"layer": "a", "blueprint": "x", "at_epoch": 0},

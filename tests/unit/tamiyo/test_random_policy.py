@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from helpers.packets import World, convnet_sites
 
 from esper.errors import ConfigError
 from esper.leyline import CommandKind, Outcome, SeedStage
 from esper.tamiyo import RandomPolicy
-from tests.helpers.packets import World, convnet_sites
 
 
 def run(number: int, gain: float = 0.2, **settings: object) -> tuple[World, list[Outcome]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from helpers.packets import World, candidate, packet, site
 
 from esper.errors import ConfigError
 from esper.leyline import CommandKind, Outcome, Refusal, SeedStage
 from esper.tamiyo import PlannedSeed, ScheduledPolicy
-from tests.helpers.packets import World, candidate, packet, site
 
 SITES = (site("a", 0.0, [candidate("x", 10), candidate("x", 40), candidate("y", 20, placement="parallel")]),)
 
