@@ -140,7 +140,7 @@ class Job:
 
     def _info(self, run: Run, checkpoint: Checkpoint | None) -> RunInfo:
         saved: Mapping[str, Any] = checkpoint.state["run"] if checkpoint is not None else {}
-        own = checkpoint is not None and self._is_own(checkpoint)
+        own = checkpoint is not None and self.config.mode == "train" and self._is_own(checkpoint)
         return RunInfo(
             session_name=self.config.session_name,
             run_dir=self.run_dir,

@@ -100,30 +100,31 @@ def _check_overrides(composer: Composer, lines: Sequence[str], groups: Groups) -
 
 def _compose(composer: Composer, flags: Flags) -> Plan:
     parsed = composer.parser.parse_overrides(list(flags.overrides))
-    swept = [override for override in parsed if override.is_sweep_override()]
-    master = composer.compose(flags.overrides, RunMode.MULTIRUN if flags.multirun or swept else RunMode.RUN)
-    sweep = flags.multirun or master.hydra.mode == RunMode.MULTIRUN
-    _check_swept([] if sweep else swept)
+    master, sweep = _master(composer, flags, [each for each in parsed if each.is_sweep_override()])
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     asked = any(each.key_or_group == key for each in parsed)
     folder = _folder(master, key, asked)
     arguments = tuple(flags.arguments(composer.config_name, (*flags.overrides, _pin(key, folder))))
-    named = asked or master.run_dir is not None
+    named = asked or OmegaConf.select(master, "run_dir") is not None
     if not sweep:
         return Plan((_job(master, None, flags.overrides, folder),), folder, named, arguments)
     jobs, complete = _sweep_jobs(composer, master, folder)
     return Plan(jobs, folder, named, arguments, complete)
 
 
-def _check_swept(overrides: Sequence[Override]) -> None:
-    expected = "one value, or --multirun beside it"
-    if overrides:
-        raise ConfigError([problem(each.key_or_group, each.input_line, expected) for each in overrides])
+def _master(composer: Composer, flags: Flags, swept: Sequence[Override]) -> tuple[DictConfig, bool]:
+    """The configuration that all jobs start from, and whether there are jobs of a sweep."""
+    master = composer.compose(flags.overrides, RunMode.MULTIRUN if flags.multirun or swept else RunMode.RUN)
+    sweep = flags.multirun or master.hydra.mode == RunMode.MULTIRUN
+    if swept and not sweep:
+        expected = "one value, or --multirun beside it"
+        raise ConfigError([problem(each.key_or_group, each.input_line, expected) for each in swept])
+    return master, sweep
 
 
 def _folder(master: DictConfig, key: str, asked: bool) -> Path:
     """`run_dir` where it is given, else Hydra's folder; where both are asked for they have to agree."""
-    hydra_folder, own = str(OmegaConf.select(master, key)), master.run_dir
+    hydra_folder, own = str(OmegaConf.select(master, key)), OmegaConf.select(master, "run_dir")
     if own is None:
         return Path(hydra_folder)
     if not own.strip():

@@ -72,11 +72,14 @@ class Display(Sink):
         self._say(_epoch_line(record, self._pace))
 
     def event(self, event: Event) -> None:
-        line = describe(event)
-        if not self._enabled or line is None:
+        if not self._enabled:
             return
         if event.name == EventName.SEED_STAGE:
             self._move(event.data)
+            self._draw()
+        line = describe(event)
+        if line is None:
+            return
         self._last_event = f"epoch {event.epoch}: {line}"
         self._draw()
         self._say(f"  {self._last_event}")

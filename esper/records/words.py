@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from esper.leyline import Event, EventName
+from esper.leyline import Event, EventName, SeedStage
 
 
 def percent(share: float | None) -> str:
@@ -31,9 +31,14 @@ def seed_name(data: Mapping[str, Any]) -> str:
 
 
 def describe(event: Event) -> str | None:
-    """Return what happened to a seed or a command in one line; None for events that say neither."""
+    """Return what happened to a seed or a command in one line; None for events that say neither.
+
+    None, too, for moves that follow at once from a command, whose own line has told it all.
+    """
     teller = _TELLERS.get(event.name)
-    return None if teller is None else " ".join(teller(event.data).split())
+    if teller is None or event.data.get("to") in _FOLLOWING:
+        return None
+    return " ".join(teller(event.data).split())
 
 
 def _stage(data: Mapping[str, Any]) -> str:
@@ -55,6 +60,16 @@ def _refused(data: Mapping[str, Any]) -> str:
     detail = f", {data['detail']}" if data.get("detail") else ""
     return f"refused {_command(data)}: {data['refusal']}{detail}"
 
+
+_FOLLOWING = frozenset(
+    {
+        SeedStage.GERMINATED,
+        SeedStage.TRAINING,
+        SeedStage.BLENDING,
+        SeedStage.FOSSILIZED,
+        SeedStage.EMBARGOED,
+    }
+)
 
 _TELLERS = {
     EventName.SEED_STAGE: _stage,

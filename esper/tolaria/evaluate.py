@@ -110,7 +110,7 @@ class Evaluator:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Within the block batch norms normalise by the batch, also in eval mode; their buffers stay as they are."""
+    """Within the block batch norms normalise by the batch, also in eval mode; their buffers stay."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [m.track_running_stats for m in norms]
     buffers = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in norms]

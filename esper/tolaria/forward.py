@@ -74,8 +74,9 @@ class TrainingForward:
 
     def _give_up(self, error: Exception) -> None:
         self._graph = None
-        lines = str(error).strip().splitlines() or [""]
-        self.on_fallback(f"{type(error).__name__}: {lines[0]}")
+        # dynamo's own first line names the back end, the second one says what it raised
+        what = " ".join(str(error).split("\n")[:2]).strip()
+        self.on_fallback(f"{type(error).__name__}: {what}")
 
     def topology_changed(self, *, listening: bool) -> None:
         """Forget compiled code: the forward is another one now."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from esper.config import MorphogeneticConfig
 from esper.kasmina import Clock, HealthMonitor, SeedManager, SeedRecord
-from esper.leyline import EventName, HealthSignal, SeedStage
+from esper.leyline import EventName, HealthSignal, Level, SeedStage
 from esper.tolaria.account import Account
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
@@ -76,7 +76,7 @@ class Growth:
         self.account.forwards(self.probe.samples)
         for signal in self.health.values():
             if signal.stage is not SeedStage.DORMANT:
-                self.telemetry.emit(EventName.SEED_HEALTH, asdict(signal))
+                self.telemetry.emit(EventName.SEED_HEALTH, asdict(signal), level=Level.DEBUG)
 
     def due_for_impact(self, epoch: int) -> list[SeedRecord]:
         """Probationary seeds that have served their time at the end of `epoch`."""

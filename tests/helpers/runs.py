@@ -65,9 +65,9 @@ class Notes:
 
 
 class Plan:
-    """A policy that says what it was told to say at each decision (by epoch and step), and remembers."""
+    """A policy that says what it was told to say when so many epochs are over, and remembers."""
 
-    def __init__(self, commands: Mapping[tuple[int, int], Sequence[AdaptationCommand]] | None = None) -> None:
+    def __init__(self, commands: Mapping[int, Sequence[AdaptationCommand]] | None = None) -> None:
         self.commands = dict(commands or {})
         self.packets: list[SystemStatePacket] = []
         self.outcomes: list[Outcome] = []
@@ -76,7 +76,7 @@ class Plan:
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
         self.packets.append(packet)
         self.asked += 1
-        return list(self.commands.get((packet.epoch, packet.step), ()))
+        return list(self.commands.get(packet.epoch, ()))
 
     def report(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

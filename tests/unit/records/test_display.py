@@ -60,11 +60,12 @@ def test_each_adaptation_and_stage_change_is_a_line(plain: Stage, make_move: Any
     plain.display.event(make_command())
     plain.display.event(make_command(refusal="paused"))
     plain.display.event(make_move("dormant", "germinated"))
+    plain.display.event(make_move("blending", "probationary"))
     plain.display.event(Event(0.0, EventName.GATE, Level.INFO, 10, 1, {}))
     assert plain.file.getvalue().splitlines() == [
         "  epoch 1: applied germinate f.1[0] mlp (confidence 0.90, urgency 0.62): loss is flat",
         "  epoch 1: refused germinate f.1[0] mlp: paused",
-        "  epoch 1: seed f.1[0] mlp: dormant -> germinated (the gate was open)",
+        "  epoch 1: seed f.1[0] mlp: blending -> probationary (the gate was open)",
     ]
 
 

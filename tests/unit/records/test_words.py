@@ -35,9 +35,10 @@ def test_a_seed_is_its_layer_and_number() -> None:
 
 def test_seeds_and_commands_are_described_in_one_line(make_move: Any, make_command: Any) -> None:
     """N4: one line for each adaptation and each change of a seed's stage."""
-    assert describe(make_move("training", "blending")) == (
-        "seed f.1[0] mlp: training -> blending (the gate was open)"
+    assert describe(make_move("blending", "probationary")) == (
+        "seed f.1[0] mlp: blending -> probationary (the gate was open)"
     )
+    assert describe(make_move("training", "blending")) is None, "the command's own line tells it"
     assert describe(make_command(reason="loss\nis flat")) == (
         "applied germinate f.1[0] mlp (confidence 0.90, urgency 0.62): loss is flat"
     )

@@ -76,7 +76,7 @@ def test_patience_with_a_seed_ends() -> None:
 
 def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
     """Measured: with batch norm and a high rate, a good seed looked bad for one epoch, noise in every one."""
-    judge = Judge(patience_epochs=9)
+    judge = Judge(patience_epochs=9, confirmations=2)
 
     def at(epoch: int, gain: float) -> CommandKind | None:
         verdicts = judge.verdicts(packet(epoch=epoch, seeds=(seed(impact=impact(gain)),)))
@@ -91,7 +91,7 @@ def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
 
 
 def test_what_was_said_against_a_seed_is_saved_and_dies_with_it() -> None:
-    first, second = Judge(), Judge()
+    first, second = Judge(confirmations=2), Judge(confirmations=2)
     bad = packet(epoch=1, seeds=(seed(impact=impact(-0.5)),), val_loss_history=(1.0,))
     assert not first.verdicts(bad)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))

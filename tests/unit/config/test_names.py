@@ -1,0 +1,31 @@
+"""C4: the one table of short names agrees with the rooms that hold what it names."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from esper.config import names
+from esper.data import DATASETS
+from esper.models import MODELS
+from esper.tolaria.schedule import POLICIES
+
+
+@pytest.mark.parametrize("table", [*names.SHORT_NAMES.values(), names.POLICIES])
+def test_every_short_name_stands_for_something(table: dict[str, str]) -> None:
+    for target in table.values():
+        module, _, name = target.rpartition(".")
+        assert callable(getattr(import_module(module), name))
+
+
+def test_the_rooms_know_the_same_names() -> None:
+    assert sorted(names.MODELS) == sorted(MODELS)
+    assert sorted(names.DATASETS) == sorted(DATASETS)
+    assert sorted(names.SCHEDULERS) == sorted(POLICIES)
+
+
+def test_a_model_is_the_same_by_both_its_names() -> None:
+    for short, target in names.MODELS.items():
+        module, _, name = target.rpartition(".")
+        assert MODELS[short] is getattr(import_module(module), name)
