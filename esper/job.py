@@ -131,6 +131,7 @@ class Job:
             loss=build.build_loss(config),
             form=build.build_batch_form(config),
             optimizer=build.optimizer_factory(config),
+            schedule=build.schedule_factory(config),
             tamiyo=build.build_policy(config) if growing else None,
             device=device,
             records=self._recorder,
@@ -210,6 +211,7 @@ class Job:
         run = self.prepare()
         run.train()
         params_last = run.model.total_params()
+        run.best.restore()  # also where nothing is tested: the summary and the saved weights are its
         test = run.test() if self._wants_test(run) else None
         summary = self._finish(run, test, params_last)
         if self.config.checkpoint.save_final_model:

@@ -20,7 +20,14 @@ from esper.build.targets import Resolver, find_object
 from esper.build.weights import weight_problems
 from esper.config import TolariaConfig, names
 from esper.config.problems import nearest_name, problem
-from esper.config.targets import HYDRA_PACKAGES, allowed_text, is_within, name_problems, nested_targets
+from esper.config.targets import (
+    HYDRA_PACKAGES,
+    allowed_text,
+    is_within,
+    leftover_problems,
+    name_problems,
+    nested_targets,
+)
 from esper.core.runtime import resolve_device, restore_rng_state, rng_state
 from esper.data import DataInfo, inspect_data
 from esper.errors import EsperError, GrowthError
@@ -58,6 +65,8 @@ def check_hydra(hydra: Mapping[str, Any], allowed_targets: Sequence[str]) -> lis
             found += _hydra_target(key, target, _HYDRA_KINDS.get(part), allowed_targets)
         if part.endswith("logging"):
             found += _logging_problems(data, f"hydra.{part}")
+        else:
+            found += leftover_problems(data, f"hydra.{part}")
     return found
 
 

@@ -6,6 +6,7 @@ Everything here raises `ConfigError` naming the option. This is the only module 
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,15 +23,13 @@ from esper.build.targets import Resolver
 from esper.build.weights import load_weights
 from esper.config import TolariaConfig, names
 from esper.config.problems import problem
-from esper.config.targets import TARGET
-from esper.config.yamlfile import escape
+from esper.config.targets import TARGET, leftover_problems, nested_targets
 from esper.data import DataBundle, DataInfo, build_data
 from esper.errors import ConfigError, EsperError
-from esper.tolaria.schedule import Horizon, LearningRate, with_warmup
+from esper.tolaria.schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
 from esper.tolaria.task import BatchForm, LossFunction, pair_form
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-ScheduleFactory = Callable[[Horizon], LearningRate]
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
@@ -204,9 +203,11 @@ def _arguments(config: TolariaConfig, key: str, params: Mapping[str, Any]) -> di
         problem(f"{key}.{name}", params[name], "a plain argument") for name in RESERVED if name in params
     ]
     _refuse(wrong or Resolver(config.allowed_targets).check_nested(key, params))
+    if not any(nested_targets(params, key)):
+        return copy.deepcopy(dict(params))
+    _refuse(leftover_problems(params, key))
     try:
-        # escaped: what is left of an interpolation must not be read a second time
-        made: dict[str, Any] = instantiate(escape(dict(params)), _convert_="all")
+        made: dict[str, Any] = instantiate(dict(params), _convert_="all")
     except HydraException as error:
         raise ConfigError(f"{key}: {_reason(error)}") from error
     return made

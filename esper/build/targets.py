@@ -25,6 +25,7 @@ from esper.config.targets import (
     PACKAGES,
     TARGET,
     allowed_text,
+    inside,
     is_dotted,
     is_within,
     name_problems,
@@ -129,11 +130,7 @@ def _permits_class(found: type, home: str) -> bool:
 
 
 def _nested_arguments(resolver: Resolver, key: str, data: Any) -> list[str]:
-    if isinstance(data, list | tuple):
-        rows = {f"{key}[{index}]": item for index, item in enumerate(data)}
-    else:
-        rows = {f"{key}.{name}": item for name, item in data.items()} if isinstance(data, Mapping) else {}
-    found = [text for place, item in rows.items() for text in _nested_arguments(resolver, place, item)]
+    found = [text for place, item in inside(data, key) for text in _nested_arguments(resolver, place, item)]
     if isinstance(data, Mapping) and TARGET in data:
         target = resolver.locate(f"{key}._target_", data["_target_"])
         found += check_arguments(target, data, key)

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from esper.config.problems import problem, unknown_key
+from esper.config.targets import inside
 from esper.errors import ConfigError
 
 MISSING = "???"  # what OmegaConf writes for an option that has to be given
@@ -163,12 +164,8 @@ def _unset(value: Any, key: str) -> Iterator[str]:
     """Where in a free dictionary or list a value is still to be given."""
     if isinstance(value, str) and value == MISSING:
         yield key
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _unset(item, f"{key}.{name}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _unset(item, f"{key}[{index}]")
+    for place, item in inside(value, key):
+        yield from _unset(item, place)
 
 
 def _fits(value: Any, hint: Any) -> bool:

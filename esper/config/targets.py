@@ -27,17 +27,32 @@ def is_within(dotted: str, packages: Iterable[str]) -> bool:
     return any(dotted == package or dotted.startswith(f"{package}.") for package in packages)
 
 
+def inside(data: Any, key: str) -> list[tuple[str, Any]]:
+    """The place and value of whatever a dictionary or list holds; nothing for other values."""
+    if isinstance(data, Mapping):
+        return [(f"{key}.{name}", value) for name, value in data.items()]
+    if isinstance(data, list | tuple):
+        return [(f"{key}[{index}]", value) for index, value in enumerate(data)]
+    return []
+
+
 def nested_targets(data: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The place and value of every `_target_` in plain data, however deep."""
-    if isinstance(data, Mapping):
-        for name, value in data.items():
-            if name == TARGET:
-                yield f"{key}.{name}", value
-            else:
-                yield from nested_targets(value, f"{key}.{name}")
-    elif isinstance(data, list | tuple):
-        for index, value in enumerate(data):
-            yield from nested_targets(value, f"{key}[{index}]")
+    for place, value in inside(data, key):
+        if place == f"{key}.{TARGET}":
+            yield place, value
+        else:
+            yield from nested_targets(value, place)
+
+
+def leftover_problems(data: Any, key: str) -> list[str]:
+    """A sentence for every text in resolved data that OmegaConf would still read as an interpolation.
+
+    Hydra's `instantiate` does read it, after any check, and it could turn into a target.
+    """
+    if isinstance(data, str):
+        return [problem(key, data, "a text without ${ beside a target")] if "${" in data else []
+    return [text for place, value in inside(data, key) for text in leftover_problems(value, place)]
 
 
 def name_problems(key: str, target: Any, packages: Sequence[str], nearest: str | None = None) -> list[str]:

@@ -32,36 +32,42 @@ def learn(seed: Seed, step: int) -> None:
     """
     taps = [tap for tap in seed.taps if tap.gradient is not None]
     seed.taps.clear()
-    weight = next(seed.parameters(), None)
+    weight = next((p for p in seed.parameters() if p.requires_grad), None)
     if not taps or weight is None:
         return
     device = taps[0].source.device
     with seeded_rng(seed.rng_seed + step, device), torch.autocast(device.type, enabled=False):
-        objective = torch.stack([_objective(seed, tap, weight.dtype) for tap in taps]).mean()
+        errors, sound = zip(*(_error(seed, tap, weight.dtype) for tap in taps), strict=True)
+    heard = torch.stack(sound).sum()
+    objective = torch.stack(errors).sum() / heard.clamp(min=1)
     objective.backward()
-    _note(seed, objective.detach())
+    _note(seed, objective.detach(), heard > 0)
 
 
-def _objective(seed: Seed, tap: Tap, dtype: torch.dtype) -> Tensor:
+def _error(seed: Seed, tap: Tap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The relative squared error on one tap, and whether its gradient was finite (the error is 0 if not)."""
     assert tap.gradient is not None
     source = tap.source.to(dtype)
     delta = seed.delta(source, source).float()
     if seed.gate is not None:
         delta = delta * seed.gate.float()
     g = tap.gradient.float()
+    # largest value first: squares of small gradients vanish in float32
+    g = g / g.abs().amax().clamp(min=1e-38)
     rms = g.square().mean().sqrt()
     sound = torch.isfinite(rms)
     size = STEP_RATIO * tap.h_rms + 1e-12
     target = torch.where(sound, -size * g / (rms + 1e-30), 0.0)
     error = (delta - target).square().mean() / size.square()
-    return torch.where(sound, error, torch.zeros_like(error))
+    return torch.where(sound, error, torch.zeros_like(error)), sound
 
 
-def _note(seed: Seed, objective: Tensor) -> None:
+def _note(seed: Seed, objective: Tensor, heard: Tensor) -> None:
     first, now = seed.stats[OBJECTIVE_FIRST], seed.stats[OBJECTIVE_NOW]
     started = first > 0
-    seed.stats[OBJECTIVE_FIRST] = torch.where(started, first, objective)
-    seed.stats[OBJECTIVE_NOW] = torch.where(started, 0.95 * now + 0.05 * objective, objective)
+    smoothed = torch.where(started, 0.95 * now + 0.05 * objective, objective)
+    seed.stats[OBJECTIVE_FIRST] = torch.where(started | ~heard, first, objective)
+    seed.stats[OBJECTIVE_NOW] = torch.where(heard, smoothed, now)
 
 
 def guard_gradients(seed: Seed, max_norm: float | None) -> None:

@@ -254,7 +254,8 @@ class SeedManager:
             change.joined.append((record.key, seed))
             change.undo_steps.append(lambda: self._unjoin(record, seed))
         if target is S.PROBATIONARY:
-            self.blends.pop(record.key)
+            blend = self.blends.pop(record.key)
+            change.undo_steps.append(lambda: self.blends.update({record.key: blend}))
         self._move(record, target, reason, clock, change, verdicts)
 
     def _unjoin(self, record: SeedRecord, seed: Seed) -> None:

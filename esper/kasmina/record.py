@@ -70,15 +70,21 @@ class SeedRecord:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"stage": self.stage.value}
 
+    def become(self, other: SeedRecord) -> None:
+        """Take over everything that `other` says."""
+        for name in (f.name for f in fields(self)):
+            setattr(self, name, getattr(other, name))
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SeedRecord:
-        """Rebuild a record; raises `ValueError` or `TypeError` for fields that it does not have."""
+        """Rebuild a record; raises `ValueError` or `TypeError` for what is no record."""
         values = dict(data)
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
+        if unknown := sorted(set(values) - {f.name for f in fields(cls)}):
             raise ValueError(f"unknown fields in a seed's record: {', '.join(unknown)}")
+        if missing := sorted({"layer", "index", "chunk_id", "stage"} - set(values)):
+            raise ValueError(f"a seed's record does not say its {', '.join(missing)}")
         values["stage"] = SeedStage(values["stage"])
-        values["in_shape"] = tuple(values["in_shape"])
-        values["out_shape"] = tuple(values["out_shape"])
-        values["impact"] = Impact(**values["impact"]) if values["impact"] else None
+        values["in_shape"] = tuple(values.get("in_shape", ()))
+        values["out_shape"] = tuple(values.get("out_shape", ()))
+        values["impact"] = Impact(**values["impact"]) if values.get("impact") else None
         return cls(**values)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ OBJECTIVE_FIRST, OBJECTIVE_NOW, GRAD_SUM, GRAD_SQUARES, GRAD_COUNT = range(5)
 class Seed(nn.Module):
     """A blueprint's module with the weight `alpha` by which its output is added to the host's.
 
-    `alpha` is a buffer in [0, 1]: a change of it neither waits for the device nor recompiles.
+    `alpha` is a buffer in [0, 1]: a change of it neither waits for the device nor recompiles. `stats` is
+    in float32 whatever the seed is cast to.
     """
 
     alpha: Tensor
@@ -51,7 +52,18 @@ class Seed(nn.Module):
         return join(self.mode, h, self.delta(x, h), self.alpha, self.gate)
 
     def set_alpha(self, value: float) -> None:
-        self.alpha.fill_(value)
+        self.alpha.fill_(min(max(value, 0.0), 1.0))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        stats = self.stats
+        super()._apply(fn, recurse)
+        # half precision cannot count past 256
+        self.stats = stats.to(self.stats.device)
+        return self
+
+    @property
+    def trainable(self) -> bool:
+        return any(p.requires_grad for p in self.parameters())
 
     @property
     def params(self) -> int:
@@ -66,10 +78,13 @@ class Seed(nn.Module):
         """Add this step's gradient norm to the running statistics, on the device."""
         grads = [p.grad for p in self.parameters() if p.grad is not None]
         if grads:
-            norm = nn.utils.get_total_norm(grads)
+            norm = nn.utils.get_total_norm(grads).float()
+            # fp16 overflows now and then; that step is skipped, and its norm would spoil the sums for good
+            sound = torch.isfinite(norm)
+            norm = torch.where(sound, norm, 0.0)
             self.stats[GRAD_SUM] += norm
             self.stats[GRAD_SQUARES] += norm * norm
-            self.stats[GRAD_COUNT] += 1
+            self.stats[GRAD_COUNT] += sound
 
 
 class Graft:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from esper.errors import GrowthError
 
 LayerTarget = str | type[nn.Module]
+
+# Modules whose three-dimensional output is (batch, channels, length).
+_CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.GroupNorm, nn.MaxPool1d, nn.AvgPool1d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(slots=True)
@@ -35,8 +40,8 @@ class SiteRecord:
 def match_layers(model: nn.Module, targets: Sequence[LayerTarget]) -> list[str]:
     """Names of the layers that the targets select, in the order of `named_modules`.
 
-    A target is a module class, the name of one (`Linear`, `nn.Linear`, `MyBlock`), or a pattern of
-    module paths matched part by part (`layer?`, `blocks.*`, `**.conv1`).
+    A target is a module class, the name of one or of its base (`Linear`, `nn.Linear`, `MyBlock`), or a
+    pattern of module paths matched part by part (`layer?`, `blocks.*`, `**.conv1`).
     Raises `GrowthError` for a target that selects nothing.
     """
     if not targets:
@@ -65,10 +70,11 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _selects(target: LayerTarget, name: str, module: nn.Module) -> bool:
     if isinstance(target, type):
         return isinstance(module, target)
-    known = getattr(nn, target.rpartition(".")[2], None)
-    if isinstance(known, type) and issubclass(known, nn.Module):
-        return isinstance(module, known)
-    if target.rpartition(".")[2] in {cls.__name__ for cls in type(module).__mro__[:-2]}:
+    package, _, class_name = target.rpartition(".")
+    if package in ("nn", "torch.nn"):
+        known = getattr(nn, class_name, None)
+        return isinstance(known, type) and isinstance(module, known)
+    if class_name in {cls.__name__ for cls in type(module).__mro__}:
         return True
     return _path_matches(name.split("."), target.split("."))
 
@@ -114,52 +120,90 @@ def with_main_output(output: Any, value: Tensor) -> Any:
     return value
 
 
-def record_site(record: SiteRecord, module: nn.Module, x: Tensor | None, output: Any, order: int) -> None:
-    """Note in `record` what one forward of the layer showed."""
+def record_site(
+    record: SiteRecord, module: nn.Module, x: Tensor | None, output: Any, order: int, batch: int | None = None
+) -> None:
+    """Note in `record` what one forward of the layer showed; `batch` is the batch size of the host's input."""
     h = main_output(output)
-    if h is None or h.dim() < 2:
-        record.problem = f"its output is {type(output).__name__}, not a batch of floating-point features"
+    record.problem = _problem(module, h, output, batch)
+    if h is None or record.problem:
         return
-    record.problem = ""
     if record.order < 0:
         record.order = order
-    record.layout = _layout(module, h)
+    record.layout = layout_of(module, h)
     record.out_shape = tuple(h.shape[1:])
     record.in_shape = tuple(x.shape[1:]) if x is not None else ()
 
 
-def _layout(module: nn.Module, h: Tensor) -> str:
+def _problem(module: nn.Module, h: Tensor | None, output: Any, batch: int | None) -> str:
+    if h is None or h.dim() < 2:
+        kind = f"a tensor {tuple(h.shape)}" if h is not None else f"a {type(output).__name__}"
+        return f"its output is {kind}, not a batch of floating-point features"
+    if h.dim() > 4 and _contains(module, nn.Conv3d):
+        return "seeds know convolutions in one and two dimensions, and this one has three"
+    sequence_first = isinstance(module, nn.MultiheadAttention) and not module.batch_first
+    if h.dim() > 2 and (sequence_first or (h.shape[0] != batch and h.shape[1] == batch)):
+        # a seed that looks along the first axis would mix the samples
+        return "its output has the batch on the second axis: build the model with batch_first=True"
+    return ""
+
+
+def layout_of(module: nn.Module, h: Tensor) -> str:
+    """How the output `h` of a layer is laid out, batch first: "features", "conv1d" or "conv2d"."""
     if isinstance(module, nn.Linear | nn.LayerNorm | nn.MultiheadAttention) or h.dim() == 2:
         return "features"
+    linear = _contains(module, nn.Linear)
     if h.dim() == 4:
-        return "conv2d"
-    kinds = {type(inner) for inner in module.modules()}
-    return "conv1d" if nn.Conv1d in kinds and nn.Linear not in kinds else "features"
+        # windows of attention have their features last
+        return "features" if linear and not _contains(module, *_CONVOLUTIONS) else "conv2d"
+    return "conv1d" if h.dim() == 3 and _contains(module, *_CHANNELS_FIRST) and not linear else "features"
+
+
+def _contains(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    return any(isinstance(inner, kinds) for inner in module.modules())
+
+
+def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    found = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim())
+    return next((len(value) for value in found), None)
+
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[None]:
+    """Eval mode, every layer called as a module, and afterwards each module in the mode it was in."""
+    training = {module: module.training for module in model.modules()}
+    # the fused path of a transformer encoder goes past the layers that hooks are hung at
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.eval()
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, mode in training.items():
+            module.training = mode
 
 
 def observe(
     host: nn.Module, records: dict[str, SiteRecord], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Run one batch through the host in eval mode, without gradients, and note every site's shapes."""
+    """Run one batch through the host, without gradients, and note every site's shapes."""
     seen: list[str] = []
     handles = []
-    modules = dict(host.named_modules())
+    batch = _batch_size(args, kwargs)
     for record in records.values():
         record.order, record.problem = -1, "the probe batch did not pass through it"
 
         def hook(module: nn.Module, a: Any, k: Any, output: Any, record: SiteRecord = record) -> None:
             seen.append(record.layer)
-            record_site(record, module, first_tensor(a, k), output, len(seen) - 1)
+            record_site(record, module, first_tensor(a, k), output, len(seen) - 1, batch)
 
         # prepended: a site that already bears seeds is seen before they add to it
-        handles.append(modules[record.layer].register_forward_hook(hook, with_kwargs=True, prepend=True))
-    training = {name: module.training for name, module in modules.items()}
-    host.eval()
+        layer = host.get_submodule(record.layer)
+        handles.append(layer.register_forward_hook(hook, with_kwargs=True, prepend=True))
     try:
         with torch.no_grad():
             host(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
-        for name, module in modules.items():
-            module.training = training[name]

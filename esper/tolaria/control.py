@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from esper.config import MorphogeneticConfig
-from esper.errors import GateClosedError, GrowthError
+from esper.errors import CheckpointError, GateClosedError, GrowthError
 from esper.kasmina import Clock, SeedManager, StageMove, TopologyChange, get_blueprint
 from esper.leyline import (
     AdaptationCommand,
@@ -92,13 +92,23 @@ class ControlLoop:
         began = time.perf_counter()
         try:
             commands = list(self.tamiyo.decide(packet))
+            if strangers := [c for c in commands if not isinstance(c, AdaptationCommand)]:
+                raise TypeError(f"decide() gave {strangers[0]!r:.80}; expected AdaptationCommands")
         except Exception as error:  # noqa: BLE001 - a policy is the user's code; its failure is not the run's
-            reason = f"{type(error).__name__}: {error}"
-            self.telemetry.emit(EventName.TAMIYO_ERROR, {"reason": reason}, level=Level.ERROR)
+            self._tell_failure(error)
             return []
         spent_ms = 1e3 * (time.perf_counter() - began)
         self.check_budget("decision", spent_ms)
         return sorted(commands, key=lambda c: -c.urgency)
+
+    def _report(self, outcome: Outcome) -> None:
+        try:
+            self.tamiyo.report(outcome)
+        except Exception as error:  # noqa: BLE001 - as in _ask
+            self._tell_failure(error)
+
+    def _tell_failure(self, error: Exception) -> None:
+        self.telemetry.emit(EventName.TAMIYO_ERROR, {"reason": _sentence(error)}, level=Level.ERROR)
 
     def check_budget(self, what: str, spent_ms: float) -> None:
         """Say so where a hook took longer than its budget; nothing else follows from it."""
@@ -123,7 +133,7 @@ class ControlLoop:
         self.counts["refused" if refusal else "applied"] += 1
         outcome = Outcome(command, refusal, detail, now.step, now.epoch)
         self._tell(outcome)
-        self.tamiyo.report(outcome)
+        self._report(outcome)
         return outcome
 
     def _refusal(self, command: AdaptationCommand, now: Clock, cooling: str) -> tuple[Refusal | None, str]:
@@ -166,11 +176,13 @@ class ControlLoop:
             try:
                 if command.kind is CommandKind.GERMINATE and (detail := self._over_budget(command)):
                     return Refusal.BUDGET, detail
-                self._follow(self.seeds.apply(command, now), now)
-            except GrowthError as error:
+                change = self.seeds.apply(command, now)
+                self._follow(change, now)
+            except Exception as error:  # noqa: BLE001 - blueprints and optimisers may be the user's code
                 gate = isinstance(error, GateClosedError)
-                self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": str(error)})
-                return (Refusal.GATE if gate else Refusal.INVALID), str(error)
+                detail = self._tell_undone(error)
+                return (Refusal.GATE if gate else Refusal.INVALID), detail
+            self._announce(change, now)
         self.applied_ids.add(command.command_id)
         self._applied_in_epoch += 1
         return None, ""
@@ -184,28 +196,43 @@ class ControlLoop:
     # -- changes ---------------------------------------------------------------------------------
 
     def advance(self, now: Clock) -> None:
-        """Let the gates move every seed on whose time has come."""
-        self._follow(self.seeds.advance(now), now)
+        """Let the gates move every seed on whose time has come; what cannot be followed is undone."""
+        try:
+            change = self.seeds.advance(now)
+            self._follow(change, now)
+        except Exception as error:  # noqa: BLE001 - as in _carry_out
+            self._tell_undone(error)
+        else:
+            self._announce(change, now)
 
     def _follow(self, change: TopologyChange, now: Clock) -> None:
-        """Let the optimisers follow, or undo the change; then tell everybody."""
+        """Let the optimisers follow the seeds; where they cannot, both are as they were before."""
         try:
             self.optimizers.apply(change, now.step)
         except Exception:
             change.undo()
             raise
+
+    def _announce(self, change: TopologyChange, now: Clock) -> None:
+        """Tell everybody of a change that has been followed, and bury the seeds that it culled."""
+        if change.structural:
+            self.on_structure(change)
         for move in change.moves:
             self._tell_move(move)
-        for move in list(change.moves):
+        gone = dict(change.gone)
+        for move in change.moves:
             if move.new is SeedStage.CULLED:
-                seed = next(seed for key, seed in change.gone if key == move.record.key)
-                left = self.optimizers.entries(list(seed.parameters()))
+                left = self.optimizers.entries(list(gone[move.record.key].parameters()))
                 self._tell_move(self.seeds.embargo(move.record, left, now))
         if change.structural:
             self.telemetry.emit(EventName.TOPOLOGY_CHANGED, {"params": self.seeds.model.total_params()})
-            self.on_structure(change)
 
     # -- telling ---------------------------------------------------------------------------------
+
+    def _tell_undone(self, error: Exception) -> str:
+        detail = str(error) if isinstance(error, GrowthError) else _sentence(error)
+        self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": detail})
+        return detail
 
     def _tell(self, outcome: Outcome) -> None:
         c = outcome.command
@@ -252,6 +279,7 @@ class ControlLoop:
     # -- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
+        """Limits, counts and Tamiyo's memory. Raises `CheckpointError` where Tamiyo cannot give its own."""
         return {
             "counts": dict(self.counts),
             "applied_ids": sorted(self.applied_ids),
@@ -259,7 +287,7 @@ class ControlLoop:
             "applied_in_epoch": self._applied_in_epoch,
             "last_epoch": self._last_epoch,
             "paused_until": self._paused_until,
-            "tamiyo": self.tamiyo.state_dict(),
+            "tamiyo": self._memory(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -267,4 +295,17 @@ class ControlLoop:
         self.applied_ids = set(state["applied_ids"])
         self._epoch_of_cap, self._applied_in_epoch = state["epoch_of_cap"], state["applied_in_epoch"]
         self._last_epoch, self._paused_until = state["last_epoch"], state["paused_until"]
-        self.tamiyo.load_state_dict(state["tamiyo"])
+        try:
+            self.tamiyo.load_state_dict(state["tamiyo"])
+        except Exception as error:
+            raise CheckpointError(f"Tamiyo cannot take up its state: {_sentence(error)}") from error
+
+    def _memory(self) -> dict[str, Any]:
+        try:
+            return self.tamiyo.state_dict()
+        except Exception as error:
+            raise CheckpointError(f"Tamiyo cannot give its state: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

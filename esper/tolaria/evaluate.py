@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
 from esper.tolaria.precision import Precision
-from esper.tolaria.task import BatchForm, LossFunction, Meter, batch_length, per_sample
+from esper.tolaria.task import BatchForm, LossFunction, Meter, batch_length, follow, per_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Evaluator:
         with self.precision.autocast():
             self.model.count_forward()
             output = self.model.forward(*args, **kwargs)
+            targets = follow(targets, output)
             loss = self.loss(output, targets)
         meter.add(loss, output, targets, batch_length(targets))
         if not keep_losses:
@@ -85,14 +86,15 @@ class Evaluator:
         """What `seed` is worth on held-out `batches`: with it on, against its alpha at 0.
 
         Batch norms judge each batch by its own statistics meanwhile: the running ones lag behind a
-        network that has just changed, and know nothing of it with the seed off.
+        network that has just changed, and know nothing of it with the seed off. One sample has no
+        statistics: a last batch of that size is left out, and with batches of one the running ones do.
         """
-        with batch_statistics(self.model):
-            with_it = self.run(batches(), keep_losses=True)
+        with batch_statistics(self.model) if self._size(next(iter(batches()))) > 1 else nullcontext():
+            with_it = self.run(self._judged(batches()), keep_losses=True)
             alpha = seed.alpha.clone()
             seed.alpha.zero_()
             try:
-                without = self.run(batches(), keep_losses=True)
+                without = self.run(self._judged(batches()), keep_losses=True)
             finally:
                 seed.alpha.copy_(alpha)
         gain = without.losses - with_it.losses
@@ -106,6 +108,17 @@ class Evaluator:
             accuracy_gain=accuracy,
             samples=with_it.samples,
         )
+
+    def _size(self, batch: Any) -> int:
+        return batch_length(self.form(batch)[2])
+
+    def _judged(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """All batches that are as long as the first, or have more than one sample."""
+        first = 0
+        for batch in batches:
+            first = first or self._size(batch)
+            if self._size(batch) > 1 or first == 1:
+                yield batch
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from esper.config import MorphogeneticConfig
 from esper.kasmina import Clock, HealthMonitor, SeedManager, SeedRecord
@@ -94,3 +96,15 @@ class Growth:
             self.account.forwards(2 * record.impact.samples)
             data = {"layer": record.layer, "seed": record.index} | asdict(record.impact)
             self.telemetry.emit(EventName.SEED_IMPACT, data)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last health signals: the next decision may come before the next ones."""
+        return {"health": {key: asdict(signal) for key, signal in self.health.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.health = {
+            key: HealthSignal(**{**saved, "stage": SeedStage(saved["stage"])})
+            for key, saved in state["health"].items()
+        }

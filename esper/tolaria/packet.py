@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -45,7 +45,10 @@ class History:
 
 
 class PacketBuilder:
-    """Builds a `SystemStatePacket`; offers only blueprints that fit a site and the budget of parameters."""
+    """Builds a `SystemStatePacket`; offers only blueprints that fit a site and the budget of parameters.
+
+    A blueprint that raises when it is asked for its sizes is told to `on_broken` and no longer offered.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class PacketBuilder:
         max_epochs: int,
         steps_per_epoch: int,
         history: History,
+        on_broken: Callable[[str], None],
     ) -> None:
         self.seeds = seeds
         self.model: MorphableModel = seeds.model
@@ -66,6 +70,7 @@ class PacketBuilder:
         self.max_epochs = max_epochs
         self.steps_per_epoch = steps_per_epoch
         self.history = history
+        self.on_broken = on_broken
 
     def build(
         self, *, step: int, epoch: int, train_loss: float, health: Mapping[str, HealthSignal]
@@ -141,18 +146,24 @@ class PacketBuilder:
         return tuple(states)
 
     def _candidates(self, layer: str, room: int) -> tuple[Candidate, ...]:
-        found = []
-        for name in self.blueprints:
-            blueprint = get_blueprint(name)
-            for placement in ("series", "parallel"):
-                shape = self.model.site_shape(layer, placement)
-                if not shape.in_shape or blueprint.unsupported(shape):
-                    continue
-                for options in blueprint.sizes(shape):
-                    cost = blueprint.cost(shape, **options)
-                    if cost.params <= room:
-                        found.append(Candidate(name, placement, options, cost.params, cost.flops))
+        found: list[Candidate] = []
+        for name in list(self.blueprints):
+            try:
+                found += [c for c in self._sizes(name, layer) if c.params <= room]
+            except Exception as error:  # noqa: BLE001 - a blueprint may be the user's own code
+                self.blueprints.remove(name)
+                self.on_broken(f"blueprint {name!r} is withdrawn: {type(error).__name__}: {error}")
         return tuple(found)
+
+    def _sizes(self, name: str, layer: str) -> Iterator[Candidate]:
+        blueprint = get_blueprint(name)
+        for placement in ("series", "parallel"):
+            shape = self.model.site_shape(layer, placement)
+            if not shape.in_shape or blueprint.unsupported(shape):
+                continue
+            for options in blueprint.sizes(shape):
+                cost = blueprint.cost(shape, **options)
+                yield Candidate(name, placement, options, cost.params, cost.flops)
 
 
 def hardware() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from esper.leyline import Event
 from esper.tolaria.batches import Loader
 from esper.tolaria.control import Tamiyo
 from esper.tolaria.optimizer import OptimizerFactory
+from esper.tolaria.schedule import ScheduleFactory
 from esper.tolaria.task import BatchForm, LossFunction
 
 
@@ -30,7 +31,7 @@ class Records(Protocol):
 
 
 class Watcher(Protocol):
-    """Somebody who is told of progress inside an epoch, often and cheaply."""
+    """Somebody who is told after each optimiser step how many are done in the epoch; must be cheap."""
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None: ...
 
@@ -46,6 +47,7 @@ class Parts:
     loss: LossFunction
     form: BatchForm
     optimizer: OptimizerFactory
+    schedule: ScheduleFactory
     tamiyo: Tamiyo | None
     device: torch.device
     records: Records

@@ -15,7 +15,7 @@ from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.precision import Precision
-from esper.tolaria.task import BatchForm, LossFunction, batch_length
+from esper.tolaria.task import BatchForm, LossFunction, batch_length, follow
 
 
 class Probe:
@@ -51,7 +51,8 @@ class Probe:
         """The loss of the probe batch, from a forward in whatever mode the model is in."""
         args, kwargs, targets = self.form(self.batch)
         with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
-            return self.judge(self.model.forward(*args, **kwargs), targets)
+            output = self.model.forward(*args, **kwargs)
+            return self.judge(output, follow(targets, output))
 
     def held_out(self) -> Iterator[Any]:
         """A fresh pass over the samples that impact is measured on."""

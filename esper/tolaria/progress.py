@@ -83,6 +83,11 @@ class EarlyStopping:
             self.least, self.waited = loss, 0
         else:
             self.waited += 1
+        return self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time to stop."""
         return 0 < self.patience <= self.waited
 
     def to_json(self) -> dict[str, Any]:

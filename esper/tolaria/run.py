@@ -26,12 +26,12 @@ from esper.tolaria.precision import Precision
 from esper.tolaria.probe import Probe
 from esper.tolaria.profiler import StepProfiler
 from esper.tolaria.progress import EarlyStopping, Progress
-from esper.tolaria.schedule import Horizon, make_schedule
+from esper.tolaria.schedule import Horizon
 from esper.tolaria.signals import Wishes
 from esper.tolaria.state import Checkpoint, Generators, StateManager
 from esper.tolaria.state.store import Store
 from esper.tolaria.step import Stepper
-from esper.tolaria.task import Meter
+from esper.tolaria.task import Meter, batch_length, follow
 from esper.tolaria.telemetry import Telemetry
 
 
@@ -74,7 +74,8 @@ class Run:
             device=parts.device,
             rng_seed=config.seed,
         )
-        self.lines = StepLines(config.logging.step_interval, parts.device)
+        wanted = config.logging.step_interval if config.logging.track_metrics else 0
+        self.lines = StepLines(wanted, parts.device)
         self._build_loop()
         self._register_state()
         self._profiler: StepProfiler | None = None
@@ -104,7 +105,7 @@ class Run:
             self.forward,
             self.optimizers,
             self.seeds,
-            make_schedule(o.scheduler, o.scheduler_params, self._horizon()),
+            parts.schedule(Horizon(self.steps_per_epoch * o.max_epochs, self.steps_per_epoch)),
             parts.loss,
             parts.form,
             self.precision,
@@ -119,9 +120,6 @@ class Run:
         self.history = History(c.morphogenetic.performance_window)
         self.growth = self._build_growth() if parts.tamiyo is not None else None
 
-    def _horizon(self) -> Horizon:
-        return Horizon(self.steps_per_epoch * self.config.optimization.max_epochs, self.steps_per_epoch)
-
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
         assert self.parts.tamiyo is not None
@@ -133,6 +131,7 @@ class Run:
             max_epochs=c.optimization.max_epochs,
             steps_per_epoch=self.steps_per_epoch,
             history=self.history,
+            on_broken=lambda why: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": why}),
         )
         control = ControlLoop(
             self.parts.tamiyo,
@@ -170,6 +169,7 @@ class Run:
             if self.config.checkpoint.save_morphogenetic_state:
                 self.state.register("history", self.history)
                 self.state.register("control", self.growth.control)
+                self.state.register("growth", self.growth)
                 if self.growth.monitor is not None:
                     self.state.register("health", self.growth.monitor)
         self.store = Store(self.config, self.parts.run_dir, self.state, self.telemetry, self.parts.records)
@@ -189,15 +189,20 @@ class Run:
         self.early.load(state["early"])
         self.model.counters.forwards, self.model.counters.kernels = state["forwards"], state["kernels"]
         self.telemetry.step, self.telemetry.epoch = self.progress.step, self.progress.epoch
-        self._topology_changed(TopologyChange())
+        # a wish to stop was for the run that was saved; patience is judged anew, it may have been raised
+        self.progress.stopped_by = "early_stopping" if self.early.over else ""
+        self._forward_changed()
 
     # -- the loop --------------------------------------------------------------------------------
 
     def _topology_changed(self, change: TopologyChange) -> None:
-        self.account.topology_changed()
+        self._forward_changed()
         self.early.restart()
-        self.forward.topology_changed(listening=bool(self.seeds.isolated))
         self.best.topology_changed()
+
+    def _forward_changed(self) -> None:
+        self.account.topology_changed()
+        self.forward.topology_changed(listening=bool(self.seeds.isolated))
 
     def train(self) -> None:
         """Run epochs until the last one, an early stop, or a wish to stop."""
@@ -209,6 +214,7 @@ class Run:
                 self.epoch()
                 self.progress.wall_s = wall_before + time.perf_counter() - began
                 self.progress.cpu_s = cpu_before + time.process_time() - cpu
+        self.lines.flush(self.parts.records)
         self.store.save(self.progress, final=True)
 
     def _finished(self) -> bool:
@@ -266,7 +272,7 @@ class Run:
             inside = self.progress.batch < len(self.train_batches)
             if inside and (ended_blend or (interval and self.progress.step % interval == 0)):
                 self.growth.inside_epoch(self.progress, self.meter.read()[0])
-        self.parts.watcher.progress(self.progress.batch, None)
+        self.parts.watcher.progress(math.ceil(self.progress.batch / self.accumulation), None)
         if self.wishes.poll():
             self.progress.stopped_by = self.wishes.stop_reason
             return self.progress.batch < len(self.train_batches)
@@ -321,7 +327,8 @@ class Run:
         """One batch forward and backward, without a step; returns its loss."""
         args, kwargs, targets = self.parts.form(next(iter(self.train_batches.batches(1))))
         with self.precision.autocast():
-            loss = self.parts.loss(self.model(*args, **kwargs), targets)
+            output = self.forward(batch_length(targets), args, kwargs)
+            loss = self.parts.loss(output, follow(targets, output))
         self.precision.backward(loss)
         return loss.item()
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-
-from esper.errors import ConfigError
 
 Factor = Callable[[int], float]
 
@@ -52,14 +49,6 @@ def exponential(horizon: Horizon, gamma: float = 0.95) -> Factor:
     return lambda at: gamma ** (at // max(horizon.steps_per_epoch, 1))
 
 
-POLICIES: Mapping[str, Callable[..., Factor]] = {
-    "none": constant,
-    "cosine": cosine,
-    "step": step,
-    "exponential": exponential,
-}
-
-
 def with_warmup(factor: Factor, warmup_steps: int, floor: float = 0.0) -> Factor:
     """Times a line from `floor` to 1 over the first `warmup_steps` steps."""
 
@@ -94,15 +83,5 @@ class LearningRate:
             group["lr"] = group["base_lr"] * common * ramp(age, group.get("warmup_steps", 0))
 
 
-def make_schedule(name: str, params: Mapping[str, Any], horizon: Horizon) -> LearningRate:
-    """The schedule called `name`; raises `ConfigError` for a name or a parameter that it does not know."""
-    if name not in POLICIES:
-        raise ConfigError(f"optimization.scheduler is {name!r}; expected one of {', '.join(POLICIES)}")
-    options = dict(params)
-    warmup = int(options.pop("warmup_steps", 0))
-    floor = float(options.pop("warmup_floor", 0.0))
-    try:
-        factor = POLICIES[name](horizon, **options)
-    except TypeError as error:
-        raise ConfigError(f"optimization.scheduler_params do not fit scheduler {name!r}: {error}") from error
-    return LearningRate(with_warmup(factor, warmup, floor))
+# What makes the schedule of a run once its length is known.
+ScheduleFactory = Callable[[Horizon], LearningRate]

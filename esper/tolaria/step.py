@@ -13,7 +13,7 @@ from esper.tolaria.forward import TrainingForward
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.precision import Precision
 from esper.tolaria.schedule import LearningRate
-from esper.tolaria.task import BatchForm, LossFunction, Meter, batch_length
+from esper.tolaria.task import BatchForm, LossFunction, Meter, batch_length, follow
 
 # A seed's gradient norm is sampled for its health every so many steps: the norm costs a kernel a tensor.
 GRADIENT_SAMPLE_STEPS = 16
@@ -56,6 +56,7 @@ class Stepper:
         for (args, kwargs, targets), size in zip(parts, sizes, strict=True):
             with self.precision.autocast():
                 output = self.forward(size, args, kwargs)
+                targets = follow(targets, output)
                 loss = self.loss(output, targets)
             for meter in meters:
                 meter.add(loss, output, targets, size)

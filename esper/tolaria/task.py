@@ -30,6 +30,13 @@ def batch_length(targets: Any) -> int:
     return len(targets)
 
 
+def follow(targets: Any, output: Any) -> Any:
+    """The targets, on the output's device where both are tensors: a model may be spread over two."""
+    if isinstance(targets, Tensor) and isinstance(output, Tensor) and targets.device != output.device:
+        return targets.to(output.device, non_blocking=True)
+    return targets
+
+
 def is_classification(output: Any, targets: Any) -> bool:
     """Whether accuracy makes sense: scores of shape (N, classes) against N class numbers."""
     return (
@@ -66,10 +73,11 @@ class Meter:
 
     def add(self, loss: Tensor, output: Any, targets: Any, samples: int) -> None:
         """Count one batch of `samples`, of which `loss` is the mean; nothing waits for the device."""
-        self.loss.add_(loss.detach(), alpha=samples)
+        self.loss.add_(loss.detach().to(self.loss.device, non_blocking=True), alpha=samples)
         self.samples += samples
         if is_classification(output, targets):
-            self.hits += (output.detach().argmax(dim=1) == targets).sum()
+            hits = (output.detach().argmax(dim=1) == targets).sum()
+            self.hits += hits.to(self.hits.device, non_blocking=True)
             self.judged += samples
 
     def read(self) -> tuple[float, float | None]:

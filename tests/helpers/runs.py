@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.build import schedule_factory
 from esper.config import TolariaConfig
 from esper.core.runtime import seed_everything
 from esper.data import build_data
@@ -172,6 +173,7 @@ def make_parts(
         loss=nn.CrossEntropyLoss(),
         form=pair_form,
         optimizer=kinds[o.optimizer],
+        schedule=schedule_factory(config),
         tamiyo=tamiyo,
         device=CPU,
         records=notes,

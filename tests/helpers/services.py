@@ -13,8 +13,8 @@ Behaviour = Callable[[socket.socket, threading.Event], None]
 
 
 @contextmanager
-def http_service(status: int = 200, asked: list[str] | None = None) -> Iterator[str]:
-    """A server that answers every GET with `status`; the block gets its address."""
+def http_service(status: int = 200, asked: list[str] | None = None, port: int = 0) -> Iterator[str]:
+    """A server that answers every GET with `status`; the block gets its address. Port 0: any free one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -28,7 +28,7 @@ def http_service(status: int = 200, asked: list[str] | None = None) -> Iterator[
         def log_message(self, *args: object) -> None:
             """Nothing: pytest's output is for pytest."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, _serving(server):
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server, _serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
 
 

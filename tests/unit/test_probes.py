@@ -130,8 +130,7 @@ def test_a_service_that_recovers_is_seen_after_the_interval() -> None:
     probes = Probes({"a": f"http://127.0.0.1:{port}"}, timeout_s=2, interval_s=30, clock=lambda: now[0])
     assert probes.check() == {"a": "unreachable"}
     now[0] = 30.0
-    with http_service() as url:
-        probes._urls["a"] = url  # the same service, on the port it got this time
+    with http_service(port=port):
         assert probes.check() == {"a": "healthy"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from esper.tolaria.state.retention import prune
 from esper.tolaria.telemetry import Telemetry
 
 # Owners that hold what Tamiyo and the control loop remember.
-MORPHOGENETIC = ("history", "control", "health")
+MORPHOGENETIC = ("history", "control", "growth", "health")
 
 
 class HasState(Protocol):
@@ -48,7 +49,7 @@ class Store:
         self.manager = manager
         self.telemetry = telemetry
         self.records = records
-        self.saved_step = -1
+        self._saved: tuple[int, int, int] | None = None
 
     def save(self, progress: Progress, *, improved: bool = False, final: bool = False) -> Path | None:
         """Save where one is due: each `checkpoint_frequency` epochs and at the end; returns its folder.
@@ -57,7 +58,7 @@ class Store:
         """
         c = self.config.checkpoint
         regular = improved if c.keep_best_only else progress.epoch % c.checkpoint_frequency == 0
-        if not c.save_checkpoints or progress.step == self.saved_step or not (regular or final):
+        if not c.save_checkpoints or _position(progress.to_json()) == self._saved or not (regular or final):
             return None
         name = f"epoch-{progress.epoch:04d}" + (f"-batch-{progress.batch:06d}" if progress.batch else "")
         try:
@@ -67,7 +68,7 @@ class Store:
             facts = {"name": name, "reason": f"{type(error).__name__}: {error}"}
             self.telemetry.emit(EventName.CHECKPOINT_FAILED, facts, level=Level.ERROR)
             return None
-        self.saved_step = progress.step
+        self._saved = _position(progress.to_json())
         self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": name})
         return path
 
@@ -99,4 +100,9 @@ class Store:
             optional=MORPHOGENETIC,
             on_misfit=None if self.config.checkpoint.strict_loading else tell,
         )
-        self.saved_step = checkpoint.state["run"]["progress"]["step"]
+        self._saved = _position(checkpoint.state["run"]["progress"])
+
+
+def _position(progress: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Where a run stands: an epoch whose last step is done is not yet one that is over."""
+    return progress["step"], progress["epoch"], progress["batch"]

@@ -9,7 +9,6 @@ import pytest
 from esper.config import names
 from esper.data import DATASETS
 from esper.models import MODELS
-from esper.tolaria.schedule import POLICIES
 
 
 @pytest.mark.parametrize("table", [*names.SHORT_NAMES.values(), names.POLICIES])
@@ -22,7 +21,6 @@ def test_every_short_name_stands_for_something(table: dict[str, str]) -> None:
 def test_the_rooms_know_the_same_names() -> None:
     assert sorted(names.MODELS) == sorted(MODELS)
     assert sorted(names.DATASETS) == sorted(DATASETS)
-    assert sorted(names.SCHEDULERS) == sorted(POLICIES)
 
 
 def test_a_model_is_the_same_by_both_its_names() -> None:

@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_used_is_told_as_one_error(tmp_path: Path, content
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no.yaml"):
+    with pytest.raises(ConfigError, match=r"no\.yaml"):
         TolariaConfig.from_yaml(tmp_path / "no.yaml")
 
 

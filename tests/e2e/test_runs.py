@@ -1,0 +1,132 @@
+"""Whole runs of the real command. Each test takes some seconds: a process that imports torch and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command import esper_train, events_of, metrics_of, summary_of
+from helpers.datasets import write_cifar10
+from safetensors.torch import load_file
+
+import esper
+from esper.leyline import EPOCH_METRICS
+
+SHORT = ["optimization.max_epochs=8", "morphogenetic.seed.blend_steps=20"]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run of the default command."""
+    cwd = tmp_path_factory.mktemp("quick")
+    done = esper_train(*SHORT, "hydra.run.dir=run", "checkpoint.checkpoint_frequency=3", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in cwd.iterdir()} == {"run"}, "C8: nothing is written elsewhere"
+    return cwd / "run"
+
+
+def test_the_default_command_grows_and_records(quick: Path) -> None:
+    """C9, T1: seeds fossilise, and the folder says what happened."""
+    summary = summary_of(quick)
+    assert summary["stopped_by"] == "max_epochs" and summary["epochs_run"] == 8
+    assert "fossilized" in {seed["stage"] for seed in summary["seeds"]}
+    assert summary["params_final"] == summary["params_host"] + sum(
+        seed["params"] for seed in summary["seeds"] if seed["stage"] != "culled"
+    )
+    assert all(seed["impact"]["loss_gain"] > 0 for seed in summary["seeds"] if seed["stage"] == "fossilized")
+    lines = metrics_of(quick)
+    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert set(EPOCH_METRICS) - set(lines[0]) == {"epoch_time"}, "only what reads the clock was left out"
+    for name in ("events.jsonl", "run.png", "training_metrics.json", "config.yaml"):
+        assert (quick / name).stat().st_size > 0
+    assert events_of(quick, "adaptation_applied")
+
+
+def test_the_same_command_gives_the_same_run(quick: Path, tmp_path: Path) -> None:
+    done = esper_train(*SHORT, "hydra.run.dir=run", "checkpoint.checkpoint_frequency=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert metrics_of(tmp_path / "run") == metrics_of(quick)
+    mine, theirs = (load_file(p / "models/final_model.safetensors") for p in (tmp_path / "run", quick))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_resumed_from_a_checkpoint_ends_as_if_never_stopped(quick: Path, tmp_path: Path) -> None:
+    """S2: from epoch 3, in mid-growth, into a folder of its own."""
+    saved = quick / "checkpoints" / "epoch-0003"
+    done = esper_train(
+        *SHORT, f"checkpoint.resume_from_checkpoint={saved}", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert metrics_of(tmp_path / "run") == metrics_of(quick)[3:]
+    mine, theirs = (load_file(p / "models/final_model.safetensors") for p in (tmp_path / "run", quick))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert summary_of(tmp_path / "run")["resumed_from"] == str(saved)
+
+
+def test_a_checkpoint_is_evaluated_and_loaded(quick: Path, tmp_path: Path) -> None:
+    """C6, K2: mode=test reads the same accuracy that the run read; a notebook gets the same model."""
+    done = esper_train(
+        "mode=test", f"checkpoint.resume_from_checkpoint={quick}", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    was, now = summary_of(quick), summary_of(tmp_path / "run")
+    assert now["test_accuracy"] == was["test_accuracy"] and now["test_loss"] == was["test_loss"]
+    model = esper.load(quick)
+    assert sum(p.numel() for p in model.parameters()) == was["params_final"]
+    assert model.get_model_stats()["active_seeds"] > 0
+
+
+def test_a_resnet_on_files_in_cifar_format(tmp_path: Path) -> None:
+    """C1: the command that the specification names; resnet18 forwards are why it takes its time."""
+    write_cifar10(tmp_path / "data", per_file=40)
+    done = esper_train(
+        *("model=resnet18", "dataset=cifar10", "morphogenetic.tamiyo_enabled=true"),
+        *("optimization.max_epochs=2", "dataset.batch_size=16", "+model.model_params.width=16"),
+        *("hydra.run.dir=run", "morphogenetic.seed.blend_steps=2", "dataset.download=false"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["epochs_run"] == 2
+    assert {line["total_seeds"] for line in metrics_of(tmp_path / "run")} == {16}
+    assert summary["adaptations"]["proposed"] > 0
+
+
+def test_a_sweep_equals_its_jobs_run_alone(tmp_path: Path) -> None:
+    """C8, X2: jobs share a process, and nothing leaks from one into the next."""
+    swept = "morphogenetic.confidence_threshold=0.5,0.9"
+    short = ["optimization.max_epochs=3", "logging.use_wandb=true", "logging.use_tensorboard=true"]
+    done = esper_train("--multirun", swept, *short, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone = esper_train(
+        "morphogenetic.confidence_threshold=0.9", *short, "hydra.run.dir=alone", cwd=tmp_path
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert metrics_of(tmp_path / "sweep" / "1") == metrics_of(tmp_path / "alone")
+    assert metrics_of(tmp_path / "sweep" / "0") != metrics_of(tmp_path / "sweep" / "1")
+    for folder in (tmp_path / "sweep" / "0", tmp_path / "alone"):
+        assert list(folder.glob("tensorboard/events.out.tfevents.*"))
+        assert list(folder.glob("wandb/offline-run-*/*.wandb")) or list(folder.glob("wandb/**/*.wandb"))
+    assert {p.name for p in tmp_path.iterdir()} == {"sweep", "alone"}
+
+
+def test_a_harmful_blueprint_is_culled(tmp_path: Path) -> None:
+    """K3: noise is planted because it looks as large as the good ones, and goes on its measured impact."""
+    done = esper_train(
+        *("morphogenetic.blueprints=[noise]", "optimization.max_epochs=8", "hydra.run.dir=run"),
+        "morphogenetic.seed.blend_steps=20",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    noise = [seed for seed in summary_of(tmp_path / "run")["seeds"] if seed["blueprint"] == "noise"]
+    judged = [seed for seed in noise if seed["impact"] is not None]
+    assert judged and all(seed["stage"] == "culled" for seed in judged)
+
+
+def test_a_dry_run_describes_and_leaves(tmp_path: Path) -> None:
+    """C6"""
+    done = esper_train("dry_run=true", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6,274 parameters" in done.stdout and "block3" in done.stdout
+    assert not (tmp_path / "run" / "summary.json").exists()
