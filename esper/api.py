@@ -105,14 +105,18 @@ class TolariaTrainer:
         self.job.wishes.stop(reason)
 
 
-def load(run: str | Path, *, model: nn.Module | None = None) -> MorphableModel:
+def load(
+    run: str | Path, *, model: nn.Module | None = None, allowed_targets: Sequence[str] = ()
+) -> MorphableModel:
     """The best model of a run folder or checkpoint, with its grown topology, on the CPU, in eval mode.
 
     `model` is the host, where it was passed to the trainer and so cannot be built from the configuration.
-    Raises `CheckpointError` for what is missing, damaged or does not fit.
+    `allowed_targets` names your own modules that the configuration may speak of: a checkpoint cannot allow
+    them itself. Raises `CheckpointError` for what is missing, damaged or does not fit.
     """
     checkpoint = load_checkpoint(find_checkpoint(Path(run)).path)
-    config = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"])
+    config = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"], allowed_targets)
+    build.register_blueprints(config)
     host = model if model is not None else build.build_model(config, inspect_data(config.dataset))
     grown = wrap(
         host,

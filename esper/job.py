@@ -91,6 +91,7 @@ class Job:
         config.to_yaml(self.run_dir / CONFIG_FILE)
         self._owned.enter_context(process_settings(config))
         self._owned.callback(setup_logging(config.logging, self.run_dir))
+        build.register_blueprints(config)
         device = resolve_device(config.device)
         data = build.build_dataset(config, seed=config.seed, device=device)
         seed_everything(config.seed)

@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from esper import __version__
 from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf, plain
@@ -71,13 +71,12 @@ def task(options: DictConfig) -> int:
     folder = Path(own.runtime.output_dir)
     sweep_dir = Path(own.sweep.dir) if own.mode == RunMode.MULTIRUN else None
     number = int(own.job.num) if sweep_dir is not None else None
-    overrides = list(own.overrides.task)
+    overrides = [str(line) for line in OmegaConf.to_container(own.overrides.task, resolve=False) or ()]
 
     def run() -> int:
         from esper.api import run_job
 
         config = TolariaConfig.from_dict(plain(options))
-        config = replace(config, run_dir=str(folder))
         return run_job(config, folder, overrides=overrides, number=number, sweep_dir=sweep_dir)
 
     code = carry_out(run, folder, number, overrides)
@@ -96,7 +95,11 @@ def _checked(flags: Flags) -> Plan:
 
     def deep(job: Job) -> list[str]:
         hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)
-        return [*_unnamed(plan, job), *hydra_problems, *check_run(job.config)]
+        return [
+            *_unnamed(plan, job),
+            *hydra_problems,
+            *check_run(replace(job.config, run_dir=str(job.folder))),
+        ]
 
     _refuse(plan.collect(deep))
     return plan
@@ -136,7 +139,8 @@ def _run(plan: Plan) -> int:
     launched = _hydra(plan.arguments)
     if plan.sweep:
         print(outcome_table(plan))
-    return exit_code(plan) or launched
+    # a signal ends the whole sweep, whatever its other jobs say
+    return launched if launched > 128 else exit_code(plan) or launched
 
 
 def _hydra(arguments: Sequence[str]) -> int:

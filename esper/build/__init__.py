@@ -8,6 +8,7 @@ from esper.build.parts import (
     build_model,
     build_policy,
     optimizer_factory,
+    register_blueprints,
     schedule_factory,
 )
 
@@ -20,5 +21,6 @@ __all__ = [
     "check_hydra",
     "check_run",
     "optimizer_factory",
+    "register_blueprints",
     "schedule_factory",
 ]

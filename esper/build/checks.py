@@ -112,6 +112,7 @@ def _batch_form(config: TolariaConfig) -> None:
 
 
 def _blueprints(config: TolariaConfig) -> list[str]:
+    parts.register_blueprints(config)
     known = blueprint_names()
     wrong = [name for name in config.morphogenetic.blueprints if name not in known]
     expected = f"blueprints out of {', '.join(known)}"

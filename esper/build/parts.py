@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from esper.build.targets import Resolver
 from esper.build.weights import load_weights
 from esper.config import TolariaConfig, names
 from esper.config.problems import problem
-from esper.config.targets import TARGET, leftover_problems, nested_targets
+from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_targets
 from esper.data import DataBundle, DataInfo, build_data
 from esper.errors import ConfigError, EsperError
+from esper.kasmina import name_blueprint
+from esper.tolaria.optimizer import OptimizerFactory
 from esper.tolaria.schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
 from esper.tolaria.task import BatchForm, LossFunction, pair_form
-
-OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
@@ -172,6 +172,14 @@ def build_policy(config: TolariaConfig) -> Any:
         expected = f"a policy: {type(made).__name__} has no {', '.join(missing)}"
         raise ConfigError(problem(f"{key}.{TARGET}", name, expected))
     return made
+
+
+def register_blueprints(config: TolariaConfig) -> None:
+    """Make blueprints that are named by a dotted target known under that name."""
+    key = "morphogenetic.blueprints"
+    for name in config.morphogenetic.blueprints:
+        if is_dotted(name):
+            name_blueprint(name, Resolver(config.allowed_targets).resolve(key, name, {}))
 
 
 def build_batch_form(config: TolariaConfig) -> BatchForm:

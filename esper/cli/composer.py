@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import esper
+from esper.cli.explain import explain
 from esper.cli.flags import Flags
 from esper.config import TolariaConfig
 from esper.config.problems import nearest_name, problem
@@ -29,14 +30,31 @@ from esper.errors import ConfigError
 HYDRA_VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
 
-_FROM_FILE = "from_file"
-# what conf/config.yaml asks of Hydra, for a file that is only options
+_FROM_FILE = "esper_from_file"
+_SCHEMA = "esper_schema"
+# The defaults list of a file that holds only options: what conf/config.yaml asks of Hydra, and every group
+# empty but after the file, so that one chosen on the command line wins.
+_GROUPS = (
+    "model",
+    "dataset",
+    "optimization",
+    "morphogenetic",
+    "morphogenetic/policy",
+    "checkpoint",
+    "logging",
+    "trainer",
+    "services",
+    "recipe",
+    "experiment",
+    "debug",
+)
 _FILE_DEFAULTS = [
-    "schema",
+    _SCHEMA,
+    "_self_",
+    *({group: None} for group in _GROUPS),
     {"override hydra/output": "esper"},
     {"override hydra/hydra_logging": "none"},
     {"override hydra/job_logging": "none"},
-    "_self_",
 ]
 
 
@@ -65,7 +83,7 @@ class Composer:
         version.setbase(HYDRA_VERSION_BASE)
         setup_globals()
         JobRuntime.instance().set("name", "train")
-        ConfigStore.instance().store(name="schema", node=TolariaConfig)
+        ConfigStore.instance().store(name=_SCHEMA, node=TolariaConfig)
         path = create_config_search_path(str(find_conf()))
         if flags.config_dir is not None:
             folder = Path(flags.config_dir).absolute()
@@ -77,14 +95,18 @@ class Composer:
         self.parser = OverridesParser.create(config_loader=self.loader)
 
     def compose(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
-        """The configuration with Hydra's own node; raises what Hydra and OmegaConf raise."""
-        return self.loader.load_configuration(
-            self.config_name, list(overrides), run_mode=mode, validate_sweep_overrides=mode == RunMode.RUN
-        )
+        """The configuration with Hydra's own node; raises `ConfigError` where it cannot be composed."""
+        try:
+            return self.loader.load_configuration(self.config_name, list(overrides), run_mode=mode)
+        except Exception as error:  # whatever Hydra stumbles over here, asserts included, is the input
+            raise ConfigError(explain(error)) from error
 
     def compose_job(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of one job of a sweep."""
-        return self.loader.load_sweep_config(master, list(overrides))
+        """The configuration of one job of a sweep; raises `ConfigError`."""
+        try:
+            return self.loader.load_sweep_config(master, list(overrides))
+        except Exception as error:
+            raise ConfigError(explain(error)) from error
 
     def groups(self, overrides: Sequence[str]) -> dict[str, list[str]]:
         """Every group and the options it has, those of a further search path included."""

@@ -26,7 +26,7 @@ validate_only=true checks everything and stops; dry_run=true also runs one batch
 
 def help_text(groups: Mapping[str, Sequence[str]], composed: DictConfig) -> str:
     """The groups with their options, and every option with the value it would have."""
-    own = {name: options for name, options in sorted(groups.items()) if not name.startswith("hydra/")}
+    own = {name: options for name, options in sorted(groups.items()) if name.partition("/")[0] != "hydra"}
     rows = [f"  {name}: {', '.join(options)}" for name, options in own.items()]
     shown = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     lines = [f"  {line}" for line in OmegaConf.to_yaml(shown).splitlines()]

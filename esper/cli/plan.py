@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ _HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_loggin
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run that was asked for; `number` is None outside of a sweep, `config.run_dir` is its folder.
+    """One run that was asked for, and its folder; `number` is None outside of a sweep.
 
     `problems` are those of names and types; `hydra` holds the parts of Hydra's node that name targets.
     """
 
     number: int | None
     overrides: tuple[str, ...]
+    folder: Path
     config: TolariaConfig
     hydra: dict[str, Any]
     problems: tuple[str, ...]
@@ -147,7 +148,9 @@ def _job_lines(composer: Composer, master: DictConfig) -> tuple[list[list[str]],
     params = plain(master.hydra.sweeper.get("params") or OmegaConf.create({}))
     lines = [f"{key}={value}" for key, value in params.items()]
     _check_overrides(composer, lines, composer.groups(()))
-    parsed = composer.parser.parse_overrides([*lines, *master.hydra.overrides.task])
+    # as texts: an interpolation inside an override belongs to the job, not to this list of them
+    task = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    parsed = composer.parser.parse_overrides([*lines, *map(str, task or ())])
     if master.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
         return list(BasicSweeper.split_arguments(parsed, None)[0]), True
     rows: list[list[str]] = [list(_lines_of(override)) for override in parsed]
@@ -174,8 +177,8 @@ def _sweep_jobs(composer: Composer, master: DictConfig, folder: Path) -> tuple[t
 def _sweep_job(composer: Composer, master: DictConfig, number: int, line: list[str], folder: Path) -> Job:
     try:
         composed = composer.compose_job(master, line)
-    except COMPOSE_ERRORS as error:
-        return Job(number, tuple(line), TolariaConfig(), {}, (explain(error),))
+    except ConfigError as error:
+        return Job(number, tuple(line), folder, TolariaConfig(), {}, tuple(error.problems))
     with read_write(composed.hydra), open_dict(composed.hydra):
         composed.hydra.job.id = composed.hydra.job.num = number
     subfolder = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
@@ -192,5 +195,5 @@ def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], f
         hydra = {part: plain(composed.hydra[part]) for part in _HYDRA_PARTS if composed.hydra[part]}
         config, problems = read(TolariaConfig, plain(options))
     except COMPOSE_ERRORS as error:
-        return Job(number, overrides, TolariaConfig(), {}, (explain(error),))
-    return Job(number, overrides, replace(config, run_dir=str(folder)), hydra, tuple(problems))
+        return Job(number, overrides, folder, TolariaConfig(), {}, (explain(error),))
+    return Job(number, overrides, folder, config, hydra, tuple(problems))

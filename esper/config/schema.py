@@ -163,7 +163,7 @@ class TrainerConfig(Group):
     compile_backend: str = "inductor"
     profiler_dir: str | None = None  # relative: to the run folder; needed by profile_training
     profiler_active_steps: int = 5
-    hook_budget_ms: float = 1000.0  # end-of-epoch hook and each decision; over it is an event
+    hook_budget_ms: float = 10_000.0  # end-of-epoch hook and each decision; over it is an event
     limit_train_batches: int | None = None
     limit_val_batches: int | None = None
 

@@ -6,12 +6,14 @@ from esper.kasmina.blueprints import (
     SiteShape,
     blueprint_names,
     get_blueprint,
+    name_blueprint,
     register_blueprint,
 )
+from esper.kasmina.change import Clock, StageMove, TopologyChange
 from esper.kasmina.fold import fold
 from esper.kasmina.health import HealthMonitor
 from esper.kasmina.kernels import KernelCache, KernelStore
-from esper.kasmina.manager import Clock, SeedManager, StageMove, TopologyChange
+from esper.kasmina.manager import SeedManager
 from esper.kasmina.model import MorphableModel, wrap
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
@@ -37,6 +39,7 @@ __all__ = [
     "fold",
     "get_blueprint",
     "match_layers",
+    "name_blueprint",
     "register_blueprint",
     "wrap",
 ]

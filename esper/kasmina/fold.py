@@ -14,15 +14,23 @@ from esper.leyline import SeedStage
 
 
 class GrownLayer(nn.Module):
-    """A layer and what has grown on it: no hook, no alpha, no record."""
+    """A layer and what has grown on it: no hook, no alpha, no record; other attributes are the layer's."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
+        self.training = layer.training
         self.grafts = nn.ModuleList()
         self.placements: list[str] = []
         self.gates = nn.ParameterList()
         self.gated: list[bool] = []
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # a host may read its layers' attributes: in_features, weight.device, batch_first
+            return getattr(super().__getattr__("layer"), name)
 
     def add(self, body: nn.Module, placement: str, gate: Tensor | None) -> None:
         """Let `body` add to the layer's output; it reads that output ("series") or the layer's input."""
@@ -56,14 +64,35 @@ def fold(model: MorphableModel) -> nn.Module:
         raise GrowthError(f"only fossilised seeds can be folded; still on their way: {names}")
     grown = copy.deepcopy(model)
     host = grown.host
-    # deepest first: a container that bears seeds is replaced after the layers inside it
-    layers = sorted({r.layer for r in grown.living()}, key=lambda name: -name.count("."))
-    for layer in layers:
-        records = [r for r in grown.records[layer] if r.alive]
-        folded = GrownLayer(host.get_submodule(layer))
-        for record in records:
-            seed = grown.seed_module(record)
-            folded.add(seed.body, seed.placement, seed.gate)
-            grown.uproot(record)
-        host.set_submodule(layer, folded)
+    folded: dict[str, GrownLayer] = {}
+    for record in grown.living():
+        layer = folded.setdefault(record.layer, GrownLayer(host.get_submodule(record.layer)))
+        seed = grown.seed_module(record)
+        layer.add(seed.body, seed.placement, seed.gate)
+        grown.records[record.layer][record.index] = record.cleared()
+        grown.uproot(record)
+    for name in folded:
+        _call_layers(host, name)
+    for layer in folded.values():
+        _replace(host, layer.layer, layer)
     return host
+
+
+def _replace(host: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` where `old` is, under each name that `old` has."""
+    for parent in list(host.modules()):
+        for name, child in parent._modules.items():
+            if child is old and parent is not new:
+                setattr(parent, name, new)
+
+
+def _call_layers(host: nn.Module, layer: str) -> None:
+    """Keep transformer encoders around `layer` from their fused path, which does not call their layers."""
+    for name, module in host.named_modules():
+        if name and layer != name and not layer.startswith(f"{name}."):
+            continue
+        if isinstance(module, nn.TransformerEncoderLayer):
+            # the one condition of the fused path that only asks an attribute of the layer's own
+            module.activation_relu_or_gelu = 0
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from esper.core.runtime import seeded_rng
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.leyline import Gate, Impact
 
@@ -37,15 +38,15 @@ def sanity(seed: nn.Module) -> Verdict:
 
 
 def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Verdict:
-    """The seed turns the layer's shapes into one that can be added to the layer's output."""
+    """The seed turns the layer's shapes into one that can be added to its output; no generator moves."""
     reference = next((p for p in seed.parameters() if p.is_floating_point()), seed.alpha)
     was_training = seed.training
     x = torch.zeros((1, *in_shape), device=reference.device, dtype=reference.dtype)
     h = torch.zeros((1, *out_shape), device=reference.device, dtype=reference.dtype)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), seeded_rng(seed.rng_seed, reference.device):
             got = tuple(seed.eval().delta(x, h).shape[1:])
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # noqa: BLE001 - a blueprint may be the user's own code
         return Verdict(Gate.INTERFACE, False, f"its module fails on shape {in_shape}: {error}")
     finally:
         seed.train(was_training)
@@ -91,13 +92,11 @@ def impact(measured: Impact | None) -> Verdict:
     return Verdict(Gate.IMPACT, passed, reason, evidence)
 
 
-def reset(parameters: int, hooks: int, optimiser: int) -> Verdict:
-    """Nothing of a culled seed is left: `parameters`, `hooks` and `optimiser` entries are counted."""
-    left = parameters + hooks + optimiser
-    evidence = {
-        "parameters": float(parameters),
-        "hooks": float(hooks),
-        "optimiser_entries": float(optimiser),
-    }
+def reset(parameters: int, hooks: int, optimiser: int | None) -> Verdict:
+    """Nothing of a culled seed is left; `optimiser` counts entries there, None where nobody counted."""
+    evidence = {"parameters": float(parameters), "hooks": float(hooks)}
+    if optimiser is not None:
+        evidence["optimiser_entries"] = float(optimiser)
+    left = sum(evidence.values())
     reason = "nothing left behind" if left == 0 else f"left behind: {evidence}"
     return Verdict(Gate.RESET, left == 0, reason, evidence)

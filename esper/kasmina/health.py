@@ -15,14 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from esper.core.runtime import seeded_rng
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, Seed
-from esper.kasmina.sites import first_tensor, main_output
+from esper.kasmina.sites import first_tensor, layout_of, main_output, watching
 from esper.leyline import HealthSignal, SeedStage
 
 # Statistics of an activation are taken from at most so many values: enough for two digits.
 SAMPLE_VALUES = 16_384
+# ... but from so many of each unit where there are as many: fewer would take a sparse unit for a dead one.
+MIN_VALUES = 64
 # A unit whose output varies less than this over the probe batch answers to nothing.
 DEAD_VARIANCE = 1e-12
 ROLLING = ("activation_variance", "dead_ratio", "gradient_norm", "latency_ms", "throughput")
@@ -40,7 +43,10 @@ class HealthMonitor:
         self.history: dict[str, dict[str, deque[float]]] = {}
 
     def measure(self, probe: Callable[[], Tensor], samples: int) -> dict[str, HealthSignal]:
-        """Signals by slot key. `probe` runs one batch of `samples` through the model and returns its loss."""
+        """Signals by slot key. `probe` runs one batch of `samples` through the model and returns its loss.
+
+        No parameter, `.grad`, buffer or mode is changed, and no generator moved but by `probe` itself.
+        """
         visits: dict[str, _Visit] = {}
         handles = []
         for layer in self.model.sites:
@@ -48,23 +54,20 @@ class HealthMonitor:
             visits[layer] = visit = _Visit(self.model, layer)
             handles.append(module.register_forward_pre_hook(visit.enter))
             handles.append(module.register_forward_hook(visit.leave, with_kwargs=True, prepend=True))
-        was_training = self.model.training
         try:
-            self.model.eval()
-            loss = probe()
+            with watching(self.model):
+                loss = probe()
         finally:
-            self.model.train(was_training)
             for handle in handles:
                 handle.remove()
         _gradients(loss, visits)
-        signals = {}
-        for visit in visits.values():
-            for record, raw in visit.signals(samples):
-                signals[record.key] = self._with_rolling(record.key, raw)
-        return signals
+        taken = [pair for visit in visits.values() for pair in visit.signals(samples)]
+        lives = {_life(record) for record, _ in taken}
+        self.history = {life: rows for life, rows in self.history.items() if life in lives}
+        return {record.key: self._with_rolling(_life(record), raw) for record, raw in taken}
 
-    def _with_rolling(self, key: str, signal: HealthSignal) -> HealthSignal:
-        rows = self.history.setdefault(key, {name: deque(maxlen=self.window) for name in ROLLING})
+    def _with_rolling(self, life: str, signal: HealthSignal) -> HealthSignal:
+        rows = self.history.setdefault(life, {name: deque(maxlen=self.window) for name in ROLLING})
         for name, row in rows.items():
             row.append(getattr(signal, name))
         return replace(signal, rolling={name: sum(row) / len(row) for name, row in rows.items()})
@@ -77,6 +80,11 @@ class HealthMonitor:
             key: {name: deque(values, maxlen=self.window) for name, values in rows.items()}
             for key, rows in state.items()
         }
+
+
+def _life(record: SeedRecord) -> str:
+    """Whose history a signal belongs to: one seed's, not that of another in the same slot, or a layer's."""
+    return f"{record.key}@{record.germinated_step}" if record.alive else record.layer
 
 
 class _Visit:
@@ -103,13 +111,11 @@ class _Visit:
         _wait(h.device)
         self.layer_ms = 1e3 * (time.perf_counter() - self.started)
         self.output = h
-        self.layer_stats = _activation_stats(h.detach(), self._layout())
+        layout = layout_of(module, h)
+        self.layer_stats = _activation_stats(h.detach(), layout)
         x = first_tensor(args, kwargs)
         for record, seed in self.seeds:
-            self.seed_stats[record.key] = _seed_stats(seed, h if x is None else x, h, self._layout())
-
-    def _layout(self) -> str:
-        return "conv" if any(isinstance(m, nn.Conv1d | nn.Conv2d) for m in self.module.modules()) else "rows"
+            self.seed_stats[record.key] = _seed_stats(seed, h if x is None else x, h, layout)
 
     def signals(self, samples: int) -> list[tuple[SeedRecord, HealthSignal]]:
         if self.output is None:
@@ -175,8 +181,9 @@ def _gradients(loss: Tensor, visits: Mapping[str, _Visit]) -> None:
 
 def _activation_stats(h: Tensor, layout: str) -> tuple[float, float]:
     """Variance of the values and the share of units that do not vary over the batch."""
-    units = h.transpose(0, 1).flatten(1) if layout == "conv" and h.dim() > 2 else h.flatten(0, -2).T
-    units = units[:, :: max(1, units.numel() // SAMPLE_VALUES)].float()
+    units = h.flatten(0, -2).T if layout == "features" else h.transpose(0, 1).flatten(1)
+    # an odd stride does not fall on the same column of every image
+    units = units[:, :: min(units.numel() // SAMPLE_VALUES, units.shape[1] // MIN_VALUES) | 1].float()
     if units.shape[1] < 2:
         return units.var(correction=0).item(), 0.0
     dead = (units.var(dim=1, correction=0) < DEAD_VARIANCE).float().mean()
@@ -184,7 +191,7 @@ def _activation_stats(h: Tensor, layout: str) -> tuple[float, float]:
 
 
 def _seed_stats(seed: Seed, x: Tensor, h: Tensor, layout: str) -> tuple[float, float, float]:
-    with torch.no_grad():
+    with torch.no_grad(), seeded_rng(seed.rng_seed, h.device):
         began = time.perf_counter()
         delta = seed.delta(x, h)
         _wait(h.device)

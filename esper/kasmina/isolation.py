@@ -53,7 +53,7 @@ def _error(seed: Seed, tap: Tap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         delta = delta * seed.gate.float()
     g = tap.gradient.float()
     # largest value first: squares of small gradients vanish in float32
-    g = g / g.abs().amax().clamp(min=1e-38)
+    g = g / g.abs().amax().clamp(min=1e-37)
     rms = g.square().mean().sqrt()
     sound = torch.isfinite(rms)
     size = STEP_RATIO * tap.h_rms + 1e-12

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from esper.config import SeedConfig
@@ -11,6 +11,7 @@ from esper.errors import GateClosedError, GrowthError
 from esper.kasmina import gates
 from esper.kasmina.blending import Blend
 from esper.kasmina.blueprints import get_blueprint
+from esper.kasmina.change import Clock, StageMove, TopologyChange
 from esper.kasmina.gates import Verdict
 from esper.kasmina.isolation import guard_gradients, learn
 from esper.kasmina.model import MorphableModel
@@ -19,51 +20,6 @@ from esper.kasmina.seed import Seed
 from esper.leyline import AdaptationCommand, CommandKind, SeedStage
 
 S = SeedStage
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Optimiser steps done and epochs finished."""
-
-    step: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageMove:
-    """One move of one seed, with the verdicts of the gates it passed (or failed, where `new` is `old`)."""
-
-    record: SeedRecord
-    old: SeedStage
-    new: SeedStage
-    reason: str
-    verdicts: Sequence[Verdict] = ()
-
-
-@dataclass(slots=True)
-class TopologyChange:
-    """What the optimiser has to follow, and how to undo it.
-
-    `born`, `joined` and `gone` hold (slot key, module): seeds to be optimised on their own from now on,
-    seeds whose parameters now train with the host's, seeds whose parameters are to be forgotten.
-    """
-
-    born: list[tuple[str, Seed]] = field(default_factory=list)
-    joined: list[tuple[str, Seed]] = field(default_factory=list)
-    gone: list[tuple[str, Seed]] = field(default_factory=list)
-    moves: list[StageMove] = field(default_factory=list)
-    undo_steps: list[Callable[[], None]] = field(default_factory=list)
-
-    @property
-    def structural(self) -> bool:
-        """Whether the forward of the host is another one than before."""
-        return bool(self.born or self.joined or self.gone)
-
-    def undo(self) -> None:
-        """Bring the seeds back to where they were before the change."""
-        for step in reversed(self.undo_steps):
-            step()
-        self.undo_steps.clear()
 
 
 class SeedManager:
@@ -85,16 +41,16 @@ class SeedManager:
     def apply(self, command: AdaptationCommand, clock: Clock) -> TopologyChange:
         """Carry out one command; raises `GrowthError`, with nothing changed, where that is not possible."""
         change = TopologyChange()
+        if command.kind is CommandKind.PAUSE:
+            raise GrowthError("pause is not a command for a seed: it holds back all growth")
         record = self.model.record(command.layer, command.seed_index)
         try:
             if command.kind is CommandKind.GERMINATE:
                 self._germinate(record, command, clock, change)
             elif command.kind is CommandKind.CULL:
                 self._cull(record, command.reason, clock, change)
-            elif command.kind is CommandKind.FOSSILIZE:
-                self._fossilize(record, command.reason, clock, change)
             else:
-                raise GrowthError(f"{command.kind} is not a command for a seed")
+                self._fossilize(record, command.reason, clock, change)
         except Exception:
             change.undo()
             raise
@@ -106,6 +62,8 @@ class SeedManager:
         if record.stage is not S.DORMANT:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not dormant")
         shape = self.model.site_shape(record.layer, command.placement)
+        if not shape.in_shape:
+            raise GrowthError(f"the input of layer {record.layer!r} holds no features for a seed in parallel")
         problem = get_blueprint(command.blueprint).unsupported(shape)
         if problem:
             raise GrowthError(f"blueprint {command.blueprint!r} does not fit {record.layer!r}: {problem}")
@@ -122,13 +80,13 @@ class SeedManager:
             raise GrowthError(f"blueprint {born.blueprint!r} could not be built: {error}") from error
         verdicts = [gates.interface(seed, shape.in_shape, shape.out_shape), gates.sanity(seed)]
         _require(verdicts, born)
-        self.model.records[record.layer][record.index] = born
+        self._put(born)
         self._move(born, S.GERMINATED, command.reason, clock, change, verdicts)
         change.born.append((born.key, seed))
         self._advance_one(born, clock, change)
 
     def _forget(self, born: SeedRecord, old: SeedRecord) -> None:
-        self.model.records[born.layer][born.index] = old
+        self._put(old)
         self.blends.pop(born.key, None)
         if born.key in self.model.seeds:
             self.model.uproot(born)
@@ -138,6 +96,11 @@ class SeedManager:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}: nothing to cull")
         blend = self.blends.get(record.key)
         if record.stage is S.BLENDING and blend is not None and blend.alpha > 0.0:
+            if blend.reversed:
+                raise GrowthError(f"slot {record.index} of {record.layer!r} is being taken out already")
+            self._remember(record, change)
+            forward = blend.state_dict()
+            change.undo_steps.append(lambda: blend.load_state_dict(forward))
             # taken out of the host as gently as it came in; ends in CULLED when alpha is 0
             blend.reverse()
             record.reason = reason
@@ -147,31 +110,31 @@ class SeedManager:
 
     def _remove(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
         seed, blend = self.model.seed_module(record), self.blends.pop(record.key, None)
-        before = record.to_json()
 
         def undo() -> None:
-            restored = SeedRecord.from_json(before)
-            self.model.records[record.layer][record.index] = restored
-            self.model.replant(restored, seed)
+            self.model.replant(record, seed)
             if blend is not None:
-                self.blends[restored.key] = blend
+                self.blends[record.key] = blend
 
-        change.undo_steps.append(undo)
         self._move(record, S.CULLED, reason, clock, change)
+        change.undo_steps.append(undo)
         self.model.uproot(record)
         change.gone.append((record.key, seed))
 
     def embargo(self, record: SeedRecord, optimiser_entries: int, clock: Clock) -> StageMove:
         """CULLED -> EMBARGOED, once the optimiser has followed; judges that nothing is left behind."""
-        seeds = self.model.seeds
-        left = sum(1 for name, _ in seeds.named_parameters() if name.split(".")[0] == record.key)
-        verdict = gates.reset(left, int(record.key in seeds), optimiser_entries)
+        verdict = self._reset(record, optimiser_entries)
         _require([verdict], record)
         self.buried.append(record.to_json())
         old, reason = record.stage, record.reason
         record.move(S.EMBARGOED, step=clock.step, epoch=clock.epoch, reason=reason)
         record.embargo_until_epoch = clock.epoch + self.config.embargo_epochs
         return StageMove(record, old, S.EMBARGOED, reason, [verdict])
+
+    def _reset(self, record: SeedRecord, optimiser_entries: int | None = None) -> Verdict:
+        named = self.model.seeds.named_parameters()
+        parameters = sum(1 for name, _ in named if name.split(".")[0] == record.key)
+        return gates.reset(parameters, self.model.stray_hooks(record.layer), optimiser_entries)
 
     def _fossilize(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
         if record.stage is not S.PROBATIONARY:
@@ -208,11 +171,8 @@ class SeedManager:
                 verdicts.append(gates.gradient(seed))
             if record.stage in (S.TRAINING, S.BLENDING):
                 verdicts.append(gates.stability(seed))
-            failed = [v for v in verdicts if not v.passed]
-            if failed:
-                record.error_count += 1
-                reason = f"gate {failed[0].gate} closed: {failed[0].reason}"
-                change.moves.append(StageMove(record, record.stage, record.stage, reason, verdicts))
+            if not all(v.passed for v in verdicts):
+                self._hold(record, verdicts, change)
                 return
             self._pass(record, target, seed, clock, change, verdicts)
 
@@ -263,8 +223,16 @@ class SeedManager:
         seed.set_alpha(0.0)
 
     def _release(self, record: SeedRecord, clock: Clock, change: TopologyChange) -> None:
-        self._move(record, S.DORMANT, "embargo over", clock, change)
-        self.model.records[record.layer][record.index] = record.cleared()
+        verdict = self._reset(record)
+        if not verdict.passed:
+            self._hold(record, [verdict], change)
+            return
+        self._move(record, S.DORMANT, "embargo over", clock, change, [verdict])
+        change.undo_steps.append(lambda: self._put(record))
+        self._put(record.cleared())
+
+    def _put(self, record: SeedRecord) -> None:
+        self.model.records[record.layer][record.index] = record
 
     def _move(
         self,
@@ -275,19 +243,28 @@ class SeedManager:
         change: TopologyChange,
         verdicts: Sequence[Verdict] = (),
     ) -> None:
-        before = record.to_json()
-
-        def undo() -> None:
-            for name in ("stage_step", "stage_epoch", "reason", "blended_epoch", "fossilized_epoch"):
-                setattr(record, name, before[name])
-            record.stage = SeedStage(before["stage"])
-            self.model.sync_stages()
-
+        self._remember(record, change)
         old = record.stage
         record.move(stage, step=clock.step, epoch=clock.epoch, reason=reason)
-        change.undo_steps.append(undo)
         change.moves.append(StageMove(record, old, stage, reason, verdicts))
         self.model.sync_stages()
+
+    def _remember(self, record: SeedRecord, change: TopologyChange) -> None:
+        before = replace(record)
+
+        def undo() -> None:
+            record.become(before)
+            self.model.sync_stages()
+
+        change.undo_steps.append(undo)
+
+    def _hold(self, record: SeedRecord, verdicts: Sequence[Verdict], change: TopologyChange) -> None:
+        """Report the first gate that is closed; the seed stays where it is."""
+        self._remember(record, change)
+        record.error_count += 1
+        closed = next(v for v in verdicts if not v.passed)
+        reason = f"gate {closed.gate} closed: {closed.reason}"
+        change.moves.append(StageMove(record, record.stage, record.stage, reason, verdicts))
 
     # -- once a step -----------------------------------------------------------------------------
 

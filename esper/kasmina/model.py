@@ -17,7 +17,7 @@ from esper.kasmina.blueprints import SiteShape, get_blueprint
 from esper.kasmina.kernels import KernelCache, KernelSource
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Graft, Seed
-from esper.kasmina.sites import LayerTarget, SiteRecord, match_layers, observe
+from esper.kasmina.sites import LayerTarget, SiteRecord, match_layers, observe, watching
 from esper.kasmina.transplant import implant
 from esper.leyline import JOINED, SeedStage
 
@@ -57,6 +57,11 @@ class MorphableModel(nn.Module):
         self.kernels: KernelCache | None = None
         self._joined = 0
         self._hooks: dict[str, RemovableHandle] = {}
+        self._nested = {
+            name: module.use_nested_tensor
+            for name, module in host.named_modules()
+            if isinstance(module, nn.TransformerEncoder)
+        }
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # counted outside of forward, which may be compiled
@@ -132,7 +137,8 @@ class MorphableModel(nn.Module):
 
     def observe(self, *args: Any, **kwargs: Any) -> None:
         """Run one batch (no gradients, eval mode) to learn the shapes at every site; needed once."""
-        observe(self.host, self.sites, args, kwargs)
+        with watching(self):
+            observe(self.host, self.sites, args, kwargs)
 
     def site_shape(self, layer: str, placement: str) -> SiteShape:
         """Shapes that a seed at `layer` has to fit; raises `GrowthError` where none can."""
@@ -152,6 +158,11 @@ class MorphableModel(nn.Module):
 
         New weights come from a generator of their own: the global one is left as it was.
         """
+        seed = self._build(record)
+        self.replant(record, seed)
+        return seed
+
+    def _build(self, record: SeedRecord) -> Seed:
         shape = SiteShape(record.layout, record.in_shape, record.out_shape)
         rng_seed = (self.rng_seed * 1_000_003 + record.chunk_id) * 1_000_003 + record.germinated_step
         generator = torch.Generator().manual_seed(rng_seed % 2**63)
@@ -168,8 +179,6 @@ class MorphableModel(nn.Module):
         ).to(reference.device, reference.dtype)
         record.params = seed.params
         seed.train(self.training)
-        self.seeds[record.key] = seed
-        self._hang(record.layer)
         return seed
 
     def uproot(self, record: SeedRecord) -> None:
@@ -178,7 +187,7 @@ class MorphableModel(nn.Module):
         self._hang(record.layer)
 
     def replant(self, record: SeedRecord, seed: Seed) -> None:
-        """Hang a module that was taken away by `uproot` back where it was."""
+        """Hang a module at its layer, such as one that was taken away by `uproot`."""
         self.seeds[record.key] = seed
         self._hang(record.layer)
 
@@ -188,7 +197,8 @@ class MorphableModel(nn.Module):
         for record in self.living():
             seed = self.seed_module(record)
             seed.joined = record.stage in JOINED
-            seed.isolated = record.stage is SeedStage.TRAINING
+            # what cannot learn need not listen
+            seed.isolated = record.stage is SeedStage.TRAINING and seed.trainable
             self._joined += seed.joined
 
     def _hang(self, layer: str) -> None:
@@ -200,7 +210,21 @@ class MorphableModel(nn.Module):
             graft = Graft([seed for seed in here if isinstance(seed, Seed)])
             module = self.host.get_submodule(layer)
             self._hooks[layer] = module.register_forward_hook(graft, with_kwargs=True)
+        self._unnest()
         self.sync_stages()
+
+    def _unnest(self) -> None:
+        # nested tensors are for the fused path only, which hooks on an encoder's layers close
+        for name, nested in self._nested.items():
+            bearing = any(not name or layer.startswith(f"{name}.") for layer in self._hooks)
+            encoder = self.host.get_submodule(name)
+            assert isinstance(encoder, nn.TransformerEncoder)
+            encoder.use_nested_tensor = nested and not bearing
+
+    def stray_hooks(self, layer: str) -> int:
+        """How many hooks of seeds hang at `layer` beside the one that belongs there."""
+        hooks = self.host.get_submodule(layer)._forward_hooks.values()
+        return sum(isinstance(hook, Graft) for hook in hooks) - (layer in self._hooks)
 
     def _reference_tensor(self, layer: str) -> Tensor:
         for module in (self.host.get_submodule(layer), self.host):
@@ -236,24 +260,41 @@ class MorphableModel(nn.Module):
     def restore_topology(self, topology: Mapping[str, Any]) -> None:
         """Plant exactly the seeds of a saved topology, in their stages; weights come with the state dict.
 
-        Raises `GrowthError` where the topology belongs to other layers or an unknown format.
+        Raises `GrowthError`, with nothing changed, where the topology belongs to other layers or an unknown
+        format, or holds a seed that cannot be built.
         """
+        try:
+            records, sites = self._read_topology(topology)
+            grown = [(record, self._build(record)) for record in records if record.alive]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, GrowthError):
+                raise
+            raise GrowthError(f"the saved topology is damaged: {type(error).__name__}: {error}") from error
+        for old in self.living():
+            self.records[old.layer][old.index] = old.cleared()
+            self.uproot(old)
+        self.records = {name: [record.cleared() for record in row] for name, row in self.records.items()}
+        self.sites = sites
+        modules = {record.key: seed for record, seed in grown}
+        for record in records:
+            self.records[record.layer][record.index] = record
+            if record.alive:
+                self.replant(record, modules[record.key])
+
+    def _read_topology(self, topology: Mapping[str, Any]) -> tuple[list[SeedRecord], dict[str, SiteRecord]]:
         if topology.get("format") != TOPOLOGY_FORMAT:
             raise GrowthError(f"topology format {topology.get('format')!r} is not {TOPOLOGY_FORMAT}")
         mine = {name: len(row) for name, row in self.records.items()}
         if topology["layers"] != mine:
             raise GrowthError(f"the saved model has seed slots {topology['layers']}, this one has {mine}")
-        for record in self.living():
-            self.records[record.layer][record.index] = record.cleared()
-            self.uproot(record)
-        for name, (order, layout, in_shape, out_shape, problem) in topology["sites"].items():
-            self.sites[name] = SiteRecord(name, order, layout, tuple(in_shape), tuple(out_shape), problem)
-        for data in topology["seeds"]:
-            record = SeedRecord.from_json(data)
+        sites = {}
+        for name in mine:
+            order, layout, in_shape, out_shape, problem = topology["sites"][name]
+            sites[name] = SiteRecord(name, order, layout, tuple(in_shape), tuple(out_shape), problem)
+        records = [SeedRecord.from_json(data) for data in topology["seeds"]]
+        for record in records:
             self.record(record.layer, record.index)
-            self.records[record.layer][record.index] = record
-            if record.alive:
-                self.plant(record)
+        return records, sites
 
     def get_extra_state(self) -> Tensor:
         # a tensor, so that the whole state dict fits into a safetensors file
@@ -265,8 +306,15 @@ class MorphableModel(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
-            self.restore_topology(json.loads(bytes(saved.cpu().tolist())))
+            self.restore_topology(_parsed(saved))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _parsed(saved: Tensor) -> dict[str, Any]:
+    try:
+        return dict(json.loads(bytes(saved.cpu().tolist())))
+    except (TypeError, ValueError) as error:
+        raise GrowthError(f"the saved topology is no JSON object: {error}") from error
 
 
 def wrap(

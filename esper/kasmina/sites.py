@@ -123,7 +123,7 @@ def with_main_output(output: Any, value: Tensor) -> Any:
 def record_site(
     record: SiteRecord, module: nn.Module, x: Tensor | None, output: Any, order: int, batch: int | None = None
 ) -> None:
-    """Note in `record` what one forward of the layer showed; `batch` is the batch size of the host's input."""
+    """Note in `record` what one forward of the layer showed; `batch` is the size of the host's batch."""
     h = main_output(output)
     record.problem = _problem(module, h, output, batch)
     if h is None or record.problem:

@@ -19,11 +19,13 @@ DESCRIPTION = ("blueprint", "placement", "options", "blend_mode", "layout", "in_
 
 
 def extract(model: MorphableModel, layer: str, index: int) -> Kernel:
-    """The weights of a living seed, and what is needed to build it elsewhere."""
+    """A copy of a living seed's weights, on the CPU, and what is needed to build it elsewhere."""
     record = model.record(layer, index)
     if not record.alive:
         raise GrowthError(f"slot {index} of {layer!r} is {record.stage}: there is no kernel to take")
-    tensors = {name: t.detach().cpu() for name, t in model.seed_module(record).state_dict().items()}
+    tensors = {
+        name: t.detach().to("cpu", copy=True) for name, t in model.seed_module(record).state_dict().items()
+    }
     saved = record.to_json()
     return tensors, {name: saved[name] for name in DESCRIPTION}
 
@@ -48,7 +50,8 @@ def implant(model: MorphableModel, layer: str, index: int, kernel: Kernel) -> No
     model.records[layer][index] = grown
     try:
         _fill(model, grown, tensors)
-    except (RuntimeError, TypeError, GrowthError) as error:
+    except Exception as error:
+        # a blueprint may be the user's own code
         model.records[layer][index] = record
         if grown.key in model.seeds:
             model.uproot(grown)
@@ -60,7 +63,10 @@ def _described(record: SeedRecord, description: Mapping[str, Any]) -> SeedRecord
     if missing:
         raise GrowthError(f"the kernel does not say its {', '.join(missing)}")
     wanted = {name: description[name] for name in DESCRIPTION}
-    return SeedRecord.from_json(record.to_json() | wanted | {"stage": SeedStage.FOSSILIZED.value})
+    try:
+        return SeedRecord.from_json(record.to_json() | wanted | {"stage": SeedStage.FOSSILIZED.value})
+    except (TypeError, ValueError) as error:
+        raise GrowthError(f"the kernel's description is damaged: {error}") from error
 
 
 def _fill(model: MorphableModel, record: SeedRecord, tensors: Mapping[str, Tensor]) -> None:

@@ -65,7 +65,8 @@ class Best:
 class EarlyStopping:
     """Stops after `patience` epochs without a fall of the validation loss by `min_delta`; 0: never.
 
-    Growth starts the count anew: a network that has just changed deserves its time.
+    Growth starts the count anew: a network that has just changed deserves its time. A loss that is not
+    finite is no fall.
     """
 
     def __init__(self, patience: int, min_delta: float) -> None:
@@ -79,7 +80,7 @@ class EarlyStopping:
 
     def update(self, loss: float) -> bool:
         """Note an epoch's validation loss; True where it is time to stop."""
-        if loss < self.least - self.min_delta:
+        if math.isfinite(loss) and loss < self.least - self.min_delta:
             self.least, self.waited = loss, 0
         else:
             self.waited += 1

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from esper.errors import ConfigError
+
 Factor = Callable[[int], float]
 
 
@@ -29,6 +31,9 @@ def cosine(horizon: Horizon, min_factor: float = 0.0, period_epochs: float | Non
 
     Past its period the factor stays at `min_factor` (Loshchilov and Hutter, 2017, without restarts).
     """
+    _check("min_factor", min_factor, 0.0, 1.0)
+    if period_epochs is not None:
+        _check("period_epochs", period_epochs, 0.0, math.inf)
     period = horizon.total_steps if period_epochs is None else period_epochs * horizon.steps_per_epoch
 
     def factor(step: int) -> float:
@@ -40,17 +45,22 @@ def cosine(horizon: Horizon, min_factor: float = 0.0, period_epochs: float | Non
 
 def step(horizon: Horizon, step_size_epochs: int = 30, gamma: float = 0.1) -> Factor:
     """Times `gamma` after every `step_size_epochs` epochs."""
+    _check("step_size_epochs", step_size_epochs, 1, math.inf)
+    _check("gamma", gamma, 0.0, 1.0)
     every = step_size_epochs * horizon.steps_per_epoch
     return lambda at: gamma ** (at // max(every, 1))
 
 
 def exponential(horizon: Horizon, gamma: float = 0.95) -> Factor:
     """Times `gamma` after every epoch."""
+    _check("gamma", gamma, 0.0, 1.0)
     return lambda at: gamma ** (at // max(horizon.steps_per_epoch, 1))
 
 
 def with_warmup(factor: Factor, warmup_steps: int, floor: float = 0.0) -> Factor:
     """Times a line from `floor` to 1 over the first `warmup_steps` steps."""
+    _check("warmup_steps", warmup_steps, 0, math.inf)
+    _check("warmup_floor", floor, 0.0, 1.0)
 
     def warmed(at: int) -> float:
         return factor(at) * ramp(at, warmup_steps, floor)
@@ -85,3 +95,11 @@ class LearningRate:
 
 # What makes the schedule of a run once its length is known.
 ScheduleFactory = Callable[[Horizon], LearningRate]
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not (isinstance(value, int | float) and low <= value <= high):
+        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ConfigError(
+            f"optimization.scheduler_params.{name}: given {value!r}, expected a number {bounds}"
+        )

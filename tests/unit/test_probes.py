@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
 import pytest
-from helpers.services import free_port, hang, http_service, say, tcp_service, trickle
+from helpers.services import Behaviour, free_port, hang, http_service, say, tcp_service, trickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,8 +42,7 @@ def test_a_closed_port_is_unreachable() -> None:
 
 @pytest.mark.parametrize("behaviour", [hang, trickle])
 @pytest.mark.parametrize("scheme", ["http", "redis"])
-def test_neither_silence_nor_a_trickle_outlasts_the_time_out(behaviour: object, scheme: str) -> None:
-    assert callable(behaviour)
+def test_neither_silence_nor_a_trickle_outlasts_the_time_out(behaviour: Behaviour, scheme: str) -> None:
     with tcp_service(behaviour) as (host, port):
         began = time.monotonic()
         assert probe(f"{scheme}://{host}:{port}", timeout_s=0.3) == "unreachable"
@@ -76,9 +76,9 @@ def test_redis_is_asked_by_ping(answer: bytes, expected: str) -> None:
 def test_redis_gets_the_password_first() -> None:
     heard: list[bytes] = []
 
-    def redis(connection: object, over: threading.Event) -> None:
-        heard.append(connection.recv(4096))  # type: ignore[attr-defined]
-        connection.sendall(b"+OK\r\n+PONG\r\n")  # type: ignore[attr-defined]
+    def redis(connection: socket.socket, over: threading.Event) -> None:
+        heard.append(connection.recv(4096))
+        connection.sendall(b"+OK\r\n+PONG\r\n")
 
     with tcp_service(redis) as (host, port):
         assert probe(f"redis://me:p%40ss@{host}:{port}", timeout_s=1) == "healthy"
@@ -88,9 +88,9 @@ def test_redis_gets_the_password_first() -> None:
 @given(st.binary(max_size=200))
 @settings(max_examples=25, deadline=None)
 def test_no_answer_whatever_makes_a_probe_raise(answer: bytes) -> None:
-    def blurt(connection: object, over: threading.Event) -> None:
-        connection.recv(4096)  # type: ignore[attr-defined]
-        connection.sendall(answer)  # type: ignore[attr-defined]
+    def blurt(connection: socket.socket, over: threading.Event) -> None:
+        connection.recv(4096)
+        connection.sendall(answer)
 
     with tcp_service(blurt) as (host, port):
         for scheme in ("http", "redis"):
@@ -100,7 +100,7 @@ def test_no_answer_whatever_makes_a_probe_raise(answer: bytes) -> None:
 
 def test_services_are_asked_in_parallel_and_the_threads_end() -> None:
     with tcp_service(hang) as (host, port), http_service() as good:
-        urls = {name: f"http://{host}:{port}" for name in ("a", "b", "c")} | {"good": good}
+        urls = dict.fromkeys(("a", "b", "c"), f"http://{host}:{port}") | {"good": good}
         began = time.monotonic()
         states = Probes(urls, timeout_s=0.4, interval_s=30).check()
         assert time.monotonic() - began < 0.9  # three in a row would take 1.2 s

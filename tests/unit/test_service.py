@@ -67,7 +67,8 @@ def test_a_run_from_start_to_summary(tmp_path: Path, capsys: pytest.CaptureFixtu
     summary = service.wait(timeout_s=60)
     assert summary["epochs_run"] == 3
     assert summary == json.loads((tmp_path / "summary.json").read_text())
-    assert service.get_training_status() | {"status": "finished", "epoch": 3} == service.get_training_status()
+    status = service.get_training_status()
+    assert (status["status"], status["epoch"], status["stopped_by"]) == ("finished", 3, "max_epochs")
     assert own_threads() == []
     assert capsys.readouterr().out == ""
     service.stop()  # there is nothing left to stop

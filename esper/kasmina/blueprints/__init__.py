@@ -6,6 +6,7 @@ from esper.kasmina.blueprints.registry import (
     Blueprint,
     blueprint_names,
     get_blueprint,
+    name_blueprint,
     register_blueprint,
 )
 from esper.kasmina.blueprints.shape import Cost, SiteShape
@@ -20,5 +21,6 @@ __all__ = [
     "blueprint_names",
     "get_blueprint",
     "measured_cost",
+    "name_blueprint",
     "register_blueprint",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -127,6 +127,15 @@ def register_blueprint(
         return make
 
     return register
+
+
+def name_blueprint(name: str, make: Callable[..., nn.Module]) -> None:
+    """Let `name`, such as a dotted path, stand for what `make` is registered as, or register it so."""
+    known = next((b for b in _REGISTRY.values() if _origin(b.make) == _origin(make)), None)
+    if known is None:
+        register_blueprint(name)(make)
+    else:
+        _REGISTRY[name] = replace(known, name=name)
 
 
 def get_blueprint(name: str) -> Blueprint:

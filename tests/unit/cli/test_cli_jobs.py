@@ -1,0 +1,125 @@
+"""C6, pain 8: a status file a job, an exit code, a table at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from esper.cli.jobs import carry_out, exit_code, forget, outcome_table
+from esper.cli.plan import Job, Plan
+from esper.config import TolariaConfig
+from esper.errors import CheckpointError, ConfigError, DataError, GrowthError
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def run() -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("run", "code", "status", "told"),
+    [
+        (lambda: 0, 0, "done", None),
+        (lambda: 3, 3, "halted", None),
+        (lambda: 7, 7, "failed", None),
+        (lambda: 130, 130, "interrupted", None),
+        (lambda: 143, 143, "terminated", None),
+        (raising(ConfigError(["one", "two"])), 2, "refused", "one\ntwo"),
+        (raising(DataError("no file")), 2, "refused", "no file"),
+        (raising(CheckpointError("torn")), 2, "refused", "torn"),
+        (raising(GrowthError("odd")), 1, "crashed", "GrowthError: odd"),
+        (raising(ZeroDivisionError("oops")), 1, "crashed", "ZeroDivisionError: oops"),
+        (raising(KeyboardInterrupt()), 130, "interrupted", None),
+        (raising(SystemExit(5)), 5, "failed", None),
+        (raising(SystemExit()), 0, "done", None),
+        (raising(SystemExit("text")), 1, "crashed", None),
+    ],
+)
+def test_whatever_a_job_does_has_a_code_and_a_status(
+    tmp_path: Path, run: Callable[[], int], code: int, status: str, told: str | None
+) -> None:
+    assert carry_out(run, tmp_path, 3, ["a=1"]) == code
+    assert json.loads((tmp_path / "status.json").read_text()) == {
+        "job": 3,
+        "overrides": ["a=1"],
+        "status": status,
+        "exit_code": code,
+        "error": told,
+    }
+
+
+def test_a_crash_leaves_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    carry_out(raising(ZeroDivisionError("oops")), tmp_path, None, [])
+    for text in ((tmp_path / "crash.txt").read_text(), capsys.readouterr().err):
+        assert "Traceback" in text
+        assert "ZeroDivisionError: oops" in text
+
+
+def test_an_error_of_the_user_is_one_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    carry_out(raising(ConfigError(["one", "two"])), tmp_path, None, [])
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["esper-train: 2 problems in the configuration or its input", "  one", "  two"]
+    assert not (tmp_path / "crash.txt").exists()
+
+
+def test_a_running_job_says_so(tmp_path: Path) -> None:
+    def run() -> int:
+        assert json.loads((tmp_path / "status.json").read_text())["status"] == "running"
+        return 0
+
+    assert carry_out(run, tmp_path, 0, []) == 0
+
+
+def sweep(folder: Path, jobs: int, *, complete: bool = True) -> Plan:
+    made = tuple(Job(n, (f"seed={n}",), folder / str(n), TolariaConfig(), {}, ()) for n in range(jobs))
+    return Plan(made, folder, False, (), complete)
+
+
+def finish(plan: Plan, number: int, run: Callable[[], int]) -> None:
+    folder = plan.folder / str(number)
+    folder.mkdir()
+    carry_out(run, folder, number, [f"seed={number}"])
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([0, 0], 0), ([0, 2], 2), ([2, 2], 2), ([2, 3], 1), ([0, 1], 1), ([0, None], 1), ([None, None], 1)],
+)
+def test_the_code_of_a_sweep(tmp_path: Path, codes: list[int | None], expected: int) -> None:
+    plan = sweep(tmp_path, len(codes))
+    for number, code in enumerate(codes):
+        if code is not None:
+            finish(plan, number, lambda code=code: code)  # type: ignore[misc]
+    assert exit_code(plan) == expected
+
+
+def test_the_table_names_every_job_also_those_that_never_began(tmp_path: Path) -> None:
+    plan = sweep(tmp_path, 12)
+    finish(plan, 10, lambda: 0)
+    finish(plan, 2, raising(ValueError("x" * 500)))
+    rows = [line.split() for line in outcome_table(plan).splitlines()]
+    assert rows[0] == ["job", "status", "overrides", "error"]
+    assert [row[0] for row in rows[1:]] == [str(n) for n in range(12)]
+    assert rows[11][1:] == ["done", "seed=10"]
+    assert rows[3][1:3] == ["crashed", "seed=2"]
+    assert rows[1][1:] == ["not", "started", "seed=0"]
+    assert max(map(len, outcome_table(plan).splitlines())) < 120
+
+
+def test_where_a_sweeper_chooses_only_what_ran_counts(tmp_path: Path) -> None:
+    plan = sweep(tmp_path, 5, complete=False)
+    finish(plan, 0, lambda: 0)
+    assert exit_code(plan) == 0
+    assert len(outcome_table(plan).splitlines()) == 2
+
+
+def test_an_earlier_run_in_the_same_folder_is_forgotten(tmp_path: Path) -> None:
+    plan = sweep(tmp_path, 1)
+    finish(plan, 0, lambda: 0)
+    forget(plan)
+    assert exit_code(plan) == 1

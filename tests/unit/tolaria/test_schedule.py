@@ -1,0 +1,170 @@
+"""T9: learning rates against torch's own schedulers, and what those do not have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers.runs import small_config
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, LRScheduler, StepLR
+
+from esper.build import optimizer_factory, schedule_factory
+from esper.errors import ConfigError
+from esper.tolaria.schedule import (
+    Factor,
+    Horizon,
+    LearningRate,
+    constant,
+    cosine,
+    exponential,
+    ramp,
+    step,
+    with_warmup,
+)
+
+LR = 0.3
+horizons = st.builds(
+    lambda per_epoch, epochs: Horizon(per_epoch * epochs, per_epoch), *[st.integers(1, 40)] * 2
+)
+factors = st.one_of(
+    horizons.map(constant),
+    st.builds(cosine, horizons, st.floats(0.0, 1.0)),
+    st.builds(step, horizons, st.integers(1, 10), st.floats(0.01, 1.0)),
+    st.builds(exponential, horizons, st.floats(0.01, 1.0)),
+)
+
+
+def optimizer() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=LR)
+
+
+def torchs(make: Callable[[torch.optim.Optimizer], LRScheduler], steps: int, every: int = 1) -> list[float]:
+    """The rates torch's scheduler sets, stepped after every `every` optimiser steps."""
+    sgd = optimizer()
+    scheduler, rates = make(sgd), []
+    for number in range(1, steps + 1):
+        rates.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        if number % every == 0:
+            scheduler.step()
+    return rates
+
+
+def ours(factor: Factor, steps: int) -> list[float]:
+    """The rates that are in force in each step of a run."""
+    sgd = optimizer()
+    sgd.param_groups[0]["base_lr"] = LR
+    rates = []
+    for at in range(steps):
+        LearningRate(factor).apply(sgd, at)
+        rates.append(sgd.param_groups[0]["lr"])
+    return rates
+
+
+def test_cosine_over_the_run_is_torchs_stepped_every_optimiser_step() -> None:
+    horizon = Horizon(60, 12)
+    theirs = torchs(lambda o: CosineAnnealingLR(o, T_max=60, eta_min=0.1 * LR), 60)
+    assert ours(cosine(horizon, min_factor=0.1), 60) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_cosine_over_fewer_epochs_is_torchs_up_to_its_end() -> None:
+    theirs = torchs(lambda o: CosineAnnealingLR(o, T_max=24), 25)
+    assert ours(cosine(Horizon(60, 12), period_epochs=2), 25) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+def test_step_and_exponential_are_torchs_stepped_every_epoch() -> None:
+    horizon = Horizon(60, 12)
+    theirs = torchs(lambda o: StepLR(o, step_size=2, gamma=0.5), 60, every=12)
+    assert ours(step(horizon, step_size_epochs=2, gamma=0.5), 60) == pytest.approx(theirs, rel=1e-12)
+    theirs = torchs(lambda o: ExponentialLR(o, gamma=0.9), 60, every=12)
+    assert ours(exponential(horizon, gamma=0.9), 60) == pytest.approx(theirs, rel=1e-12)
+
+
+def test_warm_up_is_torchs_linear_one_that_loses_no_step() -> None:
+    theirs = torchs(lambda o: LinearLR(o, start_factor=1 / 8, end_factor=1.0, total_iters=7), 20)
+    assert ours(with_warmup(constant(Horizon(20, 5)), warmup_steps=8), 20) == pytest.approx(theirs, rel=1e-9)
+
+
+@given(factors, st.integers(0, 5000))
+def test_a_factor_lies_between_0_and_1_at_any_step(factor: Factor, at: int) -> None:
+    assert 0.0 <= factor(at) <= 1.0
+
+
+@given(horizons, st.floats(0.0, 1.0), st.integers(0, 10_000))
+def test_past_its_horizon_cosine_stays_where_it_ended(horizon: Horizon, least: float, late: int) -> None:
+    """The documented continuation; torch's own goes up again."""
+    assert cosine(horizon, min_factor=least)(horizon.total_steps + late) == pytest.approx(least)
+
+
+@given(st.integers(0, 500), st.floats(0.0, 1.0))
+def test_a_warm_up_rises_from_above_its_floor_to_exactly_1(steps: int, floor: float) -> None:
+    line = [ramp(at, steps, floor) for at in range(steps + 3)]
+    assert line == sorted(line)
+    assert line[max(0, steps - 1)] == line[-1] == 1.0
+    assert all(value >= floor for value in line)
+    assert all(value > 0.0 for value in line)
+
+
+@given(factors, st.integers(0, 300))
+def test_after_the_warm_up_nothing_is_left_of_it(factor: Factor, warmup: int) -> None:
+    warmed = with_warmup(factor, warmup)
+    for at in range(warmup, warmup + 5):
+        assert warmed(at) == factor(at)
+
+
+def test_a_group_that_came_later_warms_up_on_its_own_and_follows_the_same_policy() -> None:
+    """T9: new seeds."""
+    sgd = optimizer()
+    sgd.param_groups[0]["base_lr"] = LR
+    late = {"params": [torch.nn.Parameter(torch.ones(1))], "base_lr": 0.1, "born_step": 10, "warmup_steps": 4}
+    sgd.add_param_group(late | {"weight_decay": 0.5})
+    factor = cosine(Horizon(40, 10))
+    for at, share in [(10, 0.25), (11, 0.5), (12, 0.75), (13, 1.0), (20, 1.0)]:
+        LearningRate(factor).apply(sgd, at)
+        assert sgd.param_groups[0]["lr"] == pytest.approx(LR * factor(at))
+        assert sgd.param_groups[1]["lr"] == pytest.approx(0.1 * factor(at) * share)
+    assert sgd.param_groups[1]["weight_decay"] == 0.5
+
+
+def test_a_configured_schedule_has_its_warm_up_and_floor() -> None:
+    config = small_config(
+        optimization__scheduler="exponential",
+        optimization__scheduler_params={"gamma": 0.5, "warmup_steps": 4, "warmup_floor": 0.2},
+    )
+    made = schedule_factory(config)(Horizon(30, 10))
+    assert [made.factor(at) for at in (0, 1, 2, 3, 10, 20)] == pytest.approx([0.4, 0.6, 0.8, 1.0, 0.5, 0.25])
+    assert math.isclose(made.factor(29), 0.25)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"optimization__scheduler": "cosin"}, "optimization.scheduler"),
+        ({"optimization__scheduler_params": {"gamma": 0.5}}, "gamma"),
+        ({"optimization__scheduler_params": {"min_factor": -0.1}}, "min_factor: given -0.1"),
+        ({"optimization__scheduler_params": {"warmup_steps": -1}}, "warmup_steps: given -1"),
+        ({"optimization__scheduler_params": {"warmup_floor": 2}}, "warmup_floor: given 2"),
+        (
+            {"optimization__scheduler": "step", "optimization__scheduler_params": {"step_size_epochs": 0}},
+            "step_size_epochs: given 0",
+        ),
+        (
+            {"optimization__scheduler": "exponential", "optimization__scheduler_params": {"gamma": "fast"}},
+            "gamma: given 'fast'",
+        ),
+    ],
+)
+def test_a_policy_or_parameter_that_is_unknown_or_out_of_range_raises(
+    options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        schedule_factory(small_config(**options))(Horizon(30, 10))
+
+
+def test_an_optimiser_without_a_rate_raises() -> None:
+    with pytest.raises(ConfigError, match=r"optimization\.optimizer.* argument lr"):
+        optimizer_factory(small_config(optimization__optimizer="torch.optim.Optimizer"))
