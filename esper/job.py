@@ -123,13 +123,15 @@ class Job:
 
     def _parts(self, model: MorphableModel, data: DataBundle, device: torch.device) -> Parts:
         config = self.config
+        loss = build.build_loss(config)
         growing = config.morphogenetic.tamiyo_enabled and config.mode == "train"
         return Parts(
             model=model,
             train=data.train,
             validation=data.validation,
             test=data.test,
-            loss=build.build_loss(config),
+            # class weights belong where the scores are
+            loss=loss.to(device) if isinstance(loss, nn.Module) else loss,
             form=build.build_batch_form(config),
             optimizer=build.optimizer_factory(config),
             schedule=build.schedule_factory(config),

@@ -68,7 +68,8 @@ class SeedRecord:
         return SeedRecord(self.layer, self.index, self.chunk_id)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"stage": self.stage.value}
+        shapes = {"in_shape": list(self.in_shape), "out_shape": list(self.out_shape)}
+        return asdict(self) | shapes | {"stage": self.stage.value}
 
     def become(self, other: SeedRecord) -> None:
         """Take over everything that `other` says."""

@@ -113,7 +113,7 @@ class Evaluator:
         return batch_length(self.form(batch)[2])
 
     def _judged(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """All batches that are as long as the first, or have more than one sample."""
+        """The batches that have more than one sample; all of them where the first has not."""
         first = 0
         for batch in batches:
             first = first or self._size(batch)

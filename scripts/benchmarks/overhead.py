@@ -177,7 +177,15 @@ def bench_graft(rounds: int) -> None:
             nn.functional.cross_entropy(model(x[:2]), y[:2]).backward()
             optimizers.main.step()
             command = AdaptationCommand(
-                f"{i}", CommandKind.GERMINATE, 1.0, 1.0, "bench", layer, 0, "conv_heavy", options={"hidden": 16}
+                f"{i}",
+                CommandKind.GERMINATE,
+                1.0,
+                1.0,
+                "bench",
+                layer,
+                0,
+                "conv_heavy",
+                options={"hidden": 16},
             )
             began = time.perf_counter()
             optimizers.apply(manager.apply(command, Clock(1, 0)), 1)

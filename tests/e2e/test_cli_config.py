@@ -100,6 +100,7 @@ MALFORMED = [
     ("dataset=mnist dataset.data_root=here dataset.download=false", "mnist", "here"),
     ("dataset=custom", "dataset.name", "a dotted target"),
     ("model=custom", "model.architecture", "a dotted target"),
+    ("morphogenetic/policy=custom", "morphogenetic.policy._target_", "a dotted target"),
     ("checkpoint.resume_from_checkpoint=nowhere", "checkpoint.resume_from_checkpoint", "does not exist"),
     ("checkpoint.resume_from_checkpoint=auto", "checkpoint.resume_from_checkpoint", "run_dir="),
     ("morphogenetic.blueprints=[convlite]", "morphogenetic.blueprints", "nearest: conv_light"),
@@ -112,6 +113,7 @@ MALFORMED = [
     # targets
     ("optimization.optimizer=os.system", "optimization.optimizer", "allowed_targets"),
     ("optimization.optimizer=esper.train.Path.unlink", "optimization.optimizer", "it is pathlib.Path.unlink"),
+    ("morphogenetic.blueprints=[mlp,os.system]", "morphogenetic.blueprints", "allowed_targets"),
     ("optimization.loss_function=builtins.open", "optimization.loss_function", "allowed_targets"),
     ("model.architecture=torch.hub.load", "model.architecture", "allowed_targets"),
     ("model.architecture=functools.partial", "model.architecture", "allowed_targets"),

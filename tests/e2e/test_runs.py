@@ -99,9 +99,7 @@ def test_a_sweep_equals_its_jobs_run_alone(tmp_path: Path) -> None:
     short = ["optimization.max_epochs=3", "logging.use_wandb=true", "logging.use_tensorboard=true"]
     done = esper_train("--multirun", swept, *short, "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    alone = esper_train(
-        "morphogenetic.confidence_threshold=0.9", *short, "hydra.run.dir=alone", cwd=tmp_path
-    )
+    alone = esper_train("morphogenetic.confidence_threshold=0.9", *short, "hydra.run.dir=alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     assert metrics_of(tmp_path / "sweep" / "1") == metrics_of(tmp_path / "alone")
     assert metrics_of(tmp_path / "sweep" / "0") != metrics_of(tmp_path / "sweep" / "1")

@@ -33,7 +33,7 @@ def test_every_pair_is_legal_exactly_where_the_table_says(old: SeedStage, new: S
 
 
 def test_the_error_lists_what_is_legal() -> None:
-    with pytest.raises(GrowthError, match="legal from training: blending, culled$"):
+    with pytest.raises(GrowthError, match=r"legal from training: blending, culled$"):
         check_move(S.TRAINING, S.FOSSILIZED)
     with pytest.raises(GrowthError, match="none: the stage is final"):
         check_move(S.FOSSILIZED, S.CULLED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +17,21 @@ from torch import Tensor, nn
 from esper.config import MorphogeneticConfig
 from esper.errors import CheckpointError
 from esper.kasmina import Clock, Cost, SiteShape, register_blueprint
+from esper.kasmina.blueprints import registry
 from esper.leyline import AdaptationCommand, CommandKind, Impact, Outcome, Refusal, SeedStage
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.telemetry import Telemetry
 
 CULL, FOSSILIZE, PAUSE = CommandKind.CULL, CommandKind.FOSSILIZE, CommandKind.PAUSE
+
+
+@pytest.fixture(autouse=True)
+def same_blueprints_after() -> Iterator[None]:
+    before = dict(registry._REGISTRY)
+    yield
+    registry._REGISTRY.clear()
+    registry._REGISTRY.update(before)
 
 
 class Says:

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.hosts import HELPFUL
+from torch import Tensor, nn
+
+from esper.kasmina import Seed, gates
+from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW
+from esper.leyline import Gate
+
+
+def make(body: nn.Module | None = None, placement: str = "series", mode: str = "additive") -> Seed:
+    body = nn.Linear(4, 4) if body is None else body
+    return Seed(body, placement=placement, mode=mode, layout="features", channels=4, rng_seed=1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_sanity_counts_values_that_are_not_finite(bad: float) -> None:
+    """K3: no NaN, in parameters and buffers."""
+    seed = make(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    assert gates.sanity(seed).passed
+    with torch.no_grad():
+        seed.body[0].weight[0, :2] = bad
+        seed.body[1].running_mean[0] = bad
+    verdict = gates.sanity(seed)
+    assert (verdict.gate, verdict.passed) == (Gate.SANITY, False)
+    assert verdict.evidence == {"non_finite": 3.0} and verdict.reason == "3 values are NaN or infinite"
+
+
+@pytest.mark.parametrize("placement", ["series", "parallel"])
+def test_interface_tries_the_shapes(placement: str) -> None:
+    seed = make(nn.Linear(4 if placement == "series" else 7, 4), placement)
+    assert gates.interface(seed, (7,) if placement == "parallel" else (4,), (4,)).passed
+    verdict = gates.interface(seed, (9,), (9,))
+    assert not verdict.passed and "its module fails on shape (9,)" in verdict.reason
+    wrong = gates.interface(make(nn.Linear(4, 3)), (4,), (4,))
+    assert wrong.reason == "output shape (3,) is not the layer's (4,)" and not wrong.passed
+
+
+def test_interface_leaves_modes_buffers_and_generators() -> None:
+    """Row 27: a module that draws is tried, too."""
+
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.rand_like(x)
+
+    seed = make(nn.Sequential(nn.BatchNorm1d(4), Drawing()))
+    before, generator = seed.body[0].running_mean.clone(), torch.get_rng_state()
+    assert gates.interface(seed, (4,), (4,)).passed
+    assert seed.training and torch.equal(before, seed.body[0].running_mean)
+    assert seed.body[0].num_batches_tracked == 0
+    assert torch.equal(generator, torch.get_rng_state())
+
+
+def test_interface_works_in_the_seed_s_own_precision() -> None:
+    assert gates.interface(make().bfloat16(), (4,), (4,)).passed
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "passed"),
+    [
+        (6.0, 3, True),
+        (0.0, 3, False),
+        (3e5, 3, False),
+        (math.nan, 3, False),
+        (math.inf, 3, False),
+        (0.0, 0, True),
+    ],
+)
+def test_gradients_have_to_arrive_and_be_of_a_sound_size(total: float, count: int, passed: bool) -> None:
+    """K3: gradient health."""
+    seed = make()
+    seed.stats[GRAD_SUM], seed.stats[GRAD_COUNT] = total, count
+    verdict = gates.gradient(seed)
+    assert (verdict.gate, verdict.passed) == (Gate.GRADIENT, passed)
+    assert verdict.evidence["samples"] == count
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "passed"),
+    [(1.0, 0.4, True), (1.0, 1.9, True), (1.0, 2.1, False), (1.0, math.nan, False), (0.0, 0.0, True)],
+)
+def test_an_objective_that_ran_away_is_not_stable(first: float, now: float, passed: bool) -> None:
+    """K3: stability."""
+    seed = make()
+    seed.stats[OBJECTIVE_FIRST], seed.stats[OBJECTIVE_NOW] = first, now
+    verdict = gates.stability(seed)
+    assert (verdict.gate, verdict.passed) == (Gate.STABILITY, passed)
+    assert verdict.evidence["objective_first"] == first
+
+
+@pytest.mark.parametrize(
+    ("gain", "passed"), [(0.01, True), (0.0, False), (-0.01, False), (math.nan, False), (math.inf, False)]
+)
+def test_only_a_seed_that_helps_has_impact(gain: float, passed: bool) -> None:
+    """K3: impact, on against off."""
+    verdict = gates.impact(replace(HELPFUL, loss_gain=gain))
+    assert (verdict.gate, verdict.passed) == (Gate.IMPACT, passed)
+    assert set(verdict.evidence) == {"loss_gain", "loss_gain_error", "accuracy_gain", "samples"}
+    assert not gates.impact(None).passed and "not been measured" in gates.impact(None).reason
+
+
+@pytest.mark.parametrize(
+    ("left", "passed"),
+    [((0, 0, 0), True), ((0, 0, None), True), ((1, 0, 0), False), ((0, 1, None), False), ((0, 0, 1), False)],
+)
+def test_reset_wants_nothing_left(left: tuple[int, int, int | None], passed: bool) -> None:
+    """K3, K9; what was not counted is no evidence."""
+    verdict = gates.reset(*left)
+    assert (verdict.gate, verdict.passed) == (Gate.RESET, passed)
+    assert ("optimiser_entries" in verdict.evidence) == (left[2] is not None)
