@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from torch import nn
 
 from esper import build
 from esper.config import TolariaConfig
-from esper.data import inspect_data
+from esper.core.runtime import restore_rng_state, rng_state
+from esper.data import DataInfo
 from esper.errors import CheckpointError, ConfigError
 from esper.job import Job
 from esper.kasmina import MorphableModel, wrap
 from esper.signals import exit_code, on_signals
 from esper.tolaria.best import best_weights
-from esper.tolaria.state import find_checkpoint, load_checkpoint
+from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
 
 
 class TolariaTrainer:
@@ -26,7 +28,7 @@ class TolariaTrainer:
 
     `config` is checked at once: `ConfigError` names everything that is wrong with it. `model` takes the
     place of the configured architecture. `run_dir` is where the run's folder is to be, else
-    `config.run_dir`, else `outputs/<date>/<time>`.
+    `config.run_dir`, else `outputs/<date>/<time>`. A trainer trains once.
     """
 
     def __init__(
@@ -47,7 +49,12 @@ class TolariaTrainer:
         self.job = Job(config, self.run_dir, model=model, console=console, group=group, name=name)
 
     def run_training(self) -> dict[str, Any]:
-        """Train, test, write the run folder; returns what `summary.json` holds."""
+        """Train, test, write the run folder; returns what `summary.json` holds.
+
+        Raises `RuntimeError` for a second run.
+        """
+        if self.job.run is not None:
+            raise RuntimeError("this trainer has run before; make a new one for another run")
         with self.job:
             return self.job.train()
 
@@ -69,8 +76,10 @@ class TolariaTrainer:
         return self.job.run.model
 
     def get_status(self) -> str:
-        """One of: created, running, paused, stopped, finished."""
+        """One of: created, running, paused, stopped, finished, failed."""
         run = self.job.run
+        if self.job.failed:
+            return "failed"
         if run is None:
             return "created"
         if run.progress.stopped_by:
@@ -112,12 +121,13 @@ def load(
 
     `model` is the host, where it was passed to the trainer and so cannot be built from the configuration.
     `allowed_targets` names your own modules that the configuration may speak of: a checkpoint cannot allow
-    them itself. Raises `CheckpointError` for what is missing, damaged or does not fit.
+    them itself. No data and no other weights are read, and the global generators stay as they were.
+    Raises `CheckpointError` for what is missing, damaged or does not fit.
     """
     checkpoint = load_checkpoint(find_checkpoint(Path(run)).path)
     config = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"], allowed_targets)
     build.register_blueprints(config)
-    host = model if model is not None else build.build_model(config, inspect_data(config.dataset))
+    host = model if model is not None else _host(config, checkpoint)
     grown = wrap(
         host,
         config.model.target_layers,
@@ -126,9 +136,29 @@ def load(
     )
     try:
         grown.load_state_dict(best_weights(checkpoint))
-    except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint.path} does not fit its own configuration: {error}") from error
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        given = "the model that was given" if model is not None else "the model of its own configuration"
+        hint = (
+            ""
+            if model is not None
+            else " (a run with a model of your own is loaded with load(..., model=...))"
+        )
+        raise CheckpointError(f"{checkpoint.path} does not fit {given}{hint}: {error}") from error
     return grown.eval()
+
+
+def _host(config: TolariaConfig, checkpoint: Checkpoint) -> nn.Module:
+    """The bare host of a checkpoint; what weights it starts with does not matter."""
+    info = DataInfo(**_with_tuples(checkpoint.state["run"]["data"]))
+    generators = rng_state()
+    try:
+        return build.build_model(replace(config, model=replace(config.model, pretrained=False)), info)
+    finally:
+        restore_rng_state(*generators)
+
+
+def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
 
 
 def run_job(

@@ -73,13 +73,13 @@ class Job:
         self.run: Run | None = None
         self._given_model = model
         self._owned = ExitStack()
-        self._display = Display(self.console, config.logging.progress)
-        self._recorder = make_recorder(config.logging, self._display)
+        self.failed = False
 
     def __enter__(self) -> Job:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.failed = kind is not None
         self._owned.close()
 
     # -- the parts -------------------------------------------------------------------------------
@@ -87,6 +87,8 @@ class Job:
     def prepare(self) -> Run:
         """Build everything, take up a checkpoint where one is named, and open the records."""
         config = self.config
+        self._display = Display(self.console, config.logging.progress)
+        self._recorder = make_recorder(config.logging, self._display)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         config.to_yaml(self.run_dir / CONFIG_FILE)
         self._owned.enter_context(process_settings(config))
@@ -127,6 +129,7 @@ class Job:
         growing = config.morphogenetic.tamiyo_enabled and config.mode == "train"
         return Parts(
             model=model,
+            data=data.info,
             train=data.train,
             validation=data.validation,
             test=data.test,
@@ -183,6 +186,8 @@ class Job:
         if self.config.mode == "test":
             run.load_model(checkpoint)
             return
+        if self.config.trainer.num_threads is None:
+            set_threads(checkpoint.state["run"]["threads"])  # sums depend on how they are split
         run.store.restore(checkpoint)
         data = {"from": str(checkpoint.path), "epoch": run.progress.epoch, "step": run.progress.step}
         run.telemetry.emit(EventName.RUN_RESUMED, data)
@@ -195,6 +200,7 @@ class Job:
             "device": str(run.parts.device),
             "threads": torch.get_num_threads(),
             "params_host": run.model.host_params(),
+            "params_now": run.model.total_params(),
             "train_samples": data.train.num_samples,
             "validation_samples": data.validation.num_samples,
             "test_samples": data.test.num_samples,
@@ -236,6 +242,7 @@ class Job:
         run = self.prepare()
         run.dry_run()
         self._owned.close()
+        self.run = None  # it has only been looked at; the real one is still to come
         return run.model.summary()
 
     def _finish(self, run: Run, test: Evaluation | None, params_last: int) -> dict[str, Any]:
@@ -266,7 +273,9 @@ class Job:
         """Write the best model's weights and topology to one safetensors file."""
         path = self.run_dir / self.config.checkpoint.model_save_path
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t.detach().cpu().contiguous() for name, t in run.model.state_dict().items()}
+        # clones: weights that are tied in the model are written under each of their names
+        state = run.model.state_dict()
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
         save_file(tensors, path, metadata={"format": "pt", "created": datetime.now().isoformat()})
         return path
 

@@ -19,11 +19,12 @@ class GrownLayer(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
-        self.training = layer.training
         self.grafts = nn.ModuleList()
         self.placements: list[str] = []
         self.gates = nn.ParameterList()
         self.gated: list[bool] = []
+        for part in (self, self.grafts, self.gates):
+            part.training = layer.training
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -265,21 +265,23 @@ class MorphableModel(nn.Module):
         """
         try:
             records, sites = self._read_topology(topology)
-            grown = [(record, self._build(record)) for record in records if record.alive]
+            modules = {record.key: self._build(record) for record in records if record.alive}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, GrowthError):
                 raise
             raise GrowthError(f"the saved topology is damaged: {type(error).__name__}: {error}") from error
-        for old in self.living():
-            self.records[old.layer][old.index] = old.cleared()
-            self.uproot(old)
-        self.records = {name: [record.cleared() for record in row] for name, row in self.records.items()}
+        self._clear()
         self.sites = sites
-        modules = {record.key: seed for record, seed in grown}
         for record in records:
             self.records[record.layer][record.index] = record
             if record.alive:
                 self.replant(record, modules[record.key])
+
+    def _clear(self) -> None:
+        for old in self.living():
+            self.records[old.layer][old.index] = old.cleared()
+            self.uproot(old)
+        self.records = {name: [record.cleared() for record in row] for name, row in self.records.items()}
 
     def _read_topology(self, topology: Mapping[str, Any]) -> tuple[list[SeedRecord], dict[str, SiteRecord]]:
         if topology.get("format") != TOPOLOGY_FORMAT:

@@ -137,15 +137,19 @@ def record_site(
 
 def _problem(module: nn.Module, h: Tensor | None, output: Any, batch: int | None) -> str:
     if h is None or h.dim() < 2:
-        kind = f"a tensor {tuple(h.shape)}" if h is not None else f"a {type(output).__name__}"
+        kind = f"a {type(output).__name__}" if h is None else f"a tensor {tuple(h.shape)}"
         return f"its output is {kind}, not a batch of floating-point features"
     if h.dim() > 4 and _contains(module, nn.Conv3d):
         return "seeds know convolutions in one and two dimensions, and this one has three"
-    sequence_first = isinstance(module, nn.MultiheadAttention) and not module.batch_first
-    if h.dim() > 2 and (sequence_first or (h.shape[0] != batch and h.shape[1] == batch)):
+    if h.dim() > 2 and _batch_is_second(module, h, batch):
         # a seed that looks along the first axis would mix the samples
         return "its output has the batch on the second axis: build the model with batch_first=True"
     return ""
+
+
+def _batch_is_second(module: nn.Module, h: Tensor, batch: int | None) -> bool:
+    sequence_first = isinstance(module, nn.MultiheadAttention) and not module.batch_first
+    return sequence_first or (h.shape[0] != batch and h.shape[1] == batch)
 
 
 def layout_of(module: nn.Module, h: Tensor) -> str:

@@ -36,6 +36,17 @@ def seed_moves(run_dir: Path) -> list[dict[str, Any]]:
     return [{"step": move["step"], "epoch": move["epoch"], **move["data"]} for move in moves]
 
 
+def size_changes(run_dir: Path) -> list[tuple[int, int]]:
+    """Return a run's parameter counts as (step, parameters), oldest first, from its events."""
+    changes = []
+    for event in read_lines(run_dir / EVENTS_FILE):
+        if event.get("name") == EventName.RUN_STARTED:
+            changes.append((event["step"], event["data"].get("params_now")))
+        elif event.get("name") == EventName.TOPOLOGY_CHANGED:
+            changes.append((event["step"], event["data"].get("params")))
+    return [(step, count) for step, count in changes if count is not None]
+
+
 def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         value = json.loads(line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esper.errors import RecordError
 from esper.leyline import SeedStage
-from esper.records.lines import METRICS_FILE, read_lines, seed_moves
+from esper.records.lines import METRICS_FILE, read_lines, seed_moves, size_changes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def draw_run(run_dir: Path) -> Path:
     spans = stage_spans(seed_moves(run_dir), records)
     path = run_dir / "run.png"
     with _font_cache():
-        _draw(records, spans).savefig(path, dpi=150)
+        _draw(records, spans, size_changes(run_dir)).savefig(path, dpi=150)
     return path
 
 
@@ -95,7 +95,11 @@ def _place(step: int, records: Sequence[Mapping[str, Any]]) -> float:
     return left
 
 
-def _draw(records: Sequence[Mapping[str, Any]], spans: Mapping[str, Sequence[Span]]) -> Figure:
+def _draw(
+    records: Sequence[Mapping[str, Any]],
+    spans: Mapping[str, Sequence[Span]],
+    sizes: Sequence[tuple[int, int]],
+) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -105,7 +109,7 @@ def _draw(records: Sequence[Mapping[str, Any]], spans: Mapping[str, Sequence[Spa
     FigureCanvasAgg(figure)
     quality, size, life = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     _quality(quality, records)
-    _params(size, records)
+    _params(size, records, sizes)
     _timeline(life, spans)
     _joins(quality, spans)
     for axes in (quality, size, life):
@@ -130,9 +134,14 @@ def _quality(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(frameon=False, loc="best", labelcolor=_INK)
 
 
-def _params(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
-    points = [(record["epoch"], record["params"]) for record in records if _known(record, "params")]
+def _params(
+    axes: Axes, records: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]
+) -> None:
+    """Draw the parameters where they changed, and up to the last epoch."""
+    points = [(_place(step, records), count) for step, count in sizes]
+    points += [(record["epoch"], record["params"]) for record in records if _known(record, "params")]
     if points:
+        points.sort(key=lambda point: point[0])
         epochs, counts = zip(*points, strict=True)
         axes.step(epochs, counts, where="post", color=_PARAMS, linewidth=2, marker=_dot(points))
         axes.fill_between(epochs, counts, step="post", color=_PARAMS, alpha=0.12, linewidth=0)

@@ -1,6 +1,8 @@
-"""What a run has cost so far: FLOPs and parameter-steps, kept exact through changes of topology."""
+"""What a run has cost so far: time, FLOPs and parameter-steps, exact through changes of topology."""
 
 from __future__ import annotations
+
+import time
 
 from esper.kasmina import MorphableModel, SiteShape, get_blueprint
 from esper.leyline import SeedStage
@@ -18,6 +20,17 @@ class Account:
         self.probe = probe
         self.params = model.total_params()
         self._flops: tuple[float, float] | None = None
+        self._began = self._began_cpu = 0.0
+
+    def start_clock(self) -> None:
+        """From now on time counts, on top of what an earlier part of the run took."""
+        self._began = time.perf_counter() - self.progress.wall_s
+        self._began_cpu = time.process_time() - self.progress.cpu_s
+
+    def read_clock(self) -> None:
+        """Bring the times in `progress` up to date."""
+        self.progress.wall_s = time.perf_counter() - self._began
+        self.progress.cpu_s = time.process_time() - self._began_cpu
 
     def topology_changed(self) -> None:
         self.params = self.model.total_params()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from esper.data import DataInfo
 from esper.kasmina import MorphableModel
 from esper.leyline import Event
 from esper.tolaria.batches import Loader
@@ -41,6 +42,7 @@ class Parts:
     """Everything a run needs besides its configuration. `tamiyo` is None where nothing is to grow."""
 
     model: MorphableModel
+    data: DataInfo
     train: Loader
     validation: Loader
     test: Loader

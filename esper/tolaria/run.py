@@ -172,7 +172,7 @@ class Run:
                 self.state.register("growth", self.growth)
                 if self.growth.monitor is not None:
                     self.state.register("health", self.growth.monitor)
-        self.store = Store(self.config, self.parts.run_dir, self.state, self.telemetry, self.parts.records)
+        self.store = Store(self.config, self.parts, self.state, self.telemetry)
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's own part of the state; the owners registered beside it have theirs."""
@@ -206,15 +206,13 @@ class Run:
 
     def train(self) -> None:
         """Run epochs until the last one, an early stop, or a wish to stop."""
-        began, cpu = time.perf_counter(), time.process_time()
-        wall_before, cpu_before = self.progress.wall_s, self.progress.cpu_s
+        self.account.start_clock()
         with ExitStack() as owned:
             self._start_profiler(owned)
             while not self._finished():
                 self.epoch()
-                self.progress.wall_s = wall_before + time.perf_counter() - began
-                self.progress.cpu_s = cpu_before + time.process_time() - cpu
         self.lines.flush(self.parts.records)
+        self.account.read_clock()
         self.store.save(self.progress, final=True)
 
     def _finished(self) -> bool:
@@ -237,6 +235,7 @@ class Run:
             self.best.refresh()
         self._early_stop(validation)
         self._record(trained, validation, time.perf_counter() - began)
+        self.account.read_clock()
         self.store.save(self.progress, improved=improved)
 
     def _train_pass(self) -> None:

@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/overhead.py [step|epoch|graft|health ...] [--rounds N]
 
-step    a training step of a wrapped model with dormant seeds, of the bare model, and of a copy of the bare one
+step    a training step of a wrapped model with dormant seeds, of the bare one, and of a copy of the latter
         (whose ratio is the spread of the measurement)
 epoch   an epoch of esper's own loop with all records on against a hand-written loop of the same arithmetic,
         again beside a second copy of the hand-written one

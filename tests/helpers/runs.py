@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.build import schedule_factory
-from esper.config import TolariaConfig
+from esper.config import DatasetConfig, TolariaConfig
 from esper.core.runtime import seed_everything
-from esper.data import build_data
+from esper.data import DataBundle, build_data
 from esper.kasmina import wrap
 from esper.leyline import (
     CLOCK_METRICS,
@@ -138,6 +138,17 @@ def small_config(**options: Any) -> TolariaConfig:
     return config
 
 
+_LOADED: dict[str, DataBundle] = {}
+
+
+def load(config: DatasetConfig, seed: int) -> DataBundle:
+    """The data, read once a process: loaders have no state of their own."""
+    key = f"{seed} {config}"
+    if key not in _LOADED:
+        _LOADED[key] = build_data(config, seed=seed, device=CPU)
+    return _LOADED[key]
+
+
 def make_parts(
     config: TolariaConfig,
     run_dir: Path,
@@ -148,7 +159,7 @@ def make_parts(
     **changes: Any,
 ) -> Parts:
     """Real parts for `config`: what `esper.build` would make, in little."""
-    data = build_data(config.dataset, seed=config.seed, device=CPU)
+    data = load(config.dataset, config.seed)
     seed_everything(config.seed)
     if model is None:
         model = build(
@@ -167,6 +178,7 @@ def make_parts(
     m = config.model
     parts = Parts(
         model=wrap(model, m.target_layers, m.seeds_per_layer, seed=config.seed),
+        data=data.info,
         train=data.train,
         validation=data.validation,
         test=data.test,

@@ -68,7 +68,8 @@ class Noise(nn.Module):
     """Adds noise of `scale` times the input's own size, the same at every position of a sample.
 
     Equal at every position, so that pooling does not average it away. A part of it passes through a
-    seed's body, which never sees the input: its parameters have gradients and nothing to learn.
+    seed's body, which never sees the input: its parameters have gradients and nothing to learn. Two draws
+    go through it, so that it looks busier than a good seed of its size: only its impact gives it away.
     """
 
     def __init__(self, body: nn.Module, shape: SiteShape, scale: float) -> None:
@@ -78,7 +79,7 @@ class Noise(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        through = self.body(torch.randn_like(x))
+        through = self.body(torch.randn_like(x)) + self.body(torch.randn_like(x))
         through = through / (through.square().mean().sqrt() + 1e-6)
         size = (len(x), self.shape.channels_out, *(1,) * len(self.shape.space_out))
         fresh = torch.randn(size, device=x.device, dtype=x.dtype)
@@ -112,11 +113,12 @@ def _noise_sizes(shape: SiteShape) -> list[dict[str, Option]]:
 
 
 def _noise_cost(shape: SiteShape, *, hidden: int = 16, scale: float = 1.0) -> Cost:
-    return get_blueprint(_model_of(shape)).cost(shape, hidden=hidden)
+    once = get_blueprint(_model_of(shape)).cost(shape, hidden=hidden)
+    return Cost(once.params, 2 * once.flops)
 
 
 @register_blueprint("noise", fits=_noise_fits, offers=_noise_sizes, count=_noise_cost)
 def noise(shape: SiteShape, *, hidden: int = 16, scale: float = 1.0) -> nn.Module:
-    """Harmful by construction, at conv_heavy's or mlp's cost: fresh noise at each forward, in eval too."""
+    """Harmful by construction, as large as conv_heavy or mlp: fresh noise at each forward, in eval too."""
     body = conv_heavy(shape, hidden=hidden) if shape.is_conv else mlp(shape, hidden=hidden)
     return Noise(_wake(body), shape, scale)

@@ -36,7 +36,10 @@ class StateManager:
         self.owners[name] = owner
 
     def capture(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Copies of all state: tensors by owner and path, and the rest as JSON with references to them."""
+        """Copies of all state: tensors by owner and path, and the rest as JSON with references to them.
+
+        Raises `CheckpointError` for state whose names would not lead back to it.
+        """
         tensors: dict[str, dict[str, Tensor]] = {}
         state: dict[str, Any] = {}
         for name, owner in self.owners.items():
@@ -76,9 +79,13 @@ class StateManager:
 
 def _split(value: Any, path: str, found: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        if path in found:
+            raise CheckpointError(f"two tensors would be saved as {path!r}")
         found[path] = value.detach().clone()
         return {REFERENCE: path}
     if isinstance(value, Mapping):
+        if REFERENCE in value:
+            raise CheckpointError(f"{path} has the key {REFERENCE!r}, which stands for tensors")
         return {
             key: _split(item, f"{path}/{key}" if path else str(key), found) for key, item in value.items()
         }

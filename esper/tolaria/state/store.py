@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -12,20 +13,15 @@ from esper.config import TolariaConfig
 from esper.core.runtime import versions
 from esper.errors import CheckpointError
 from esper.leyline import EventName, Level
+from esper.tolaria.parts import Parts
 from esper.tolaria.progress import Progress
 from esper.tolaria.state.checkpoint import Checkpoint, save_checkpoint
-from esper.tolaria.state.manager import StateManager
+from esper.tolaria.state.manager import Generators, StateManager
 from esper.tolaria.state.retention import prune
 from esper.tolaria.telemetry import Telemetry
 
 # Owners that hold what Tamiyo and the control loop remember.
 MORPHOGENETIC = ("history", "control", "growth", "health")
-
-
-class HasState(Protocol):
-    """Records that are continued by a resumed run: offsets of files, ids of loggers."""
-
-    def state(self) -> dict[str, Any]: ...
 
 
 class Store:
@@ -39,16 +35,15 @@ class Store:
     def __init__(
         self,
         config: TolariaConfig,
-        run_dir: Path,
+        parts: Parts,
         manager: StateManager,
         telemetry: Telemetry,
-        records: HasState,
     ) -> None:
         self.config = config
-        self.folder = run_dir / config.checkpoint.checkpoint_dir
+        self.parts = parts
+        self.folder = parts.run_dir / config.checkpoint.checkpoint_dir
         self.manager = manager
         self.telemetry = telemetry
-        self.records = records
         self._saved: tuple[int, int, int] | None = None
 
     def save(self, progress: Progress, *, improved: bool = False, final: bool = False) -> Path | None:
@@ -63,21 +58,28 @@ class Store:
         name = f"epoch-{progress.epoch:04d}" + (f"-batch-{progress.batch:06d}" if progress.batch else "")
         try:
             path = self._write(name, progress)
-            prune(self.folder, keep=1 if c.keep_best_only else c.max_checkpoints)
-        except (OSError, CheckpointError) as error:
+        except (OSError, CheckpointError, torch.OutOfMemoryError) as error:
             facts = {"name": name, "reason": f"{type(error).__name__}: {error}"}
             self.telemetry.emit(EventName.CHECKPOINT_FAILED, facts, level=Level.ERROR)
             return None
         self._saved = _position(progress.to_json())
         self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": name})
+        self._prune(keep=1 if c.keep_best_only else c.max_checkpoints)
         return path
+
+    def _prune(self, keep: int) -> None:
+        try:
+            prune(self.folder, keep=keep)
+        except CheckpointError as error:
+            self.telemetry.warn(EventName.NOTICE, {"message": f"old checkpoints are still there: {error}"})
 
     def _write(self, name: str, progress: Progress) -> Path:
         tensors, state = self.manager.capture()
         header = {
             "config": self.config.to_dict(),
+            "data": asdict(self.parts.data),  # what the model was made to fit; the data may be gone one day
             "progress": progress.to_json(),
-            "records": self.records.state(),
+            "records": self.parts.records.state(),
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
@@ -87,7 +89,8 @@ class Store:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up a saved run; raises `CheckpointError` where the checkpoint does not fit this one.
 
-        Without `strict_loading` what fits is loaded, and each part that does not is told in an event.
+        Without `strict_loading` what fits is loaded, and each part that does not is told in an event; so is
+        everything by which this process differs from the one that saved, for numbers may differ then.
         """
 
         def tell(problem: str) -> None:
@@ -100,7 +103,22 @@ class Store:
             optional=MORPHOGENETIC,
             on_misfit=None if self.config.checkpoint.strict_loading else tell,
         )
-        self._saved = _position(checkpoint.state["run"]["progress"])
+        header = checkpoint.state["run"]
+        self._saved = _position(header["progress"])
+        if differing := self._differences(header):
+            message = f"this run may not repeat the saved one to the bit: {'; '.join(differing)}"
+            self.telemetry.warn(EventName.NOTICE, {"message": message})
+
+    def _differences(self, header: Mapping[str, Any]) -> list[str]:
+        then = {"threads": header["threads"], **header["versions"]}
+        now = {"threads": torch.get_num_threads(), **versions()}
+        found = [
+            f"{name} was {then.get(name)}, is {now[name]}" for name in now if then.get(name) != now[name]
+        ]
+        return found + [sentence for owner in self._generators() for sentence in owner.inexact]
+
+    def _generators(self) -> list[Generators]:
+        return [owner for owner in self.manager.owners.values() if isinstance(owner, Generators)]
 
 
 def _position(progress: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -53,6 +53,10 @@ def test_every_site_and_every_living_seed_has_a_signal(name: str, isolation_step
             assert signal.gradient_norm > 0
 
 
+def hook_counts(model: nn.Module) -> list[int]:
+    return [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+
+
 @pytest.mark.parametrize("name", HOSTS)
 def test_measuring_leaves_no_trace(name: str) -> None:
     """K8, row 27: no gradient, buffer, mode, hook or generator."""
@@ -66,13 +70,10 @@ def test_measuring_leaves_no_trace(name: str) -> None:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     modes, before = [m.training for m in model.modules()], bits(model)
-    hooks, generator = (
-        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
-        torch.get_rng_state(),
-    )
+    hooks, generator = hook_counts(model), torch.get_rng_state()
     measure(model, name)
     assert [m.training for m in model.modules()] == modes and same_bits(before, bits(model))
-    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
+    assert hook_counts(model) == hooks
     assert all(p.grad is not None and p.grad.eq(1).all() for p in model.parameters())
     assert torch.equal(generator, torch.get_rng_state())
     assert all(seed.taps == [] for _, seed in manager.isolated)

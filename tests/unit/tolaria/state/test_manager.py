@@ -1,0 +1,167 @@
+"""S1: what the state of a run is, and that it comes back as it was."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.errors import CheckpointError
+from esper.tolaria.state.manager import REFERENCE, Generators, StateManager
+
+
+class Owner:
+    """Holds anything as its state."""
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.value = state["value"]
+
+
+def manager(**owners: Any) -> StateManager:
+    made = StateManager()
+    for name, owner in owners.items():
+        made.register(name, owner)
+    return made
+
+
+def round_trip(value: Any) -> Any:
+    tensors, state = manager(owner=Owner(value)).capture()
+    other = Owner()
+    manager(owner=other).restore(tensors, json.loads(json.dumps(state)))
+    return other.value
+
+
+tensors = st.integers(0, 4).map(lambda n: torch.arange(n))
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+values = st.recursive(
+    plain | tensors,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)
+
+
+@given(values)
+def test_any_state_comes_back_through_json_or_is_refused(value: Any) -> None:
+    try:
+        found = round_trip(value)
+    except CheckpointError as error:
+        assert "two tensors" in str(error) or REFERENCE in str(error)
+    else:
+        assert equal(found, value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a/b": torch.ones(1), "a": {"b": torch.zeros(1)}},
+        {"1": torch.ones(1), 1: torch.zeros(1)},
+        {REFERENCE: "a policy's own word"},
+    ],
+)
+def test_names_that_would_lead_elsewhere_are_refused(value: Any) -> None:
+    with pytest.raises(CheckpointError):
+        manager(owner=Owner(value)).capture()
+
+
+def test_what_is_captured_is_a_copy() -> None:
+    tensor = torch.zeros(3)
+    tensors, _ = manager(owner=Owner({"x": tensor})).capture()
+    tensor += 1
+    assert torch.equal(tensors["owner"]["value/x"], torch.zeros(3))
+
+
+def test_owners_without_tensors_have_no_file() -> None:
+    tensors, state = manager(a=Owner(1), b=Owner(torch.ones(1))).capture()
+    assert list(tensors) == ["b"]
+    assert list(state) == ["a", "b"]
+
+
+def test_owners_are_restored_in_the_order_they_registered_in() -> None:
+    order: list[str] = []
+
+    class Notes(Owner):
+        def load_state_dict(self, state: Any) -> None:
+            order.append(state["value"])
+
+    tensors, state = manager(model=Owner("model"), follower=Owner("follower")).capture()
+    reordered = dict(reversed(state.items()))
+    manager(model=Notes(), follower=Notes()).restore(tensors, reordered)
+    assert order == ["model", "follower"]
+
+
+def test_a_missing_part_is_named_unless_it_is_optional() -> None:
+    tensors, state = manager(a=Owner(1)).capture()
+    with pytest.raises(CheckpointError, match="no state of b"):
+        manager(a=Owner(), b=Owner()).restore(tensors, state)
+    kept = Owner("as it was")
+    manager(a=Owner(), b=kept).restore(tensors, state, optional=["b"])
+    assert kept.value == "as it was"
+
+
+def test_a_missing_tensor_is_named() -> None:
+    _, state = manager(a=Owner(torch.ones(1))).capture()
+    with pytest.raises(CheckpointError, match="'value'"):
+        manager(a=Owner()).restore({}, state)
+
+
+class Picky(Owner):
+    """Takes no state."""
+
+    def load_state_dict(self, state: Any) -> None:
+        raise RuntimeError("it is two too small")
+
+
+def test_what_does_not_fit_is_an_error_that_names_the_owner() -> None:
+    tensors, state = manager(a=Owner(1), b=Owner(2)).capture()
+    with pytest.raises(CheckpointError, match=r"state of a does not fit: it is two too small"):
+        manager(a=Picky(), b=Owner()).restore(tensors, state)
+
+
+def test_tolerant_loading_takes_what_fits_and_tells_the_rest() -> None:
+    tensors, state = manager(a=Owner(1), b=Owner(2)).capture()
+    told: list[str] = []
+    other = Owner()
+    manager(a=Picky(), b=other, c=Owner()).restore(tensors, state, on_misfit=told.append)
+    assert other.value == 2
+    assert len(told) == 2
+    assert "state of a" in told[0]
+    assert "state of c" in told[1]
+
+
+def draws() -> list[float]:
+    return [random.random(), float(np.random.random()), *torch.rand(2).tolist(), *torch.randn(3).tolist()]
+
+
+def test_every_generator_of_the_process_is_saved() -> None:
+    """Pains 2."""
+    random.gauss(0, 1)
+    np.random.normal()
+    torch.randn(1)
+    tensors, state = manager(generators=Generators()).capture()
+    expected = draws()
+    other = Generators()
+    manager(generators=other).restore(tensors, json.loads(json.dumps(state)))
+    assert draws() == expected
+    assert other.inexact == []
