@@ -128,22 +128,15 @@ def load(
     config = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"], allowed_targets)
     build.register_blueprints(config)
     host = model if model is not None else _host(config, checkpoint)
-    grown = wrap(
-        host,
-        config.model.target_layers,
-        config.model.seeds_per_layer,
-        preserve_original=config.model.preserve_original,
-    )
+    m = config.model
     try:
+        grown = wrap(host, m.target_layers, m.seeds_per_layer, preserve_original=m.preserve_original)
         grown.load_state_dict(best_weights(checkpoint))
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        given = "the model that was given" if model is not None else "the model of its own configuration"
-        hint = (
-            ""
-            if model is not None
-            else " (a run with a model of your own is loaded with load(..., model=...))"
-        )
-        raise CheckpointError(f"{checkpoint.path} does not fit {given}{hint}: {error}") from error
+        fault = "its own configuration; a run with a model of your own is loaded with load(..., model=...)"
+        if model is not None:
+            fault = "the model that was given"
+        raise CheckpointError(f"{checkpoint.path} does not fit {fault} ({error})") from error
     return grown.eval()
 
 

@@ -15,6 +15,8 @@ from esper.leyline import Gate, Impact
 
 # A seed whose gradient is larger than this is not learning, it is running away.
 MAX_GRADIENT_NORM = 1e4
+# More than one, so that what is lost on the way to a batch shows, and batch norm can be tried.
+TRIAL_SAMPLES = 3
 # The seed's bounded objective starts at 1; far above that it has diverged.
 MAX_OBJECTIVE = 2.0
 
@@ -38,21 +40,33 @@ def sanity(seed: nn.Module) -> Verdict:
 
 
 def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Verdict:
-    """The seed turns the layer's shapes into one that can be added to its output; no generator moves."""
+    """The seed turns the layer's shapes into finite values that can be added to its output.
+
+    Tried on a few samples in eval and in training mode; buffers, modes and generators stay as they were.
+    """
     reference = next((p for p in seed.parameters() if p.is_floating_point()), seed.alpha)
-    was_training = seed.training
-    x = torch.zeros((1, *in_shape), device=reference.device, dtype=reference.dtype)
-    h = torch.zeros((1, *out_shape), device=reference.device, dtype=reference.dtype)
+    wanted = (TRIAL_SAMPLES, *out_shape)
+    x = torch.zeros((TRIAL_SAMPLES, *in_shape), device=reference.device, dtype=reference.dtype)
+    h = torch.zeros(wanted, device=reference.device, dtype=reference.dtype)
+    was_training, buffers = seed.training, [(buffer, buffer.clone()) for buffer in seed.buffers()]
     try:
         with torch.no_grad(), seeded_rng(seed.rng_seed, reference.device):
-            got = tuple(seed.eval().delta(x, h).shape[1:])
+            outputs = [seed.train(training).delta(x, h) for training in (False, True)]
+            finite = all(bool(torch.isfinite(out).all()) for out in outputs)
     except Exception as error:  # noqa: BLE001 - a blueprint may be the user's own code
         return Verdict(Gate.INTERFACE, False, f"its module fails on shape {in_shape}: {error}")
     finally:
         seed.train(was_training)
-    passed = got == out_shape
-    reason = f"output shape {got}" + ("" if passed else f" is not the layer's {out_shape}")
-    return Verdict(Gate.INTERFACE, passed, reason)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    got = next((tuple(out.shape) for out in outputs if out.shape != wanted), wanted)
+    reason = f"output shape {got[1:]}"
+    if got != wanted:
+        kept = "" if got[:1] == wanted[:1] else f" and {got[0] if got else 0} samples of {TRIAL_SAMPLES}"
+        reason += f" is not the layer's {out_shape}{kept}"
+    elif not finite:
+        reason += ", with values that are NaN or infinite"
+    return Verdict(Gate.INTERFACE, got == wanted and finite, reason)
 
 
 def gradient(seed: Seed) -> Verdict:

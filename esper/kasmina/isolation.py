@@ -66,7 +66,7 @@ def _note(seed: Seed, objective: Tensor, heard: Tensor) -> None:
     first, now = seed.stats[OBJECTIVE_FIRST], seed.stats[OBJECTIVE_NOW]
     started = first > 0
     smoothed = torch.where(started, 0.95 * now + 0.05 * objective, objective)
-    seed.stats[OBJECTIVE_FIRST] = torch.where(started | ~heard, first, objective)
+    seed.stats[OBJECTIVE_FIRST] = torch.where(started, first, objective)
     seed.stats[OBJECTIVE_NOW] = torch.where(heard, smoothed, now)
 
 

@@ -202,9 +202,8 @@ def observe(
             seen.append(record.layer)
             record_site(record, module, first_tensor(a, k), output, len(seen) - 1, batch)
 
-        # prepended: a site that already bears seeds is seen before they add to it
         layer = host.get_submodule(record.layer)
-        handles.append(layer.register_forward_hook(hook, with_kwargs=True, prepend=True))
+        handles.append(layer.register_forward_hook(hook, with_kwargs=True))
     try:
         with torch.no_grad():
             host(*args, **kwargs)

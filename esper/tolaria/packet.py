@@ -126,24 +126,20 @@ class PacketBuilder:
 
     def sites(self, health: Mapping[str, HealthSignal]) -> tuple[SiteState, ...]:
         """Every site that a batch passes through, with what could still be planted there."""
-        last = max((site.order for site in self.model.sites.values()), default=0)
+        return tuple(self._site(layer, health) for layer, site in self.model.sites.items() if site.usable)
+
+    def _site(self, layer: str, health: Mapping[str, HealthSignal]) -> SiteState:
+        last = max(site.order for site in self.model.sites.values())
+        free = [r for r in self.model.records[layer] if r.stage is SeedStage.DORMANT]
         room = self.max_params - self.model.total_params()
-        states = []
-        for layer, site in self.model.sites.items():
-            if not site.usable:
-                continue
-            free = [r for r in self.model.records[layer] if r.stage is SeedStage.DORMANT]
-            states.append(
-                SiteState(
-                    layer=layer,
-                    depth=site.order / last if last else 0.0,
-                    params=sum(p.numel() for p in self.model.host.get_submodule(layer).parameters()),
-                    free_slots=tuple(r.index for r in free),
-                    candidates=self._candidates(layer, room) if free else (),
-                    health=health.get(free[0].key) if free else None,
-                )
-            )
-        return tuple(states)
+        return SiteState(
+            layer=layer,
+            depth=self.model.sites[layer].order / last if last else 0.0,
+            params=sum(p.numel() for p in self.model.host.get_submodule(layer).parameters()),
+            free_slots=tuple(r.index for r in free),
+            candidates=self._candidates(layer, room) if free else (),
+            health=health.get(free[0].key) if free else None,
+        )
 
     def _candidates(self, layer: str, room: int) -> tuple[Candidate, ...]:
         found: list[Candidate] = []

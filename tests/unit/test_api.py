@@ -36,7 +36,7 @@ def config(run_dir: Path, **options: Any) -> esper.TolariaConfig:
         "morphogenetic__policy": {
             "_target_": "scheduled",
             "seeds": [{"layer": "block1", "blueprint": "conv_light", "at_epoch": 1}],
-            "judge": "none",
+            "judge": "keep",
         },
     }
     return small_config(**given | options)
@@ -243,7 +243,7 @@ def test_what_is_loaded_is_what_was_best(done: TolariaTrainer) -> None:
 def test_a_model_of_ones_own_is_loaded_into_one(tmp_path: Path) -> None:
     made = trainer(tmp_path, model=Own(), **OWN)
     summary = made.run_training()
-    assert summary["adaptations"]["applied"] == 1
+    assert summary["adaptations"]["applied"] >= 1
     loaded = load(tmp_path, model=Own())
     assert same(weights(loaded), weights(made.model))
     with pytest.raises(CheckpointError, match=r"load\(\.\.\., model=\.\.\.\)"):

@@ -56,6 +56,17 @@ def test_a_folded_model_answers_bit_for_bit(name: str, train: bool, grad: bool) 
             assert not torch.equal(bare(batch(name, seed=number)), wanted)
 
 
+@pytest.mark.parametrize("layer", ["encoder.layers.0", "encoder.layers.1.linear2"])
+def test_a_folded_encoder_takes_padding(layer: str) -> None:
+    """Nothing in it may go past the grown layer, nor hand it nested tensors."""
+    model, manager = growable("encoder")
+    fossil(manager, germinate(layer, "squeeze_excite"))
+    model.eval()
+    padding = torch.arange(5)[None] >= torch.tensor([5, 3, 4, 5, 2, 1])[:, None]
+    with torch.no_grad():
+        assert torch.equal(fold(model)(batch("encoder"), padding), model(batch("encoder"), padding))
+
+
 @pytest.mark.parametrize("name", HOSTS)
 def test_it_is_a_plain_module_with_all_parameters(name: str) -> None:
     """K6, X3: no hook, no seed, no alpha; and it trains on."""

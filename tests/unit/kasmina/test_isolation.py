@@ -270,6 +270,38 @@ def test_an_overflowed_tap_counts_for_nothing(bad: float) -> None:
     assert only.body.weight.grad.eq(0).all()
 
 
+def test_what_a_tap_heard_is_its_own_copy() -> None:
+    """The host overwrites its activations, and whoever comes later the gradients."""
+    x = torch.randn(5, 4, requires_grad=True)
+    h = 1.0 * x
+    before = h.detach().clone()
+    heard = Tap(h, h)
+    output, arriving = torch.relu_(h), torch.ones(5, 4)
+    output.backward(arriving)
+    arriving.fill_(9.0)
+    assert torch.equal(heard.source, before)
+    # with respect to the output as it was before it was overwritten
+    assert heard.gradient is not None and torch.equal(heard.gradient, (before > 0).float())
+    untouched = Tap(h := 1.0 * x, h)
+    h.backward(arriving)
+    arriving.zero_()
+    assert untouched.gradient is not None and untouched.gradient.eq(9.0).all()
+
+
+def test_the_objective_is_smoothed_over_steps() -> None:
+    values = []
+    seed = linear_seed()
+    for step, scale in enumerate((1.0, 3.0)):
+        alone = linear_seed()
+        heard = torch.randn(5, 4, generator=torch.Generator().manual_seed(step)), torch.full((5, 4), scale)
+        seed.taps, alone.taps = [tap(*heard)], [tap(*heard)]
+        learn(seed, step)
+        learn(alone, step)
+        values.append(alone.stats[OBJECTIVE_NOW].item())
+    assert seed.stats[OBJECTIVE_FIRST].item() == values[0]
+    assert seed.objective() == pytest.approx(0.95 * values[0] + 0.05 * values[1])
+
+
 def test_a_gradient_of_zero_asks_for_silence() -> None:
     seed = linear_seed()
     seed.taps = [tap(torch.randn(5, 4), torch.zeros(5, 4))]

@@ -442,7 +442,7 @@ def test_an_encoder_with_padding_can_grow_and_is_as_before_after_a_cull(layer: s
     with torch.no_grad():
         before = model(*padded())
     manager = SeedManager(model, SeedConfig())
-    manager.apply(germinate(layer, "mlp"), NOW)
+    manager.apply(germinate(layer, "squeeze_excite"), NOW)
     manager.tick()
     stir(model.seeds)
     with torch.no_grad():

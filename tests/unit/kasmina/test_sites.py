@@ -231,7 +231,7 @@ def test_observing_leaves_no_trace(name: str) -> None:
     """Row 27: modes, buffers, gradients, hooks and generators are as they were, seeds' included."""
     model, manager = growable(name, dropout=0.5)
     for index, layer in enumerate(model.sites):
-        manager.apply(germinate(layer, "no_op" if index else "low_rank"), Clock(0, 0))
+        manager.apply(germinate(layer, "no_op" if index else "norm"), Clock(0, 0))
     stir(model.seeds)
     model.train()
     frozen = next(iter(model.host.children()))
@@ -247,7 +247,6 @@ def test_observing_leaves_no_trace(name: str) -> None:
     assert [len(m._forward_hooks) for m in model.modules()] == hooks
     assert all(p.grad is None for p in model.parameters())
     assert torch.backends.mha.get_fastpath_enabled()
-    # and it sees the layers as they are without seeds
     assert {layer: (s.layout, s.in_shape, s.out_shape) for layer, s in model.sites.items()} == sites
 
 
