@@ -21,7 +21,10 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class StageMove:
-    """One move of one seed, with the verdicts of the gates it passed (or failed, where `new` is `old`)."""
+    """One move of one seed, with the verdicts of the gates it passed.
+
+    `new` is `old` where a gate was closed, and, with no verdict, where a blend was turned back.
+    """
 
     record: SeedRecord
     old: SeedStage

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from esper.core.runtime import seeded_rng
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
@@ -48,25 +48,32 @@ def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
     wanted = (TRIAL_SAMPLES, *out_shape)
     x = torch.zeros((TRIAL_SAMPLES, *in_shape), device=reference.device, dtype=reference.dtype)
     h = torch.zeros(wanted, device=reference.device, dtype=reference.dtype)
-    was_training, buffers = seed.training, [(buffer, buffer.clone()) for buffer in seed.buffers()]
     try:
-        with torch.no_grad(), seeded_rng(seed.rng_seed, reference.device):
-            outputs = [seed.train(training).delta(x, h) for training in (False, True)]
-            finite = all(bool(torch.isfinite(out).all()) for out in outputs)
+        outputs = _trial(seed, x, h)
+        finite = all(bool(torch.isfinite(out).all()) for out in outputs)
     except Exception as error:  # noqa: BLE001 - a blueprint may be the user's own code
         return Verdict(Gate.INTERFACE, False, f"its module fails on shape {in_shape}: {error}")
+    got = next((tuple(out.shape) for out in outputs if out.shape != wanted), wanted)
+    return Verdict(Gate.INTERFACE, got == wanted and finite, _shape_reason(got, wanted, finite))
+
+
+def _shape_reason(got: tuple[int, ...], wanted: tuple[int, ...], finite: bool) -> str:
+    if got[:1] != wanted[:1]:
+        return f"of {TRIAL_SAMPLES} samples its output, of shape {got}, holds another number"
+    if got != wanted:
+        return f"output shape {got[1:]} is not the layer's {wanted[1:]}"
+    return f"output shape {got[1:]}" + ("" if finite else ", with values that are NaN or infinite")
+
+
+def _trial(seed: Seed, x: Tensor, h: Tensor) -> list[Tensor]:
+    was_training, buffers = seed.training, [(buffer, buffer.clone()) for buffer in seed.buffers()]
+    try:
+        with torch.no_grad(), seeded_rng(seed.rng_seed, x.device):
+            return [seed.train(training).delta(x, h) for training in (False, True)]
     finally:
         seed.train(was_training)
         for buffer, before in buffers:
             buffer.copy_(before)
-    got = next((tuple(out.shape) for out in outputs if out.shape != wanted), wanted)
-    reason = f"output shape {got[1:]}"
-    if got != wanted:
-        kept = "" if got[:1] == wanted[:1] else f" and {got[0] if got else 0} samples of {TRIAL_SAMPLES}"
-        reason += f" is not the layer's {out_shape}{kept}"
-    elif not finite:
-        reason += ", with values that are NaN or infinite"
-    return Verdict(Gate.INTERFACE, got == wanted and finite, reason)
 
 
 def gradient(seed: Seed) -> Verdict:

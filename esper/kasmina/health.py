@@ -32,7 +32,7 @@ ROLLING = ("activation_variance", "dead_ratio", "gradient_norm", "latency_ms", "
 
 
 class HealthMonitor:
-    """Takes a `HealthSignal` of every living seed and of every site with free slots.
+    """Takes a `HealthSignal` of every living seed and of every site with a dormant slot.
 
     `window` is how many signals the rolling means run over.
     """
@@ -181,13 +181,27 @@ def _gradients(loss: Tensor, visits: Mapping[str, _Visit]) -> None:
 
 def _activation_stats(h: Tensor, layout: str) -> tuple[float, float]:
     """Variance of the values and the share of units that do not vary over the batch."""
-    units = h.flatten(0, -2).T if layout == "features" else h.transpose(0, 1).flatten(1)
-    # an odd stride does not fall on the same column of every image
-    units = units[:, :: min(units.numel() // SAMPLE_VALUES, units.shape[1] // MIN_VALUES) | 1].float()
-    if units.shape[1] < 2:
-        return units.var(correction=0).item(), 0.0
-    dead = (units.var(dim=1, correction=0) < DEAD_VARIANCE).float().mean()
-    return units.var(correction=0).item(), dead.item()
+    values = _sampled(h, layout).float()
+    variance = values.var(correction=0).item()
+    if len(values) < 2:
+        return variance, 0.0
+    return variance, (values.var(dim=0, correction=0) < DEAD_VARIANCE).float().mean().item()
+
+
+def _sampled(h: Tensor, layout: str) -> Tensor:
+    """Some values of every unit, (values, units); only what is sampled is copied."""
+    if layout == "features":
+        rows = h.flatten(0, -2)
+        return rows[:: _stride(*rows.shape)]
+    images = h.flatten(2)
+    batch, units, places = images.shape
+    at = torch.arange(0, batch * places, _stride(batch * places, units), device=h.device)
+    return images[at // places, :, at % places]
+
+
+def _stride(values: int, units: int) -> int:
+    # odd, so that it does not fall on the same column of every image
+    return min(values * units // SAMPLE_VALUES, values // MIN_VALUES) | 1
 
 
 def _seed_stats(seed: Seed, x: Tensor, h: Tensor, layout: str) -> tuple[float, float, float]:

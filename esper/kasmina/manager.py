@@ -17,9 +17,12 @@ from esper.kasmina.isolation import guard_gradients, learn
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
-from esper.leyline import AdaptationCommand, CommandKind, SeedStage
+from esper.leyline import GATES, AdaptationCommand, CommandKind, Gate, SeedStage
 
 S = SeedStage
+
+# The gates that ask for nothing but the seed itself.
+_JUDGES = {Gate.SANITY: gates.sanity, Gate.GRADIENT: gates.gradient, Gate.STABILITY: gates.stability}
 
 
 class SeedManager:
@@ -109,12 +112,12 @@ class SeedManager:
         self._remove(record, reason, clock, change)
 
     def _remove(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
-        seed, blend = self.model.seed_module(record), self.blends.pop(record.key, None)
+        seed, blends = self.model.seed_module(record), dict(self.blends)
+        self.blends.pop(record.key, None)
 
         def undo() -> None:
             self.model.replant(record, seed)
-            if blend is not None:
-                self.blends[record.key] = blend
+            self.blends = blends
 
         self._move(record, S.CULLED, reason, clock, change)
         change.undo_steps.append(undo)
@@ -166,11 +169,7 @@ class SeedManager:
             if target is S.CULLED:
                 self._remove(record, record.reason, clock, change)
                 return
-            verdicts = [gates.sanity(seed)]
-            if record.stage is S.TRAINING:
-                verdicts.append(gates.gradient(seed))
-            if record.stage in (S.TRAINING, S.BLENDING):
-                verdicts.append(gates.stability(seed))
+            verdicts = [_JUDGES[gate](seed) for gate in GATES[record.stage, target]]
             if not all(v.passed for v in verdicts):
                 self._hold(record, verdicts, change)
                 return
@@ -214,8 +213,9 @@ class SeedManager:
             change.joined.append((record.key, seed))
             change.undo_steps.append(lambda: self._unjoin(record, seed))
         if target is S.PROBATIONARY:
-            blend = self.blends.pop(record.key)
-            change.undo_steps.append(lambda: self.blends.update({record.key: blend}))
+            blends = dict(self.blends)
+            change.undo_steps.append(lambda: setattr(self, "blends", blends))
+            self.blends.pop(record.key)
         self._move(record, target, reason, clock, change, verdicts)
 
     def _unjoin(self, record: SeedRecord, seed: Seed) -> None:

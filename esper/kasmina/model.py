@@ -38,6 +38,9 @@ class MorphableModel(nn.Module):
     While all slots are dormant a forward is the host's own forward: no wrapper, no hook. A seed that is
     alive is a module in `seeds`, reached by a forward hook on its layer; the host's tree and the names of
     its parameters never change. Make one with `esper.wrap`.
+
+    A hook inside an `nn.TransformerEncoderLayer` closes torch's fused path, which is for inference without
+    gradients and rounds otherwise: there alone, germination may show in the last bits.
     """
 
     def __init__(self, host: nn.Module, layers: Sequence[str], seeds_per_layer: int, *, rng_seed: int = 0):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -54,6 +56,29 @@ def test_interface_leaves_modes_buffers_and_generators() -> None:
     assert seed.training and torch.equal(before, seed.body[0].running_mean)
     assert seed.body[0].num_batches_tracked == 0
     assert torch.equal(generator, torch.get_rng_state())
+
+
+class InTraining(nn.Module):
+    def __init__(self, do: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.do = do
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.do(x) if self.training else x
+
+
+@pytest.mark.parametrize(
+    ("do", "problem"),
+    [
+        (lambda x: x[:1], r"of \d samples its output, of shape \(1, 4\), holds another number"),
+        (lambda x: x[:, :1], r"output shape \(1,\) is not the layer's \(4,\)"),
+        (lambda x: x / x, "with values that are NaN or infinite"),
+        (lambda x: x.view(7), r"its module fails on shape \(4,\)"),
+    ],
+)
+def test_interface_tries_training_mode_too(do: Callable[[Tensor], Tensor], problem: str) -> None:
+    verdict = gates.interface(make(InTraining(do)), (4,), (4,))
+    assert not verdict.passed and re.search(problem, verdict.reason)
 
 
 def test_interface_works_in_the_seed_s_own_precision() -> None:

@@ -426,7 +426,7 @@ def everything(model: MorphableModel, manager: SeedManager) -> tuple[Any, ...]:
         [sorted(m._forward_hooks.keys()) != [] for m in model.modules()],
     ]
     flags = [(seed.joined, seed.isolated) for seed in model.seeds.values() if isinstance(seed, Seed)]
-    return json.dumps(facts), flags, bits(model), model(batch("mlp"))
+    return json.dumps(facts, sort_keys=True), flags, bits(model), model(batch("mlp"))
 
 
 @pytest.mark.parametrize(
@@ -689,7 +689,7 @@ class Lives(RuleBasedStateMachine):
                 self.last[move.record.key] = S.EMBARGOED
 
     def tell(self, command: Any, fails: bool) -> None:
-        before, topology = self.outputs(), json.dumps([self.model.topology(), self.manager.state_dict()])
+        before, topology = self.outputs(), self.facts()
         try:
             change = self.manager.apply(command, self.clock)
         except GrowthError:
@@ -699,8 +699,11 @@ class Lives(RuleBasedStateMachine):
             return
         if change is not None:
             change.undo()
-        assert json.dumps([self.model.topology(), self.manager.state_dict()]) == topology
+        assert self.facts() == topology
         assert torch.equal(before, self.outputs())
+
+    def facts(self) -> str:
+        return json.dumps([self.model.topology(), self.manager.state_dict()], sort_keys=True)
 
     def outputs(self) -> Tensor:
         mode = self.model.training
@@ -737,9 +740,9 @@ class Lives(RuleBasedStateMachine):
     def end_epoch(self, fails: bool) -> None:
         self.epoch += 1
         if fails:
-            before = json.dumps([self.model.topology(), self.manager.state_dict()])
+            before = self.facts()
             self.manager.advance(self.clock).undo()
-            assert json.dumps([self.model.topology(), self.manager.state_dict()]) == before
+            assert self.facts() == before
         else:
             self.follow(self.manager.advance(self.clock))
 

@@ -349,6 +349,37 @@ def test_a_blueprint_that_raises_does_not_end_the_run(error: type[Exception], wh
     assert desk.decide(plant(2)) == [None]
 
 
+class Odd(nn.Module):
+    """A blueprint's module that does `act` with its input."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(12))
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x * self.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "act", "said"),
+    [
+        ("nan", lambda x: x * torch.nan, "NaN or infinite"),
+        ("first", lambda x: x[:1], "of 3 samples"),  # broadcasting would hide it
+        ("narrow", lambda x: x[:, :5], "(5,) is not the layer's (12,)"),
+        ("single", lambda x: x.view(12), "fails on shape"),
+    ],
+)
+def test_a_blueprint_whose_module_would_spoil_the_host_is_refused(
+    name: str, act: Callable[[Tensor], Tensor], said: str
+) -> None:
+    """K3: alpha 0 times NaN is NaN, so it must not even be born."""
+    desk = make_desk()
+    assert desk.decide(plant(1, blueprint=register(f"odd_{name}", lambda: Odd(act)))) == [Refusal.GATE]
+    assert said in desk.refusals()[0]["detail"]
+    assert list(desk.grown.model.seeds) == []
+
+
 class Stubborn(torch.optim.SGD):
     """An optimiser that takes no further groups while it is told not to."""
 

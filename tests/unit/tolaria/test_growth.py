@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, tell
+from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints import registry
@@ -159,6 +159,61 @@ def test_the_last_health_goes_into_a_checkpoint_and_back(tmp_path: Path) -> None
     assert other.growth is not None
     other.growth.load_state_dict(json.loads(json.dumps(run.growth.state_dict())))
     assert other.growth.health == run.growth.health != {}
+
+
+def test_the_end_of_an_epoch_leaves_no_trace_in_the_model(tmp_path: Path) -> None:
+    """Health, impact and FLOPs: no generator, buffer, gradient or mode is touched."""
+    run = make_run(
+        tmp_path,
+        tamiyo=Plan({1: [germinate()]}),
+        morphogenetic__seed__probation_epochs=0,
+        **GROWING | {"model__model_params": {"widths": [4, 8]}},
+    )
+    run.train()
+    assert run.growth is not None
+    model = run.model.train()
+    x, y = next(iter(run.train_batches.batches(1)))
+    nn.functional.cross_entropy(model(x), y).backward()
+    before, grads = weights(model), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    impacts = len(notes_of(run).named("seed_impact"))
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    run.account.topology_changed()
+    run.account.forwards(1)
+    run.growth.end_of_epoch(run.progress, 1.0)
+    assert len(notes_of(run).named("seed_impact")) == impacts + 1
+    assert torch.equal(torch.rand(3), expected)
+    assert same(weights(model), before)
+    assert all(map(torch.equal, (p.grad for p in model.parameters() if p.grad is not None), grads))
+    assert all(module.training for module in model.modules())
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+
+
+def test_a_policy_and_a_blueprint_with_bugs_cost_growth_and_nothing_else(tmp_path: Path) -> None:
+    """B3: every round of decisions fails, and the run is the run without growth."""
+
+    class Buggy(Plan):
+        def decide(self, packet: Any) -> list[Any]:
+            if packet.epoch % 2:
+                raise IndexError("a bug in a policy")
+            return [germinate(blueprint="buggy", number=packet.epoch)]
+
+    def make(shape: Any) -> nn.Module:
+        raise IndexError("a bug in a blueprint")
+
+    before = dict(registry._REGISTRY)
+    try:
+        registry.register_blueprint("buggy")(make)
+        run = trained(tmp_path, Buggy(), morphogenetic__blueprints=["buggy", "conv_light"])
+    finally:
+        registry._REGISTRY.clear()
+        registry._REGISTRY.update(before)
+    plain = trained(tmp_path, Plan())
+    assert len(notes_of(run).named("tolaria.tamiyo_error")) == 2
+    assert len(notes_of(run).named("adaptation_refused")) == 2
+    assert notes_of(run).comparable() == notes_of(plain).comparable()
 
 
 class Scale(nn.Module):
