@@ -134,9 +134,7 @@ def _quality(axes: Axes, records: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(frameon=False, loc="best", labelcolor=_INK)
 
 
-def _params(
-    axes: Axes, records: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]
-) -> None:
+def _params(axes: Axes, records: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> None:
     """Draw the parameters where they changed, and up to the last epoch."""
     points = [(_place(step, records), count) for step, count in sizes]
     points += [(record["epoch"], record["params"]) for record in records if _known(record, "params")]
