@@ -40,6 +40,12 @@ class OptimizerManager:
         self.warmup_steps = warmup_steps
         self.main = factory([{"params": _trainable(model.host), "name": "host", "base_lr": lr}])
         self.isolated: dict[str, torch.optim.Optimizer] = {}
+        # a model may come with seeds: loaded kernels, or a grown model that trains on
+        for record in model.living():
+            seed = model.seed_module(record)
+            self._isolate(record.key, seed)
+            if record.joined:
+                self._join(record.key, seed, step=-warmup_steps)
 
     # -- what is optimised -----------------------------------------------------------------------
 

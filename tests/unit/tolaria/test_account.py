@@ -56,22 +56,21 @@ def test_a_run_without_growth_costs_steps_times_flops(tmp_path: Path) -> None:
     assert run.progress.param_steps == 18 * run.model.total_params()
 
 
-def test_growth_is_charged_from_the_step_it_begins_at(tmp_path: Path) -> None:
+def test_growth_is_charged_for_as_long_as_it_is_there(tmp_path: Path) -> None:
+    options = {"morphogenetic__seed__blend_steps": 0, "morphogenetic__max_params_ratio": 9.0}
     plan = Plan({1: [germinate()], 2: [tell(CommandKind.CULL, number=2)]})
-    run = make_run(
-        tmp_path,
-        tamiyo=plan,
-        morphogenetic__seed__blend_steps=0,
-        morphogenetic__max_params_ratio=9.0,
-    )
+    run = make_run(tmp_path, tamiyo=plan, **options)
     host, small = run.model.total_params(), by_hand(run)
     run.train()
-    grown = plan.packets[1].params_now
-    assert grown > host
+    other = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), optimization__max_epochs=1, **options)
+    other.train()
+    grown, large = other.model.total_params(), by_hand(other)
+    assert large > small
     assert run.progress.param_steps == 6 * (host + grown + host)
-    trained = 32 * 6 * small[1]
-    health = 3 * 16 * small[0]
-    assert run.progress.train_flops > 3 * trained + health  # the seed, while it was there
+    trained = 6 * 32 * (small[1] + large[1] + small[1])
+    health = 16 * (small[0] + large[0] + small[0])
+    impact = 2 * 64 * large[0]  # with it and without
+    assert run.progress.train_flops == pytest.approx(trained + health + impact)
 
 
 def test_an_isolated_seed_costs_its_own_forward_and_backward(tmp_path: Path) -> None:

@@ -182,6 +182,31 @@ def test_where_the_optimiser_fails_both_are_as_they_were() -> None:
     check_that_optimised_is_trainable(grown)
 
 
+class Picky(torch.optim.SGD):
+    """An optimiser that has room for so many groups."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if len(self.param_groups) == 2:
+            raise ArithmeticError("no room")
+        super().add_param_group(param_group)
+
+
+def test_where_the_second_of_two_seeds_fails_the_first_is_undone_too() -> None:
+    grown = make_host(factory=lambda groups: Picky(groups, lr=0.1, momentum=0.9), isolation_steps=2)
+    keys = [plant(grown, "a", number=1), plant(grown, "b", number=2)]
+    grown.train_step()
+    alone = dict(grown.optimizers.isolated)
+    change = grown.seeds.advance(Clock(5, 1))
+    assert len(change.joined) == 2
+    with pytest.raises(ArithmeticError):
+        grown.optimizers.apply(change, 5)
+    change.undo()
+    assert names(grown.optimizers.main) == ["host"]
+    assert grown.optimizers.isolated == alone == {key: alone[key] for key in keys}
+    assert all(r.stage is SeedStage.TRAINING for r in grown.model.living())
+    check_that_optimised_is_trainable(grown)
+
+
 def test_a_move_into_probation_that_is_undone_blends_on() -> None:
     grown = make_host(isolation_steps=0, blend_steps=1)
     plant(grown, "a")

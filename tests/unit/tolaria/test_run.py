@@ -52,6 +52,14 @@ LIVES: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
         {"optimization__accumulation_steps": 4, "optimization__gradient_clip_norm": 0.5},
     ),
     "fp16": ({1: [germinate()]}, {"mixed_precision": "fp16"}),
+    "dropout": (
+        {1: [germinate("body.fc1", "mlp")]},
+        {
+            "model__architecture": "mlp",
+            "model__model_params": {"hidden": [16], "dropout": 0.3},
+            "model__target_layers": ["body.fc1"],
+        },
+    ),
     "sgd": ({2: [germinate("block2")]}, {"optimization__optimizer": "sgd"}),
     "inside": (
         {0: [germinate()]},
@@ -77,6 +85,7 @@ def alike(resumed: Run, whole: Run) -> bool:
         and same(weights(resumed.model), weights(whole.model))
         and comparable(resumed) == comparable(whole)
         and same(resumed.best.weights, whole.best.weights)
+        and resumed.precision.state_dict() == whole.precision.state_dict()
     )
 
 
@@ -149,6 +158,19 @@ def test_a_run_stopped_over_and_over_ends_as_if_never_stopped(tmp_path: Path) ->
             restored(run, before)
         run.train()
     assert alike(run, whole)
+
+
+def test_a_run_stopped_after_its_very_last_step_is_still_closed_and_saved(tmp_path: Path) -> None:
+    """T10: the last epoch is always saved."""
+    wishes = Wishes()
+    stopped = life(tmp_path, "no growth", notes=StopsAt(wishes, 24), wishes=wishes)
+    stopped.train()
+    assert stopped.progress.epoch == 3
+    assert list(checkpoints(stopped))[-1] == "epoch-0003-batch-000006"
+    resumed = restored(life(tmp_path, "no growth"), path_of(tmp_path, "epoch-0003-batch-000006"))
+    resumed.train()
+    assert list(checkpoints(resumed)) == ["epoch-0004"]
+    assert len(notes_of(resumed).epochs) == 1
 
 
 def test_a_heuristic_run_is_taken_up_with_its_memory(tmp_path: Path) -> None:
