@@ -1,0 +1,95 @@
+"""Lives of small runs, stopped and taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
+
+from esper.leyline import CommandKind
+from esper.tolaria.run import Run
+from esper.tolaria.signals import Wishes
+
+LONG = {
+    "optimization__max_epochs": 4,
+    "checkpoint__save_checkpoints": True,
+    "checkpoint__checkpoint_frequency": 1,
+    "checkpoint__max_checkpoints": 99,
+    "morphogenetic__max_params_ratio": 99.0,
+    "optimization__scheduler_params": {"warmup_steps": 4},
+}
+LIVES: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
+    "no growth": ({}, {}),
+    # a blend of nine steps is under way at the end of epoch 2, and of every epoch's middle
+    "blend": ({1: [germinate()]}, {"morphogenetic__seed__blend_steps": 9}),
+    "isolation": ({1: [germinate()]}, {"morphogenetic__seed__isolation_steps": 9}),
+    "gated": ({1: [germinate()]}, {"morphogenetic__seed__blend_mode": "gated"}),
+    "reversed": (
+        {1: [germinate()], 2: [tell(CommandKind.CULL, number=2)], 3: [germinate("block2", number=3)]},
+        {"morphogenetic__seed__blend_steps": 15, "morphogenetic__seed__embargo_epochs": 1},
+    ),
+    "accumulation": (
+        {1: [germinate()]},
+        {"optimization__accumulation_steps": 4, "optimization__gradient_clip_norm": 0.5},
+    ),
+    "fp16": ({1: [germinate()]}, {"mixed_precision": "fp16"}),
+    "dropout": (
+        {1: [germinate("body.fc1", "mlp")]},
+        {
+            "model__architecture": "mlp",
+            "model__model_params": {"hidden": [16], "dropout": 0.3},
+            "model__target_layers": ["body.fc1"],
+        },
+    ),
+    "sgd": ({2: [germinate("block2")]}, {"optimization__optimizer": "sgd"}),
+    "inside": (
+        {0: [germinate()]},
+        {"morphogenetic__decision_interval_steps": 4, "morphogenetic__health_signal_interval": 2},
+    ),
+}
+
+
+def life(run_dir: Path, name: str, *, notes: Notes | None = None, wishes: Wishes | None = None) -> Run:
+    commands, options = LIVES[name]
+    return make_run(run_dir, tamiyo=Plan(commands), notes=notes, wishes=wishes, **LONG | options)
+
+
+def path_of(run_dir: Path, name: str) -> Path:
+    return run_dir / "checkpoints" / name
+
+
+def alike(resumed: Run, whole: Run) -> bool:
+    """Whether a run that was taken up ended exactly as the one that was never stopped."""
+    epochs = notes_of(resumed).comparable()
+    return (
+        epochs == notes_of(whole).comparable()[-len(epochs) :]
+        and same(weights(resumed.model), weights(whole.model))
+        and comparable(resumed) == comparable(whole)
+        and same(resumed.best.weights, whole.best.weights)
+        and resumed.precision.state_dict() == whole.precision.state_dict()
+    )
+
+
+def comparable(run: Run) -> dict[str, Any]:
+    """Everything else that a run remembers, but for the time it took."""
+    _, state = run.state.capture()
+    for name in ("wall_s", "cpu_s"):
+        del state["run"]["progress"][name]
+    for name in ("growth", "health"):  # latencies
+        state.pop(name, None)
+    return state
+
+
+class StopsAt(Notes):
+    """A watcher that asks the run to stop after so many steps."""
+
+    def __init__(self, wishes: Wishes, steps: int) -> None:
+        super().__init__()
+        self.wishes = wishes
+        self.at = steps
+
+    def progress(self, step_in_epoch: int, loss: float | None) -> None:
+        super().progress(step_in_epoch, loss)
+        if len(self.places) == self.at:
+            self.wishes.stop("sigterm")

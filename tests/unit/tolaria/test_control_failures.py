@@ -1,0 +1,211 @@
+"""B3, T8, T15: nobody's failure is the run's, and what fails half-way is undone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from helpers.desk import Says, make_desk, plant
+from helpers.grown import make_host
+from torch import Tensor, nn
+
+from esper.errors import CheckpointError
+from esper.kasmina import Clock, Cost, SiteShape, register_blueprint
+from esper.kasmina.blueprints import registry
+from esper.leyline import Outcome, Refusal, SeedStage
+from esper.tolaria.optimizer import OptimizerManager
+
+
+@pytest.fixture(autouse=True)
+def same_blueprints_after() -> Iterator[None]:
+    before = dict(registry._REGISTRY)
+    yield
+    registry._REGISTRY.clear()
+    registry._REGISTRY.update(before)
+
+
+class Raises(Says):
+    """A user's policy with a bug in one of its methods."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def _bug(self, where: str) -> None:
+        if where == self.where:
+            raise KeyError("a bug of the user's")
+
+    def decide(self, packet: Any) -> Sequence[Any]:
+        self._bug("decide")
+        return super().decide(packet)
+
+    def report(self, outcome: Outcome) -> None:
+        self._bug("report")
+        super().report(outcome)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._bug("state_dict")
+        return super().state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self._bug("load_state_dict")
+        super().load_state_dict(state)
+
+
+@pytest.mark.parametrize("where", ["decide", "report"])
+def test_a_policy_that_raises_does_not_end_the_run(where: str) -> None:
+    """B3."""
+    desk = make_desk(policy=Raises(where))
+    desk.decide(plant(1))
+    (event,) = desk.notes.named("tolaria.tamiyo_error")
+    assert "a bug of the user's" in event.data["reason"]
+    assert event.level == "error"
+    desk.policy.where = ""  # type: ignore[attr-defined]
+    assert desk.decide(plant(2, slot=1)) == [None]
+
+
+@pytest.mark.parametrize("answer", [[None], ["germinate"], [plant(1), 5]])
+def test_a_policy_that_gives_no_commands_is_told_so(answer: list[Any]) -> None:
+    desk = make_desk()
+    assert desk.decide(*answer) == []
+    assert "expected AdaptationCommand" in desk.notes.named("tolaria.tamiyo_error")[0].data["reason"]
+
+
+@pytest.mark.parametrize("where", ["state_dict", "load_state_dict"])
+def test_a_policy_without_its_memory_is_a_checkpoint_error(where: str) -> None:
+    desk = make_desk()
+    state = desk.loop.state_dict()
+    desk.loop.tamiyo = Raises(where)
+    with pytest.raises(CheckpointError, match="a bug of the user's"):
+        desk.loop.state_dict() if where == "state_dict" else desk.loop.load_state_dict(state)
+
+
+class Fragile(nn.Module):
+    """A blueprint's module that raises whatever it is told to, in its forward."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(12))
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error("a blueprint of the user's")
+
+
+def fits(shape: SiteShape) -> None:
+    return None
+
+
+def register(name: str, make: Callable[[], nn.Module]) -> str:
+    register_blueprint(name, fits=fits, count=lambda shape: Cost(12, 12))(lambda shape: make())
+    return name
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, KeyError, AssertionError, AttributeError])
+@pytest.mark.parametrize("where", ["make", "forward"])
+def test_a_blueprint_that_raises_does_not_end_the_run(error: type[Exception], where: str) -> None:
+    def make() -> nn.Module:
+        if where == "make":
+            raise error("a blueprint of the user's")
+        return Fragile(error)
+
+    desk = make_desk()
+    before = copy.deepcopy(desk.grown.model.topology())
+    name = register(f"fragile_{where}_{error.__name__}", make)
+    (refusal,) = desk.decide(plant(1, blueprint=name))
+    assert refusal in (Refusal.GATE, Refusal.INVALID)
+    assert "a blueprint of the user's" in desk.refusals()[0]["detail"]
+    assert "a blueprint of the user's" in desk.notes.named("tolaria.kasmina_error")[0].data["reason"]
+    assert desk.grown.model.topology() == before
+    assert list(desk.grown.model.seeds) == []
+    assert not desk.grown.model.host.get_submodule("a")._forward_hooks
+    assert desk.decide(plant(2)) == [None]
+
+
+class Odd(nn.Module):
+    """A blueprint's module that does `act` with its input."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(12))
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x * self.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "act", "said"),
+    [
+        ("nan", lambda x: x * torch.nan, "NaN or infinite"),
+        ("first", lambda x: x[:1], "of 3 samples"),  # broadcasting would hide it
+        ("narrow", lambda x: x[:, :5], "(5,) is not the layer's (12,)"),
+        ("single", lambda x: x.view(12), "fails on shape"),
+    ],
+)
+def test_a_blueprint_whose_module_would_spoil_the_host_is_refused(
+    name: str, act: Callable[[Tensor], Tensor], said: str
+) -> None:
+    """K3: alpha 0 times NaN is NaN, so it must not even be born."""
+    desk = make_desk()
+    assert desk.decide(plant(1, blueprint=register(f"odd_{name}", lambda: Odd(act)))) == [Refusal.GATE]
+    assert said in desk.refusals()[0]["detail"]
+    assert list(desk.grown.model.seeds) == []
+
+
+class Stubborn(torch.optim.SGD):
+    """An optimiser that takes no further groups while it is told not to."""
+
+    stubborn = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if self.stubborn:
+            raise ArithmeticError("no more groups")
+        super().add_param_group(param_group)
+
+
+def stubborn(manager: OptimizerManager, yes: bool) -> None:
+    assert isinstance(manager.main, Stubborn)
+    manager.main.stubborn = yes
+
+
+def test_an_optimiser_that_raises_undoes_the_seed_and_the_command() -> None:
+    """T8."""
+    desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
+    stubborn(desk.grown.optimizers, True)
+    before = copy.deepcopy(desk.grown.model.topology())
+    assert desk.decide(plant(1)) == [Refusal.INVALID]
+    assert "ArithmeticError: no more groups" in desk.refusals()[0]["detail"]
+    assert desk.grown.model.topology() == before
+    assert desk.structural == []
+    assert desk.notes.named("seed_stage") == []  # nothing happened, so nothing is told
+    stubborn(desk.grown.optimizers, False)
+    assert desk.decide(plant(1)) == [None]
+
+
+def test_an_optimiser_that_raises_when_a_seed_joins_leaves_it_where_it_was() -> None:
+    desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1), isolation_steps=2))
+    desk.decide(plant(1), step=0)
+    stubborn(desk.grown.optimizers, True)
+    desk.loop.advance(Clock(5, 1))
+    record = desk.grown.model.record("a", 0)
+    assert record.stage is SeedStage.TRAINING
+    assert list(desk.grown.optimizers.isolated) == [record.key]
+    assert len(desk.notes.named("tolaria.kasmina_error")) == 1
+    stubborn(desk.grown.optimizers, False)
+    desk.loop.advance(Clock(5, 1))
+    assert record.stage is SeedStage.BLENDING
+    assert desk.grown.optimizers.isolated == {}
+
+
+def test_over_its_budget_is_an_event_and_no_more() -> None:
+    """T15."""
+    desk = make_desk()
+    desk.loop.hook_budget_ms = 0.0
+    assert desk.decide(plant(1)) == [None]
+    (event,) = desk.notes.named("tolaria.hook_budget_exceeded")
+    assert (event.data["hook"], event.data["budget_ms"], event.level) == ("decision", 0.0, "warning")
+    assert event.data["elapsed_ms"] > 0

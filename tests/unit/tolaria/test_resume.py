@@ -1,0 +1,109 @@
+"""T10, T11, S2: runs that are stopped anywhere and taken up again end as if never stopped, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.lives import LIVES, LONG, StopsAt, alike, life, path_of
+from helpers.runs import Plan, checkpoints, make_run, notes_of, restored
+
+from esper.tamiyo import HeuristicPolicy
+from esper.tolaria.signals import Wishes
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_a_run_taken_up_from_any_epoch_ends_as_if_never_stopped(tmp_path: Path, name: str) -> None:
+    """S2: the same epochs, weights, best model and memory, bit for bit."""
+    whole = life(tmp_path / "whole", name)
+    whole.train()
+    saved = list(checkpoints(whole))
+    assert len(saved) == 4
+    for epoch in (1, 2, 3):
+        resumed = restored(life(tmp_path / str(epoch), name), path_of(tmp_path / "whole", saved[epoch - 1]))
+        assert resumed.progress.epoch == epoch
+        resumed.train()
+        assert alike(resumed, whole), epoch
+
+
+@pytest.mark.parametrize("name", ["blend", "isolation", "accumulation", "inside"])
+def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path, name: str) -> None:
+    """T11, pains 3, 5: within one batch; no epoch is repeated or skipped."""
+    whole = life(tmp_path / "whole", name)
+    whole.train()
+    per_epoch = whole.steps_per_epoch
+    for at in range(per_epoch, 2 * per_epoch + 1):  # the epoch the seed arrives in, both its borders included
+        folder, wishes = tmp_path / str(at), Wishes()
+        stopped = life(folder, name, notes=StopsAt(wishes, at), wishes=wishes)
+        stopped.config.checkpoint.checkpoint_frequency = 100  # so that the stop's own one is the only one
+        stopped.train()
+        assert (stopped.progress.stopped_by, stopped.progress.step) == ("sigterm", at)
+        last = list(checkpoints(stopped))[-1]
+        resumed = restored(life(folder, name), path_of(folder, last))
+        resumed.train()
+        assert resumed.progress.stopped_by == "max_epochs"
+        assert alike(resumed, whole), at
+
+
+def test_a_run_stopped_over_and_over_ends_as_if_never_stopped(tmp_path: Path) -> None:
+    whole = life(tmp_path / "whole", "blend")
+    whole.train()
+    run, folder = None, tmp_path / "stopped"
+    while run is None or run.progress.stopped_by == "sigterm":
+        wishes = Wishes()
+        before = None if run is None else path_of(folder, list(checkpoints(run))[-1])
+        run = life(folder, "blend", notes=StopsAt(wishes, 4), wishes=wishes)
+        if before is not None:
+            restored(run, before)
+        run.train()
+    assert alike(run, whole)
+
+
+def test_a_run_stopped_after_its_very_last_step_is_still_closed_and_saved(tmp_path: Path) -> None:
+    """T10: the last epoch is always saved."""
+    wishes = Wishes()
+    stopped = life(tmp_path, "no growth", notes=StopsAt(wishes, 24), wishes=wishes)
+    stopped.train()
+    assert stopped.progress.epoch == 3
+    assert list(checkpoints(stopped))[-1] == "epoch-0003-batch-000006"
+    resumed = restored(life(tmp_path, "no growth"), path_of(tmp_path, "epoch-0003-batch-000006"))
+    resumed.train()
+    assert list(checkpoints(resumed)) == ["epoch-0004"]
+    assert len(notes_of(resumed).epochs) == 1
+
+
+def test_a_heuristic_run_is_taken_up_with_its_memory(tmp_path: Path) -> None:
+    options = LONG | {"optimization__max_epochs": 8}
+    whole = make_run(tmp_path / "whole", tamiyo=HeuristicPolicy(), **options)
+    whole.train()
+    assert whole.growth is not None
+    assert whole.growth.control.counts["applied"] > 0
+    for epoch in (1, 3, 5):
+        run = make_run(tmp_path / str(epoch), tamiyo=HeuristicPolicy(), **options)
+        restored(run, path_of(tmp_path / "whole", f"epoch-{epoch:04d}")).train()
+        assert alike(run, whole), epoch
+
+
+def test_a_finished_run_taken_up_does_nothing_more(tmp_path: Path) -> None:
+    whole = life(tmp_path, "blend")
+    whole.train()
+    again = restored(life(tmp_path / "again", "blend"), path_of(tmp_path, "epoch-0004"))
+    again.train()
+    assert (again.progress.step, again.progress.stopped_by) == (whole.progress.step, "max_epochs")
+    assert notes_of(again).epochs == []
+    assert not (tmp_path / "again" / "checkpoints").exists()
+
+
+def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path) -> None:
+    """Pains 16: explicit extension."""
+    life(tmp_path, "no growth").train()
+    run = make_run(tmp_path / "more", tamiyo=Plan(), **LONG | {"optimization__max_epochs": 7})
+    restored(run, path_of(tmp_path, "epoch-0004")).train()
+    assert (run.progress.epoch, run.progress.stopped_by) == (7, "max_epochs")
+
+
+def test_steps_recorded_before_a_stop_are_not_lost(tmp_path: Path) -> None:
+    wishes = Wishes()
+    run = make_run(tmp_path, notes=StopsAt(wishes, 8), wishes=wishes, logging__step_interval=1, **LONG)
+    run.train()
+    assert [line["step"] for line in notes_of(run).steps] == list(range(1, 9))
