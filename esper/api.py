@@ -41,6 +41,8 @@ class TolariaTrainer:
         group: str | None = None,
         name: str | None = None,
     ) -> None:
+        if config.mode == "test" and config.checkpoint.resume_from_checkpoint is not None:
+            config = _as_trained(config, config.checkpoint.resume_from_checkpoint)
         problems = build.check_run(config, model=model)
         if problems:
             raise ConfigError(problems)
@@ -51,8 +53,13 @@ class TolariaTrainer:
     def run_training(self) -> dict[str, Any]:
         """Train, test, write the run folder; returns what `summary.json` holds.
 
-        Raises `RuntimeError` for a second run.
+        With `mode` "test" it is `run_test`. Raises `RuntimeError` for a second run, and `ConfigError` where
+        the configuration says that nothing is to be run.
         """
+        if self.config.mode == "test":
+            return self.run_test()
+        if self.config.dry_run or self.config.validate_only:
+            raise ConfigError("dry_run or validate_only is set: call dry_run(), or nothing after the check")
         if self.job.run is not None:
             raise RuntimeError("this trainer has run before; make a new one for another run")
         with self.job:
@@ -179,6 +186,31 @@ def run_job(
     with on_signals(trainer.stop):
         summary = actions[config.mode]()
     return exit_code(summary["stopped_by"])
+
+
+def _as_trained(config: TolariaConfig, wanted: str) -> TolariaConfig:
+    """What a checkpoint is evaluated with: model, data, splits and loss as it was trained.
+
+    Other splits would test it on what it has learnt from. Device, records, threads and where the data lies
+    are those of `config`.
+    """
+    checkpoint = load_checkpoint(find_checkpoint(Path(wanted)).path)
+    saved = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"], config.allowed_targets)
+    same = saved.dataset.name == config.dataset.name
+    root = config.dataset.data_root if same else saved.dataset.data_root
+    return replace(
+        saved,
+        mode="test",
+        device=config.device,
+        dataset=replace(saved.dataset, data_root=root),
+        checkpoint=config.checkpoint,
+        logging=config.logging,
+        trainer=config.trainer,
+        run_dir=config.run_dir,
+        dry_run=False,
+        validate_only=False,
+        profile_training=False,
+    )
 
 
 def _fresh_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from esper.config import LoggingConfig, TolariaConfig
 from esper.core.atomic import remove_stale
 from esper.core.runtime import resolve_device, seed_everything, set_deterministic, set_threads
 from esper.data import DataBundle
+from esper.errors import ConfigError
 from esper.kasmina import MorphableModel, wrap
 from esper.leyline import EventName, Level
 from esper.records import (
@@ -36,6 +38,7 @@ from esper.records import (
     summarise_metrics,
     write_summary,
 )
+from esper.records.lines import METRICS_FILE
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.parts import Parts
 from esper.tolaria.run import Run
@@ -87,10 +90,12 @@ class Job:
     def prepare(self) -> Run:
         """Build everything, take up a checkpoint where one is named, and open the records."""
         config = self.config
+        self._refuse_used_folder()
         self._display = Display(self.console, config.logging.progress)
         self._recorder = make_recorder(config.logging, self._display)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        config.to_yaml(self.run_dir / CONFIG_FILE)
+        # without its folder: who runs the file again wants a run of its own
+        replace(config, run_dir=None).to_yaml(self.run_dir / CONFIG_FILE)
         self._owned.enter_context(process_settings(config))
         self._owned.callback(setup_logging(config.logging, self.run_dir))
         build.register_blueprints(config)
@@ -106,6 +111,16 @@ class Job:
             self._take_up(self.run, checkpoint)
         self._announce(self.run, data, checkpoint)
         return self.run
+
+    def _refuse_used_folder(self) -> None:
+        """A folder belongs to one run: another in it would leave a mixture of both."""
+        own = self.run_dir / self.config.checkpoint.checkpoint_dir
+        used = [p for p in (self.run_dir / METRICS_FILE, own) if p.exists()]
+        if used and (self.config.mode == "test" or self.config.checkpoint.resume_from_checkpoint is None):
+            raise ConfigError(
+                f"{self.run_dir} holds a run already ({used[0].name}); expected a folder of its own, or "
+                f"checkpoint.resume_from_checkpoint={self.run_dir} to go on with that run"
+            )
 
     def build_model(self, data: DataBundle) -> MorphableModel:
         """The host that the configuration (or the caller) names, made growable."""

@@ -49,13 +49,12 @@ class Recorder:
         return dict(self._backlog.dropped)
 
     def start(self, info: RunInfo) -> None:
-        """Open the files, and let the slow sinks open theirs meanwhile."""
+        """Open the files, and let the slow sinks open theirs."""
         self._info = info
         self._step = info.start_step
         for sink in self._files:
             sink.start(info)
-        self._crew.start()
-        self._backlog.put("start", info)
+        self._crew.start(info)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self._step, self._epoch = record["step"], record["epoch"]
@@ -137,7 +136,12 @@ class Recorder:
 
 
 class _Crew:
-    """The slow sinks and the thread they live on. Only that thread calls them, `state` excepted."""
+    """The slow sinks and the thread they live on. Only that thread calls them, `start` and `state` excepted.
+
+    They are started on the caller's thread, before the run begins: a logger that loads native modules or
+    sets environment variables while another thread computes has crashed the process (once in some fifty
+    runs, by a signal, with nothing to read).
+    """
 
     def __init__(self, sinks: Sequence[Sink], backlog: Backlog) -> None:
         self.failures: deque[tuple[str, Exception]] = deque()
@@ -151,7 +155,10 @@ class _Crew:
     def at_work(self) -> bool:
         return self._thread is not None and bool(self._sinks)
 
-    def start(self) -> None:
+    def start(self, info: RunInfo) -> None:
+        for sink in list(self._sinks):
+            if self._call(sink, "start", info):
+                self._started.add(sink.name)
         if self._sinks:
             # A daemon: a sink that never returns must not keep the process from ending.
             self._thread = threading.Thread(target=self._work, name="esper-records", daemon=True)
@@ -175,8 +182,7 @@ class _Crew:
     def _work(self) -> None:
         while (item := self._backlog.take()) is not None:
             for sink in list(self._sinks):
-                if self._call(sink, item.kind, item.payload) and item.kind == "start":
-                    self._started.add(sink.name)
+                self._call(sink, item.kind, item.payload)
 
     def _call(self, sink: Sink, kind: str, payload: Any) -> bool:
         try:

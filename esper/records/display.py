@@ -103,7 +103,7 @@ class Display(Sink):
             return
         try:
             self._console.print(Text(line), soft_wrap=True)
-        except SystemExit:
+        except (SystemExit, OSError):
             # So rich ends the process where the reader of a pipe has gone; a run does not end for that.
             self._enabled = False
 

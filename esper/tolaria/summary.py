@@ -49,7 +49,7 @@ def summarize(run: Run, test: Evaluation | None, params_last: int) -> dict[str, 
         "params_final": params,
         "train_flops": progress.train_flops,
         "param_epochs": progress.param_steps / max(run.steps_per_epoch, 1),
-        "best_epoch": mark.epoch,
+        "best_epoch": mark.epoch if mark.epoch > 0 else None,
         "val_accuracy": mark.accuracy,
         "val_loss": mark.loss if math.isfinite(mark.loss) else None,
         "test_accuracy": test.accuracy if test else None,
@@ -70,7 +70,14 @@ def summarize(run: Run, test: Evaluation | None, params_last: int) -> dict[str, 
 def seeds_of(run: Run) -> list[dict[str, Any]]:
     """The seeds of the model in place, and those that were culled on the way."""
     living = [record.to_json() for record in run.model.living()]
-    return [_entry(record) for record in (*run.seeds.buried, *living)]
+    # culled after the best epoch: the best model still bears it
+    here = {_life(record) for record in living}
+    gone = [record for record in run.seeds.buried if _life(record) not in here]
+    return [_entry(record) for record in (*gone, *living)]
+
+
+def _life(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return record["layer"], record["index"], record["germinated_step"]
 
 
 def _entry(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,23 @@ class Store:
         )
         header = checkpoint.state["run"]
         self._saved = _position(header["progress"])
+        self._check_data(header["config"], tell if not self.config.checkpoint.strict_loading else None)
         if differing := self._differences(header):
             message = f"this run may not repeat the saved one to the bit: {'; '.join(differing)}"
             self.telemetry.warn(EventName.NOTICE, {"message": message})
+
+    def _check_data(self, saved: Mapping[str, Any], tell: Callable[[str], None] | None) -> None:
+        """Other splits than the saved run's would validate and test on what it has learnt from."""
+        now = self.config.to_dict()
+        names = ("name", "validation_split", "test_split", "dataset_params")
+        differing = [f"dataset.{n}" for n in names if saved["dataset"][n] != now["dataset"][n]]
+        differing += ["seed"] if saved["seed"] != now["seed"] else []
+        if not differing:
+            return
+        problem = f"the saved run had other splits of the data: {', '.join(differing)} differ"
+        if tell is None:
+            raise CheckpointError(f"{problem}; expected those of the saved run, or strict_loading=false")
+        tell(problem)
 
     def _differences(self, header: Mapping[str, Any]) -> list[str]:
         then = {"threads": header["threads"], **header["versions"]}

@@ -124,7 +124,8 @@ def test_every_sink_gets_everything_in_order(make_info: Any, make_epoch: Any, ma
     expected = [("start", info), ("step", 1), ("epoch", 1), ("event", move)]
     assert fast.calls == slow.calls == [*expected, ("finish", {"epochs_run": 1}), ("close", None)]
     assert fast.threads == {threading.current_thread().name}
-    assert slow.threads == {"esper-records"}
+    # opened before the run begins, on the caller's thread: native imports and setenv beside computing crash
+    assert slow.threads == {threading.current_thread().name, "esper-records"}
     assert "esper-records" not in _threads()
 
 
