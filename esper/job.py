@@ -115,7 +115,9 @@ class Job:
     def _refuse_used_folder(self) -> None:
         """A folder belongs to one run: another in it would leave a mixture of both."""
         own = self.run_dir / self.config.checkpoint.checkpoint_dir
-        used = [p for p in (self.run_dir / METRICS_FILE, own) if p.exists()]
+        metrics = self.run_dir / METRICS_FILE
+        used = [metrics] if metrics.is_file() and metrics.stat().st_size else []
+        used += [own] if own.is_dir() and any(own.iterdir()) else []
         if used and (self.config.mode == "test" or self.config.checkpoint.resume_from_checkpoint is None):
             raise ConfigError(
                 f"{self.run_dir} holds a run already ({used[0].name}); expected a folder of its own, or "

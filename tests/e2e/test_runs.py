@@ -128,3 +128,15 @@ def test_a_dry_run_describes_and_leaves(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "6,274 parameters" in done.stdout and "block3" in done.stdout
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_other_data_than_the_saved_runs_is_refused_or_taken_from_it(quick: Path, tmp_path: Path) -> None:
+    """D3: another seed would test on images that were trained on; a folder belongs to one run."""
+    resume = f"checkpoint.resume_from_checkpoint={quick}"
+    other = esper_train(resume, "seed=1", "hydra.run.dir=run", cwd=tmp_path)
+    assert other.returncode == 2 and "seed" in other.stderr, other.stderr
+    tested = esper_train("mode=test", resume, "seed=1", "model=mlp", "hydra.run.dir=test", cwd=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    assert summary_of(tmp_path / "test")["test_loss"] == summary_of(quick)["test_loss"]
+    again = esper_train("optimization.max_epochs=1", f"hydra.run.dir={quick}", cwd=tmp_path)
+    assert again.returncode == 2 and "holds a run already" in again.stderr, again.stderr

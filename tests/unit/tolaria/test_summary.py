@@ -94,4 +94,4 @@ def test_a_culled_seed_is_told_too(tmp_path: Path) -> None:
 def test_where_no_epoch_was_sound_there_is_no_best_loss(tmp_path: Path) -> None:
     run = growing(tmp_path, {})
     summary = summarize(run, None, run.model.total_params())
-    assert (summary["best_epoch"], summary["val_loss"], summary["test_loss"]) == (-1, None, None)
+    assert (summary["best_epoch"], summary["val_loss"], summary["test_loss"]) == (None, None, None)
