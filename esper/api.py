@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from esper.kasmina import MorphableModel, wrap
 from esper.signals import exit_code, on_signals
 from esper.tolaria.best import best_weights
 from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
+from esper.tolaria.state.index import read_state
 
 
 class TolariaTrainer:
@@ -179,12 +180,8 @@ def run_job(
     if config.dry_run:
         print(trainer.dry_run())
         return 0
-    actions: dict[str, Callable[[], dict[str, Any]]] = {
-        "train": trainer.run_training,
-        "test": trainer.run_test,
-    }
     with on_signals(trainer.stop):
-        summary = actions[config.mode]()
+        summary = trainer.run_training()
     return exit_code(summary["stopped_by"])
 
 
@@ -194,8 +191,8 @@ def _as_trained(config: TolariaConfig, wanted: str) -> TolariaConfig:
     Other splits would test it on what it has learnt from. Device, records, threads and where the data lies
     are those of `config`.
     """
-    checkpoint = load_checkpoint(find_checkpoint(Path(wanted)).path)
-    saved = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"], config.allowed_targets)
+    state = read_state(find_checkpoint(Path(wanted)).path)["state"]
+    saved = TolariaConfig.from_checkpoint(state["run"]["config"], config.allowed_targets)
     same = saved.dataset.name == config.dataset.name
     root = config.dataset.data_root if same else saved.dataset.data_root
     return replace(

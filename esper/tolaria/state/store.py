@@ -96,16 +96,17 @@ class Store:
         def tell(problem: str) -> None:
             self.telemetry.warn(EventName.NOTICE, {"message": problem})
 
+        on_misfit = None if self.config.checkpoint.strict_loading else tell
+        header = checkpoint.state["run"]
+        self._check_data(header["config"], on_misfit)
         self.manager.restore(
             checkpoint.tensors,
             checkpoint.state["owners"],
             # left out by checkpoint.save_morphogenetic_state=false: Tamiyo then begins anew
             optional=MORPHOGENETIC,
-            on_misfit=None if self.config.checkpoint.strict_loading else tell,
+            on_misfit=on_misfit,
         )
-        header = checkpoint.state["run"]
         self._saved = _position(header["progress"])
-        self._check_data(header["config"], tell if not self.config.checkpoint.strict_loading else None)
         if differing := self._differences(header):
             message = f"this run may not repeat the saved one to the bit: {'; '.join(differing)}"
             self.telemetry.warn(EventName.NOTICE, {"message": message})
