@@ -24,7 +24,13 @@ def locate(files: FileSet, data_root: Path) -> Path | None:
 
 def missing(files: FileSet, folder: Path) -> list[str]:
     """Names of the set's files that `folder` lacks, plain and with `.gz`."""
-    return [name for name in files.files if path_of(folder, name) is None]
+    # One listing, so that a folder that another process renames into place is seen whole or not at all.
+    try:
+        with os.scandir(folder) as entries:
+            present = {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        present = set()
+    return [name for name in files.files if present.isdisjoint((name, f"{name}.gz"))]
 
 
 def path_of(folder: Path, name: str) -> Path | None:

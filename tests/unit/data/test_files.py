@@ -10,7 +10,7 @@ from helpers.datasets import md5_of, pack, write_cifar10, write_cifar100, write_
 from helpers.server import serving
 
 from esper.data.catalogue import FILE_SETS, FileSet
-from esper.data.files import check_in_place, locate, obtain
+from esper.data.files import check_in_place, locate, missing, obtain
 from esper.errors import DataError
 
 FASHION = FILE_SETS["fashion_mnist"]
@@ -156,6 +156,30 @@ def test_processes_that_want_the_same_set_wait_for_the_first(tmp_path: Path) -> 
         for thread in threads:
             thread.join()
     assert len(found) == 4 and len(server.asked) == 1
+
+
+def test_a_folder_renamed_into_place_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
+    """D1: a part of a set is never reported while another process puts it there."""
+    files, _ = local_cifar(tmp_path)
+    away, home = tmp_path / "away", tmp_path / "home"
+    away.mkdir()
+    for name in files.files:
+        (away / name).touch()
+    over = threading.Event()
+
+    def move() -> None:
+        while not over.is_set():
+            away.rename(home)
+            home.rename(away)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        seen = {len(missing(files, home)) for _ in range(2000)}
+    finally:
+        over.set()
+        mover.join()
+    assert seen == {0, len(files.files)}
 
 
 def test_a_data_root_that_cannot_be_written_is_said(tmp_path: Path) -> None:
