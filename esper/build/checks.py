@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ from esper.config import TolariaConfig, names
 from esper.config.problems import nearest_name, problem
 from esper.config.targets import (
     HYDRA_PACKAGES,
+    TARGET,
     allowed_text,
     is_within,
     leftover_problems,
@@ -158,9 +160,47 @@ def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]
             if found:
                 return found
     try:
-        match_layers(model, config.model.target_layers)
+        layers = match_layers(model, config.model.target_layers)
     except GrowthError as error:
         return [problem("model.target_layers", config.model.target_layers, f"layers of the model ({error})")]
+    return list(_plan_problems(config, layers))
+
+
+def _plan_problems(config: TolariaConfig, layers: Sequence[str]) -> Iterator[str]:
+    """A plan that names what is not there would fail at its time, hours into a run."""
+    if config.morphogenetic.policy.get(TARGET) not in ("scheduled", names.POLICIES["scheduled"]):
+        return
+    parts.register_blueprints(config)
+    known = blueprint_names()
+    for planned in parts.build_policy(config).plan:
+        key = "morphogenetic.policy.seeds"
+        if planned.layer not in layers:
+            expected = "a layer that model.target_layers selects"
+            yield problem(f"{key}.layer", planned.layer, expected, nearest_name(planned.layer, layers))
+        if planned.blueprint not in known:
+            expected = f"one of {', '.join(known)}"
+            yield problem(
+                f"{key}.blueprint", planned.blueprint, expected, nearest_name(planned.blueprint, known)
+            )
+
+
+def _fit_problems(config: TolariaConfig) -> list[str]:
+    """Whether the loss takes a classifier's scores and the numbers of classes."""
+    if config.dataset.name not in names.DATASETS or config.model.architecture not in names.MODELS:
+        return []
+    classes = parts.class_count(config, inspect_data(config.dataset))
+    if classes is None:
+        return []
+    scores, numbers = torch.zeros(2, classes), torch.zeros(2, dtype=torch.int64)
+    try:
+        with warnings.catch_warnings(action="error"):
+            parts.build_loss(config)(scores, numbers)
+    except EsperError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a loss of the user's own may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        expected = f"a loss of scores (batch, {classes}) and class numbers (batch) ({reason:.120})"
+        return [problem("optimization.loss_function", config.optimization.loss_function, expected)]
     return []
 
 
@@ -205,6 +245,7 @@ _CHECKS: tuple[tuple[set[str], Callable[[TolariaConfig], list[str] | None]], ...
     ({"optimization"} | _ANYWHERE, _optimizer),
     ({"optimization"} | _ANYWHERE, _schedule),
     ({"optimization"} | _ANYWHERE, _loss),
+    ({"optimization", "dataset", "model"} | _ANYWHERE, _fit_problems),
     ({"morphogenetic"} | _ANYWHERE, _policy),
     ({"morphogenetic"}, _blueprints),
     ({"dataset"} | _ANYWHERE, _batch_form),

@@ -133,7 +133,7 @@ def schedule_factory(config: TolariaConfig) -> ScheduleFactory:
     _refuse(check_arguments(target, params, key, ("horizon",)))
 
     def factory(horizon: Horizon) -> LearningRate:
-        return LearningRate(with_warmup(call(target, key, params, horizon), **warmup))
+        return LearningRate(with_warmup(call(target, key, params, horizon), **warmup), horizon)
 
     return factory
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -33,11 +34,16 @@ def explain(error: Exception) -> str:
     return f"configuration: {_one_line(error)}"
 
 
-def unknown_option(key: str, given: Any) -> str:
-    """The sentence for a dotted key that is not in the schema, or is new in a free dictionary."""
+def unknown_option(key: str, given: Any, present: Sequence[str] = ()) -> str:
+    """The sentence for a dotted key that is not in the schema, or not in a free dictionary.
+
+    `present` are the keys that the dictionary has, one of which may have been meant.
+    """
     parent = free_parent(TolariaConfig, key)
     if parent is not None:
-        return problem(key, given, f"+{key}, which adds to the free dictionary {parent}")
+        near = nearest_name(key.rpartition(".")[2], present, 0.7)
+        hint = f"{parent}.{near}" if near else None
+        return problem(key, given, f"+{key}, which adds to the free dictionary {parent}", hint)
     if key.startswith("hydra."):
         return unknown_key(key, given, list(option_names(HydraConf, "hydra.")))
     return unknown_key(key, given, list(option_names(TolariaConfig)))
@@ -65,7 +71,7 @@ def _missing(error: MissingConfigException) -> str:
 def _omegaconf(inner: OmegaConfBaseException, outer: Exception) -> str:
     key = inner.full_key or "configuration"
     if isinstance(inner, ConfigKeyError | ConfigAttributeError):
-        return unknown_option(key, _given(outer, inner.value))
+        return unknown_option(key, _given(outer, inner.value), _keys(inner.parent_node))
     hint = option_type(TolariaConfig, key)
     if isinstance(inner, InterpolationResolutionError):
         given = f"an interpolation that cannot be resolved ({_one_line(inner)})"
@@ -80,6 +86,10 @@ def _given(error: Exception, value: Any) -> Any:
     """The value of an override that failed; Hydra tells it only inside its advice."""
     advice = re.search(r"use \+[^=]+=(.*)", str(error), re.DOTALL)
     return advice[1] if advice else value
+
+
+def _keys(node: Any) -> list[str]:
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
 
 
 def _what(hint: Any) -> str:

@@ -71,6 +71,7 @@ _COUNT, _NATURAL = _number(1), _number(0)
 _POSITIVE, _SHARE = _number(0, above=True), _number(0, 1)
 _NO_PICKLE = ".safetensors"
 _POLICY = "morphogenetic.policy"
+_RUN_FILES = ("config.yaml", "events.jsonl", "metrics.jsonl", "summary.json")
 
 RULES: dict[str, Rule] = {
     "mode": _choice("train", "test"),
@@ -212,6 +213,13 @@ def _targets(options: Options) -> Iterator[str]:
                 yield from name_problems(place, target, packages)
 
 
+def _own_files(options: Options) -> Iterator[str]:
+    """A file that a run writes anyway must not be overwritten by another of its files."""
+    for key in ("logging.metrics_file", "logging.log_file"):
+        if options[key] in _RUN_FILES:
+            yield problem(key, options[key], f"another name than those of a run: {', '.join(_RUN_FILES)}")
+
+
 def _profiler(options: Options) -> Iterator[str]:
     if options["profile_training"] and options["trainer.profiler_dir"] is None:
         yield problem(
@@ -229,4 +237,4 @@ def _test_mode(options: Options) -> Iterator[str]:
         )
 
 
-_TOGETHER = (_splits, _policy, _targets, _profiler, _test_mode)
+_TOGETHER = (_splits, _policy, _targets, _own_files, _profiler, _test_mode)

@@ -128,6 +128,10 @@ def _list(folder: Path, classes: list[str]) -> FileList:
         found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
         paths += found
         labels += [label] * len(found)
+    known = f"known suffixes: {', '.join(sorted(SUFFIXES))}"
     if not paths:
-        raise DataError(f"{folder} holds no image; known suffixes: {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"{folder} holds no image; {known}")
+    empty = [name for label, name in enumerate(classes) if label not in set(labels)]
+    if empty and folder.name not in ("test", *VALIDATION_NAMES):
+        raise DataError(f"{folder} has classes without an image: {', '.join(empty)}; {known}")
     return FileList(paths, np.array(labels, np.int64))

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from esper.errors import ConfigError
 from esper.models.checks import share, whole
 
-DEFAULT_PATCHES = 64  # patches an image is cut into at most, unless patch_size is given
+# How an image is cut unless patch_size is given: into 64 patches at most, none below 4 x 4 pixels, for a
+# smaller one says too little to begin with (digits: 26 % with single pixels, 84 % with 2 x 2, 98 % with 4 x 4).
+DEFAULT_PATCHES = 64
+DEFAULT_SIDE = 4
 
 
 class Attention(nn.Module):
@@ -50,7 +53,7 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches, `blocks.0`, `blocks.1`, ..., norm, mean over the patches, `head`.
 
-    `patch_size` in pixels must divide both sides; null takes the smallest that makes at most 64 patches.
+    `patch_size` in pixels must divide both sides; null takes the smallest from 4 on that makes at most 64 patches.
     Input (batch, channels, *image_size), output (batch, num_classes).
     """
 
@@ -91,7 +94,8 @@ def _patch_size(image_size: tuple[int, int], asked: int | None) -> int:
     height, width = image_size
     sizes = [side for side in range(1, min(image_size) + 1) if height % side == 0 and width % side == 0]
     if asked is None:
-        fitting = [side for side in sizes if height * width // side**2 <= DEFAULT_PATCHES]
+        few = [side for side in sizes if height * width // side**2 <= DEFAULT_PATCHES]
+        fitting = [side for side in few if side >= DEFAULT_SIDE] or few[-1:]
         return fitting[0] if fitting else sizes[-1]
     if asked not in sizes:
         raise ConfigError(

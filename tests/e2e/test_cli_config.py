@@ -27,6 +27,8 @@ from esper.config import TolariaConfig
 from esper.config.plain import option_names
 from esper.train import check, main
 
+PLAN = "morphogenetic/policy=scheduled 'morphogenetic.policy.seeds"
+
 # A command line, the key that its one problem begins with, and what the sentence must also say.
 MALFORMED = [
     # keys
@@ -109,6 +111,23 @@ MALFORMED = [
     ("+optimization.optimizer_params.betas=[2,3]", "optimization.optimizer_params", "Invalid beta"),
     ("+optimization.scheduler_params.gama=0.1", "optimization.scheduler_params.gama", "nearest: "),
     ("+model.model_params.width=[4]", "model.model_params.width", "nearest: widths"),
+    (
+        "morphogenetic.policy.max_seed=2",
+        "morphogenetic.policy.max_seed",
+        "nearest: morphogenetic.policy.max_seeds",
+    ),
+    ("logging.metrics_file=metrics.jsonl", "logging.metrics_file", "another name"),
+    ("optimization.loss_function=mse", "optimization.loss_function", "class numbers"),
+    (
+        f"{PLAN}=[{{layer: blok2, blueprint: conv_heavy, at_epoch: 1}}]'",
+        "morphogenetic.policy.seeds.layer",
+        "nearest: block2",
+    ),
+    (
+        f"{PLAN}=[{{layer: block2, blueprint: conv_heavi, at_epoch: 1}}]'",
+        "morphogenetic.policy.seeds.blueprint",
+        "nearest: conv_heavy",
+    ),
     ("+morphogenetic.policy.max_seed=2", "morphogenetic.policy.max_seed", "nearest: max_seeds"),
     # targets
     ("optimization.optimizer=os.system", "optimization.optimizer", "allowed_targets"),

@@ -84,6 +84,13 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
         list_folder(tmp_path)
 
 
+def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, classes=2)
+    (tmp_path / "drafts").mkdir()
+    with pytest.raises(DataError, match="has classes without an image: drafts"):
+        list_folder(tmp_path)
+
+
 def test_a_class_that_only_the_test_set_has_is_named(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "train", classes=2)
     write_image_folder(tmp_path / "test", classes=3)
