@@ -10,7 +10,7 @@ from esper.errors import ConfigError
 from esper.models.checks import share, whole
 
 # How an image is cut unless patch_size is given: into 64 patches at most, none below 4 x 4 pixels, for a
-# smaller one says too little to begin with (digits: 26 % with single pixels, 84 % with 2 x 2, 98 % with 4 x 4).
+# smaller one says too little (digits: 26 % with single pixels, 84 % with 2 x 2, 98 % with 4 x 4).
 DEFAULT_PATCHES = 64
 DEFAULT_SIDE = 4
 
@@ -53,8 +53,8 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches, `blocks.0`, `blocks.1`, ..., norm, mean over the patches, `head`.
 
-    `patch_size` in pixels must divide both sides; null takes the smallest from 4 on that makes at most 64 patches.
-    Input (batch, channels, *image_size), output (batch, num_classes).
+    `patch_size` in pixels must divide both sides; null takes the smallest from 4 on
+    that makes at most 64 patches. Input (batch, channels, *image_size), output (batch, num_classes).
     """
 
     def __init__(
