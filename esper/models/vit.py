@@ -92,11 +92,10 @@ class VisionTransformer(nn.Module):
 
 def _patch_size(image_size: tuple[int, int], asked: int | None) -> int:
     height, width = image_size
-    sizes = [side for side in range(1, min(image_size) + 1) if height % side == 0 and width % side == 0]
+    sizes = [side for side in range(1, min(image_size) + 1) if height % side == width % side == 0]
     if asked is None:
         few = [side for side in sizes if height * width // side**2 <= DEFAULT_PATCHES]
-        fitting = [side for side in few if side >= DEFAULT_SIDE] or few[-1:]
-        return fitting[0] if fitting else sizes[-1]
+        return next((side for side in few if side >= DEFAULT_SIDE), (few or sizes)[-1])
     if asked not in sizes:
         raise ConfigError(
             f"model.model_params.patch_size is {asked!r}; for images of {height} x {width} pixels it must be "

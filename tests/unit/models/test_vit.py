@@ -9,7 +9,9 @@ from esper.errors import ConfigError
 from esper.models.vit import Attention, VisionTransformer
 
 
-@pytest.mark.parametrize(("size", "patches"), [((8, 8), 4), ((3, 3), 1), ((28, 28), 49), ((32, 32), 64), ((29, 29), 1)])
+@pytest.mark.parametrize(
+    ("size", "patches"), [((8, 8), 4), ((3, 3), 1), ((28, 28), 49), ((32, 32), 64), ((29, 29), 1)]
+)
 def test_an_image_is_cut_into_at_most_64_patches(size: tuple[int, int], patches: int) -> None:
     model = VisionTransformer(10, 1, size, dim=8, depth=1)
     assert model.position.shape == (1, patches, 8)
