@@ -9,19 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from esper import build
 from esper.config import TolariaConfig
+from esper.config.problems import problem
+from esper.core.lock import FolderLock
 from esper.core.runtime import restore_rng_state, rng_state
 from esper.data import DataInfo
 from esper.errors import CheckpointError, ConfigError
 from esper.job import Job
 from esper.kasmina import MorphableModel, wrap
+from esper.leyline import FINISHED_BY
+from esper.results import read_model
+from esper.resume import origin_problems
 from esper.signals import exit_code, on_signals
 from esper.tolaria.best import best_weights
-from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
+from esper.tolaria.state import find_checkpoint, load_checkpoint
 from esper.tolaria.state.index import read_state
+from esper.unfinished import which_run
+
+OUTPUTS = Path("outputs")
+RESUME = "checkpoint.resume_from_checkpoint"
 
 
 class TolariaTrainer:
@@ -29,7 +38,8 @@ class TolariaTrainer:
 
     `config` is checked at once: `ConfigError` names everything that is wrong with it. `model` takes the
     place of the configured architecture. `run_dir` is where the run's folder is to be, else
-    `config.run_dir`, else `outputs/<date>/<time>`. A trainer trains once.
+    `config.run_dir`, else `outputs/<date>/<time>`. `lock` is that folder's where the caller holds it, else
+    the run takes it. A trainer trains once.
     """
 
     def __init__(
@@ -41,15 +51,20 @@ class TolariaTrainer:
         console: Console | None = None,
         group: str | None = None,
         name: str | None = None,
+        lock: FolderLock | None = None,
     ) -> None:
         if config.mode == "test" and config.checkpoint.resume_from_checkpoint is not None:
             config = _as_trained(config, config.checkpoint.resume_from_checkpoint)
+        named = run_dir or config.run_dir
+        self.run_dir = Path(named or _fresh_folder())
         problems = build.check_run(config, model=model)
+        if config.checkpoint.resume_from_checkpoint == "auto" and named is None:
+            problems.append(problem(RESUME, "auto", which_run(OUTPUTS, config)))
+        problems += origin_problems(config, self.run_dir)
         if problems:
             raise ConfigError(problems)
         self.config = config
-        self.run_dir = Path(run_dir or config.run_dir or _fresh_folder())
-        self.job = Job(config, self.run_dir, model=model, console=console, group=group, name=name)
+        self.job = Job(config, self.run_dir, model=model, console=console, group=group, name=name, lock=lock)
 
     def run_training(self) -> dict[str, Any]:
         """Train, test, write the run folder; returns what `summary.json` holds.
@@ -61,7 +76,7 @@ class TolariaTrainer:
             return self.run_test()
         if self.config.dry_run or self.config.validate_only:
             raise ConfigError("dry_run or validate_only is set: call dry_run(), or nothing after the check")
-        if self.job.run is not None:
+        if self.job.run is not None or self.job.finished:
             raise RuntimeError("this trainer has run before; make a new one for another run")
         with self.job:
             return self.job.train()
@@ -80,6 +95,8 @@ class TolariaTrainer:
     def model(self) -> MorphableModel:
         """The model; after `run_training` the best one. Raises `RuntimeError` before there is one."""
         if self.job.run is None:
+            if self.job.finished:
+                raise RuntimeError(f"the run was finished before: esper.load({str(self.run_dir)!r}) has it")
             raise RuntimeError("the model is built by run_training(); call that first")
         return self.job.run.model
 
@@ -89,9 +106,9 @@ class TolariaTrainer:
         if self.job.failed:
             return "failed"
         if run is None:
-            return "created"
+            return "finished" if self.job.finished else "created"
         if run.progress.stopped_by:
-            return "finished" if run.progress.stopped_by in ("max_epochs", "early_stopping") else "stopped"
+            return "finished" if run.progress.stopped_by in FINISHED_BY else "stopped"
         return "paused" if self.job.wishes.paused else "running"
 
     def get_detailed_status(self) -> dict[str, Any]:
@@ -125,32 +142,42 @@ class TolariaTrainer:
 def load(
     run: str | Path, *, model: nn.Module | None = None, allowed_targets: Sequence[str] = ()
 ) -> MorphableModel:
-    """The best model of a run folder or checkpoint, with its grown topology, on the CPU, in eval mode.
+    """The best model of a run folder, checkpoint or final model's file, grown, on the CPU, in eval mode.
 
     `model` is the host, where it was passed to the trainer and so cannot be built from the configuration.
     `allowed_targets` names your own modules that the configuration may speak of: a checkpoint cannot allow
-    them itself. No data and no other weights are read, and the global generators stay as they were.
+    them itself. No data and no other weights are read, and the global generators stay as they were. A
+    checkpoint is verified to the last bit; a single file only says of itself that it is whole.
     Raises `CheckpointError` for what is missing, damaged or does not fit.
     """
-    checkpoint = load_checkpoint(find_checkpoint(Path(run)).path)
-    config = TolariaConfig.from_checkpoint(checkpoint.state["run"]["config"], allowed_targets)
+    path, state, saved, data = _read(Path(run))
+    config = TolariaConfig.from_checkpoint(saved, allowed_targets)
     build.register_blueprints(config)
-    host = model if model is not None else _host(config, checkpoint)
+    host = model if model is not None else _host(config, data)
     m = config.model
     try:
         grown = wrap(host, m.target_layers, m.seeds_per_layer, preserve_original=m.preserve_original)
-        grown.load_state_dict(best_weights(checkpoint))
+        grown.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         fault = "its own configuration; a run with a model of your own is loaded with load(..., model=...)"
         if model is not None:
             fault = "the model that was given"
-        raise CheckpointError(f"{checkpoint.path} does not fit {fault} ({error})") from error
+        raise CheckpointError(f"{path} does not fit {fault} ({error})") from error
     return grown.eval()
 
 
-def _host(config: TolariaConfig, checkpoint: Checkpoint) -> nn.Module:
-    """The bare host of a checkpoint; what weights it starts with does not matter."""
-    info = DataInfo(**_with_tuples(checkpoint.state["run"]["data"]))
+def _read(path: Path) -> tuple[Path, dict[str, Tensor], Mapping[str, Any], Mapping[str, Any]]:
+    """Where it was found, the best model's state dict, the run's configuration and data."""
+    if path.is_file() and path.suffix == ".safetensors":
+        return path, *read_model(path)
+    checkpoint = load_checkpoint(find_checkpoint(path).path)
+    run = checkpoint.state["run"]
+    return checkpoint.path, best_weights(checkpoint), run["config"], run["data"]
+
+
+def _host(config: TolariaConfig, data: Mapping[str, Any]) -> nn.Module:
+    """The bare host of a saved model; what weights it starts with does not matter."""
+    info = DataInfo(**_with_tuples(data))
     generators = rng_state()
     try:
         return build.build_model(replace(config, model=replace(config.model, pretrained=False)), info)
@@ -169,6 +196,7 @@ def run_job(
     overrides: Sequence[str] = (),
     number: int | None = None,
     sweep_dir: Path | None = None,
+    lock: FolderLock | None = None,
 ) -> int:
     """What `esper-train` does with one checked configuration; returns the exit code (spec C6).
 
@@ -176,7 +204,7 @@ def run_job(
     """
     group = None if sweep_dir is None else f"{sweep_dir.parent.name}_{sweep_dir.name}"
     name = None if number is None else " ".join([str(number), *overrides])
-    trainer = TolariaTrainer(config, run_dir=run_dir, group=group, name=name)
+    trainer = TolariaTrainer(config, run_dir=run_dir, group=group, name=name, lock=lock)
     if config.dry_run:
         print(trainer.dry_run())
         return 0
@@ -212,4 +240,4 @@ def _as_trained(config: TolariaConfig, wanted: str) -> TolariaConfig:
 
 def _fresh_folder() -> Path:
     now = datetime.now()
-    return Path("outputs") / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S.%f}"
+    return OUTPUTS / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S.%f}"

@@ -25,6 +25,10 @@ class CheckpointError(EsperError, ValueError):
     """A checkpoint is missing, damaged, foreign or does not fit the model."""
 
 
+class AggregationError(EsperError, ValueError):
+    """Gradients or weights that cannot be combined: unlike devices, dtypes or lengths, or no sum."""
+
+
 class GrowthError(EsperError, ValueError):
     """A seed, blueprint or lifecycle move that is not possible."""
 
@@ -35,3 +39,11 @@ class GateClosedError(GrowthError):
 
 class RecordError(EsperError, ValueError):
     """A run's own files (metrics, events) are damaged, or do not hold what is asked of them."""
+
+
+class OutputError(EsperError, OSError):
+    """Results of a run that could not be written; `problems` holds a sentence for each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))

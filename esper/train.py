@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,18 +18,28 @@ from esper import __version__
 from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf, plain
 from esper.cli.flags import Flags, parse_flags
 from esper.cli.help import help_text
-from esper.cli.jobs import DONE, REFUSED, carry_out, complain, exit_code, forget, outcome_table
+from esper.cli.jobs import BY_SIGINT, DONE, REFUSED, carry_out, complain, exit_code, forget, outcome_table
 from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.problems import problem
+from esper.core.lock import FolderLock, in_use, live_holder
 from esper.errors import ConfigError
+from esper.signals import ended_by_sigterm
+from esper.unfinished import which_run
+
+# The folders that this process has locked.
+_locks: dict[Path, FolderLock] = {}
 
 
 def main() -> int:
     """Do what the command line asks; the exit code is 0 done, 1 internal error, 2 configuration or input,
     3 halted by an emergency, 130 and 143 by signal.
     """
-    argv = sys.argv[1:]
+    with ended_by_sigterm(), ExitStack() as owned:
+        return _main(sys.argv[1:], owned)
+
+
+def _main(argv: Sequence[str], owned: ExitStack) -> int:
     if "--version" in argv:
         print(f"esper {__version__}")
         return DONE
@@ -41,7 +51,9 @@ def main() -> int:
         if any(job.config.validate_only for job in plan.jobs):
             print(f"valid: {len(plan.jobs)} {'jobs' if plan.sweep else 'run'}, nothing was started")
             return DONE
-        _prepare(plan)
+        _prepare(plan, owned)
+    except KeyboardInterrupt:
+        return BY_SIGINT
     except ConfigError as error:
         complain(error.problems)
         return REFUSED
@@ -68,7 +80,7 @@ def check(argv: Sequence[str]) -> list[str]:
 def task(options: DictConfig) -> int:
     """One job, called by Hydra (by some launchers in another process) when its folder is made."""
     own = HydraConfig.get()
-    folder = Path(own.runtime.output_dir)
+    folder = _key(Path(own.runtime.output_dir))
     sweep_dir = Path(own.sweep.dir) if own.mode == RunMode.MULTIRUN else None
     number = int(own.job.num) if sweep_dir is not None else None
     overrides = [str(line) for line in OmegaConf.to_container(own.overrides.task, resolve=False) or ()]
@@ -77,9 +89,19 @@ def task(options: DictConfig) -> int:
         from esper.api import run_job
 
         config = TolariaConfig.from_dict(plain(options))
-        return run_job(config, folder, overrides=overrides, number=number, sweep_dir=sweep_dir)
+        return run_job(
+            config, folder, overrides=overrides, number=number, sweep_dir=sweep_dir, lock=_locks.get(folder)
+        )
 
-    code = carry_out(run, folder, number, overrides)
+    with ExitStack() as owned:
+        if folder not in _locks:
+            # a job of a sweep: before its status file, which may be another run's
+            try:
+                _lock(folder, owned)
+            except ConfigError as error:
+                complain(error.problems)
+                return REFUSED
+        code = carry_out(run, folder, number, overrides)
     if code > 128:
         # Hydra would start the next job of the sweep, and a signal is meant for all of them
         raise SystemExit(code)
@@ -89,17 +111,16 @@ def task(options: DictConfig) -> int:
 def _checked(flags: Flags) -> Plan:
     """The jobs of a command line, every one of them checked; raises `ConfigError`."""
     plan = make_plan(flags)
-    _refuse(plan.collect(lambda job: job.problems))
+    _refuse(plan.collect(lambda job: job.problems or _in_use(job.folder)))
     # not before: this loads torch, and a typing error is answered without it
     from esper.build import check_hydra, check_run
+    from esper.resume import origin_problems
 
     def deep(job: Job) -> list[str]:
         hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)
-        return [
-            *_unnamed(plan, job),
-            *hydra_problems,
-            *check_run(replace(job.config, run_dir=str(job.folder))),
-        ]
+        config = replace(job.config, run_dir=str(job.folder))
+        origin = origin_problems(config, job.folder)
+        return [*_unnamed(plan, job), *hydra_problems, *check_run(config), *origin]
 
     _refuse(plan.collect(deep))
     return plan
@@ -112,13 +133,32 @@ def _refuse(problems: list[str]) -> None:
 
 def _unnamed(plan: Plan, job: Job) -> Iterator[str]:
     if job.config.checkpoint.resume_from_checkpoint == "auto" and not plan.named:
-        expected = "run_dir=<folder of the run to go on with> beside it, or that folder in place of auto"
-        yield problem("checkpoint.resume_from_checkpoint", "auto", expected)
+        yield problem("checkpoint.resume_from_checkpoint", "auto", which_run(Path("outputs"), job.config))
 
 
-def _prepare(plan: Plan) -> None:
+def _in_use(folder: Path) -> list[str]:
+    """The sentence for a folder that another process has; nothing is locked yet."""
+    holder = live_holder(folder)
+    return [] if holder is None else [in_use(folder, holder)]
+
+
+def _lock(folder: Path, owned: ExitStack) -> None:
+    """Hold the folder to the end of `owned`; raises `ConfigError` where another run has it."""
+    _locks[folder] = lock = FolderLock.take(folder)
+    owned.callback(_locks.pop, folder)
+    owned.callback(lock.release)
+
+
+def _key(folder: Path) -> Path:
+    """The folder as Hydra spells it to the task."""
+    return Path(os.path.abspath(folder))  # noqa: PTH100 - takes `..` out, as Hydra does
+
+
+def _prepare(plan: Plan, owned: ExitStack) -> None:
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
+        # here, because Hydra writes into the folder before it calls the task
+        _lock(_key(plan.folder), owned)
         forget(plan)
     except OSError as error:
         expected = f"a folder that can be written to ({error.strerror})"

@@ -2,6 +2,7 @@
 
 from esper.build.checks import check_hydra, check_run
 from esper.build.parts import (
+    build_aggregator,
     build_batch_form,
     build_dataset,
     build_loss,
@@ -13,6 +14,7 @@ from esper.build.parts import (
 )
 
 __all__ = [
+    "build_aggregator",
     "build_batch_form",
     "build_dataset",
     "build_loss",

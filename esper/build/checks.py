@@ -105,6 +105,10 @@ def _loss(config: TolariaConfig) -> None:
     parts.build_loss(config)
 
 
+def _aggregator(config: TolariaConfig) -> None:
+    parts.build_aggregator(config)
+
+
 def _policy(config: TolariaConfig) -> None:
     parts.build_policy(config)
 
@@ -246,6 +250,7 @@ _CHECKS: tuple[tuple[set[str], Callable[[TolariaConfig], list[str] | None]], ...
     ({"optimization"} | _ANYWHERE, _schedule),
     ({"optimization"} | _ANYWHERE, _loss),
     ({"optimization", "dataset", "model"} | _ANYWHERE, _fit_problems),
+    ({"trainer"} | _ANYWHERE, _aggregator),
     ({"morphogenetic"} | _ANYWHERE, _policy),
     ({"morphogenetic"}, _blueprints),
     ({"dataset"} | _ANYWHERE, _batch_form),

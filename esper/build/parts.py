@@ -25,11 +25,13 @@ from esper.config import TolariaConfig, names
 from esper.config.problems import problem
 from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_targets
 from esper.data import DataBundle, DataInfo, build_data
-from esper.errors import ConfigError, EsperError
+from esper.errors import AggregationError, ConfigError, EsperError
 from esper.kasmina import name_blueprint
+from esper.tolaria.gradients import Aggregator, MatrixAggregator
+from esper.tolaria.losses import LossFunction
 from esper.tolaria.optimizer import OptimizerFactory
 from esper.tolaria.schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
-from esper.tolaria.task import BatchForm, LossFunction, pair_form
+from esper.tolaria.task import BatchForm, pair_form
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
@@ -172,6 +174,32 @@ def build_policy(config: TolariaConfig) -> Any:
         expected = f"a policy: {type(made).__name__} has no {', '.join(missing)}"
         raise ConfigError(problem(f"{key}.{TARGET}", name, expected))
     return made
+
+
+def build_aggregator(config: TolariaConfig) -> Aggregator | None:
+    """What `trainer.aggregation` names, made with `aggregation_params`; None where gradients are added up.
+
+    A target that is no `Aggregator` of Esper's makes a function of the gradients, (tasks, length), as the
+    aggregators of torchjd are. What draws gets a generator of its own, seeded by the run's seed.
+    """
+    t, key = config.trainer, "trainer.aggregation_params"
+    name, params = t.aggregation, t.aggregation_params
+    if name == names.PLAIN_SUM:
+        expected = "no parameter: sum has none"
+        _refuse([problem(f"{key}.{given}", value, expected) for given, value in params.items()])
+        return None
+    target = _resolve(config, "trainer.aggregation", name)
+    generator = torch.Generator().manual_seed(config.seed)
+    facts = {"generator": generator} if takes(target, "generator") else {}
+    try:
+        made = _make(config, key, target, params, facts)
+    except AggregationError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    if isinstance(made, Aggregator):
+        return made
+    if not callable(made):
+        raise ConfigError(problem("trainer.aggregation", name, "a target that makes an aggregator"))
+    return MatrixAggregator(made)
 
 
 def register_blueprints(config: TolariaConfig) -> None:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
 from esper.build.arguments import Target, check_arguments
-from esper.config.names import MODELS, SCHEDULERS
+from esper.config.names import LOSSES, MODELS, SCHEDULERS
 from esper.config.problems import nearest_name, problem
 from esper.config.targets import (
     PACKAGES,
@@ -37,9 +37,9 @@ _KINDS = (nn.Module, Optimizer, LRScheduler, Dataset, Sampler)
 _TORCH = ("torch.nn", "torch.optim", "torch.utils.data")
 # its pipes open and write files
 _NOT_TORCH = ("torch.utils.data.datapipes",)
-_ROOMS = ("esper.data", "esper.kasmina", "esper.models", "esper.tamiyo")
+_ROOMS = ("esper.tolaria.gradients", "esper.data", "esper.kasmina", "esper.models", "esper.tamiyo")
 # the functions of Esper itself that a configuration may name
-_REGISTERED = (*MODELS.values(), *SCHEDULERS.values())
+_REGISTERED = (*LOSSES.values(), *MODELS.values(), *SCHEDULERS.values())
 _BUILDERS = ("timm.models", "torchvision.models")
 
 
@@ -125,7 +125,9 @@ def _permits_function(found: FunctionType, home: str) -> bool:
 def _permits_class(found: type, home: str) -> bool:
     if is_within(home, (*_ROOMS, "torchvision.transforms")):
         return True
-    known = is_within(home, (*_TORCH, "timm", "torchvision")) and not is_within(home, _NOT_TORCH)
+    known = is_within(home, (*_TORCH, "timm", "torchjd.aggregation", "torchvision")) and not is_within(
+        home, _NOT_TORCH
+    )
     return known and issubclass(found, _KINDS)
 
 

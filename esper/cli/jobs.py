@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -12,7 +13,7 @@ from typing import Any
 
 from esper.cli.plan import Plan
 from esper.core.atomic import write_json_atomic
-from esper.errors import CheckpointError, ConfigError, DataError
+from esper.errors import CheckpointError, ConfigError, DataError, OutputError
 
 STATUS_FILE = "status.json"
 CRASH_FILE = "crash.txt"
@@ -26,6 +27,10 @@ _STATUS = {
     BY_SIGINT: "interrupted",
     BY_SIGTERM: "terminated",
 }
+# A disk that is full, failing or read-only: said in a sentence, for no line of code is at fault.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+# The status of jobs, by number, that could not be written.
+_unwritten: dict[int | None, dict[str, Any]] = {}
 _LONGEST_ERROR = 60  # characters of an error in the table
 
 
@@ -37,16 +42,23 @@ def complain(problems: Sequence[str], what: str = "the configuration") -> None:
 
 
 def carry_out(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
-    """Call `run`, keep its status in the folder, and give back the exit code, whatever `run` raises.
-
-    Raises `OSError` where the folder cannot be written to.
-    """
+    """Call `run`, keep its status in the folder, and give back the exit code, whatever `run` raises."""
     record: dict[str, Any] = {"job": number, "overrides": list(overrides), "status": "running"}
-    write_json_atomic(folder / STATUS_FILE, record)
+    _keep(folder, record)
     code, error = _guarded(run, folder)
-    record |= {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error}
-    write_json_atomic(folder / STATUS_FILE, record)
+    _keep(folder, record | {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error})
     return code
+
+
+def _keep(folder: Path, record: dict[str, Any]) -> None:
+    """Write a status; where that fails, this process remembers it: a run is worth more than its status."""
+    try:
+        write_json_atomic(folder / STATUS_FILE, record)
+    except OSError as error:
+        _unwritten[record["job"]] = record
+        print(f"esper-train: {folder / STATUS_FILE} cannot be written: {error.strerror}", file=sys.stderr)
+    else:
+        _unwritten.pop(record["job"], None)
 
 
 def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
@@ -55,16 +67,25 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
     except (ConfigError, DataError, CheckpointError) as error:
         complain(str(error).splitlines(), "the configuration or its input")
         return REFUSED, str(error)
+    except OSError as error:
+        if not isinstance(error, OutputError) and error.errno not in _NO_ROOM:
+            return _crashed(error, folder)
+        complain(str(error).splitlines(), f"writing to {folder}; what is there stands")
+        return CRASHED, str(error)
     except KeyboardInterrupt:
         return BY_SIGINT, None
     except SystemExit as stop:
         return (stop.code if isinstance(stop.code, int) else CRASHED if stop.code else DONE), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the crash file and the exit code
-        text = traceback.format_exc()
-        print(text, file=sys.stderr, end="")
-        with suppress(OSError):
-            (folder / CRASH_FILE).write_text(text, encoding="utf-8")
-        return CRASHED, f"{type(error).__name__}: {error}"
+        return _crashed(error, folder)
+
+
+def _crashed(error: Exception, folder: Path) -> tuple[int, str]:
+    text = "".join(traceback.format_exception(error))
+    print(text, file=sys.stderr, end="")
+    with suppress(OSError):
+        (folder / CRASH_FILE).write_text(text, encoding="utf-8")
+    return CRASHED, f"{type(error).__name__}: {error}"
 
 
 def exit_code(plan: Plan) -> int:
@@ -92,14 +113,23 @@ def outcome_table(plan: Plan) -> str:
 
 def forget(plan: Plan) -> None:
     """Remove what an earlier run in the same folder said of itself."""
-    for path in plan.folder.rglob(STATUS_FILE):
+    _unwritten.clear()
+    for path in _status_files(plan):
         path.unlink()
+
+
+def _status_files(plan: Plan) -> list[Path]:
+    if plan.sweep:
+        return sorted(plan.folder.rglob(STATUS_FILE))
+    # only its own: the folders of other runs may lie in this one
+    own = plan.folder / STATUS_FILE
+    return [own] if own.exists() else []
 
 
 def _records(plan: Plan) -> list[dict[str, Any]]:
     """The status of every job, those that never started included, in their order."""
-    found = [_read(path) for path in sorted(plan.folder.rglob(STATUS_FILE))]
-    records = {record["job"]: record for record in found}
+    found = [_read(path) for path in _status_files(plan)]
+    records = {record["job"]: record for record in found if record} | _unwritten
     if plan.complete:
         for job in plan.jobs:
             fresh = {"job": job.number, "status": "not started", "overrides": list(job.overrides)}
@@ -108,5 +138,9 @@ def _records(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    """The status in a file; empty where it is none, as after a power failure."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record if {"job", "status", "overrides"} <= record.keys() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}

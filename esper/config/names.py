@@ -23,6 +23,7 @@ OPTIMIZERS = {
 LOSSES = {
     "bce_with_logits": "torch.nn.BCEWithLogitsLoss",
     "cross_entropy": "torch.nn.CrossEntropyLoss",
+    "from_model": "esper.tolaria.losses.from_model",
     "huber": "torch.nn.HuberLoss",
     "l1": "torch.nn.L1Loss",
     "mse": "torch.nn.MSELoss",
@@ -36,6 +37,14 @@ SCHEDULERS = {
     "exponential": "esper.tolaria.schedule.exponential",
     "none": "esper.tolaria.schedule.constant",
     "step": "esper.tolaria.schedule.step",
+}
+
+# `sum` is plain accumulation, which needs no aggregator
+PLAIN_SUM = "sum"
+AGGREGATORS = {
+    "mean": "esper.tolaria.gradients.Mean",
+    "pcgrad": "esper.tolaria.gradients.PCGrad",
+    "weighted": "esper.tolaria.gradients.Weighted",
 }
 
 COMPILE_BACKENDS = ("inductor", "aot_eager", "cudagraphs", "eager")
@@ -67,4 +76,5 @@ SHORT_NAMES: dict[str, Mapping[str, str]] = {
     "optimization.optimizer": OPTIMIZERS,
     "optimization.scheduler": SCHEDULERS,
     "optimization.loss_function": LOSSES,
+    "trainer.aggregation": AGGREGATORS,
 }

@@ -70,6 +70,7 @@ class OptimizationConfig(Group):
     loss_function: str = "cross_entropy"
     loss_params: dict[str, Any] = field(default_factory=dict)
     gradient_clip_norm: float | None = None
+    gradient_clip_scope: str = "all"  # host and joined seeds together: all; each parameter group: group
     accumulation_steps: int = 1  # batches a step
 
 
@@ -125,12 +126,15 @@ class CheckpointConfig(Group):
     checkpoint_dir: str = "./checkpoints"  # relative: to the run folder
     checkpoint_frequency: int = 10  # epochs; the last and the best are always kept
     keep_best_only: bool = False
-    max_checkpoints: int = 5
+    max_checkpoints: int = 5  # the last ones, and the best among them
+    keep_every: int = 0  # epochs: of every so-manieth the checkpoint stays besides; 0: none
     save_final_model: bool = True
     model_save_path: str = "./models/final_model.safetensors"
     save_morphogenetic_state: bool = True
     resume_from_checkpoint: str | None = None  # a checkpoint, a run folder, or auto
     strict_loading: bool = True
+    snapshot_limit_mb: int = 1024  # of states kept in memory for rollback; one that is larger is not kept
+    snapshot_interval_steps: int | None = None  # states kept in memory inside an epoch, beside one at its end
 
 
 @dataclass
@@ -166,6 +170,21 @@ class TrainerConfig(Group):
     hook_budget_ms: float = 10_000.0  # end-of-epoch hook and each decision; over it is an event
     limit_train_batches: int | None = None
     limit_val_batches: int | None = None
+    governor_interval_steps: int | None = None  # between looks at losses; null: 1 on the CPU, 16 elsewhere
+    governor_loss_factor: float | None = 10.0  # times the first loss is an explosion; null: nothing is
+    max_rollbacks: int = 3  # in a run; one more verdict against it halts it
+    rollback_lr_factor: float = 0.5  # on all learning rates, with every rollback
+    rollback_deadline_ms: float = 30_000.0  # a rollback that takes longer halts the run
+    seed_weighting: str = "report"  # weights of seeds: none, report, apply (scale the steps of seeds)
+    tolaria_seed_layer_summaries_enabled: bool = False  # gradient norms of the layers inside each seed
+    tolaria_seed_layer_topk: int = 5  # of which so many, the largest, are reported
+    aggregation: str = (
+        "sum"  # of micro-batches' or objectives' gradients: sum, mean, weighted, pcgrad, a target
+    )
+    aggregation_params: dict[str, Any] = field(default_factory=dict)  # weights by objective, epsilon, ...
+    grad_conflict_threshold: float = (
+        0.75  # share of pairs of tasks in conflict over which an epoch has an event
+    )
 
 
 @dataclass
@@ -173,6 +192,7 @@ class ServicesConfig(Group):
     """Which services run outside the process, and how they are probed."""
 
     tamiyo: str = "local"
+    control_socket: bool = True  # a Unix socket of this user's, for esper-ctl
     probe_timeout_s: float = 5.0
     probe_interval_s: float = 30.0
 

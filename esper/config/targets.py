@@ -11,7 +11,15 @@ from typing import Any
 
 from esper.config.problems import problem
 
-PACKAGES = ("esper", "timm", "torch.nn", "torch.optim", "torch.utils.data", "torchvision")
+PACKAGES = (
+    "esper",
+    "timm",
+    "torch.nn",
+    "torch.optim",
+    "torch.utils.data",
+    "torchjd.aggregation",
+    "torchvision",
+)
 HYDRA_PACKAGES = ("hydra", "hydra_plugins")
 
 TARGET = "_target_"

@@ -65,10 +65,15 @@ def write_bytes_atomic(path: Path, data: bytes, *, io: Files = FILES) -> None:
 
     Missing parent folders are made. Raises `OSError` where the file cannot be written.
     """
+    write_atomic(path, data, io=io)
+
+
+def write_atomic(path: Path, content: Content, *, io: Files = FILES) -> None:
+    """As `write_bytes_atomic`, for content that may also be a function that writes the file."""
     temp = _beside(path, _TEMP)
     try:
         _make_folder(path.parent, io)
-        _write_durably(temp, data, io)
+        _write_durably(temp, content, io)
         io.rename(temp, path)
         io.fsync_dir(path.parent)
     except BaseException:

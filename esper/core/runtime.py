@@ -17,6 +17,7 @@ from torch import Tensor
 from esper import __version__
 from esper.errors import CheckpointError, ConfigError
 
+_PYTHON_WORDS = 625  # the Mersenne Twister's, and its position
 _TORCH = "torch."  # what the names of torch's generators in a saved state begin with
 
 
@@ -86,7 +87,7 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     if numpy["bit_generator"] != "MT19937":
         raise CheckpointError(f"NumPy's generator is {numpy['bit_generator']}; only MT19937 can be saved")
     tensors = {f"{_TORCH}{device}": _get(device) for device in _generators()}
-    tensors["python"] = torch.tensor(python, dtype=torch.int64)
+    tensors["python"] = torch.from_numpy(np.array(python, dtype=np.int64))
     tensors["numpy"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     rest = {name: numpy[name] for name in ("has_gauss", "gauss")}
     meta = {"version": version, "gauss": gauss}
@@ -174,6 +175,9 @@ def _index(device: str) -> tuple[str, ...]:
 
 
 def _restore_python(words: Tensor, meta: Mapping[str, Any]) -> None:
+    if words.shape != (_PYTHON_WORDS,):
+        # a list of them takes many times their memory
+        raise ValueError(f"Python's state has shape {tuple(words.shape)}, not ({_PYTHON_WORDS},)")
     random.setstate((meta["version"], tuple(words.tolist()), meta["gauss"]))
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from esper.core.atomic import FILES, Files, write_atomic
 from esper.errors import CheckpointError
 
 # room for some 60,000 tensors; a header is parsed in memory before anything in it can be believed
@@ -45,6 +46,29 @@ def save_tensors(
         raise OSError(f"{path}: {error}") from error
     if _header_size(path) > HEADER_LIMIT_BYTES:
         raise CheckpointError(f"{path}: {len(plain)} names are more than one file can hold")
+
+
+def write_tensors_atomic(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, io: Files = FILES
+) -> None:
+    """Replace a `.safetensors` file in one durable step; after an error the old content stands.
+
+    For readers that know nothing of Esper: every name has a tensor of its own, also where two share one, and
+    `metadata` stands in the header as it is. Missing parent folders are made. Raises `CheckpointError` for
+    what the format cannot hold, `OSError` where the file cannot be written.
+    """
+    storages: set[tuple[torch.device, int]] = set()
+    for name, tensor in tensors.items():
+        _check_kind(name, tensor)
+    plain = {name: _own(tensor.detach().cpu(), storages) for name, tensor in tensors.items()}
+
+    def write(temp: Path) -> None:
+        try:
+            safetensors.torch.save_file(plain, temp, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
+
+    write_atomic(path, write, io=io)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:

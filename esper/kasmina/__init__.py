@@ -10,7 +10,7 @@ from esper.kasmina.blueprints import (
     register_blueprint,
 )
 from esper.kasmina.change import Clock, StageMove, TopologyChange
-from esper.kasmina.fold import fold
+from esper.kasmina.fold import fold, fold_with_names
 from esper.kasmina.health import HealthMonitor
 from esper.kasmina.kernels import KernelCache, KernelStore
 from esper.kasmina.manager import SeedManager
@@ -37,6 +37,7 @@ __all__ = [
     "blueprint_names",
     "extract",
     "fold",
+    "fold_with_names",
     "get_blueprint",
     "match_layers",
     "name_blueprint",

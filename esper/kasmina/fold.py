@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from esper.errors import GrowthError
 from esper.kasmina.model import MorphableModel
@@ -33,13 +33,13 @@ class GrownLayer(nn.Module):
             # a host may read its layers' attributes: in_features, weight.device, batch_first
             return getattr(super().__getattr__("layer"), name)
 
-    def add(self, body: nn.Module, placement: str, gate: Tensor | None) -> None:
+    def add(self, body: nn.Module, placement: str, gate: nn.Parameter | None) -> None:
         """Let `body` add to the layer's output; it reads that output ("series") or the layer's input."""
         self.grafts.append(body)
         self.placements.append(placement)
         self.gated.append(gate is not None)
         if gate is not None:
-            self.gates.append(nn.Parameter(gate.detach().clone()))
+            self.gates.append(gate)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.layer(*args, **kwargs)
@@ -59,11 +59,20 @@ def fold(model: MorphableModel) -> nn.Module:
 
     Raises `GrowthError` while a seed is still on its way.
     """
+    return fold_with_names(model)[0]
+
+
+def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
+    """The same, and for each parameter of the grown model the name of its copy in the plain one.
+
+    With the names, whatever is kept by parameter (an optimiser's state) can follow the fold.
+    """
     unfinished = [r for r in model.living() if r.stage is not SeedStage.FOSSILIZED]
     if unfinished:
         names = ", ".join(f"{r.layer} seed {r.index} ({r.stage})" for r in unfinished)
         raise GrowthError(f"only fossilised seeds can be folded; still on their way: {names}")
     grown = copy.deepcopy(model)
+    copies = list(grown.named_parameters())
     host = grown.host
     folded: dict[str, GrownLayer] = {}
     for record in grown.living():
@@ -76,7 +85,8 @@ def fold(model: MorphableModel) -> nn.Module:
         _call_layers(host, name)
     for layer in folded.values():
         _replace(host, layer.layer, layer)
-    return host
+    places = {id(parameter): name for name, parameter in host.named_parameters()}
+    return host, {name: places[id(parameter)] for name, parameter in copies}
 
 
 def _replace(host: nn.Module, old: nn.Module, new: nn.Module) -> None:

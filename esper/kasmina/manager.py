@@ -134,6 +134,15 @@ class SeedManager:
         record.embargo_until_epoch = clock.epoch + self.config.embargo_epochs
         return StageMove(record, old, S.EMBARGOED, reason, [verdict])
 
+    def bar(self, layer: str, until_epoch: int, reason: str, clock: Clock) -> None:
+        """Keep every free slot of a layer empty until so many epochs are over; not by the table of moves."""
+        for record in self.model.records[layer]:
+            if record.stage is S.DORMANT:
+                record.stage, record.reason = S.EMBARGOED, reason
+                record.stage_step, record.stage_epoch = clock.step, clock.epoch
+            if record.stage is S.EMBARGOED:
+                record.embargo_until_epoch = max(record.embargo_until_epoch, until_epoch)
+
     def _reset(self, record: SeedRecord, optimiser_entries: int | None = None) -> Verdict:
         named = self.model.seeds.named_parameters()
         parameters = sum(1 for name, _ in named if name.split(".")[0] == record.key)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from esper.errors import GrowthError
 from esper.kasmina.blueprints import SiteShape, get_blueprint
+from esper.kasmina.bounds import check_sizes, parse_topology
 from esper.kasmina.kernels import KernelCache, KernelSource
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Graft, Seed
@@ -311,15 +312,10 @@ class MorphableModel(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None:
-            self.restore_topology(_parsed(saved))
+            topology = parse_topology(saved)
+            check_sizes(topology, state_dict, prefix)
+            self.restore_topology(topology)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _parsed(saved: Tensor) -> dict[str, Any]:
-    try:
-        return dict(json.loads(bytes(saved.cpu().tolist())))
-    except (TypeError, ValueError) as error:
-        raise GrowthError(f"the saved topology is no JSON object: {error}") from error
 
 
 def wrap(

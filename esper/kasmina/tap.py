@@ -8,6 +8,7 @@ from torch import Tensor
 class Tap:
     """One forward of the host as an isolated seed saw it: its input, and the gradient once it is known.
 
+    A forward that is differentiated several times (once an objective) has the sum for its gradient.
     Everything is copied: the host may overwrite its activations in place later on.
     """
 
@@ -18,4 +19,4 @@ class Tap:
         h.register_hook(self._receive)
 
     def _receive(self, gradient: Tensor) -> None:
-        self.gradient = gradient.detach().clone()
+        self.gradient = gradient.detach().clone() if self.gradient is None else self.gradient + gradient

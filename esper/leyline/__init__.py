@@ -1,6 +1,8 @@
 """The common vocabulary: what the subsystems say to each other. Standard library only."""
 
 from esper.leyline.commands import AdaptationCommand, CommandKind, Outcome, Refusal
+from esper.leyline.emergency import EmergencyLevel, EmergencySignal
+from esper.leyline.ends import FINISHED_BY
 from esper.leyline.lifecycle import ALIVE, GATES, JOINED, LEGAL_MOVES, Gate, SeedStage, check_move
 from esper.leyline.metrics import CLOCK_METRICS, EPOCH_METRICS, Event, EventName, Level
 from esper.leyline.signals import (
@@ -16,12 +18,15 @@ __all__ = [
     "ALIVE",
     "CLOCK_METRICS",
     "EPOCH_METRICS",
+    "FINISHED_BY",
     "GATES",
     "JOINED",
     "LEGAL_MOVES",
     "AdaptationCommand",
     "Candidate",
     "CommandKind",
+    "EmergencyLevel",
+    "EmergencySignal",
     "Event",
     "EventName",
     "Gate",

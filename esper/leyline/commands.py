@@ -53,6 +53,8 @@ class Refusal(StrEnum):
     BUDGET = "max_params_ratio"
     COOLDOWN = "adaptation_cooldown"
     PAUSED = "paused"
+    CONSERVATIVE = "conservative_mode"
+    BREAKER = "breaker_open"
     DUPLICATE = "command_already_applied"
     GATE = "gate_failed"
     INVALID = "invalid_command"

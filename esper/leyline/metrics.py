@@ -23,7 +23,18 @@ EPOCH_METRICS = (
 )
 
 # Values that differ between two equal runs because they read the clock; left out where runs are compared.
-CLOCK_METRICS = frozenset({"epoch_time", "wall_s", "cpu_s", "time", "latency_ms", "throughput", "elapsed_ms"})
+CLOCK_METRICS = frozenset(
+    {
+        "epoch_time",
+        "wall_s",
+        "cpu_s",
+        "time",
+        "latency_ms",
+        "throughput",
+        "elapsed_ms",
+        "tolaria.opt.rebuild_latency_ms",
+    }
+)
 
 
 class Level:
@@ -55,7 +66,25 @@ class EventName:
     HOOK_BUDGET_EXCEEDED = "tolaria.hook_budget_exceeded"
     TAMIYO_ERROR = "tolaria.tamiyo_error"
     KASMINA_ERROR = "tolaria.kasmina_error"
+    BREAKER_OPENED = "tolaria.breaker_opened"
+    CONSERVATIVE_MODE_ENTERED = "tolaria.conservative_mode_entered"
+    CONSERVATIVE_MODE_CLEARED = "tolaria.conservative_mode_cleared"
+    OPTIMIZER_REBUILT = "tolaria.opt.rebuilt"
+    OPTIMIZER_REBUILD_FAILED = "tolaria.opt.rebuild_failed"
+    SEED_GRADIENTS = "tolaria.grad_agg.seeds"
+    SEED_SHARE_JUMP = "seed_share_jump"
+    SEED_CONFLICT_HIGH = "seed_conflict_high"
+    STEPS_SKIPPED = "tolaria.precision.steps_skipped"
     PROFILER_EXPORT_FAILED = "tolaria.profiler.export_failed"
+    ROLLBACK_DONE = "tolaria.rollback.restored"
+    ROLLBACK_FAILED = "tolaria.rollback.restore_failed"
+    EMERGENCY_ESCALATED = "tolaria.emergency.escalated"
+    EMERGENCY_CLEARED = "tolaria.emergency.cleared"
+    EMERGENCY_HALT = "tolaria.emergency.halt"
+    EMERGENCY_LATE = "tolaria.emergency.dispatch_timeout"
+    EMERGENCY_ERROR = "tolaria.emergency.dispatch_error"
+    GRAD_AGG = "tolaria.grad_agg"
+    GRAD_CONFLICT_HIGH = "grad_conflict_high"
     OPTION_IDLE = "option_idle"
     NOTICE = "notice"
 

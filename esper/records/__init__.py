@@ -8,6 +8,7 @@ from esper.records.lines import read_lines
 from esper.records.log import LogSink, setup_logging
 from esper.records.picture import draw_run
 from esper.records.sink import Json, RunInfo, Sink
+from esper.records.status import StatusSink
 from esper.records.summary import summarise_metrics, write_summary
 from esper.records.tensorboard import TensorBoardSink
 from esper.records.wandb import WandbSink
@@ -20,6 +21,7 @@ __all__ = [
     "Recorder",
     "RunInfo",
     "Sink",
+    "StatusSink",
     "TensorBoardSink",
     "WandbSink",
     "closing_table",

@@ -36,6 +36,8 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     best = f", the best is {summary['best_epoch']}" if summary.get("best_epoch") else ""
     end = f"; ended by {summary['stopped_by']}" if summary.get("stopped_by") else ""
     yield "epochs", f"{summary['epochs_run']}{best}{end} after {duration(summary['wall_s'])}"
+    if summary.get("reason"):
+        yield "halted", str(summary["reason"])
     asked = summary.get("adaptations")
     if asked:
         counts = f"{asked['proposed']} proposed, {asked['applied']} applied, {asked['refused']} refused"

@@ -104,6 +104,20 @@ class Recorder:
         states |= self._crew.states(self._info.state)
         return {name: state for name, state in states.items() if state}
 
+    def sync(self) -> None:
+        """Make the files durable as far as `state()` has spoken of them; from any thread."""
+        for sink in self._files:
+            sink.sync()
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Go back to an earlier `state()`: epochs and steps since then will come again, events stay.
+
+        Slow sinks keep what they have been sent.
+        """
+        self._held = None
+        for sink in self._files:
+            sink.rewind(state.get(sink.name, {}))
+
     def _release(self) -> None:
         """Give the epoch that is held to the sinks that do not get every one."""
         if self._held is None:

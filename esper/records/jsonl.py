@@ -25,8 +25,10 @@ class JsonlSink(Sink):
     (a full disk) is raised to the caller: a run without its records should not go on.
     """
 
+    NAME = "jsonl"
+
     def __init__(self) -> None:
-        self.name = "jsonl"
+        self.name = self.NAME
         self._run_dir = Path()
         self._files: dict[str, IO[str]] = {}
 
@@ -36,7 +38,8 @@ class JsonlSink(Sink):
         for name in (METRICS_FILE, EVENTS_FILE, STEPS_FILE):
             path = info.run_dir / name
             if path.exists() and info.resumed:
-                _cut(path, saved.get(name))
+                # a file that appeared after the run was saved has no line that stays
+                _cut(path, saved.get(name, 0) if saved else None)
                 self._open(name)
             elif path.exists():
                 _set_aside(path)
@@ -59,10 +62,23 @@ class JsonlSink(Sink):
         self._files.clear()
 
     def state(self) -> dict[str, Json]:
-        """Return the files' lengths in bytes, after the bytes are on the disk."""
-        for file in self._files.values():
-            os.fsync(file.fileno())
+        """Return the files' lengths in bytes; `sync` brings the bytes to the disk."""
         return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+
+    def sync(self) -> None:
+        """Wait until what has been written is on the disk; from any thread, by the files' names."""
+        for name in list(self._files):
+            with (self._run_dir / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+    def rewind(self, state: Mapping[str, Json]) -> None:
+        """Cut what tells of epochs and steps back to the lengths they had; what has happened stays told."""
+        for name in (METRICS_FILE, STEPS_FILE):
+            if (file := self._files.pop(name, None)) is not None:
+                file.close()
+                length = state.get(name, 0)
+                _cut(self._run_dir / name, length if isinstance(length, int) else 0)
+        self._open(METRICS_FILE)
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
         self._open(name).write(to_line(record) + "\n")

@@ -22,6 +22,7 @@ _QUOTED = frozenset(' "=\\')
 _ROUTINE = frozenset(
     {
         EventName.RUN_STARTED,
+        EventName.RUN_RESUMED,
         EventName.RUN_FINISHED,
         EventName.EPOCH_FINISHED,
         EventName.SEED_STAGE,

@@ -64,6 +64,14 @@ class Sink(Protocol):
         """Take one event."""
         return
 
+    def sync(self) -> None:
+        """Make what `state()` speaks of durable; may be called by another thread."""
+        return
+
+    def rewind(self, state: Mapping[str, Json]) -> None:
+        """Go back to where `state()` was once this: the epochs and steps after it come again."""
+        return
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Take the summary of a run that came to its end (spec C9)."""
         return

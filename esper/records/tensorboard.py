@@ -13,6 +13,10 @@ from esper.records.strict import scalars, seed_key, strict
 
 # What runs are compared by in the HParams tab; it has to be named before there are values.
 _COMPARED = ("epoch/val_accuracy", "epoch/val_loss", "summary/test_accuracy", "summary/params_final")
+# Events whose numbers are curves of their own, under the names that they carry.
+CURVES = frozenset(
+    {EventName.SEED_GRADIENTS, EventName.OPTIMIZER_REBUILT, EventName.OPTIMIZER_REBUILD_FAILED}
+)
 STAGE_NUMBER = {str(stage): number for number, stage in enumerate(SeedStage)}
 
 
@@ -20,8 +24,9 @@ class TensorBoardSink(Sink):
     """Writes to `log_dir` (relative: inside the run folder); the horizontal axis is the optimiser step.
 
     Tags: `epoch/*`, `step/*`, `summary/*`, `seeds/<layer>.<seed>/stage` (a stage's place in
-    `leyline.SeedStage`) and the texts `config`, `seeds/timeline` and `summary`. What an earlier writer left
-    in the folder beyond this run's start is hidden, so that no point comes twice in a continued run.
+    `leyline.SeedStage`), the numbers of events in `CURVES` and the texts `config`, `seeds/timeline` and
+    `summary`. What an earlier writer left in the folder beyond this run's start is hidden, so that no point
+    comes twice in a continued run.
     """
 
     def __init__(self, log_dir: str = "./tensorboard") -> None:
@@ -51,6 +56,9 @@ class TensorBoardSink(Sink):
         self._scalars("step/", record)
 
     def event(self, event: Event) -> None:
+        if event.name in CURVES:
+            self._step = event.step
+            self._scalars("", event.data)
         if event.name != EventName.SEED_STAGE:
             return
         data = event.data

@@ -17,7 +17,7 @@ from esper.leyline import Event, EventName
 from esper.records.lines import seed_moves
 from esper.records.sink import Json, RunInfo, Sink
 from esper.records.strict import scalars, seed_key, strict
-from esper.records.tensorboard import STAGE_NUMBER
+from esper.records.tensorboard import CURVES, STAGE_NUMBER
 
 _log = logging.getLogger("esper.records")
 _COLUMNS = ("epoch", "step", "layer", "seed", "blueprint", "from", "to", "reason")
@@ -71,6 +71,8 @@ class WandbSink(Sink):
         self._log(scalars(record, "step/"), record["step"])
 
     def event(self, event: Event) -> None:
+        if event.name in CURVES:
+            self._log(scalars(event.data), event.step)
         if event.name == EventName.SEED_STAGE:
             stage = STAGE_NUMBER[event.data["to"]]
             self._log({f"seeds/{seed_key(event.data)}/stage": stage}, event.step)

@@ -61,6 +61,18 @@ def _refused(data: Mapping[str, Any]) -> str:
     return f"refused {_command(data)}: {data['refusal']}{detail}"
 
 
+def _went_back(data: Mapping[str, Any]) -> str:
+    seed = f", seed {data['embargoed']} is kept out" if data["embargoed"] else ""
+    return (
+        f"rollback {data['rollbacks']} from step {data['failed_step']}: {data['reason']}; "
+        f"learning rates x{data['learning_rate_scale']:g}{seed}"
+    )
+
+
+def _halted(data: Mapping[str, Any]) -> str:
+    return f"halted: {data['reason']}"
+
+
 _FOLLOWING = frozenset(
     {
         SeedStage.GERMINATED,
@@ -75,4 +87,6 @@ _TELLERS = {
     EventName.SEED_STAGE: _stage,
     EventName.ADAPTATION_APPLIED: _applied,
     EventName.ADAPTATION_REFUSED: _refused,
+    EventName.ROLLBACK_DONE: _went_back,
+    EventName.EMERGENCY_HALT: _halted,
 }

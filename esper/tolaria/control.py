@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from esper.config import MorphogeneticConfig
 from esper.errors import CheckpointError, GateClosedError, GrowthError
-from esper.kasmina import Clock, SeedManager, StageMove, TopologyChange, get_blueprint
+from esper.kasmina import Clock, SeedManager, SeedRecord, StageMove, TopologyChange, get_blueprint
 from esper.leyline import (
     AdaptationCommand,
     CommandKind,
@@ -65,6 +65,8 @@ class ControlLoop:
         self.hook_budget_ms = hook_budget_ms
         self.on_structure = on_structure
         self.clock = clock
+        # why nothing is to be changed just now; empty where all is well
+        self.conservative: Callable[[], str] = lambda: ""
         self.counts = {"proposed": 0, "applied": 0, "refused": 0}
         self.applied_ids: set[str] = set()
         self._epoch_of_cap = -1
@@ -150,6 +152,7 @@ class ControlLoop:
                 Refusal.URGENCY,
                 f"urgency {command.urgency:.3f} is below {c.urgency_threshold}",
             ),
+            (bool(held := self.conservative()), Refusal.CONSERVATIVE, held),
             (
                 command.command_id in self.applied_ids,
                 Refusal.DUPLICATE,
@@ -165,6 +168,11 @@ class ControlLoop:
                 command.kind is CommandKind.GERMINATE and now.epoch < self._paused_until,
                 Refusal.PAUSED,
                 f"growth is paused until epoch {self._paused_until}",
+            ),
+            (
+                command.kind is CommandKind.GERMINATE and self.optimizers.rebuilds.refuses(now.step),
+                Refusal.BREAKER,
+                self.optimizers.rebuilds.reason,
             ),
         )
         return next(((refusal, detail) for broken, refusal, detail in checks if broken), (None, ""))
@@ -226,6 +234,22 @@ class ControlLoop:
                 self._tell_move(self.seeds.embargo(move.record, left, now))
         if change.structural:
             self.telemetry.emit(EventName.TOPOLOGY_CHANGED, {"params": self.seeds.model.total_params()})
+
+    def expel(self, record: SeedRecord, reason: str, now: Clock) -> None:
+        """Take a seed out at once, also in the midst of a blend: it is not trusted for another step."""
+        self.seeds.blends.pop(record.key, None)
+        cull = AdaptationCommand(
+            f"expel-{record.key}@{now.step}",
+            CommandKind.CULL,
+            1.0,
+            1.0,
+            reason,
+            layer=record.layer,
+            seed_index=record.index,
+        )
+        change = self.seeds.apply(cull, now)
+        self._follow(change, now)
+        self._announce(change, now)
 
     # -- telling ---------------------------------------------------------------------------------
 

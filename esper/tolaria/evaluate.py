@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,24 +14,30 @@ from torch import Tensor, nn
 from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
+from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
 from esper.tolaria.precision import Precision
-from esper.tolaria.task import BatchForm, LossFunction, Meter, batch_length, follow, per_sample
+from esper.tolaria.task import BatchForm, Meter, batch_length, follow, per_sample
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Mean loss and accuracy (None where the task has none); `losses` per sample, or per batch."""
+    """Mean loss and accuracy (None where the task has none); `losses` per sample, or per batch.
+
+    `objectives` has the mean of each where the loss has several.
+    """
 
     loss: float
     accuracy: float | None
     samples: int
     losses: Tensor = field(repr=False, default_factory=lambda: torch.zeros(0))
+    objectives: Mapping[str, float] = field(default_factory=dict)
 
 
 class Evaluator:
     """Evaluates a model in eval mode, without gradients, eagerly, leaving all generators as they were.
 
     What a model draws in eval mode depends on `rng_seed` alone, so that two evaluations can be paired.
+    `attend` is called before every batch; where it raises, the model is left as it was found.
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class Evaluator:
         precision: Precision,
         device: torch.device,
         rng_seed: int = 0,
+        total: Total = sum_losses,
+        attend: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.loss = loss
@@ -50,22 +58,26 @@ class Evaluator:
         self.precision = precision
         self.device = device
         self.rng_seed = rng_seed
+        self.total = total
+        self.attend = attend
 
     def run(self, batches: Iterable[Any], *, keep_losses: bool = False) -> Evaluation:
         """Evaluate over `batches`; with `keep_losses` also the loss of every sample."""
         was_training = self.model.training
         self.model.eval()
-        meter, kept = Meter(self.device), []
+        meter, kept = Meter(self.device, self.total), []
         try:
             with torch.no_grad(), seeded_rng(self.rng_seed, self.device):
                 for batch in batches:
+                    self.attend()
                     losses = self._batch(batch, meter, keep_losses)
                     if losses is not None:
                         kept.append(losses)
         finally:
             self.model.train(was_training)
         loss, accuracy = meter.read()
-        return Evaluation(loss, accuracy, meter.samples, torch.cat(kept) if kept else torch.zeros(0))
+        losses = torch.cat(kept) if kept else torch.zeros(0)
+        return Evaluation(loss, accuracy, meter.samples, losses, meter.objectives())
 
     def _batch(self, batch: Any, meter: Meter, keep_losses: bool) -> Tensor | None:
         args, kwargs, targets = self.form(batch)
@@ -73,12 +85,12 @@ class Evaluator:
             self.model.count_forward()
             output = self.model.forward(*args, **kwargs)
             targets = follow(targets, output)
-            loss = self.loss(output, targets)
-        meter.add(loss, output, targets, batch_length(targets))
+            found = judge(self.loss, output, targets)
+        meter.add(found, output, targets, batch_length(targets))
         if not keep_losses:
             return None
-        if self.single is None:
-            return loss.reshape(1).float()
+        if self.single is None or isinstance(found, Mapping):
+            return (self.total(found) if isinstance(found, Mapping) else found).reshape(1).float()
         with self.precision.autocast():
             return self.single(output, targets).float()
 

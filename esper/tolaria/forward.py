@@ -18,7 +18,8 @@ class TrainingForward:
     Batches of another size, evaluation, and steps with a seed in isolation (which listens to the
     backward pass by tensor hooks, and those break graphs) run eagerly: so nothing recompiles but
     after a structural event. A failed compile is reported once through `on_fallback` and leaves the
-    run on the eager path, with the same numbers. The model itself is not changed.
+    run on the eager path, with the same numbers; so does an `obstacle`, a reason not to try at all. The
+    model itself is not changed.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class TrainingForward:
         backend: str,
         batch_size: int,
         on_fallback: Callable[[str], None],
+        obstacle: str | None = None,
     ) -> None:
         self.model = model
         self.batch_size = batch_size
@@ -36,11 +38,15 @@ class TrainingForward:
         self.listening = False
         self._fresh = True
         self._graph: Callable[..., Any] | None = None
-        if compile_model:
+        self._obstacle = obstacle if compile_model else None
+        if compile_model and obstacle is None:
             self._graph = torch.compile(model.forward, fullgraph=True, dynamic=False, backend=backend)
 
     def __call__(self, samples: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The output for a batch of so many samples; counted as one forward of the model."""
+        if self._obstacle is not None:
+            self.on_fallback(self._obstacle)
+            self._obstacle = None
         if self._graph is None:
             return self.model(*args, **kwargs)
         self.model.count_forward()

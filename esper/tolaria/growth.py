@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,8 @@ from esper.tolaria.telemetry import Telemetry
 class Growth:
     """Runs the seeds' side of an epoch in the order of the specification.
 
-    What is measured for the seeds' sake is charged to `account`.
+    What is measured for the seeds' sake is charged to `account`. `attend` is called before each probe and
+    before the decisions at an epoch's end; where it raises, that end has to be done over.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Growth:
         telemetry: Telemetry,
         account: Account,
         config: MorphogeneticConfig,
+        attend: Callable[[], None] = lambda: None,
     ) -> None:
         self.control = control
         self.packets = packets
@@ -44,6 +46,7 @@ class Growth:
         self.account = account
         self.config = config
         self.probe = probe
+        self.attend = attend
         self.health: dict[str, HealthSignal] = {}
 
     @property
@@ -60,10 +63,12 @@ class Growth:
         began = time.perf_counter()
         self.control.advance(Clock(progress.step, progress.epoch))
         if self.monitor is not None and progress.epoch % self.config.health_signal_interval == 0:
+            self.attend()
             self._take_health()
         self._measure_impact(progress)
         self.control.check_budget("end_of_epoch", 1e3 * (time.perf_counter() - began))
         if progress.epoch % self.config.decision_frequency == 0:
+            self.attend()
             self._decide(progress, train_loss, running_epoch=progress.epoch)
 
     def _decide(self, progress: Progress, train_loss: float, *, running_epoch: int) -> None:

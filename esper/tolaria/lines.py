@@ -10,6 +10,7 @@ from torch import Tensor
 
 from esper.kasmina import SeedManager
 from esper.tolaria.evaluate import Evaluation
+from esper.tolaria.losses import Total, sum_losses
 from esper.tolaria.parts import Records
 from esper.tolaria.progress import Progress
 from esper.tolaria.task import Meter
@@ -18,24 +19,34 @@ from esper.tolaria.task import Meter
 class StepLines:
     """Measurements of single steps, kept on the device until the epoch ends."""
 
-    def __init__(self, interval: int, device: torch.device) -> None:
+    def __init__(self, interval: int, device: torch.device, total: Total = sum_losses) -> None:
         self.interval = interval
         self.device = device
-        self._pending: list[tuple[int, Meter, Tensor | None]] = []
+        self.total = total
+        self._pending: list[tuple[int, Meter, Tensor | None, Mapping[str, Tensor]]] = []
 
     def meter(self, step: int) -> Meter | None:
         """A meter for step number `step` (from 1) where that one is to be recorded."""
-        return Meter(self.device) if self.interval > 0 and step % self.interval == 0 else None
+        return Meter(self.device, self.total) if self.interval > 0 and step % self.interval == 0 else None
 
-    def add(self, step: int, meter: Meter, norm: Tensor | None) -> None:
-        self._pending.append((step, meter, norm))
+    def add(
+        self, step: int, meter: Meter, norm: Tensor | None, conflicts: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Keep a step's meter, gradient norm and, where tasks were combined, their conflicts."""
+        self._pending.append((step, meter, norm, dict(conflicts or {})))
+
+    def forget(self) -> None:
+        """Drop what has not been passed on: it belongs to steps that are undone."""
+        self._pending.clear()
 
     def flush(self, records: Records) -> None:
         """Read all of them and pass them on."""
-        for step, meter, norm in self._pending:
+        for step, meter, norm, conflicts in self._pending:
             loss, accuracy = meter.read()
             grad_norm = None if norm is None else norm.item()
-            records.step({"step": step, "loss": loss, "accuracy": accuracy, "grad_norm": grad_norm})
+            line = {"step": step, "loss": loss, "accuracy": accuracy, "grad_norm": grad_norm}
+            found = {name: value.item() for name, value in conflicts.items()}
+            records.step({**line, **_filled({"losses": meter.objectives(), "grad_agg": found})})
         self._pending.clear()
 
 
@@ -48,8 +59,14 @@ def epoch_line(
     learning_rate: float,
     epoch_time: float,
     growing: bool,
+    objectives: Mapping[str, float] | None = None,
+    aggregated: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
-    """The names of `leyline.EPOCH_METRICS`, and the seeds as they stand."""
+    """The names of `leyline.EPOCH_METRICS`, and the seeds as they stand.
+
+    Where the loss has several objectives also the mean of each, in training (`objectives`) and validation;
+    where their or micro-batches' gradients were combined, what came of that.
+    """
     stats = seeds.model.get_model_stats()
     return {
         "epoch": progress.epoch,
@@ -75,4 +92,12 @@ def epoch_line(
             }
             for record in seeds.model.living()
         ],
+        **_filled(
+            {"train_losses": objectives, "val_losses": validation.objectives, "grad_agg": aggregated},
+        ),
     }
+
+
+def _filled(line: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+    """Only what there is something in: most losses are one number, most gradients a plain sum."""
+    return {name: value for name, value in line.items() if value}

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from esper.config import TolariaConfig
 from esper.kasmina import HealthMonitor, SeedManager, TopologyChange
 from esper.leyline import EventName
 from esper.tolaria.account import Account
+from esper.tolaria.attention import Attention
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.best import BestModel
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.forward import TrainingForward
+from esper.tolaria.gradients import Tally, TaskBackward
+from esper.tolaria.gradients.attribution import AttributedBackward, SeedAttribution
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
+from esper.tolaria.losses import sum_losses
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.packet import History, PacketBuilder
 from esper.tolaria.parts import Parts
 from esper.tolaria.precision import Precision
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import EarlyStopping, Progress
-from esper.tolaria.schedule import Horizon
+from esper.tolaria.rebuilds import RECOVERY_EPOCHS, Rebuilds
+from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Watch
+from esper.tolaria.schedule import Horizon, LearningRate
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import Generators, StateManager
+from esper.tolaria.state import Checkpoint, Generators, StateManager
+from esper.tolaria.state.find import load_newest
+from esper.tolaria.state.rollback import Rollback
+from esper.tolaria.state.snapshots import Snapshots
 from esper.tolaria.state.store import Store
 from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter
 from esper.tolaria.telemetry import Telemetry
+
+WRITER_POLL_S = 0.005
 
 
 class Machinery:
@@ -58,7 +71,8 @@ class Machinery:
         )
         self.accumulation = config.optimization.accumulation_steps
         self.steps_per_epoch = math.ceil(len(self.train_batches) / self.accumulation)
-        self.meter = Meter(parts.device)
+        self.total = sum_losses if parts.aggregator is None else parts.aggregator.total
+        self.meter = Meter(parts.device, self.total)
         self.precision = Precision(config.mixed_precision, parts.device)
         self.probe = Probe(
             self.model,
@@ -69,11 +83,13 @@ class Machinery:
             config.morphogenetic.seed,
             device=parts.device,
             rng_seed=config.seed,
+            total=self.total,
         )
         wanted = config.logging.step_interval if config.logging.track_metrics else 0
-        self.lines = StepLines(wanted, parts.device)
+        self.lines = StepLines(wanted, parts.device, self.total)
         self._build_loop()
         self._register_state()
+        self._build_safety()
 
     # -- wiring ----------------------------------------------------------------------------------
 
@@ -88,6 +104,7 @@ class Machinery:
             seed_lr=o.learning_rate * seed.learning_rate_scale,
             isolation_lr=seed.isolation_learning_rate,
             warmup_steps=seed.warmup_steps,
+            rebuilds=Rebuilds(self.telemetry, recovery_steps=RECOVERY_EPOCHS * self.steps_per_epoch),
         )
         self.forward = TrainingForward(
             self.model,
@@ -95,25 +112,73 @@ class Machinery:
             backend=c.trainer.compile_backend,
             batch_size=parts.train.batch_size,
             on_fallback=lambda why: self.telemetry.warn(EventName.COMPILE_FALLBACK, {"reason": why}),
+            obstacle=self._obstacle() if c.compile_model else None,
         )
-        self.stepper = Stepper(
-            self.forward,
-            self.optimizers,
-            self.seeds,
-            parts.schedule(Horizon(self.steps_per_epoch * o.max_epochs, self.steps_per_epoch)),
+        self.attribution = self._build_attribution()
+        self.tasks = self._build_tasks()
+        self.schedule = parts.schedule(Horizon(self.steps_per_epoch * o.max_epochs, self.steps_per_epoch))
+        self.stepper = self._build_stepper(self.schedule)
+        self.evaluator = Evaluator(
+            self.model,
             parts.loss,
             parts.form,
             self.precision,
-            o.gradient_clip_norm,
-        )
-        self.evaluator = Evaluator(
-            self.model, parts.loss, parts.form, self.precision, parts.device, rng_seed=c.seed
+            parts.device,
+            rng_seed=c.seed,
+            total=self.total,
+            attend=self._attend,
         )
         self.account = Account(self.model, self.progress, self.probe)
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
         self.best = BestModel(self.model)
         self.history = History(c.morphogenetic.performance_window)
         self.growth = self._build_growth() if parts.tamiyo is not None else None
+
+    def _obstacle(self) -> str | None:
+        """Why the forward is not to be compiled: a compiled graph can be differentiated only once."""
+        if self.parts.aggregator is None or not self.probe.has_objectives():
+            return None
+        return "several objectives take several backward passes, and a compiled graph allows one"
+
+    def _build_tasks(self) -> TaskBackward | None:
+        if self.parts.aggregator is None:
+            return None
+        tally = Tally(self.parts.device, self.config.trainer.grad_conflict_threshold)
+        return TaskBackward(
+            self.parts.aggregator,
+            self.precision,
+            self.optimizers.shared_parameters,
+            tally,
+            self.attribution.tasks if self.config.trainer.seed_weighting != "none" else None,
+        )
+
+    def _build_attribution(self) -> SeedAttribution:
+        t = self.config.trainer
+        return SeedAttribution(
+            self.optimizers,
+            self.seeds,
+            self.parts.device,
+            apply=t.seed_weighting == "apply",
+            layers=t.tolaria_seed_layer_topk if t.tolaria_seed_layer_summaries_enabled else 0,
+        )
+
+    def _build_stepper(self, schedule: LearningRate) -> Stepper:
+        o, parts = self.config.optimization, self.parts
+        attributing = self.config.trainer.seed_weighting != "none"
+        plain = AttributedBackward(self.precision, self.attribution) if attributing else None
+        return Stepper(
+            self.forward,
+            self.optimizers,
+            self.seeds,
+            schedule,
+            parts.loss,
+            parts.form,
+            self.precision,
+            o.gradient_clip_norm,
+            self.tasks or plain,
+            self.attribution if attributing else None,
+            o.gradient_clip_scope,
+        )
 
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
@@ -148,17 +213,23 @@ class Machinery:
             self.telemetry,
             self.account,
             m,
+            self._attend,
         )
 
     def _register_state(self) -> None:
         self.state = StateManager()
-        self.state.register("model", self.model)
-        self.state.register("optimizers", self.optimizers)
+        self.state.register("model", self.model, use="copies")
+        self.state.register("optimizers", self.optimizers, use="copies")
+        self.state.register("rebuilds", self.optimizers.rebuilds)
+        self.state.register("schedule", self.schedule)
         self.state.register("scaler", self.precision)
-        self.state.register("meter", self.meter)
+        self.state.register("attribution", self.attribution, use="copies")
+        self.state.register("meter", self.meter, use="copies")
         self.state.register("run", self)
-        self.state.register("best", self.best)
-        self.state.register("generators", Generators())
+        self.state.register("best", self.best, use="reads")
+        self.state.register("generators", Generators(), use="copies")
+        if self.tasks is not None:
+            self.state.register("gradients", self.tasks, use="copies")
         if self.growth is not None:
             self.state.register("seeds", self.seeds)
             if self.config.checkpoint.save_morphogenetic_state:
@@ -168,6 +239,59 @@ class Machinery:
                 if self.growth.monitor is not None:
                     self.state.register("health", self.growth.monitor)
         self.store = Store(self.config, self.parts, self.state, self.telemetry)
+
+    def _build_safety(self) -> None:
+        """What watches over the run, saved like the rest of it (spec S5 to S8)."""
+        c, t = self.config, self.config.trainer
+        snapshots = Snapshots(c.checkpoint.snapshot_limit_mb << 20, self.state, self.store.header.make)
+        self.attention = Attention(self.wishes, self.store, self.progress, self._prepare_saving)
+        self.watch = Watch(self.parts.device, t.governor_interval_steps, self.total)
+        self.guard = Guard(
+            self.model,
+            self.progress,
+            self.watch,
+            Governor(t.governor_loss_factor, overflows=self.precision.scaler is not None),
+            snapshots,
+            self.telemetry,
+            c.checkpoint.snapshot_interval_steps,
+        )
+        self.alarm = Alarm(self.parts.run_dir, c.session_name, self.telemetry)
+        self.recovery = Recovery(
+            self.model,
+            self.progress,
+            self.guard,
+            Rollback(self.state, snapshots, self.store, read=self._read_newest),
+            self.schedule,
+            None if self.growth is None else self.growth.control,
+            self.alarm,
+            self.telemetry,
+            self._rewind,
+            max_rollbacks=t.max_rollbacks,
+            lr_factor=t.rollback_lr_factor,
+            deadline_ms=t.rollback_deadline_ms,
+            embargo_epochs=c.morphogenetic.seed.embargo_epochs,
+        )
+        self.state.register("governor", self.guard)
+        self.state.register("recovery", self.recovery)
+
+    def _read_newest(self, folder: Path, at_or_before_step: int) -> Checkpoint:
+        """On the loader's thread: what is being written is the newest checkpoint, however slow the disk."""
+        while self.store.busy:
+            time.sleep(WRITER_POLL_S)
+        return load_newest(folder, at_or_before_step)
+
+    def _attend(self) -> None:
+        self.attention.within()
+
+    def _prepare_saving(self) -> None:
+        """What has been measured and not been read yet is neither saved nor lost, unless it is read now."""
+        self.guard.inspect()
+        self.lines.flush(self.parts.records)
+        self.account.read_clock()
+
+    def _rewind(self, records: Mapping[str, Any]) -> None:
+        self.lines.forget()
+        self.parts.records.rewind(records)
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's own part of the state; the owners registered beside it have theirs."""
@@ -186,7 +310,14 @@ class Machinery:
         self.telemetry.step, self.telemetry.epoch = self.progress.step, self.progress.epoch
         # a wish to stop was for the run that was saved; patience is judged anew, it may have been raised
         self.progress.stopped_by = "early_stopping" if self.early.over else ""
+        if self.schedule.extension:
+            self.telemetry.warn(EventName.NOTICE, {"message": self.schedule.extension})
         self._forward_changed()
+
+    def report_steps(self) -> None:
+        """Tell what an epoch's steps have shown of seeds' gradients and of fp16; waits for the device."""
+        self.attribution.flush(self.telemetry)
+        self.precision.report(self.telemetry)
 
     def _topology_changed(self, change: TopologyChange) -> None:
         self._forward_changed()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from esper.errors import CheckpointError
+from esper.config.problems import problem
+from esper.errors import CheckpointError, ConfigError, EsperError, GrowthError
 from esper.kasmina import MorphableModel, Seed, TopologyChange
+from esper.tolaria.rebuilds import Rebuilds
 from esper.tolaria.state import load_named_state, named_state
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -20,7 +24,8 @@ class OptimizerManager:
 
     A seed in isolation has an optimiser of its own, so that nothing of it (clipping, loss scale, Inf)
     reaches the host; when it joins, its group and its state move to the main one. `factory` makes an
-    optimiser from parameter groups; `seed_lr` and `isolation_lr` are base rates.
+    optimiser from parameter groups; `seed_lr` and `isolation_lr` are base rates. What became of every
+    change is counted in `rebuilds`. Raises `ConfigError` for an optimiser whose groups have no `lr`.
     """
 
     def __init__(
@@ -32,20 +37,31 @@ class OptimizerManager:
         seed_lr: float,
         isolation_lr: float,
         warmup_steps: int,
+        rebuilds: Rebuilds | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         self.factory = factory
+        self.lr = lr
         self.seed_lr = seed_lr
         self.isolation_lr = isolation_lr
         self.warmup_steps = warmup_steps
-        self.main = factory([{"params": _trainable(model.host), "name": "host", "base_lr": lr}])
+        self.rebuilds = rebuilds or Rebuilds()
+        self.clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        """Fresh optimisers for everything in the model that can be trained."""
+        host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.lr}
+        self.main = self.factory([host])
+        _check_rates(self.main)
         self.isolated: dict[str, torch.optim.Optimizer] = {}
         # a model may come with seeds: loaded kernels, or a grown model that trains on
-        for record in model.living():
-            seed = model.seed_module(record)
+        for record in self.model.living():
+            seed = self.model.seed_module(record)
             self._isolate(record.key, seed)
             if record.joined:
-                self._join(record.key, seed, step=-warmup_steps)
+                self._join(record.key, seed, step=-self.warmup_steps)
 
     # -- what is optimised -----------------------------------------------------------------------
 
@@ -69,22 +85,37 @@ class OptimizerManager:
     # -- following the topology ------------------------------------------------------------------
 
     def apply(self, change: TopologyChange, step: int) -> None:
-        """Follow a change of topology; where something raises, the optimisers are as they were before."""
+        """Follow a change of topology; where something raises, the optimisers are as they were before.
+
+        What stays keeps its group, with all options, and its state, untouched.
+        """
+        if not change.structural:
+            self.rebuilds.skip()
+            return
+        began = self.clock()
         groups, state = list(self.main.param_groups), dict(self.main.state)
         isolated = dict(self.isolated)
         try:
-            for key, seed in change.born:
-                self._isolate(key, seed)
-            for key, seed in change.joined:
-                self._join(key, seed, step)
-            for key, seed in change.gone:
-                self._forget(key, seed)
-        except Exception:
+            self._follow(change, step)
+        except Exception as error:
             self.main.param_groups[:] = groups
             self.main.state.clear()
             self.main.state.update(state)
             self.isolated = isolated
+            self.rebuilds.failure(step, self._ms_since(began), f"{type(error).__name__}: {error}")
             raise
+        self.rebuilds.success(step, self._ms_since(began))
+
+    def _follow(self, change: TopologyChange, step: int) -> None:
+        for key, seed in change.born:
+            self._isolate(key, seed)
+        for key, seed in change.joined:
+            self._join(key, seed, step)
+        for key, seed in change.gone:
+            self._forget(key, seed)
+
+    def _ms_since(self, began: float) -> float:
+        return 1e3 * (self.clock() - began)
 
     def _isolate(self, key: str, seed: Seed) -> None:
         params = _trainable(seed)
@@ -112,9 +143,43 @@ class OptimizerManager:
 
     def _forget(self, key: str, seed: Seed) -> None:
         self.isolated.pop(key, None)
-        self.main.param_groups[:] = [g for g in self.main.param_groups if g["name"] != key]
+        gone = {id(param) for param in seed.parameters()}
+        # by what it holds and not by name: the slot may be another seed's by now
+        self.main.param_groups[:] = [
+            g for g in self.main.param_groups if not (g["params"] and id(g["params"][0]) in gone)
+        ]
         for param in seed.parameters():
             self.main.state.pop(param, None)
+
+    def follow_fold(self, folded: MorphableModel, names: Mapping[str, str], step: int) -> None:
+        """Go over to a folded copy of the model that was made growable again.
+
+        `names` leads from each parameter's name to that of its copy in the plain host (`fold_with_names`).
+        Every copy takes the state and the group of what it was copied from; the group of a seed keeps its
+        options under a name that leaves its slot to a new one. Raises `GrowthError`, with nothing changed,
+        where a parameter would be left behind or not be optimised.
+        """
+        began = self.clock()
+        old, new = dict(self.model.named_parameters()), dict(folded.host.named_parameters())
+        heirs = {old[a]: new[b] for a, b in names.items() if a in old and b in new}
+        inherited = {heirs.get(param) for param in self.parameters()}
+        if self.isolated or inherited != set(_trainable(folded)):
+            reason = "the folded model does not hold exactly the parameters that are optimised"
+            self.rebuilds.failure(step, self._ms_since(began), reason)
+            raise GrowthError(f"{reason}; expected wrap(host) with host, names = fold_with_names(model)")
+        self._hand_over(heirs)
+        self.model = folded
+        self.rebuilds.success(step, self._ms_since(began))
+
+    def _hand_over(self, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
+        state = dict(self.main.state)
+        self.main.state.clear()
+        for group in self.main.param_groups:
+            for param in group["params"]:
+                if param in state:
+                    self.main.state[heirs[param]] = state[param]
+            group["params"] = [heirs[param] for param in group["params"]]
+            group["name"] = group["name"] if group["name"] == "host" else f"folded {group['name']}"
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -123,28 +188,46 @@ class OptimizerManager:
         names = list(self.model.named_parameters())
         saved: dict[str, Any] = {}
         for label, optimizer in (("main", self.main), *self.isolated.items()):
-            tensors, meta = named_state(optimizer, names)
+            tensors, meta = named_state(optimizer, names, copy=False)
             saved[label] = {"tensors": tensors, "meta": meta}
         return saved
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Rebuild the groups for the model's present seeds and restore all state.
+        """Rebuild the optimisers for the model's present seeds and restore all state and options.
 
-        Raises `CheckpointError` for state that does not fit: there is no silent fresh start.
+        Raises `CheckpointError` for state that does not fit: there is no silent fresh start. The optimisers
+        are then as they were, or, where those would not be the model's any more, begin anew, and the error
+        says so.
         """
+        try:
+            restored = self._restored(saved)
+        except (EsperError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error) if isinstance(error, EsperError) else f"damaged: {error!r}"
+            if {id(p) for p in self.parameters()} != {id(p) for p in _trainable(self.model)}:
+                self._begin()
+                reason += " (the optimisers begin anew)"
+            raise CheckpointError(f"the saved optimisers cannot be restored: {reason}") from error
+        self.main, self.isolated = restored.pop("main"), restored
+
+    def _restored(self, saved: Mapping[str, Any]) -> dict[str, torch.optim.Optimizer]:
         names = dict(self.model.named_parameters())
-        self.main.param_groups[1:] = []
-        self.main.state.clear()
-        self.isolated = {}
-        for group in saved["main"]["meta"]["groups"][1:]:
-            self.main.add_param_group({"params": _named(names, group["params"]), **_late(group)})
-        for key, part in saved.items():
-            if key != "main":
-                groups = [{"params": _named(names, g["params"]), **_late(g)} for g in part["meta"]["groups"]]
-                self.isolated[key] = self.factory(groups)
+        made: dict[str, torch.optim.Optimizer] = {}
+        if "main" not in saved:
+            raise CheckpointError("there is none for the host")
         for label, part in saved.items():
-            optimizer = self.main if label == "main" else self.isolated[label]
-            load_named_state(optimizer, list(names.items()), part["tensors"], part["meta"])
+            groups = [{"params": _named(names, g["params"]), **_late(g)} for g in part["meta"]["groups"]]
+            made[label] = self.factory(groups)
+            load_named_state(made[label], list(names.items()), part["tensors"], part["meta"])
+        _check_each_held_once(names, made.values())
+        return made
+
+
+def _check_each_held_once(
+    names: Mapping[str, nn.Parameter], optimizers: Iterable[torch.optim.Optimizer]
+) -> None:
+    held = Counter(param for o in optimizers for group in o.param_groups for param in group["params"])
+    if lost := [name for name, param in names.items() if param.requires_grad and held[param] != 1]:
+        raise CheckpointError(f"held by none of them, or by two: {', '.join(lost[:5])}")
 
 
 def _named(names: Mapping[str, nn.Parameter], wanted: Sequence[str]) -> list[nn.Parameter]:
@@ -160,3 +243,14 @@ def _late(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
+
+
+def _check_rates(optimizer: torch.optim.Optimizer) -> None:
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise ConfigError(
+            problem(
+                "optimization.optimizer",
+                type(optimizer).__name__,
+                "an optimiser whose groups have lr, which the schedule sets",
+            )
+        )

@@ -14,9 +14,11 @@ from esper.kasmina import MorphableModel
 from esper.leyline import Event
 from esper.tolaria.batches import Loader
 from esper.tolaria.control import Tamiyo
+from esper.tolaria.gradients import Aggregator
+from esper.tolaria.losses import LossFunction
 from esper.tolaria.optimizer import OptimizerFactory
 from esper.tolaria.schedule import ScheduleFactory
-from esper.tolaria.task import BatchForm, LossFunction
+from esper.tolaria.task import BatchForm
 
 
 class Records(Protocol):
@@ -30,6 +32,10 @@ class Records(Protocol):
 
     def state(self) -> dict[str, Any]: ...
 
+    def sync(self) -> None: ...
+
+    def rewind(self, state: Mapping[str, Any]) -> None: ...
+
 
 class Watcher(Protocol):
     """Somebody who is told after each optimiser step how many are done in the epoch; must be cheap."""
@@ -39,7 +45,10 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything a run needs besides its configuration. `tamiyo` is None where nothing is to grow."""
+    """Everything a run needs besides its configuration.
+
+    `tamiyo` is None where nothing is to grow, `aggregator` where gradients are plainly added up.
+    """
 
     model: MorphableModel
     data: DataInfo
@@ -55,3 +64,4 @@ class Parts:
     records: Records
     watcher: Watcher
     run_dir: Path
+    aggregator: Aggregator | None = None

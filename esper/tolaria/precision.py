@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from esper.config.problems import problem
+from esper.errors import ConfigError
+from esper.leyline import EventName
+from esper.tolaria.telemetry import Telemetry
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Precision:
-    """`mode` is false, true (fp16 on cuda, bf16 elsewhere), "bf16" or "fp16".
+    """`mode` is false, true (fp16 on cuda, bf16 elsewhere), "bf16" or "fp16"; `ConfigError` for any other.
 
-    Only fp16 needs a scaler: bf16 has the exponents of float32.
+    Only fp16 needs a scaler: bf16 has the exponents of float32. Where fp16 overflows, the step is skipped
+    and counted. torch's scaler reads the overflow on the processor, the one wait of an fp16 step, unless the
+    optimiser is a fused one (`optimizer_params.fused=true`), which looks for itself.
     """
 
     def __init__(self, mode: bool | str, device: torch.device) -> None:
         if mode is True:
             mode = "fp16" if device.type == "cuda" else "bf16"
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(str(mode))
+        if mode not in (False, *_DTYPES):
+            raise ConfigError(problem("mixed_precision", mode, "false, true, bf16 or fp16"))
+        self.dtype = _DTYPES[str(mode)] if mode else None
         self.device_type = device.type
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
+        # kept where the overflow is found: counting does not wait
+        home = device if self.scaler is not None else torch.device("cpu")
+        self._skipped = torch.zeros((), device=home, dtype=torch.int64)
+        self._told = 0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A fresh context for one forward; costs nothing where precision is full."""
@@ -28,14 +44,23 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device_type, dtype=self.dtype)
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as it is to be differentiated: times the scale in fp16, else itself."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
     def backward(self, loss: Tensor) -> None:
         """Backward of the (scaled) loss."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self.scaled(loss).backward()
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Bring gradients to their true size; once a step, before clipping."""
-        if self.scaler is not None:
-            self.scaler.unscale_(optimizer)
+        if self.scaler is None:
+            return
+        self.scaler.unscale_(optimizer)
+        found = self.scaler._found_inf_per_device(optimizer).values()
+        overflows = [each.to(self._skipped.device, non_blocking=True) for each in found]
+        if overflows:
+            self._skipped += torch.stack(overflows).any()
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step, or skip the step where fp16 overflowed."""
@@ -45,9 +70,27 @@ class Precision:
             self.scaler.step(optimizer)
             self.scaler.update()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.scaler is None else self.scaler.state_dict()
+    def skipped_steps(self) -> int:
+        """How many steps of the run fp16 has cost so far; waits for the device."""
+        return int(self._skipped.item())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def report(self, telemetry: Telemetry) -> None:
+        """Emit how many steps have been skipped since the last time, where there were any."""
+        skipped = self.skipped_steps()
+        if skipped > self._told and self.scaler is not None:
+            facts = {"skipped": skipped - self._told, "total": skipped, "scale": self.scaler.get_scale()}
+            telemetry.emit(EventName.STEPS_SKIPPED, facts)
+        self._told = skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.scaler is None:
+            return {}
+        skipped = {"skipped_steps": self.skipped_steps(), "told": self._told}
+        return {"scaler": self.scaler.state_dict(), **skipped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the scale; a run in full precision has none, and one that was saved as such gives none."""
         if self.scaler is not None and state:
-            self.scaler.load_state_dict(state)
+            self.scaler.load_state_dict(dict(state["scaler"]))
+            self._skipped.fill_(state["skipped_steps"])
+            self._told = state["told"]

@@ -14,8 +14,9 @@ from esper.config import SeedConfig
 from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import BatchSource
+from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
 from esper.tolaria.precision import Precision
-from esper.tolaria.task import BatchForm, LossFunction, batch_length, follow
+from esper.tolaria.task import BatchForm, batch_length, follow
 
 
 class Probe:
@@ -32,11 +33,13 @@ class Probe:
         *,
         device: torch.device,
         rng_seed: int,
+        total: Total = sum_losses,
     ) -> None:
         self.model = model
         self.batches = batches
         self.form = form
         self.judge = loss
+        self.total = total
         self.precision = precision
         self.impact_samples = config.impact_samples
         self.device = device
@@ -52,7 +55,20 @@ class Probe:
         args, kwargs, targets = self.form(self.batch)
         with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
             output = self.model.forward(*args, **kwargs)
-            return self.judge(output, follow(targets, output))
+            losses = judge(self.judge, output, follow(targets, output))
+            return self.total(losses) if isinstance(losses, Mapping) else losses
+
+    def has_objectives(self) -> bool:
+        """Whether the loss has several objectives by name, from a forward in eval mode without gradients."""
+        args, kwargs, targets = self.form(self.batch)
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), seeded_rng(self.rng_seed, self.device), self.precision.autocast():
+                output = self.model.forward(*args, **kwargs)
+                return isinstance(judge(self.judge, output, follow(targets, output)), Mapping)
+        finally:
+            self.model.train(training)
 
     def held_out(self) -> Iterator[Any]:
         """A fresh pass over the samples that impact is measured on."""

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from torch import Tensor
+
 from esper.config import TolariaConfig
 from esper.leyline import EventName
+from esper.tolaria.attention import Interrupted
 from esper.tolaria.best import best_weights
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.lines import epoch_line
+from esper.tolaria.losses import judge
 from esper.tolaria.machinery import Machinery
 from esper.tolaria.parts import Parts
 from esper.tolaria.profiler import StepProfiler
+from esper.tolaria.safety import Unhealthy
 from esper.tolaria.signals import Wishes
 from esper.tolaria.state import Checkpoint
-from esper.tolaria.task import batch_length, follow
+from esper.tolaria.task import Counts, batch_length, follow
 
 
 class Run(Machinery):
@@ -37,17 +43,44 @@ class Run(Machinery):
         """Run epochs until the last one, an early stop, or a wish to stop."""
         self.account.start_clock()
         with ExitStack() as owned:
+            owned.callback(self.store.close)
+            owned.callback(self.alarm.close)
             self._start_profiler(owned)
+            self.alarm.start()
+            if not self._finished():
+                self._guarded(self.guard.start)
             while not self._finished():
-                self.epoch()
-        self.lines.flush(self.parts.records)
-        self.account.read_clock()
-        self.store.save(self.progress, final=True)
+                self._guarded(self.epoch)
+            self.lines.flush(self.parts.records)
+            self.account.read_clock()
+            if self.recovery.sound:
+                self.store.save(self.progress, final=True)
+            self.attention.end()
 
     def _finished(self) -> bool:
-        if not self.progress.stopped_by and self.progress.epoch >= self.config.optimization.max_epochs:
-            self.progress.stopped_by = "max_epochs"
-        return bool(self.progress.stopped_by)
+        p = self.progress
+        if not p.stopped_by and p.epoch >= self.config.optimization.max_epochs:
+            p.stopped_by = "max_epochs"
+        if not p.stopped_by and self.attention.between_steps():
+            p.stopped_by = self.wishes.stop_reason
+        return bool(p.stopped_by)
+
+    def _guarded(self, part: Callable[[], None]) -> None:
+        """Do a part of the run; where it turns out unhealthy, go back, and where it is broken off, save."""
+        try:
+            part()
+        except Unhealthy as fault:
+            self.recovery.answer(fault)
+        except Interrupted as wish:
+            self._leave(str(wish))
+
+    def _leave(self, reason: str) -> None:
+        """Undo a phase that was broken off: the run ends, and is taken up, as it was before that phase."""
+        before = self.attention.before
+        assert before is not None, "a phase is left only where it can be undone"
+        self.state.restore(before.tensors, before.state["owners"], copy=True)
+        self.store.save_snapshot(before)
+        self.progress.stopped_by = reason
 
     def epoch(self) -> None:
         """One epoch in the order of the specification (T1); `train` calls it until the run is over."""
@@ -56,14 +89,18 @@ class Run(Machinery):
         self._train_pass()
         if self.progress.stopped_by:
             return
+        self._keep_state()
         trained = self.meter.read()
         validation = self.evaluator.run(self.val_batches.batches(0))
+        if math.isfinite(validation.loss):
+            self.guard.vouch()
         improved = self._close_epoch(trained, validation)
         if self.growth is not None:
             self.growth.end_of_epoch(self.progress, trained[0])
             self.best.refresh()
         self._early_stop(validation)
         self._record(trained, validation, time.perf_counter() - began)
+        self.recovery.epoch_over()
         self.account.read_clock()
         self.store.save(self.progress, improved=improved)
 
@@ -73,22 +110,25 @@ class Run(Machinery):
         if start == 0:
             self.meter.reset()
         for window in self.train_batches.windows(epoch, start, self.accumulation):
-            self._step(window)
+            norm = self._step(window)
             self.progress.batch += len(window)
+            self.guard.after_step(norm)
             if self._between_steps():
                 break
 
-    def _step(self, window: list[Any]) -> None:
+    def _step(self, window: list[Any]) -> Tensor | None:
         p = self.progress
         extra = self.lines.meter(p.step + 1)
-        meters = [self.meter] if extra is None else [self.meter, extra]
+        meters: list[Counts] = [self.meter, self.watch]
+        meters += [] if extra is None else [extra]
         before = self.meter.samples
-        norm = self.stepper.step(window, meters, p.step, want_norm=extra is not None)
+        norm = self.stepper.step(window, meters, p.step, want_norm=True)
         p.step += 1
         self.telemetry.step = p.step
         self.account.step(self.meter.samples - before)
         if extra is not None:
-            self.lines.add(p.step, extra, norm)
+            self.lines.add(p.step, extra, norm, self.tasks.tally.last() if self.tasks else None)
+        return norm
 
     def _between_steps(self) -> bool:
         """Everything that may happen between two steps; True where the run is to end."""
@@ -100,11 +140,18 @@ class Run(Machinery):
             inside = self.progress.batch < len(self.train_batches)
             if inside and (ended_blend or (interval and self.progress.step % interval == 0)):
                 self.growth.inside_epoch(self.progress, self.meter.read()[0])
+        self.guard.between_steps(self.progress.batch < len(self.train_batches))
         self.parts.watcher.progress(math.ceil(self.progress.batch / self.accumulation), None)
-        if self.wishes.poll():
+        if self.attention.between_steps():
             self.progress.stopped_by = self.wishes.stop_reason
             return self.progress.batch < len(self.train_batches)
         return False
+
+    def _keep_state(self) -> None:
+        """Keep what the epoch's last step left, so that all that is still to come in it can be broken off."""
+        self.lines.flush(self.parts.records)
+        before = self.guard.end_of_pass()
+        self.attention.enter(before, may_leave=before is not None)
 
     def _close_epoch(self, trained: tuple[float, float | None], validation: Evaluation) -> bool:
         self.progress.epoch += 1
@@ -126,6 +173,8 @@ class Run(Machinery):
             self.telemetry.emit(EventName.EARLY_STOPPED, {"waited_epochs": self.early.waited})
 
     def _record(self, trained: tuple[float, float | None], validation: Evaluation, epoch_time: float) -> None:
+        aggregated = self.tasks.tally.flush(self.telemetry) if self.tasks else None
+        self.report_steps()
         if not self.config.logging.track_metrics:
             return
         self.lines.flush(self.parts.records)
@@ -138,6 +187,8 @@ class Run(Machinery):
                 learning_rate=self.optimizers.main.param_groups[0]["lr"],
                 epoch_time=epoch_time,
                 growing=self.growth is not None,
+                objectives=self.meter.objectives(),
+                aggregated=aggregated,
             )
         )
 
@@ -156,7 +207,8 @@ class Run(Machinery):
         args, kwargs, targets = self.parts.form(next(iter(self.train_batches.batches(1))))
         with self.precision.autocast():
             output = self.forward(batch_length(targets), args, kwargs)
-            loss = self.parts.loss(output, follow(targets, output))
+            losses = judge(self.parts.loss, output, follow(targets, output))
+            loss = self.total(losses) if isinstance(losses, Mapping) else losses
         self.precision.backward(loss)
         return loss.item()
 
@@ -169,7 +221,15 @@ class Run(Machinery):
         self.model.load_state_dict(best_weights(checkpoint))
         self.progress.load(owners["run"]["progress"])
 
-    def test(self) -> Evaluation:
-        """Put the best model, with its topology, in place and read the test set."""
+    def test(self) -> Evaluation | None:
+        """Put the best model, with its topology, in place and read the test set.
+
+        None where somebody wanted the run to end meanwhile; `progress.stopped_by` then says so.
+        """
         self.best.restore()
-        return self.evaluator.run(self.parts.test.batches(0))
+        self.attention.enter(None, may_leave=True)
+        try:
+            return self.evaluator.run(self.parts.test.batches(0))
+        except Interrupted as wish:
+            self.progress.stopped_by = str(wish)
+            return None

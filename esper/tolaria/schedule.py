@@ -1,14 +1,19 @@
-"""Learning rates: a factor for every optimiser step, and a warm-up for parameters that arrive late."""
+"""Learning rates: a factor for every optimiser step, and a warm-up for parameters that arrive late (T9).
+
+What counts steps is called so, and what counts epochs, too: `warmup_steps`, `period_epochs`. A skipped fp16
+step counts as one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from esper.errors import ConfigError
+from esper.errors import CheckpointError, ConfigError
 
 Factor = Callable[[int], float]
 
@@ -19,6 +24,9 @@ class Horizon:
 
     total_steps: int
     steps_per_epoch: int
+
+    def __str__(self) -> str:
+        return f"{self.total_steps} steps, {self.steps_per_epoch} an epoch"
 
 
 def constant(horizon: Horizon) -> Factor:
@@ -78,19 +86,70 @@ def ramp(at: int, steps: int, floor: float = 0.0) -> float:
 class LearningRate:
     """Sets the rate of every group of an optimiser before each step.
 
-    A group's rate is its `base_lr` times the policy's factor, times, for groups with `born_step` and
-    `warmup_steps`, a line from 0 to 1 over their own first steps.
+    A group's rate is its `base_lr` times the policy's factor times `scale`, times, for groups with
+    `born_step` and `warmup_steps`, a line from 0 to 1 over their own first steps. All of it depends on the
+    number of the step alone, so that a resumed run or a changed topology leaves no rate behind. `scale` is
+    1 until somebody cuts it, and is saved.
     """
 
-    def __init__(self, factor: Factor) -> None:
+    def __init__(self, factor: Factor, horizon: Horizon | None = None) -> None:
         self.factor = factor
+        self.horizon = horizon
+        self.scale = 1.0
+        self.extension = ""
 
     def apply(self, optimizer: torch.optim.Optimizer, at: int) -> None:
-        """Set all rates for step `at` (steps done so far)."""
+        """Set all rates for step `at` (steps done so far).
+
+        Raises `ConfigError` for a policy of the user's own that gives no finite factor of at least 0.
+        """
         common = self.factor(at)
+        if not 0.0 <= common < math.inf:
+            raise ConfigError(
+                f"optimization.scheduler: its factor at step {at} is {common!r}, expected a finite number "
+                "of at least 0"
+            )
+        common *= self.scale
         for group in optimizer.param_groups:
             age = at - group.get("born_step", 0)
             group["lr"] = group["base_lr"] * common * ramp(age, group.get("warmup_steps", 0))
+
+    def apply_alone(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the rates of a seed in isolation: constant but for `scale`, whatever the host's policy says."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self.scale
+
+    def cut(self, factor: float) -> None:
+        """Multiply all rates by `factor`, which lies above 0 and is at most 1, from the next step on."""
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(
+                f"the rates are to be cut by {factor!r}; expected a number above 0 and at most 1"
+            )
+        self.scale *= factor
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale, and the horizon that the rates were planned for."""
+        return {"scale": self.scale, "horizon": None if self.horizon is None else asdict(self.horizon)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the scale. A horizon other than the saved one is the user's wish and stays.
+
+        `extension` then says so: the policy is the new horizon's from this step on, as if it had been
+        planned so from the start; `scheduler_params.period_epochs` keeps a cosine to its old period.
+        """
+        scale = float(state["scale"])
+        if not 0.0 < scale <= 1.0:
+            raise CheckpointError(
+                f"the saved schedule has scale {scale!r}, expected a number above 0, at most 1"
+            )
+        saved = None if state["horizon"] is None else Horizon(**state["horizon"])
+        self.scale, self.extension = scale, ""
+        if None not in (saved, self.horizon) and saved != self.horizon:
+            self.extension = (
+                f"the learning rate was planned for {saved}; from here on it is for {self.horizon}"
+            )
 
 
 # What makes the schedule of a run once its length is known.

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
+from esper.tolaria.clipping import clip, gradient_norm
 from esper.tolaria.forward import TrainingForward
+from esper.tolaria.gradients import Backward, PlainBackward
+from esper.tolaria.gradients.attribution import SeedAttribution
+from esper.tolaria.losses import LossFunction, judge
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.precision import Precision
 from esper.tolaria.schedule import LearningRate
-from esper.tolaria.task import BatchForm, LossFunction, Meter, batch_length, follow
+from esper.tolaria.task import BatchForm, Counts, batch_length, follow
 
 # A seed's gradient norm is sampled for its health every so many steps: the norm costs a kernel a tensor.
 GRADIENT_SAMPLE_STEPS = 16
@@ -32,6 +35,9 @@ class Stepper:
         form: BatchForm,
         precision: Precision,
         clip_norm: float | None,
+        backward: Backward | None = None,
+        attribution: SeedAttribution | None = None,
+        clip_scope: str = "all",
     ) -> None:
         self.forward = forward
         self.optimizers = optimizers
@@ -41,32 +47,40 @@ class Stepper:
         self.form = form
         self.precision = precision
         self.clip_norm = clip_norm
+        self.backward = backward or PlainBackward(precision)
+        self.attribution = attribution
+        self.clip_scope = clip_scope
 
     def step(
-        self, window: Sequence[Any], meters: Sequence[Meter], at: int, *, want_norm: bool = False
+        self, window: Sequence[Any], meters: Sequence[Counts], at: int, *, want_norm: bool = False
     ) -> Tensor | None:
         """Do step number `at` (steps done so far) and return the gradient norm where it was wanted or taken.
 
         Losses of the window's batches weigh by their share of samples, so that their gradients add up
-        to that of one big batch, also for a window that is short. Every meter counts every batch.
+        to that of one big batch, also for a window that is short. Every meter counts every batch. What the
+        gradients of several micro-batches or objectives come to is up to `backward`.
         """
         parts = [self.form(batch) for batch in window]
         sizes = [batch_length(targets) for _, _, targets in parts]
         total = sum(sizes)
+        self.backward.begin()
         for (args, kwargs, targets), size in zip(parts, sizes, strict=True):
             with self.precision.autocast():
                 output = self.forward(size, args, kwargs)
                 targets = follow(targets, output)
-                loss = self.loss(output, targets)
+                losses = judge(self.loss, output, targets)
             for meter in meters:
-                meter.add(loss, output, targets, size)
-            self.precision.backward(loss if size == total else loss * (size / total))
+                meter.add(losses, output, targets, size)
+            self.backward.add(losses, size / total)
+        self.backward.finish()
         return self._finish(at, want_norm)
 
     def _finish(self, at: int, want_norm: bool) -> Tensor | None:
         main = self.optimizers.main
         self.schedule.apply(main, at)
         self.precision.unscale(main)
+        if self.attribution is not None:
+            self.attribution.before_step()
         norm = self._clip(want_norm)
         if at % GRADIENT_SAMPLE_STEPS == 0:
             self._sample_gradients()
@@ -78,10 +92,10 @@ class Stepper:
 
     def _clip(self, want_norm: bool) -> Tensor | None:
         if self.clip_norm is not None:
-            return torch.nn.utils.clip_grad_norm_(self.optimizers.shared_parameters(), self.clip_norm)
+            groups = [group["params"] for group in self.optimizers.main.param_groups]
+            return clip(groups, self.clip_norm, self.clip_scope)
         if want_norm:
-            params = self.optimizers.shared_parameters()
-            return torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+            return gradient_norm(self.optimizers.shared_parameters())
         return None
 
     def _sample_gradients(self) -> None:
@@ -92,5 +106,6 @@ class Stepper:
     def _step_isolated(self, at: int) -> None:
         self.seeds.learn(self.clip_norm, at)
         for optimizer in self.optimizers.isolated.values():
+            self.schedule.apply_alone(optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ import torch
 from esper.core.runtime import versions
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run
+from esper.tolaria.safety import HALTED
 
 SEED_KEYS = (
     "layer",
@@ -62,6 +63,8 @@ def summarize(run: Run, test: Evaluation | None, params_last: int) -> dict[str, 
         "versions": versions(),
         "threads": torch.get_num_threads(),
     }
+    if progress.stopped_by == HALTED:
+        summary["reason"] = run.alarm.reason
     if params_last != params:
         summary["params_last"] = params_last
     return summary

@@ -42,8 +42,10 @@ def host_and_batch(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     return model, torch.randn(batch, channels, side, side), torch.randint(0, 10, (batch,))
 
 
-def interleaved(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each action, one of each a round, in an order that turns."""
+def interleaved(
+    actions: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each action by `clock`, one of each a round, in an order that turns."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     names = list(actions)
     for action in actions.values():
@@ -51,9 +53,9 @@ def interleaved(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str
     for turn in range(rounds):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
-            began = time.perf_counter()
+            began = clock()
             actions[name]()
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
     return times
 
 

@@ -168,7 +168,7 @@ def test_pause_and_resume(tmp_path: Path) -> None:
     thread = threading.Thread(target=made.run_training)
     thread.start()
     made.pause()
-    while made.get_status() != "paused" or made.get_detailed_status()["step"] < 1:
+    while made.get_status() != "paused":  # held before its first step
         time.sleep(0.01)
     made.resume()
     while made.get_detailed_status()["step"] < 5:

@@ -52,7 +52,14 @@ def test_outside_of_the_main_thread_nothing_is_changed() -> None:
 
 @pytest.mark.parametrize(
     ("stopped_by", "code"),
-    [("max_epochs", 0), ("early_stopping", 0), ("stopped", 0), ("sigint", 130), ("sigterm", 143)],
+    [
+        ("max_epochs", 0),
+        ("early_stopping", 0),
+        ("stopped", 0),
+        ("sigint", 130),
+        ("sigterm", 143),
+        ("emergency", 3),
+    ],
 )
 def test_exit_codes(stopped_by: str, code: int) -> None:
     assert exit_code(stopped_by) == code

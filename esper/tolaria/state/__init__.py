@@ -1,7 +1,7 @@
 """The state of a run: what belongs to it, how it is written, how it is found again."""
 
 from esper.tolaria.state.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from esper.tolaria.state.find import Found, find_checkpoint
+from esper.tolaria.state.find import Found, checkpoint_folder, find_checkpoint
 from esper.tolaria.state.manager import Generators, StateManager
 from esper.tolaria.state.optimizer_state import load_named_state, named_state
 
@@ -10,6 +10,7 @@ __all__ = [
     "Found",
     "Generators",
     "StateManager",
+    "checkpoint_folder",
     "find_checkpoint",
     "load_checkpoint",
     "load_named_state",

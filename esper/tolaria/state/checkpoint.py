@@ -25,6 +25,7 @@ from esper.tolaria.state.index import (
     list_checkpoints,
     read_state,
 )
+from esper.tolaria.state.packing import Json
 
 _SUFFIX = ".safetensors"
 
@@ -60,7 +61,8 @@ def save_checkpoint(
         "sequence": _next_sequence(parent),
         "state": state,
     }
-    raw = (json.dumps(content, indent=1) + "\n").encode()
+    # no indent: with one, the encoder is Python code, and other threads have to wait for it
+    raw = (json.dumps(content) + "\n").encode()
     if len(raw) > STATE_LIMIT_BYTES:
         raise CheckpointError(
             f"the JSON state has {len(raw)} bytes; at most {STATE_LIMIT_BYTES} can be saved"
@@ -110,6 +112,8 @@ def _next_sequence(parent: Path) -> int:
 
 
 def _check_json(path: str, value: Any) -> None:
+    if isinstance(value, Json):
+        return
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):

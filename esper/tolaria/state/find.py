@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from esper.core.manifest import read_bounded
 from esper.errors import CheckpointError
-from esper.tolaria.state.checkpoint import check_checkpoint
+from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
 from esper.tolaria.state.index import is_checkpoint, list_checkpoints
+
+CONFIG_FILE = "config.yaml"  # in the folder of a run
+DEFAULT_FOLDER = "checkpoints"
+
+_CONFIG_LIMIT_BYTES = 64 << 10  # some ten times the default one; its parser reads 100 KB a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +29,9 @@ class Found:
 
 
 def find_checkpoint(path: Path) -> Found:
-    """The newest good one in `path`: a checkpoint, a folder of them, or a run with `checkpoints/` in it.
+    """The newest good one in `path`: a checkpoint, a folder of them, or the folder of a run.
 
+    A run's own config.yaml says where its checkpoints are; without one they are in `checkpoints/`.
     A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over.
     Raises `CheckpointError` saying where it looked and why each one was refused.
     """
@@ -30,7 +41,8 @@ def find_checkpoint(path: Path) -> Found:
     if is_checkpoint(path):
         check_checkpoint(path)
         return Found(path, ())
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    own = checkpoint_folder(path)
+    folder = own if own.is_dir() else path
     entries, refused = list_checkpoints(folder)
     for entry in reversed(entries):
         try:
@@ -41,3 +53,41 @@ def find_checkpoint(path: Path) -> Found:
             return Found(entry.path, tuple(refused))
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
     raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{reasons}")
+
+
+def checkpoint_folder(run_dir: Path) -> Path:
+    """Where a run keeps its checkpoints, whether it has any yet or not."""
+    return run_dir / (_configured(run_dir / CONFIG_FILE) or DEFAULT_FOLDER)
+
+
+def _configured(file: Path) -> str | None:
+    """`checkpoint_dir` as a run's configuration names it, in a file that nobody has verified."""
+    try:
+        # the nodes only: building values from them could unfold a small file into a full memory
+        root = yaml.compose(read_bounded(file, _CONFIG_LIMIT_BYTES), Loader=yaml.SafeLoader)
+    except (CheckpointError, yaml.YAMLError, RecursionError, UnicodeDecodeError):
+        return None
+    found = _entry(_entry(root, "checkpoint"), "checkpoint_dir")
+    usable = isinstance(found, yaml.ScalarNode) and found.value and "\0" not in found.value
+    return str(found.value) if usable else None
+
+
+def _entry(node: Any, key: str) -> Any:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((value for name, value in pairs if name.value == key), None)
+
+
+def load_newest(folder: Path, at_or_before_step: int = sys.maxsize) -> Checkpoint:
+    """The newest good checkpoint in `folder` whose run stood at or before a step; every file is read once.
+
+    Raises `CheckpointError` saying why each one was refused.
+    """
+    entries, refused = list_checkpoints(folder)
+    for entry in reversed(entries):
+        if entry.step <= at_or_before_step:
+            try:
+                return load_checkpoint(entry.path)
+            except CheckpointError as error:
+                refused.append(str(error))
+    reasons = "".join(f"\n  {sentence}" for sentence in refused)
+    raise CheckpointError(f"{folder} holds no good checkpoint to go back to{reasons}")

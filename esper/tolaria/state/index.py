@@ -20,10 +20,17 @@ STATE_LIMIT_BYTES = 6 << 20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A checkpoint that can be named: where it is, and the how-manieth save in its folder it was."""
+    """A checkpoint that can be named: where it is, and the how-manieth save in its folder it was.
+
+    `step`, `epoch` and `batch` say where its run stood, `is_best` whether its model was the best so far.
+    """
 
     path: Path
     sequence: int
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    is_best: bool = False
 
 
 def list_checkpoints(folder: Path) -> tuple[list[Entry], list[str]]:
@@ -35,7 +42,7 @@ def list_checkpoints(folder: Path) -> tuple[list[Entry], list[str]]:
     for path in _subfolders(folder):
         try:
             found = read_state(path)
-            entries.append(Entry(path, found["sequence"]))
+            entries.append(_entry(path, found))
         except CheckpointError as error:
             problems.append(str(error))
     return sorted(entries, key=lambda entry: (entry.sequence, entry.path.name)), problems
@@ -52,6 +59,25 @@ def read_state(path: Path) -> dict[str, Any]:
     if type(found.get("sequence")) is not int or not isinstance(found.get("state"), dict):
         raise CheckpointError(f"{file} lacks a part; expected a whole number as sequence, and state")
     return found
+
+
+def _entry(path: Path, found: dict[str, Any]) -> Entry:
+    """What can be told from a state that nobody has verified: anything may stand in it."""
+    progress = _at(found["state"], "run", "progress")
+    step, epoch, batch = (_whole(progress.get(name)) for name in ("step", "epoch", "batch"))
+    best = _at(found["state"], "owners", "best", "mark").get("epoch")
+    is_best = not batch and epoch > 0 and best == epoch
+    return Entry(path, found["sequence"], step, epoch, batch, is_best)
+
+
+def _at(value: Any, *names: str) -> dict[str, Any]:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _whole(value: Any) -> int:
+    return value if type(value) is int else 0
 
 
 def is_checkpoint(path: Path) -> bool:

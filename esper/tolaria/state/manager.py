@@ -3,23 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from esper.core.runtime import restore_rng_state, rng_state
 from esper.errors import CheckpointError, EsperError
+from esper.tolaria.state.buffers import Buffers
+from esper.tolaria.state.packing import Json
 
 # The only key of a mapping that stands for a tensor.
 REFERENCE = "$tensor"
 
+# most of a state is small tables of these: asked by type, for a save waits for the answers
+_PLAIN = frozenset({type(None), bool, int, float, str})
+_STRING = frozenset({str})
+_KINDS = frozenset({dict, list, Tensor, Json})
+
+Tensors = dict[str, dict[str, Tensor]]
+State = dict[str, Any]
+
+# What an owner does with the tensors that it is given to load: it keeps them as its own, it copies them into
+# its own, or it only ever reads them (and replaces those it gives, rather than change them).
+Use = Literal["keeps", "copies", "reads"]
+
+
+# What loading may raise where a state is not what the owner gave: anything may stand in a file.
+MISFITS = (
+    EsperError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)
+
 
 class Stateful(Protocol):
-    """An owner of state: nested dicts and lists of JSON values and tensors."""
+    """An owner of state: nested dicts and lists of JSON values and tensors.
+
+    What it gives may be its own tensors: the manager copies them.
+    """
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
     def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """All state at one moment: the owners' own tensors by owner and path, and the rest as JSON.
+
+    Good until the run moves on; those of owners in `shared` are good for ever.
+    """
+
+    tensors: Tensors
+    state: State
+    shared: frozenset[str]
+
+    def copy(self, into: Buffers | None = None) -> Tensors:
+        """Copies of the tensors, in kept memory where there is some; those that are shared as they are."""
+        own = {name: group for name, group in self.tensors.items() if name not in self.shared}
+        copies = (Buffers() if into is None else into).copy(own)
+        return {name: copies.get(name) or dict(group) for name, group in self.tensors.items()}
 
 
 class StateManager:
@@ -30,24 +78,36 @@ class StateManager:
 
     def __init__(self) -> None:
         self.owners: dict[str, Stateful] = {}
+        self._use: dict[str, Use] = {}
 
-    def register(self, name: str, owner: Stateful) -> None:
+    def register(self, name: str, owner: Stateful, *, use: Use = "keeps") -> None:
+        """Add an owner; `use` says what becomes of its tensors, and so how often they have to be copied."""
         assert name not in self.owners, f"two owners of state are called {name}"
         self.owners[name] = owner
+        self._use[name] = use
 
-    def capture(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Copies of all state: tensors by owner and path, and the rest as JSON with references to them.
+    def collect(self) -> Collected:
+        """All state as it is now, nothing copied yet.
 
-        Raises `CheckpointError` for state whose names would not lead back to it.
+        Raises `CheckpointError` for state that JSON cannot hold or whose names would not lead back to it.
         """
-        tensors: dict[str, dict[str, Tensor]] = {}
-        state: dict[str, Any] = {}
+        tensors: Tensors = {}
+        state: State = {}
         for name, owner in self.owners.items():
             found: dict[str, Tensor] = {}
-            state[name] = _split(owner.state_dict(), "", found)
+            state[name] = _split(owner.state_dict(), name, "", found)
             if found:
                 tensors[name] = found
-        return tensors, state
+        return Collected(tensors, state, frozenset(name for name in tensors if self._use[name] == "reads"))
+
+    def capture(self, into: Buffers | None = None) -> tuple[Tensors, State]:
+        """Copies of all state: tensors by owner and path, and the rest as JSON with references to them.
+
+        With `into` the copies are lent by that pool, and the caller gives them back. Raises `CheckpointError`
+        as `collect` does.
+        """
+        collected = self.collect()
+        return collected.copy(into), collected.state
 
     def restore(
         self,
@@ -56,9 +116,11 @@ class StateManager:
         *,
         optional: Collection[str] = (),
         on_misfit: Callable[[str], None] | None = None,
+        copy: bool = False,
     ) -> None:
         """Give every owner its state back.
 
+        With `copy` the tensors are as they were afterwards, and whatever the run does then.
         Owners in `optional` may have none and then keep what they have. Raises `CheckpointError` for any
         other that is missing or does not fit, unless `on_misfit` is there to be told of it instead; what
         fits is loaded all the same.
@@ -69,29 +131,76 @@ class StateManager:
             try:
                 if name not in state:
                     raise CheckpointError(f"the checkpoint holds no state of {name}")
-                owner.load_state_dict(_join(state[name], tensors.get(name, {})))
-            except (EsperError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                group = tensors.get(name, {})
+                if copy and self._use[name] == "keeps":
+                    group = {path: tensor.clone() for path, tensor in group.items()}
+                owner.load_state_dict(_join(state[name], group))
+            except MISFITS as error:
                 problem = f"the saved state of {name} does not fit: {error}"
                 if on_misfit is None:
                     raise CheckpointError(problem) from error
                 on_misfit(problem)
 
 
-def _split(value: Any, path: str, found: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        if path in found:
-            raise CheckpointError(f"two tensors would be saved as {path!r}")
-        found[path] = value.detach().clone()
-        return {REFERENCE: path}
-    if isinstance(value, Mapping):
-        if REFERENCE in value:
-            raise CheckpointError(f"{path} has the key {REFERENCE!r}, which stands for tensors")
-        return {
-            key: _split(item, f"{path}/{key}" if path else str(key), found) for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_split(item, f"{path}/{i}", found) for i, item in enumerate(value)]
-    return value
+def _split(value: Any, owner: str, path: str, found: dict[str, Tensor]) -> Any:
+    """`value` as JSON of its own, its tensors gone to `found`."""
+    kind = _kind_of(value)
+    if kind in (str, Json):
+        return value
+    if kind is dict:
+        return _split_table(value, owner, path, found)
+    if kind is list:
+        if _PLAIN.issuperset(map(type, value)):
+            return list(value)
+        return [_split(item, owner, f"{path}/{i}", found) for i, item in enumerate(value)]
+    if kind is Tensor:
+        return _refer(value, owner, path, found)
+    raise CheckpointError(
+        f"the state of {owner} holds a {kind.__qualname__} at {path!r}, which JSON cannot hold: {value!r:.80}"
+    )
+
+
+def _split_table(table: Mapping[str, Any], owner: str, path: str, found: dict[str, Tensor]) -> dict[str, Any]:
+    _check_keys(table, owner, path)
+    start = f"{path}/" if path else ""
+    split = {}
+    for key, item in table.items():
+        kind = type(item)
+        if kind in _PLAIN:
+            split[key] = item
+        else:
+            split[key] = (_refer if kind is Tensor else _split)(item, owner, start + key, found)
+    return split
+
+
+def _refer(tensor: Tensor, owner: str, path: str, found: dict[str, Tensor]) -> dict[str, str]:
+    if path in found:
+        raise CheckpointError(f"two tensors of {owner} would be saved as {path!r}")
+    found[path] = tensor
+    return {REFERENCE: path}
+
+
+def _kind_of(value: Any) -> type:
+    """What `value` is saved as: dict, list, Tensor, str (for what JSON holds as it is), else its own type."""
+    kind = type(value)
+    if kind in _KINDS:
+        return kind
+    for base, saved_as in ((Tensor, Tensor), (Mapping, dict), (list | tuple, list), (str | int | float, str)):
+        if isinstance(value, base):
+            return saved_as
+    return str if value is None else kind
+
+
+def _check_keys(value: Mapping[Any, Any], owner: str, path: str) -> None:
+    if REFERENCE in value:
+        raise CheckpointError(f"the state of {owner} has the key {REFERENCE!r} at {path!r}: it means tensors")
+    if not _STRING.issuperset(map(type, value)):
+        key = next((key for key in value if not isinstance(key, str)), "")
+        if not isinstance(key, str):
+            raise CheckpointError(
+                f"the state of {owner} has the key {key!r} at {path!r}, which JSON cannot hold; "
+                "expected a string"
+            )
 
 
 def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:

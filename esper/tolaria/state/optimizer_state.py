@@ -10,36 +10,44 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.errors import CheckpointError
-from esper.tolaria.state.packing import Packer, Placer, Unpacker
+from esper.tolaria.state.packing import Json, Packer, Placer, Unpacker
 
 NamedParams = Iterable[tuple[str, Tensor]]
 
 
-def named_state(optimizer: Optimizer, named_params: NamedParams) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def named_state(
+    optimizer: Optimizer, named_params: NamedParams, *, copy: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Copies of the optimiser's tensors, named `<parameter>/<key>`, and JSON for all the rest.
+
+    Without `copy` the tensors are the optimiser's own, good until its next step.
 
     `named_params` may name more parameters than the optimiser holds. In the JSON, `groups` has for each
     group its options (JSON values as they are, others tagged) and, as `params`, the names of its parameters.
     Raises `CheckpointError` for a parameter without a name and for state of a kind that cannot be saved.
     """
     names = _names(optimizer, named_params)
-    further = optimizer.state_dict().keys() - {"state", "param_groups"}
+    further = _further(optimizer)
     if further or any(param not in names for param in optimizer.state):
         what = ", ".join(sorted(further)) or "entries that belong to none of its parameters"
         raise CheckpointError(f"the state of {_kind(optimizer)} cannot be saved by name: it also has {what}")
-    packer = Packer()
-    meta = {
-        "class": _kind(optimizer),
-        "groups": [_pack_group(packer, i, group, names) for i, group in enumerate(optimizer.param_groups)],
-        "shapes": {name: list(param.shape) for param, name in names.items()},
-        "state": {
-            names[param]: {
-                key: packer.pack(f"{names[param]}/{key}", value, param.device)
-                for key, value in entries.items()
-            }
-            for param, entries in optimizer.state.items()
-        },
-    }
+    packer = Packer(copy=copy)
+    meta = Json(
+        {
+            "class": _kind(optimizer),
+            "groups": [
+                _pack_group(packer, i, group, names) for i, group in enumerate(optimizer.param_groups)
+            ],
+            "shapes": {name: list(param.shape) for param, name in names.items()},
+            "state": {
+                names[param]: {
+                    key: packer.pack(f"{names[param]}/{key}", value, param.device)
+                    for key, value in entries.items()
+                }
+                for param, entries in optimizer.state.items()
+            },
+        }
+    )
     return packer.tensors, meta
 
 
@@ -100,6 +108,14 @@ def _names(optimizer: Optimizer, named_params: NamedParams) -> dict[Tensor, str]
                 f"{_kind(optimizer)} holds a parameter of shape {tuple(param.shape)} without a name"
             )
     return {param: named[param] for param in held}
+
+
+def _further(optimizer: Optimizer) -> set[str]:
+    """What an optimiser has to save besides state and groups; asked only where it can be anything."""
+    plain = type(optimizer).state_dict is Optimizer.state_dict
+    if plain and not optimizer._optimizer_state_dict_post_hooks:
+        return set()
+    return optimizer.state_dict().keys() - {"state", "param_groups"}
 
 
 def _kind(optimizer: Optimizer) -> str:

@@ -19,18 +19,23 @@ from esper.errors import CheckpointError
 Placer = Callable[[Tensor, str], Tensor]
 
 
-class Packer:
-    """Packs values and gathers copies of the tensors in them."""
+class Json(dict[str, Any]):
+    """A table that holds nothing but JSON and was made for whoever gets it: nobody need look again."""
 
-    def __init__(self) -> None:
+
+class Packer:
+    """Packs values and gathers the tensors in them, or with `copy` copies of these."""
+
+    def __init__(self, *, copy: bool) -> None:
+        self._copy = copy
         self.tensors: dict[str, Tensor] = {}
 
     def pack(self, path: str, value: Any, home: torch.device) -> Any:
         """JSON for `value`; `home` is the device of the parameter it belongs to. Raises `CheckpointError`."""
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
         if isinstance(value, Tensor):
             return self._keep(path, value, home)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
         if isinstance(value, list):
             return self._pack_items(path, value, home)
         if isinstance(value, tuple):
@@ -45,7 +50,7 @@ class Packer:
     def _keep(self, path: str, value: Tensor, home: torch.device) -> dict[str, Any]:
         if path in self.tensors:
             raise CheckpointError(f"two tensors of the optimiser would be saved as {path}")
-        self.tensors[path] = value.detach().clone()
+        self.tensors[path] = value.detach().clone() if self._copy else value
         on = "param" if value.device == home else value.device.type
         return {"tensor": {"shape": list(value.shape), "on": on}}
 

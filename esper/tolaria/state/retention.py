@@ -1,22 +1,52 @@
-"""How many checkpoints stay on the disk."""
+"""Which checkpoints stay on the disk."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from esper.core.atomic import discard_folder
-from esper.tolaria.state.index import list_checkpoints
+from esper.tolaria.state.index import Entry, list_checkpoints
 
 
-def prune(folder: Path, *, keep: int) -> list[str]:
-    """Remove all but the `keep` checkpoints in `folder` that were saved last; returns their names.
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """The last ones and the best: at most `keep` together, one of them the last.
+
+    With `every`, those of each so-manieth epoch stay besides. The best is the last one that was taken with
+    the best model of its run in place; `best` false counts it like any other.
+    """
+
+    keep: int
+    every: int = 0
+    best: bool = True
+
+    def doomed(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Which of `entries`, oldest save first, are to go."""
+        assert self.keep >= 1
+        stay = {entry.path for entry in self._last_and_best(entries)}
+        return [entry for entry in entries if entry.path not in stay and not self._milestone(entry)]
+
+    def _last_and_best(self, entries: Sequence[Entry]) -> list[Entry]:
+        last = list(entries[-self.keep :])
+        best = [entry for entry in entries if self.best and entry.is_best][-1:]
+        if best and self.keep > 1 and best[0] not in last:
+            return best + last[1:]
+        return last
+
+    def _milestone(self, entry: Entry) -> bool:
+        return self.every > 0 and entry.batch == 0 and entry.epoch % self.every == 0
+
+
+def prune(folder: Path, retention: Retention) -> list[str]:
+    """Remove the checkpoints in `folder` that need not stay; returns their names.
 
     To be called after a save has returned: only then is the new one durable. What cannot be read as a
     checkpoint is never removed, nor counted. Raises `CheckpointError` where one cannot be removed.
     """
-    assert keep >= 1
     entries, _ = list_checkpoints(folder)
-    doomed = entries[:-keep]
+    doomed = retention.doomed(entries)
     for entry in doomed:
         discard_folder(entry.path)
     return [entry.path.name for entry in doomed]

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from esper.config import TolariaConfig
-from esper.core.runtime import versions
+from esper.core.atomic import FILES, Files
 from esper.errors import CheckpointError
 from esper.leyline import EventName, Level
 from esper.tolaria.parts import Parts
 from esper.tolaria.progress import Progress
+from esper.tolaria.state.buffers import Buffers
 from esper.tolaria.state.checkpoint import Checkpoint, save_checkpoint
-from esper.tolaria.state.manager import Generators, StateManager
-from esper.tolaria.state.retention import prune
+from esper.tolaria.state.header import Header, name_of, position
+from esper.tolaria.state.manager import Generators, State, StateManager, Tensors
+from esper.tolaria.state.packing import Json
+from esper.tolaria.state.retention import Retention, prune
+from esper.tolaria.state.snapshots import Snapshot
+from esper.tolaria.state.soundness import is_buffer, unsound
+from esper.tolaria.state.writer import EXPECTED, Writer
 from esper.tolaria.telemetry import Telemetry
 
 # Owners that hold what Tamiyo and the control loop remember.
 MORPHOGENETIC = ("history", "control", "growth", "health")
 
 
+@dataclass(slots=True)
+class Saved:
+    """What became of a save: `error` says why it failed, `note` what else went wrong."""
+
+    name: str
+    path: Path
+    progress: Mapping[str, Any]
+    error: str = ""
+    note: str = ""
+
+
 class Store:
     """Saves the state of a run into its checkpoint folder, and restores it.
 
     Every checkpoint is whole: it also holds the best model so far, so any one of them is enough to go on
-    from and to end with the right result. A save that fails is an event; the run goes on with the
-    previous checkpoint intact.
+    from and to end with the right result. The copy is taken on the caller's thread and written in the
+    background; a save that fails is an event, and the run goes on with the previous checkpoint intact.
     """
 
     def __init__(
@@ -38,53 +54,136 @@ class Store:
         parts: Parts,
         manager: StateManager,
         telemetry: Telemetry,
+        io: Files = FILES,
     ) -> None:
         self.config = config
         self.parts = parts
         self.folder = parts.run_dir / config.checkpoint.checkpoint_dir
         self.manager = manager
         self.telemetry = telemetry
-        self._saved: tuple[int, int, int] | None = None
+        self.header = Header(config, parts)
+        self.io = io
+        c = config.checkpoint
+        keep = 1 if c.keep_best_only else c.max_checkpoints
+        self.retention = Retention(keep, c.keep_every, best=not c.keep_best_only)
+        self._buffers = Buffers()
+        self._writer = Writer()
+        self._pending: Saved | None = None
+        self._position: tuple[int, int, int] | None = None
+
+    # -- saving ----------------------------------------------------------------------------------
 
     def save(self, progress: Progress, *, improved: bool = False, final: bool = False) -> Path | None:
-        """Save where one is due: each `checkpoint_frequency` epochs and at the end; returns its folder.
+        """Save where one is due: each `checkpoint_frequency` epochs and at the end; returns its folder-to-be.
 
-        With `keep_best_only` one is due whenever the best model has improved instead.
+        With `keep_best_only` one is due whenever the best model has improved instead. What is returned is
+        durable when `flush` says so; a `final` one is when this returns, or None is returned.
         """
+        self.poll()
         c = self.config.checkpoint
         regular = improved if c.keep_best_only else progress.epoch % c.checkpoint_frequency == 0
-        if not c.save_checkpoints or _position(progress.to_json()) == self._saved or not (regular or final):
+        if not c.save_checkpoints or not (regular or final):
             return None
-        name = f"epoch-{progress.epoch:04d}" + (f"-batch-{progress.batch:06d}" if progress.batch else "")
+        self.flush()  # the next waits for the last, and tries again where that one failed
+        if position(progress.to_json()) == self._position:
+            return None
+        saved = self._named(progress.to_json())
         try:
-            path = self._write(name, progress)
-        except (OSError, CheckpointError, torch.OutOfMemoryError) as error:
-            facts = {"name": name, "reason": f"{type(error).__name__}: {error}"}
-            self.telemetry.emit(EventName.CHECKPOINT_FAILED, facts, level=Level.ERROR)
+            header = self.header.make(progress)
+            tensors, owners = self.manager.capture(self._buffers)
+            self._buffers.trim(0)  # what is left over is of a topology that has been
+        except EXPECTED as error:
+            self._tell_failed(saved, error)
             return None
-        self._saved = _position(progress.to_json())
-        self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": name})
-        self._prune(keep=1 if c.keep_best_only else c.max_checkpoints)
-        return path
+        self._start(saved, tensors, Json({"run": header, "owners": owners}))
+        return self._durable(saved) if final else saved.path
 
-    def _prune(self, keep: int) -> None:
+    def save_snapshot(self, snapshot: Snapshot) -> Path | None:
+        """Write what is in memory already as a checkpoint; returns its folder, durable, or None."""
+        self.flush()
+        progress = snapshot.state["run"]["progress"]
+        if not self.config.checkpoint.save_checkpoints or position(progress) == self._position:
+            return None
+        saved = self._named(progress)
+        self._start(saved, snapshot.tensors, snapshot.state)
+        return self._durable(saved)
+
+    def poll(self) -> None:
+        """Tell what became of a write that has ended since; to be called from the loop, waits for nothing."""
+        if self._pending is not None and not self.busy:
+            self.flush()
+
+    def flush(self) -> Saved | None:
+        """Wait until all is durable and tell what became of it; returns the outcome of a pending save."""
+        saved, self._pending = self._pending, None
+        failure = self._writer.wait()
+        if saved is None:
+            return None
+        if failure is not None:
+            self._tell_failed(saved, failure)
+        else:
+            self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": saved.name})
+        if saved.note:
+            self.telemetry.warn(EventName.NOTICE, {"message": saved.note})
+        return saved
+
+    def close(self) -> None:
+        """Wait for the last write and let the memory go."""
         try:
-            prune(self.folder, keep=keep)
+            self.flush()
+        finally:
+            self._writer.close()
+            self._buffers = Buffers()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written just now."""
+        return self._writer.busy
+
+    def holds(self, progress: Mapping[str, Any]) -> bool:
+        """Whether the state of this position is the one that was last saved, and is durable."""
+        self.flush()
+        return position(progress) == self._position
+
+    def rolled_back(self) -> None:
+        """The run stands elsewhere now: the next save is one, also at a place that has been saved before."""
+        self._position = None
+
+    def _named(self, progress: Mapping[str, Any]) -> Saved:
+        name = name_of(progress)
+        return Saved(name, self.folder / name, progress)
+
+    def _start(self, saved: Saved, tensors: Tensors, state: State) -> None:
+        self._pending, self._position = saved, position(saved.progress)
+        self._writer.start(partial(self._write, saved, tensors, state))
+
+    def _durable(self, saved: Saved) -> Path | None:
+        self.flush()
+        return None if saved.error else saved.path
+
+    def _tell_failed(self, saved: Saved, error: BaseException) -> None:
+        self._position = None
+        saved.error = f"{type(error).__name__}: {error}"
+        facts = {"name": saved.name, "reason": saved.error}
+        self.telemetry.emit(EventName.CHECKPOINT_FAILED, facts, level=Level.ERROR)
+
+    # -- in the background -----------------------------------------------------------------------
+
+    def _write(self, saved: Saved, tensors: Tensors, state: State) -> None:
+        try:
+            if found := unsound(tensors.get("model", {}), partial(is_buffer, self.parts.model)):
+                raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
+            self.parts.records.sync()  # the checkpoint speaks of their lengths
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(self.folder, saved.name, tensors=tensors, state=state, io=self.io)
+        finally:
+            self._buffers.give(tensors)
+        try:
+            prune(self.folder, self.retention)
         except CheckpointError as error:
-            self.telemetry.warn(EventName.NOTICE, {"message": f"old checkpoints are still there: {error}"})
+            saved.note = f"old checkpoints are still there: {error}"
 
-    def _write(self, name: str, progress: Progress) -> Path:
-        tensors, state = self.manager.capture()
-        header = {
-            "config": self.config.to_dict(),
-            "data": asdict(self.parts.data),  # what the model was made to fit; the data may be gone one day
-            "progress": progress.to_json(),
-            "records": self.parts.records.state(),
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return save_checkpoint(self.folder, name, tensors=tensors, state={"run": header, "owners": state})
+    # -- restoring -------------------------------------------------------------------------------
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up a saved run; raises `CheckpointError` where the checkpoint does not fit this one.
@@ -92,50 +191,31 @@ class Store:
         Without `strict_loading` what fits is loaded, and each part that does not is told in an event; so is
         everything by which this process differs from the one that saved, for numbers may differ then.
         """
-
-        def tell(problem: str) -> None:
-            self.telemetry.warn(EventName.NOTICE, {"message": problem})
-
-        on_misfit = None if self.config.checkpoint.strict_loading else tell
-        header = checkpoint.state["run"]
-        self._check_data(header["config"], on_misfit)
+        header, strict = checkpoint.state["run"], self.config.checkpoint.strict_loading
+        self._check_data(header, strict)
         self.manager.restore(
             checkpoint.tensors,
             checkpoint.state["owners"],
             # left out by checkpoint.save_morphogenetic_state=false: Tamiyo then begins anew
             optional=MORPHOGENETIC,
-            on_misfit=on_misfit,
+            on_misfit=None if strict else self._tell,
         )
-        self._saved = _position(header["progress"])
-        if differing := self._differences(header):
-            message = f"this run may not repeat the saved one to the bit: {'; '.join(differing)}"
-            self.telemetry.warn(EventName.NOTICE, {"message": message})
+        self._position = position(header["progress"])
+        generators = [owner for owner in self.manager.owners.values() if isinstance(owner, Generators)]
+        differing = self.header.differences(header)
+        differing += [sentence for owner in generators for sentence in owner.inexact]
+        if differing:
+            self._tell(f"this run may not repeat the saved one to the bit: {'; '.join(differing)}")
 
-    def _check_data(self, saved: Mapping[str, Any], tell: Callable[[str], None] | None) -> None:
+    def _check_data(self, header: Mapping[str, Any], strict: bool) -> None:
         """Other splits than the saved run's would validate and test on what it has learnt from."""
-        now = self.config.to_dict()
-        names = ("name", "validation_split", "test_split", "dataset_params")
-        differing = [f"dataset.{n}" for n in names if saved["dataset"][n] != now["dataset"][n]]
-        differing += ["seed"] if saved["seed"] != now["seed"] else []
+        differing = self.header.other_splits(header)
         if not differing:
             return
         problem = f"the saved run had other splits of the data: {', '.join(differing)} differ"
-        if tell is None:
+        if strict:
             raise CheckpointError(f"{problem}; expected those of the saved run, or strict_loading=false")
-        tell(problem)
+        self._tell(problem)
 
-    def _differences(self, header: Mapping[str, Any]) -> list[str]:
-        then = {"threads": header["threads"], **header["versions"]}
-        now = {"threads": torch.get_num_threads(), **versions()}
-        found = [
-            f"{name} was {then.get(name)}, is {now[name]}" for name in now if then.get(name) != now[name]
-        ]
-        return found + [sentence for owner in self._generators() for sentence in owner.inexact]
-
-    def _generators(self) -> list[Generators]:
-        return [owner for owner in self.manager.owners.values() if isinstance(owner, Generators)]
-
-
-def _position(progress: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Where a run stands: an epoch whose last step is done is not yet one that is over."""
-    return progress["step"], progress["epoch"], progress["batch"]
+    def _tell(self, problem: str) -> None:
+        self.telemetry.warn(EventName.NOTICE, {"message": problem})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -123,3 +124,33 @@ def test_an_earlier_run_in_the_same_folder_is_forgotten(tmp_path: Path) -> None:
     finish(plan, 0, lambda: 0)
     forget(plan)
     assert exit_code(plan) == 1
+
+
+def test_a_status_that_cannot_be_written_does_not_cost_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk: the run's own code is what counts, and one line says what is missing."""
+    (tmp_path / "status.json" / "in_the_way").mkdir(parents=True)
+    assert carry_out(lambda: 0, tmp_path, None, []) == 0
+    said = capsys.readouterr().err
+    assert "status.json cannot be written" in said and "Traceback" not in said
+
+
+def test_a_full_disk_is_a_sentence_and_another_error_of_the_system_a_crash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """R6."""
+
+    def full() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+    assert carry_out(full, tmp_path, None, []) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device: 'metrics.jsonl'" in said and "Traceback" not in said
+    assert not (tmp_path / "crash.txt").exists()
+
+    def missing() -> int:
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+    assert carry_out(missing, tmp_path, None, []) == 1
+    assert "Traceback" in capsys.readouterr().err and (tmp_path / "crash.txt").exists()

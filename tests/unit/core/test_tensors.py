@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import struct
 from collections.abc import Callable
@@ -10,9 +11,18 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from esper.core.tensors import HEADER_LIMIT_BYTES, check_tensors, load_tensors, save_tensors, tensor_bytes
+from esper.core.atomic import Content, Files
+from esper.core.tensors import (
+    HEADER_LIMIT_BYTES,
+    check_tensors,
+    load_tensors,
+    save_tensors,
+    tensor_bytes,
+    write_tensors_atomic,
+)
 from esper.errors import CheckpointError
 
 DTYPES = [
@@ -194,3 +204,52 @@ def test_other_formats_are_never_read(tmp_path: Path, name: str) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / name)
     with pytest.raises(CheckpointError, match=r"no \.safetensors file"):
         load_tensors(tmp_path / name)
+
+
+def test_one_file_is_written_in_one_step_for_readers_that_know_nothing_of_us(tmp_path: Path) -> None:
+    weight = torch.randn(3, 4)
+    tensors = {"a": weight, "tied": weight, "view": weight[1:], "turned": weight.t(), "n": torch.tensor(3)}
+    path = tmp_path / "models" / "final.safetensors"
+    write_tensors_atomic(path, tensors, {"format": "pt", "made": "today"})
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "pt", "made": "today"}
+        assert set(file.keys()) == set(tensors)
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_where_it_cannot_be_written_the_old_one_stands(tmp_path: Path) -> None:
+    """R6: at every call."""
+
+    class Full(Files):
+        def __init__(self, fail_at: int) -> None:
+            self.fail_at, self.calls = fail_at, 0
+
+        def _call(self) -> None:
+            self.calls += 1
+            if self.calls == self.fail_at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, path: Path, content: Content) -> None:
+            super().write(path, content)
+            self._call()
+
+        def fsync(self, path: Path) -> None:
+            self._call()
+
+        def rename(self, old: Path, new: Path) -> None:
+            self._call()
+            super().rename(old, new)
+
+    path = tmp_path / "final.safetensors"
+    write_tensors_atomic(path, {"a": torch.zeros(2)})
+    old = path.read_bytes()
+    for k in (1, 2, 3):
+        io = Full(k)
+        with pytest.raises(OSError, match="No space left"):
+            write_tensors_atomic(path, {"a": torch.ones(2)}, io=io)
+        assert io.calls == k
+        assert path.read_bytes() == old
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(CheckpointError, match="sparse"):
+        write_tensors_atomic(path, {"a": torch.eye(2).to_sparse()})

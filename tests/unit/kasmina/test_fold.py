@@ -20,7 +20,7 @@ from helpers.hosts import (
 from torch import nn
 
 from esper.errors import GrowthError
-from esper.kasmina import Clock, MorphableModel, SeedManager, fold
+from esper.kasmina import Clock, MorphableModel, SeedManager, fold, fold_with_names
 from esper.kasmina.seed import Seed
 
 
@@ -120,3 +120,18 @@ def test_modes_are_kept() -> None:
     fossil(manager, germinate("fc", "mlp"))
     assert all(m.training for m in fold(model.train()).modules())
     assert not any(m.training for m in fold(model.eval()).modules())
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_every_parameter_of_the_grown_model_has_its_copy_in_the_plain_one(name: str) -> None:
+    """T8: what is kept by parameter can follow a fold; gates and seeds in both placements included."""
+    model, _ = overgrown(name)
+    grown = dict(model.named_parameters())
+    plain, names = fold_with_names(model)
+    copies = dict(plain.named_parameters())
+    assert names.keys() == grown.keys()
+    assert sorted(names.values()) == sorted(copies)
+    for old, new in names.items():
+        assert torch.equal(grown[old], copies[new])
+        assert grown[old] is not copies[new]
+        assert grown[old].requires_grad == copies[new].requires_grad

@@ -805,3 +805,22 @@ class Lives(RuleBasedStateMachine):
 
 Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 TestLives = Lives.TestCase
+
+
+def test_a_barred_layer_offers_no_slot_until_its_time_is_over() -> None:
+    """S7: free slots are embargoed, seeds that live are left alone, a longer embargo is not cut short."""
+    model, manager = growable("mlp", embargo_epochs=9)
+    layer = next(iter(model.records))
+    placement, blueprint = next(found[1:] for found in fitting(model) if found[0] == layer)
+    manager.apply(germinate(layer, blueprint, placement), NOW)
+    manager.bar(layer, 4, "why", Clock(7, 2))
+    first, *free = model.records[layer]
+    assert first.alive
+    assert free
+    assert all((r.stage, r.embargo_until_epoch, r.reason) == (S.EMBARGOED, 4, "why") for r in free)
+    manager.bar(layer, 3, "again", Clock(8, 2))
+    assert all(r.embargo_until_epoch == 4 for r in free)
+    manager.advance(Clock(20, 3))
+    assert all(r.stage is S.EMBARGOED for r in free)
+    manager.advance(Clock(30, 4))
+    assert all(r.stage is S.DORMANT for r in model.records[layer][1:])

@@ -99,3 +99,12 @@ def test_a_run_that_was_stopped_before_its_first_epoch() -> None:
     lines = _print({**_SUMMARY, **nothing, "epochs_run": 0, "wall_s": 0.2, "seeds": []}, 80)
     assert "epochs       0 after 0:00" in lines
     assert not any(line.startswith(("test", "validation")) for line in lines)
+
+
+def test_a_run_that_was_halted_says_why() -> None:
+    """S8."""
+    halted = _SUMMARY | {"stopped_by": "emergency", "reason": "the loss is nan at step 9"}
+    lines = _print(halted, 100)
+    assert any("ended by emergency" in line for line in lines)
+    assert any(line.startswith("halted") and "the loss is nan at step 9" in line for line in lines)
+    assert not any(line.startswith("halted") for line in _print(_SUMMARY, 100))

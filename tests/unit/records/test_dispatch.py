@@ -267,3 +267,21 @@ def test_close_without_start_is_quiet() -> None:
     sink = Notes()
     Recorder([sink], [Notes()], _clock).close()
     assert sink.kinds() == ["close"]
+
+
+def test_a_rewind_reaches_the_files_each_with_its_own_state(make_info: Any, make_epoch: Any) -> None:
+    """S7: an epoch that is held back for the metrics interval is undone with the others."""
+
+    class Rewinds(Notes):
+        def rewind(self, state: Mapping[str, Any]) -> None:
+            self.note("rewind", dict(state))
+
+    file, slow = Rewinds("file"), Rewinds("slow")
+    recorder = Recorder([file], [slow], _clock, metrics_interval=2)
+    recorder.start(make_info())
+    recorder.epoch(make_epoch(1))
+    recorder.rewind({"file": {"lines": 0}, "slow": {"x": 1}})
+    recorder.finish({})
+    recorder.close()
+    assert [call for call in file.calls if call[0] in ("epoch", "rewind")] == [("rewind", {"lines": 0})]
+    assert [call for call in slow.calls if call[0] in ("epoch", "rewind")] == []

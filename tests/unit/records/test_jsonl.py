@@ -140,3 +140,56 @@ def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, 
     sink.epoch(make_epoch(2))
     sink.close()
     assert [line["epoch"] for line in read_lines(tmp_path / "metrics.jsonl")] == [2]
+
+
+def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
+    make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
+) -> None:
+    """S7: after a rollback there is one line an epoch; events.jsonl keeps everything."""
+    sink = JsonlSink()
+    sink.start(make_info())
+    sink.epoch(make_epoch(1))
+    sink.step({"step": 10, "loss": 0.5})
+    then = sink.state()
+    for epoch in (2, 3):
+        sink.epoch(make_epoch(epoch, train_loss=9.0))
+        sink.step({"step": 10 * epoch, "loss": 9.0})
+        sink.event(make_move("dormant", "germinated"))
+    sink.rewind(then)
+    sink.epoch(make_epoch(2))
+    sink.step({"step": 20, "loss": 0.25})
+    sink.close()
+    assert [(r["epoch"], r["train_loss"]) for r in read_lines(tmp_path / "metrics.jsonl")] == [
+        (1, 1),
+        (2, 0.5),
+    ]
+    assert [record["loss"] for record in read_lines(tmp_path / "steps.jsonl")] == [0.5, 0.25]
+    assert len(list(read_lines(tmp_path / "events.jsonl"))) == 2
+
+
+def test_sync_may_be_asked_at_any_time(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
+    """S4: by the thread that writes checkpoints, also while the run goes back."""
+    sink = JsonlSink()
+    sink.sync()
+    sink.start(make_info())
+    sink.epoch(make_epoch(1))
+    then = sink.state()
+    sink.sync()
+    sink.rewind(then)
+    sink.sync()
+    sink.close()
+    assert then["metrics.jsonl"] == (tmp_path / "metrics.jsonl").stat().st_size
+
+
+def test_a_run_that_goes_back_to_its_start_has_no_line(
+    make_info: Any, make_epoch: Any, tmp_path: Path
+) -> None:
+    sink = JsonlSink()
+    sink.start(make_info())
+    then = sink.state()
+    sink.epoch(make_epoch(1))
+    sink.step({"step": 10, "loss": 0.5})
+    sink.rewind(then)
+    sink.close()
+    for name in ("metrics.jsonl", "steps.jsonl"):
+        assert (tmp_path / name).read_bytes() == b""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from esper.leyline import EPOCH_METRICS, SeedStage
+from esper.leyline import EPOCH_METRICS, Event, EventName, SeedStage
 from esper.records import TensorBoardSink
 
 
@@ -54,6 +54,22 @@ def test_scalars_config_seeds_and_summary(
     first, second = _text(events, "seeds/timeline")
     assert "f.1.0" in first and "dormant → germinated (the gate was open)" in first
     assert "germinated → culled" in second
+
+
+def test_events_with_numbers_of_their_own_are_curves(make_info: Any, tmp_path: Path) -> None:
+    """N1, N3: what seeds do to gradients, under the names of the list."""
+    seed = {"layer": "f.1", "seed": 0, "stage": "blending", "tolaria.grad_agg.seed.share": 0.25}
+    data = {"tolaria.grad_agg.teacher_share": 0.75, "seeds": [seed]}
+    sink = TensorBoardSink("./tensorboard")
+    sink.start(make_info())
+    sink.event(Event(0.0, EventName.SEED_GRADIENTS, "debug", 7, 1, data))
+    sink.close()
+    events = _read(tmp_path / "tensorboard")
+    for tag, value in (
+        ("tolaria.grad_agg.teacher_share", 0.75),
+        ("seeds/f.1.0/tolaria.grad_agg.seed.share", 0.25),
+    ):
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == [(7, value)]
 
 
 def test_runs_can_be_compared_by_their_options(make_info: Any, tmp_path: Path) -> None:

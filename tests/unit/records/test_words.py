@@ -50,3 +50,16 @@ def test_seeds_and_commands_are_described_in_one_line(make_move: Any, make_comma
 
 def test_other_events_have_no_line() -> None:
     assert describe(Event(0.0, EventName.GATE, Level.INFO, 0, 0, {})) is None
+
+
+def test_a_rollback_and_a_halt_say_why() -> None:
+    """S7, S8: in one sentence."""
+    data = {"reason": "the loss is nan at step 9", "rollbacks": 2, "failed_step": 9}
+    data |= {"learning_rate_scale": 0.25, "embargoed": "f.1#0"}
+    assert describe(Event(0.0, EventName.ROLLBACK_DONE, Level.WARNING, 6, 0, data)) == (
+        "rollback 2 from step 9: the loss is nan at step 9; learning rates x0.25, seed f.1#0 is kept out"
+    )
+    data["embargoed"] = None
+    assert "kept out" not in str(describe(Event(0.0, EventName.ROLLBACK_DONE, Level.WARNING, 6, 0, data)))
+    halt = Event(0.0, EventName.EMERGENCY_HALT, Level.ERROR, 6, 0, {"reason": "the loss is nan at step 9"})
+    assert describe(halt) == "halted: the loss is nan at step 9"

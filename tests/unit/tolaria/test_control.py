@@ -11,6 +11,7 @@ from helpers.desk import make_desk, plant
 from helpers.grown import make_host
 from helpers.runs import same, tell, weights
 
+from esper.kasmina import Clock
 from esper.leyline import CommandKind, Impact, Refusal, SeedStage
 
 CULL, FOSSILIZE, PAUSE = CommandKind.CULL, CommandKind.FOSSILIZE, CommandKind.PAUSE
@@ -180,3 +181,50 @@ def test_limits_outlive_a_checkpoint() -> None:
     assert other.decide(plant(3), epoch=5) == [Refusal.COOLDOWN]
     assert other.decide(plant(3), epoch=6) == [Refusal.PAUSED]
     assert other.decide(plant(3), epoch=9) == [None]
+
+
+# -- the optimisers' breaker ----------------------------------------------------------------------
+
+
+def test_while_the_breaker_is_open_nothing_germinates_and_culls_go_on() -> None:
+    """T8, B3: conservative, with a reason; it recovers by itself."""
+    desk = make_desk()
+    assert desk.decide(plant(1), step=10) == [None]
+    rebuilds = desk.grown.optimizers.rebuilds
+    for _ in range(3):
+        rebuilds.failure(10, 1.0, "no room")
+    assert desk.decide(plant(2, slot=1), step=11) == [Refusal.BREAKER]
+    assert "could not follow 3 of the last" in desk.refusals()[-1]["detail"]
+    assert desk.decide(tell(CULL, "a", number=3), step=12) == [None]
+    assert desk.decide(plant(4, slot=2), step=10 + rebuilds.recovery_steps) == [None]
+    assert not rebuilds.refuses(10 + rebuilds.recovery_steps)
+
+
+# -- emergencies ---------------------------------------------------------------------------------
+
+
+def test_a_conservative_run_changes_nothing_until_it_is_over() -> None:
+    """S8: level 3."""
+    desk = make_desk()
+    desk.loop.conservative = lambda: "the loss is nan"
+    assert desk.decide(plant(1), tell(PAUSE, number=2)) == [Refusal.CONSERVATIVE] * 2
+    assert desk.refusals()[0]["detail"] == "the loss is nan"
+    desk.loop.conservative = lambda: ""
+    assert desk.decide(plant(3)) == [None]
+
+
+@pytest.mark.parametrize("isolation_steps", [0, 9])
+def test_a_seed_is_expelled_at_once_and_leaves_nothing(isolation_steps: int) -> None:
+    """S7, K9: also in the midst of its blend, which is not reversed."""
+    desk = make_desk(grown=make_host(slots=4, isolation_steps=isolation_steps, blend_steps=10))
+    desk.decide(plant(1))
+    for _ in range(3):
+        desk.grown.seeds.tick()
+    record = desk.grown.model.record("a", 0)
+    desk.loop.expel(record, "rollback", Clock(11, 1))
+    assert record.stage is SeedStage.EMBARGOED
+    assert desk.grown.seeds.blends == {}
+    assert len(desk.grown.model.seeds) == 0
+    assert list(desk.grown.optimizers.isolated) == []
+    assert [g["name"] for g in desk.grown.optimizers.main.param_groups] == ["host"]
+    assert [e.data["to"] for e in desk.notes.named("seed_stage")][-2:] == ["culled", "embargoed"]

@@ -209,3 +209,19 @@ def test_over_its_budget_is_an_event_and_no_more() -> None:
     (event,) = desk.notes.named("tolaria.hook_budget_exceeded")
     assert (event.data["hook"], event.data["budget_ms"], event.level) == ("decision", 0.0, "warning")
     assert event.data["elapsed_ms"] > 0
+
+
+def test_an_optimiser_that_goes_on_failing_holds_growth_back() -> None:
+    """T8, B3: the breaker opens, commands to grow are refused with the reason, and it recovers by itself."""
+    desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
+    optimizers = desk.grown.optimizers
+    stubborn(optimizers, True)
+    for number in range(3):
+        assert desk.decide(plant(number), step=10) == [Refusal.INVALID]
+    stubborn(optimizers, False)
+    assert desk.decide(plant(4), step=10) == [Refusal.BREAKER]
+    assert "could not follow 3 of the last 3 changes" in desk.refusals()[-1]["detail"]
+    later = 10 + optimizers.rebuilds.recovery_steps
+    assert desk.decide(plant(4), step=later) == [None]
+    assert desk.decide(plant(5, slot=1), step=later + 1) == [None]
+    assert (optimizers.rebuilds.total, optimizers.rebuilds.failures) == (2, 3)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from helpers.runs import Notes
 from torch import nn
 
+from esper.errors import ConfigError
 from esper.tolaria.precision import Precision
+from esper.tolaria.telemetry import Telemetry
 
 CPU = torch.device("cpu")
 
@@ -59,6 +64,88 @@ def test_an_overflow_skips_the_step_and_lowers_the_scale() -> None:
     assert torch.equal(weight.grad, torch.ones(2))  # unscaled
     precision.step(optimizer)
     assert torch.allclose(weight.detach(), torch.full((2,), 0.9))
+
+
+def overflow(
+    precision: Precision, optimizer: torch.optim.Optimizer, weight: nn.Parameter, value: float
+) -> None:
+    """One step, which overflows where `value` is infinite."""
+    precision.backward((weight * value).sum())
+    precision.unscale(optimizer)
+    precision.step(optimizer)
+    optimizer.zero_grad()
+
+
+def test_skipped_steps_are_counted_told_once_and_saved() -> None:
+    """T2: a skipped fp16 step is known."""
+    precision, notes = Precision("fp16", CPU), Notes()
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for value in (1.0, torch.inf, 1.0, torch.nan):
+        overflow(precision, optimizer, weight, value)
+    assert precision.skipped_steps() == 2
+    telemetry = Telemetry(notes)
+    precision.report(telemetry)
+    precision.report(telemetry)
+    (event,) = notes.events
+    assert event.name == "tolaria.precision.steps_skipped"
+    assert event.data == {"skipped": 2, "total": 2, "scale": 2.0**14}
+    other = Precision("fp16", CPU)
+    other.load_state_dict(precision.state_dict())
+    overflow(other, optimizer, weight, torch.inf)
+    other.report(telemetry)
+    assert notes.events[-1].data == {"skipped": 1, "total": 3, "scale": 2.0**13}
+
+
+def test_in_full_precision_no_step_is_skipped_and_nothing_told() -> None:
+    precision, notes = Precision("bf16", CPU), Notes()
+    precision.report(Telemetry(notes))
+    assert precision.skipped_steps() == 0
+    assert notes.events == []
+
+
+@pytest.mark.parametrize("mode", ["fp8", "float16", "", 1.5, None])
+def test_an_unknown_precision_is_refused(mode: Any) -> None:
+    with pytest.raises(ConfigError, match=r"mixed_precision: given .*expected false, true, bf16 or fp16"):
+        Precision(mode, CPU)
+
+
+def test_unscaling_twice_in_a_step_is_an_error() -> None:
+    """T2: exactly once."""
+    precision = Precision("fp16", CPU)
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    precision.backward(weight.sum())
+    precision.unscale(optimizer)
+    with pytest.raises(RuntimeError, match="already been called"):
+        precision.unscale(optimizer)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
+@pytest.mark.parametrize("mode", [False, "bf16", "fp16"])
+def test_a_step_does_not_synchronise_with_the_device(mode: bool | str) -> None:
+    """T2: nothing waits; in fp16 with a fused optimiser, torch's own scaler else reads the overflow."""
+    device = torch.device("cuda")
+    precision = Precision(mode, device)
+    layer = nn.Linear(8, 8, device=device)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    x = torch.randn(4, 8, device=device)
+
+    def step() -> None:
+        with precision.autocast():
+            loss = layer(x).square().mean()
+        precision.backward(loss)
+        precision.unscale(optimizer)
+        nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+        precision.step(optimizer)
+        optimizer.zero_grad()
+
+    step()  # what is made lazily is made now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_scale_survives_a_checkpoint() -> None:

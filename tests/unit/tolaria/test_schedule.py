@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from helpers.runs import small_config
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, LRScheduler, StepLR
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    LRScheduler,
+    StepLR,
+)
 
 from esper.build import optimizer_factory, schedule_factory
-from esper.errors import ConfigError
+from esper.errors import CheckpointError, ConfigError
 from esper.tolaria.schedule import (
     Factor,
     Horizon,
@@ -163,6 +172,143 @@ def test_a_policy_or_parameter_that_is_unknown_or_out_of_range_raises(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         schedule_factory(small_config(**options))(Horizon(30, 10))
+
+
+# -- torch's own, through a resume, a graft and an extension -------------------------------------------
+
+Made = Callable[[torch.optim.Optimizer], LRScheduler]
+# ours (of a horizon), torch's (of its steps), and after how many steps torch's is stepped
+POLICIES: dict[str, tuple[Callable[[Horizon], Factor], Callable[[Horizon], Made], bool]] = {
+    "constant": (constant, lambda h: lambda o: ConstantLR(o, factor=1.0, total_iters=1), False),
+    "cosine": (cosine, lambda h: lambda o: CosineAnnealingLR(o, T_max=h.total_steps), False),
+    "step": (
+        lambda h: step(h, step_size_epochs=2, gamma=0.3),
+        lambda h: lambda o: StepLR(o, step_size=2, gamma=0.3),
+        True,
+    ),
+    "exponential": (
+        lambda h: exponential(h, gamma=0.8),
+        lambda h: lambda o: ExponentialLR(o, gamma=0.8),
+        True,
+    ),
+}
+FLOORS = (0.0, 0.25)
+
+
+def with_torchs_warmup(made: Made, steps: int, floor: float) -> Callable[[torch.optim.Optimizer], list[Any]]:
+    """torch's policy and its linear warm-up, chained: their factors multiply."""
+    start = floor + (1 - floor) / steps
+    return lambda o: [made(o), LinearLR(o, start_factor=start, total_iters=steps - 1)]
+
+
+def trace_of_torch(name: str, horizon: Horizon, warmup: int, floor: float) -> list[float]:
+    _, torchs_own, by_epoch = POLICIES[name]
+    sgd = optimizer()
+    policy, warm = with_torchs_warmup(torchs_own(horizon), warmup, floor)(sgd)
+    rates = []
+    for number in range(1, horizon.total_steps + 1):
+        rates.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        if not by_epoch or number % horizon.steps_per_epoch == 0:
+            policy.step()
+        if number < warmup:
+            warm.step()
+    return rates
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("floor", FLOORS)
+def test_every_policy_with_its_warm_up_is_torchs_through_a_resume_and_a_graft(
+    name: str, floor: float
+) -> None:
+    """T9, pains 16: saved and loaded after every step, a group joining midway; no rate is off by one."""
+    horizon, warmup = Horizon(48, 6), 8
+    sgd = optimizer()
+    sgd.param_groups[0]["base_lr"] = LR
+    rates: list[float] = []
+    state = None
+    for at in range(horizon.total_steps):
+        rate = LearningRate(with_warmup(POLICIES[name][0](horizon), warmup, floor), horizon)
+        if state is not None:
+            rate.load_state_dict(json.loads(json.dumps(state)))
+        assert rate.extension == ""
+        if at == 20:
+            late = {"params": [torch.nn.Parameter(torch.ones(1))], "base_lr": 0.1, "born_step": at}
+            sgd.add_param_group(late | {"warmup_steps": 3})
+        rate.apply(sgd, at)
+        rates.append(sgd.param_groups[0]["lr"])
+        state = rate.state_dict()
+    expected = trace_of_torch(name, horizon, warmup, floor)
+    assert rates == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_longer_run_follows_torchs_policy_of_its_new_length_and_says_so(name: str) -> None:
+    """Pains 16: extending at resume is explicit, and told."""
+    short, long = Horizon(24, 6), Horizon(48, 6)
+    first = LearningRate(POLICIES[name][0](short), short)
+    first.cut(0.5)
+    second = LearningRate(POLICIES[name][0](long), long)
+    second.load_state_dict(first.state_dict())
+    assert "24 steps, 6 an epoch; from here on it is for 48 steps" in second.extension
+    sgd = optimizer()
+    sgd.param_groups[0]["base_lr"] = LR
+    rates = []
+    for at in range(24, 48):
+        second.apply(sgd, at)
+        rates.append(sgd.param_groups[0]["lr"])
+    expected = trace_of_torch(name, long, 1, 0.0)[24:]
+    assert rates == pytest.approx([0.5 * rate for rate in expected], rel=1e-12, abs=1e-15)
+
+
+def test_a_cosine_with_a_period_of_its_own_is_not_stretched_by_a_longer_run() -> None:
+    short, long = (cosine(Horizon(steps, 6), period_epochs=4) for steps in (24, 48))
+    assert [short(at) for at in range(60)] == [long(at) for at in range(60)]
+
+
+# -- the scale ---------------------------------------------------------------------------------------
+
+
+def test_a_cut_scales_every_rate_and_is_saved() -> None:
+    sgd, alone = optimizer(), optimizer()
+    for each in (sgd, alone):
+        each.param_groups[0]["base_lr"] = LR
+    rate = LearningRate(constant(Horizon(10, 5)))
+    rate.cut(0.5)
+    rate.cut(0.5)
+    other = LearningRate(constant(Horizon(10, 5)))
+    other.load_state_dict(rate.state_dict())
+    other.apply(sgd, 3)
+    other.apply_alone(alone)
+    assert sgd.param_groups[0]["lr"] == alone.param_groups[0]["lr"] == LR / 4
+
+
+def test_a_seed_in_isolation_has_its_own_rate_whatever_the_policy() -> None:
+    alone = optimizer()
+    alone.param_groups[0]["base_lr"] = LR
+    LearningRate(cosine(Horizon(10, 5))).apply_alone(alone)
+    assert alone.param_groups[0]["lr"] == LR
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1.5, math.nan, math.inf])
+def test_rates_can_only_be_cut(factor: float) -> None:
+    with pytest.raises(ValueError, match="expected a number above 0 and at most 1"):
+        LearningRate(constant(Horizon(10, 5))).cut(factor)
+
+
+@pytest.mark.parametrize("scale", [0.0, math.nan, 2.0])
+def test_a_saved_scale_that_cannot_be_is_refused(scale: float) -> None:
+    with pytest.raises(CheckpointError, match="scale"):
+        LearningRate(constant(Horizon(10, 5))).load_state_dict({"scale": scale, "horizon": None})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.1])
+def test_a_policy_of_ones_own_that_gives_no_rate_raises(value: float) -> None:
+    sgd = optimizer()
+    sgd.param_groups[0]["base_lr"] = LR
+    with pytest.raises(ConfigError, match="factor at step 3"):
+        LearningRate(lambda at: value).apply(sgd, 3)
+    assert sgd.param_groups[0]["lr"] == LR
 
 
 def test_an_optimiser_without_a_rate_raises() -> None:

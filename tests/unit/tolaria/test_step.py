@@ -10,10 +10,10 @@ import pytest
 import torch
 from helpers.grown import Grown, Host, adam, batch, grad_norm, make_host, split
 from helpers.runs import germinate, same, weights
+from helpers.waits import Waits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper.kasmina import MorphableModel
 from esper.tolaria.forward import TrainingForward
@@ -177,23 +177,6 @@ def test_joined_seeds_gradients_are_sampled_now_and_then() -> None:
     for at in range(2 * GRADIENT_SAMPLE_STEPS):
         made.step([batch(8, seed=at)], [Meter(CPU)], at)
     assert grown.model.seed_module(grown.model.record("a", 0)).stats[4].item() == 2
-
-
-class Waits(TorchDispatchMode):
-    """Notes every operation that hands a value from the device to the program: the device is waited for."""
-
-    HANDS_OVER = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select")
-
-    def __init__(self, exempt: set[int]) -> None:
-        super().__init__()
-        self.exempt = exempt
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in self.HANDS_OVER and args[0].data_ptr() not in self.exempt:
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("factory", ["sgd", "adam"])

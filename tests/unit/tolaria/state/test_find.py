@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from esper.config import CheckpointConfig, TolariaConfig
 from esper.core.manifest import MANIFEST
 from esper.errors import CheckpointError
-from esper.tolaria.state import find_checkpoint, save_checkpoint
+from esper.tolaria.state import checkpoint_folder, find_checkpoint, save_checkpoint
 
 
 def save(folder: Path, name: str) -> Path:
@@ -92,3 +93,38 @@ def test_nothing_there(run: Path, tmp_path: Path) -> None:
         spoil(path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"holds no good checkpoint(\n.*epoch-000\d.*damaged.*){3}"):
         find_checkpoint(run)
+
+
+@pytest.mark.parametrize("where", ["./kept/here", "kept", "ABSOLUTE"])
+def test_a_runs_own_configuration_says_where_its_checkpoints_are(tmp_path: Path, where: str) -> None:
+    where = where.replace("ABSOLUTE", str(tmp_path / "elsewhere"))
+    run = tmp_path / "run"
+    run.mkdir()
+    config = TolariaConfig(checkpoint=CheckpointConfig(checkpoint_dir=where))
+    config.to_yaml(run / "config.yaml")
+    assert checkpoint_folder(run) == run / where
+    saved = save(run / where, "epoch-0001")
+    assert find_checkpoint(run).path.resolve() == saved.resolve()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "checkpoint: 3",
+        "checkpoint: {checkpoint_dir: }",
+        "checkpoint: {checkpoint_dir: [a]}",
+        'checkpoint: {checkpoint_dir: "a\\0b"}',
+        "{",
+        "? [a]\n: b\n",
+        "a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [*a, *a]\n" for n in range(30)),
+        "x: !!python/object/apply:os.system ['touch marker']\n",
+        "[" * 3000,
+        "y" * 100_000,
+    ],
+)
+def test_a_configuration_that_says_nothing_of_it_means_the_default(run: Path, text: str) -> None:
+    """R8: it is read before anything is verified, so nothing in it is built, resolved or run."""
+    (run / "config.yaml").write_text(text)
+    assert find_checkpoint(run).path.name == "epoch-0003"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
+from esper.tolaria.state.buffers import Buffers
 from esper.tolaria.state.manager import REFERENCE, Generators, StateManager
 
 
@@ -67,7 +68,7 @@ def test_any_state_comes_back_through_json_or_is_refused(value: Any) -> None:
     try:
         found = round_trip(value)
     except CheckpointError as error:
-        assert "two tensors" in str(error) or REFERENCE in str(error)
+        assert "two tensors of owner" in str(error) or REFERENCE in str(error)
     else:
         assert equal(found, value)
 
@@ -165,3 +166,69 @@ def test_every_generator_of_the_process_is_saved() -> None:
     manager(generators=other).restore(tensors, json.loads(json.dumps(state)))
     assert draws() == expected
     assert other.inexact == []
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", np.float32(1.0), {"a": [{"b": complex(1)}]}])
+def test_what_json_cannot_hold_is_refused_with_its_place(value: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"the state of owner holds a .* at 'value"):
+        manager(owner=Owner(value)).capture()
+
+
+def test_numbers_of_numpy_and_tables_of_all_kinds_are_taken(tmp_path: Any) -> None:
+    from collections import OrderedDict, defaultdict
+
+    given_ = {"f": np.float64(0.5), "o": OrderedDict(a=1), "d": defaultdict(list, b=[2]), "t": (1, (2,))}
+    assert round_trip(given_) == {"f": 0.5, "o": {"a": 1}, "d": {"b": [2]}, "t": [1, [2]]}
+
+
+def test_what_is_captured_is_nobody_elses() -> None:
+    """Also the tables: a snapshot is kept in memory as it is."""
+    inner = {"rows": [1, 2], "table": {"x": [3]}}
+    _, state = manager(owner=Owner(inner)).capture()
+    inner["rows"].append(9)  # type: ignore[attr-defined]
+    inner["table"]["x"].append(9)  # type: ignore[index,call-overload]
+    assert state["owner"]["value"] == {"rows": [1, 2], "table": {"x": [3]}}
+
+
+def test_kept_memory_is_used_and_given_back() -> None:
+    pool, owner = Buffers(), Owner({"x": torch.zeros(5)})
+    made = manager(owner=owner)
+    first, _ = made.capture(pool)
+    pointer = first["owner"]["value/x"].data_ptr()
+    pool.give(first)
+    owner.value["x"] += 1
+    second, _ = made.capture(pool)
+    assert second["owner"]["value/x"].data_ptr() == pointer
+    assert torch.equal(second["owner"]["value/x"], torch.ones(5))
+
+
+def test_a_state_that_is_kept_is_not_changed_by_what_it_was_restored_into() -> None:
+    """reliability.md: owners keep references to what they load."""
+    made = manager(owner=Owner(torch.zeros(3)))
+    tensors, state = made.capture()
+    made.restore(tensors, state, copy=True)
+    made.owners["owner"].value += 1  # type: ignore[attr-defined]
+    assert torch.equal(tensors["owner"]["value"], torch.zeros(3))
+    made.restore(tensors, state)
+    made.owners["owner"].value += 1  # type: ignore[attr-defined]
+    assert torch.equal(tensors["owner"]["value"], torch.ones(3))  # the control
+
+
+def test_what_is_only_read_is_not_copied_at_all() -> None:
+    owner, made = Owner(torch.zeros(3)), StateManager()
+    made.register("owner", owner, use="reads")
+    tensors, state = made.capture()
+    assert tensors["owner"]["value"] is owner.value
+    made.restore(tensors, state, copy=True)
+    assert owner.value is tensors["owner"]["value"]
+
+
+@pytest.mark.parametrize("raised", [AttributeError, IndexError, KeyError, OverflowError, RecursionError])
+def test_whatever_a_strange_state_makes_an_owner_raise_is_a_misfit(raised: type[Exception]) -> None:
+    class Strange(Owner):
+        def load_state_dict(self, state: Any) -> None:
+            raise raised("strange")
+
+    tensors, state = manager(a=Owner(1)).capture()
+    with pytest.raises(CheckpointError, match="state of a does not fit"):
+        manager(a=Strange()).restore(tensors, state)

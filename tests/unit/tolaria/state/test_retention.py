@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
 from esper.tolaria.state import find_checkpoint, save_checkpoint
-from esper.tolaria.state.retention import prune
+from esper.tolaria.state.index import Entry
+from esper.tolaria.state.retention import Retention, prune
 
 
 def names(folder: Path) -> set[str]:
@@ -25,11 +26,34 @@ def test_the_last_saves_stay(tmp_path: Path, saves: list[str], keep: int) -> Non
     for name in saves:
         save_checkpoint(folder, name, tensors={}, state={})
         expected = [other for other in expected if other != name] + [name]
-        removed = prune(folder, keep=keep)
+        removed = prune(folder, Retention(keep))
         assert removed == expected[:-keep]
         expected = expected[-keep:]
         assert names(folder) == set(expected)
         assert find_checkpoint(folder).path.name == name
+
+
+def entry(epoch: int, batch: int = 0, *, best: bool = False) -> Entry:
+    return Entry(Path(f"{epoch}-{batch}"), epoch, 10 * epoch + batch, epoch, batch, best)
+
+
+@pytest.mark.parametrize(
+    ("retention", "stay"),
+    [
+        (Retention(2), ["4-0", "9-0"]),  # the best, and the last
+        (Retention(3), ["4-0", "8-5", "9-0"]),
+        (Retention(1), ["9-0"]),  # it holds the best weights, too
+        (Retention(2, best=False), ["8-5", "9-0"]),
+        (Retention(2, every=3), ["3-0", "4-0", "6-0", "9-0"]),
+        (Retention(1, every=4), ["4-0", "8-0", "9-0"]),
+        (Retention(99), [f"{n}-0" for n in range(1, 9)] + ["8-5", "9-0"]),
+    ],
+)
+def test_the_last_the_best_and_every_so_manieth_stay(retention: Retention, stay: list[str]) -> None:
+    """Pain 6: of those that were taken with the best model in place, the last one is the best."""
+    entries = [entry(n, best=n in (1, 2, 4)) for n in range(1, 9)] + [entry(8, 5), entry(9)]
+    gone = retention.doomed(entries)
+    assert [str(e.path) for e in entries if e not in gone] == stay
 
 
 def test_what_is_not_ours_stays(tmp_path: Path) -> None:
@@ -39,10 +63,10 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     (tmp_path / "mine" / "data.csv").write_text("1")
     (tmp_path / "a" / "state.json").write_text("{}")
     (tmp_path / "latest").symlink_to(tmp_path / "b")
-    assert prune(tmp_path, keep=1) == ["b"]
+    assert prune(tmp_path, Retention(1)) == ["b"]
     assert names(tmp_path) == {"a", "c", "mine", "latest"}
 
 
 def test_nothing_to_search_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="absent"):
-        prune(tmp_path / "absent", keep=1)
+        prune(tmp_path / "absent", Retention(1))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import math
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +14,12 @@ import pytest
 import torch
 from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored, weights
 
+from esper.core.atomic import Content, Files
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
 from esper.tolaria.state import load_checkpoint
-from esper.tolaria.state.retention import prune
+from esper.tolaria.state.retention import Retention, prune
+from esper.tolaria.state.snapshots import Snapshot, Snapshots
 
 SAVING = {"checkpoint__save_checkpoints": True, "morphogenetic__max_params_ratio": 99.0}
 
@@ -42,14 +49,27 @@ def test_nothing_is_saved_where_nothing_is_to_be(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_only_the_last_few_are_kept(tmp_path: Path) -> None:
-    saving(
+def test_only_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
+    """Pain 6."""
+    run = saving(
         tmp_path,
         checkpoint__checkpoint_frequency=1,
         checkpoint__max_checkpoints=2,
         optimization__max_epochs=5,
     )
-    assert folders(tmp_path) == ["epoch-0004", "epoch-0005"]
+    assert run.best.mark.epoch == 3
+    assert folders(tmp_path) == ["epoch-0003", "epoch-0005"]
+
+
+def test_every_so_manieth_stays_besides(tmp_path: Path) -> None:
+    saving(
+        tmp_path,
+        checkpoint__checkpoint_frequency=1,
+        checkpoint__max_checkpoints=1,
+        checkpoint__keep_every=2,
+        optimization__max_epochs=5,
+    )
+    assert folders(tmp_path) == ["epoch-0002", "epoch-0004", "epoch-0005"]
 
 
 def test_with_the_best_only_one_is_kept_and_it_holds_the_best(tmp_path: Path) -> None:
@@ -89,8 +109,8 @@ def test_a_policy_that_cannot_give_its_memory_costs_the_save_alone(tmp_path: Pat
 
 
 def test_old_ones_that_cannot_be_removed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stuck(folder: Path, *, keep: int) -> list[str]:
-        prune(folder, keep=99)
+    def stuck(folder: Path, retention: Retention) -> list[str]:
+        prune(folder, Retention(99))
         raise CheckpointError("epoch-0001 could not be removed: busy")
 
     monkeypatch.setattr("esper.tolaria.state.store.prune", stuck)
@@ -153,3 +173,183 @@ def test_tamiyos_memory_is_saved_where_it_is_asked_for(tmp_path: Path, saved: bo
     assert other.growth is not None
     assert other.growth.control.counts["applied"] == int(saved)
     assert all(torch.equal(t, weights(run.model)[n]) for n, t in weights(other.model).items())
+
+
+# -- in the background ---------------------------------------------------------------------------
+
+
+class Disk(Files):
+    """Holds every write until it is let go, breaks the k-th call, and notes who called."""
+
+    def __init__(self, fail_at: int = 0, code: int = errno.ENOSPC) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.fail_at, self.code = fail_at, code
+        self.calls = 0
+        self.threads: set[str] = set()
+
+    def _call(self) -> None:
+        self.go.wait(30)
+        self.calls += 1
+        self.threads.add(threading.current_thread().name)
+        if self.calls == self.fail_at:
+            raise OSError(self.code, os.strerror(self.code))
+
+    def mkdir(self, path: Path) -> None:
+        self._call()
+        super().mkdir(path)
+
+    def write(self, path: Path, content: Content) -> None:
+        self._call()
+        super().write(path, content)
+
+    def fsync(self, path: Path) -> None:
+        self._call()
+        super().fsync(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._call()
+        super().rename(old, new)
+
+    def fsync_dir(self, path: Path) -> None:
+        self._call()
+        super().fsync_dir(path)
+
+
+def on_disk(run_dir: Path, disk: Disk, **options: Any) -> Run:
+    """A run whose store writes through `disk`, one epoch old."""
+    run = make_run(run_dir, **SAVING | {"checkpoint__checkpoint_frequency": 1} | options)
+    run.store.io = disk
+    run.epoch()
+    run.store.flush()
+    return run
+
+
+def test_the_run_goes_on_while_it_is_written_and_what_is_written_is_the_moment_of_the_save(
+    tmp_path: Path,
+) -> None:
+    """S4: the copy is taken on the loop, the rest is the background's; told only once it is durable."""
+    disk = Disk()
+    run = on_disk(tmp_path, disk)
+    disk.go.clear()
+    run.epoch()
+    then = weights(run.model)
+    assert run.store.busy
+    run._train_pass()  # on and on, while nothing has been written
+    run.store.poll()
+    assert list(checkpoints(run)) == ["epoch-0001"]
+    assert folders(tmp_path) == ["epoch-0001"]
+    disk.go.set()
+    saved = run.store.flush()
+    assert saved is not None
+    assert (saved.name, saved.error) == ("epoch-0002", "")
+    assert list(checkpoints(run)) == ["epoch-0001", "epoch-0002"]
+    held = load_checkpoint(saved.path)
+    assert held.state["run"]["progress"]["step"] == 12
+    assert all(torch.equal(held.tensors["model"][name], t) for name, t in then.items())
+    assert any(not torch.equal(t, then[name]) for name, t in weights(run.model).items())
+    assert disk.threads == {"esper-checkpoint_0"}
+    assert run.store.flush() is None
+
+
+def test_the_next_save_waits_for_the_last(tmp_path: Path) -> None:
+    disk = Disk()
+    run = on_disk(tmp_path, disk)
+    disk.go.clear()
+    run.epoch()
+    threading.Timer(0.3, disk.go.set).start()
+    run.epoch()
+    assert list(checkpoints(run)) == ["epoch-0001", "epoch-0002"]
+    run.store.close()
+    assert list(checkpoints(run)) == ["epoch-0001", "epoch-0002", "epoch-0003"]
+    assert run.store.telemetry.step == 18
+    assert run.store.busy is False
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_whatever_call_fails_the_previous_one_stands_and_the_run_goes_on(tmp_path: Path, code: int) -> None:
+    """R6: one clear event for each; the next save is as good as any."""
+    disk = Disk(code=code)
+    run = on_disk(tmp_path, disk, trainer__limit_train_batches=1, trainer__limit_val_batches=1)
+    calls = disk.calls - 1  # the parent folder is made but once
+    for k in range(1, calls):  # the last call of all is made when the new one is in place already
+        disk.calls, disk.fail_at = 0, k
+        run.progress.epoch += 1
+        run.store.save(run.progress)
+        saved = run.store.flush()
+        assert disk.calls >= k
+        assert saved is not None and os.strerror(code) in saved.error
+        event = notes_of(run).named("checkpoint_failed")[k - 1]
+        assert (event.level, event.data["name"]) == ("error", saved.name)
+        assert os.strerror(code) in event.data["reason"]
+        assert folders(tmp_path) == ["epoch-0001"]
+    assert len(notes_of(run).named("checkpoint_failed")) == calls - 1 > 10
+    load_checkpoint(tmp_path / "checkpoints" / "epoch-0001")
+    disk.fail_at = 0
+    run.epoch()
+    run.store.flush()
+    assert folders(tmp_path) == ["epoch-0001", f"epoch-{run.progress.epoch:04d}"]
+
+
+@pytest.mark.parametrize(("value", "what"), [(math.nan, "NaN"), (math.inf, "Inf")])
+def test_weights_that_are_no_numbers_are_never_the_newest(tmp_path: Path, value: float, what: str) -> None:
+    """Pain 13: the good one is not overwritten."""
+    run = on_disk(tmp_path, Disk())
+    with torch.no_grad():
+        next(run.model.parameters()).view(-1)[0] = value
+    run.progress.epoch += 1
+    assert run.store.save(run.progress, final=True) is None
+    (event,) = notes_of(run).named("checkpoint_failed")
+    assert f"holds {what}" in event.data["reason"]
+    assert folders(tmp_path) == ["epoch-0001"]
+
+
+def test_buffers_may_hold_infinities_but_no_nan(tmp_path: Path) -> None:
+    run = on_disk(tmp_path, Disk())
+    mask = torch.tensor([0.0, -math.inf])
+    run.model.host.register_buffer("mask", mask)
+    run.progress.epoch += 1
+    assert run.store.save(run.progress, final=True) is not None
+    mask[0] = math.nan
+    run.progress.epoch += 1
+    assert run.store.save(run.progress, final=True) is None
+
+
+def test_a_snapshot_becomes_a_checkpoint_of_its_own_moment(tmp_path: Path) -> None:
+    """A run that is stopped inside a phase is saved as it was before that."""
+    run = on_disk(tmp_path, Disk())
+    snapshots = Snapshots(1 << 30, run.state, run.store.header.make)
+    run._train_pass()
+    taken = snapshots.take(run.progress)
+    assert isinstance(taken, Snapshot)
+    run.epoch()
+    run.store.flush()
+    path = run.store.save_snapshot(taken)
+    assert path is not None
+    assert path.name == "epoch-0001-batch-000006"
+    held = load_checkpoint(path)
+    assert held.state == json.loads(json.dumps(taken.state))
+    assert all(torch.equal(held.tensors["model"][n], t) for n, t in taken.tensors["model"].items())
+    assert run.store.save_snapshot(taken) is None  # it is there already
+
+
+def test_the_best_models_copy_is_shared_and_not_copied_again(tmp_path: Path) -> None:
+    run = on_disk(tmp_path, Disk())
+    collected = run.state.collect()
+    tensors, _ = run.state.capture()
+    assert run.best.weights
+    for name, tensor in run.best.weights.items():
+        assert tensors["best"][f"weights/{name}"] is tensor
+    assert collected.shared == {"best"}
+
+
+def test_memory_of_a_topology_that_has_been_is_not_kept(tmp_path: Path) -> None:
+    options = SAVING | {"checkpoint__checkpoint_frequency": 1, "optimization__max_epochs": 3}
+    run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), **options)
+    run.train()
+    assert run.store._buffers.free_bytes == 0  # closed
+    run.progress.epoch += 1
+    run.store.save(run.progress, final=True)
+    tensors, _ = run.state.capture()
+    held = sum(t.nbytes for name, group in tensors.items() if name != "best" for t in group.values())
+    assert run.store._buffers.free_bytes == held

@@ -1,0 +1,140 @@
+"""`esper-ctl RUN status|pause|resume|stop|checkpoint`: a run looked at and steered from another process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from esper import __version__
+from esper.core.lock import live_holder
+from esper.remote.client import NoAnswerError, NobodyThereError, ask
+from esper.remote.folder import find_run, state_of
+from esper.remote.place import read_note
+from esper.remote.protocol import COMMANDS
+
+DONE, UNUSABLE, NOT_RUNNING, NO_ANSWER = 0, 2, 3, 4
+
+_HELP = """\
+commands:
+  status      where the run is: epoch, step, losses, seeds, last checkpoint
+  pause       hold the run after the present batch
+  resume      let a paused run go on
+  stop        save and end the run after the present batch
+  checkpoint  save now; answers with the name once it is safely on the disk
+
+exit codes: 0 done, 2 no run there, 3 the run is over or died, 4 it gave no answer or said no
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks; see `_HELP` for the exit codes."""
+    given = _parse(argv)
+    run_dir = find_run(Path(given.run))
+    if run_dir is None:
+        print(f"esper-ctl: {given.run} is no run folder and lies in none", file=sys.stderr)
+        return UNUSABLE
+    try:
+        return _status(run_dir, given) if given.command == "status" else _command(run_dir, given)
+    except NoAnswerError as error:
+        print(f"esper-ctl: {error}", file=sys.stderr)
+        return NO_ANSWER
+
+
+def _parse(argv: Sequence[str] | None) -> Namespace:
+    parser = ArgumentParser(
+        "esper-ctl",
+        description="Look at a run, or steer it, from another process.",
+        epilog=_HELP,
+        formatter_class=RawDescriptionHelpFormatter,  # as written: the commands are a table
+    )
+    parser.add_argument("run", nargs="?", default=".", help="the run folder, or a path in it (default: here)")
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="what to do, see below")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for an answer")
+    parser.add_argument("--version", action="version", version=f"esper {__version__}")
+    return parser.parse_args(argv)
+
+
+def _ask(run_dir: Path, given: Namespace) -> dict[str, Any]:
+    note = read_note(run_dir)
+    if note is None:
+        holder = live_holder(run_dir)
+        if holder is not None:
+            why = "yet, or was told not to (services.control_socket)"
+            raise NobodyThereError(f"process {holder.pid} does not listen {why}")
+        raise NobodyThereError(f"no process has {run_dir}, and the run in it was not ended")
+    # a checkpoint is answered once it is on the disk
+    default_s = 600.0 if given.command == "checkpoint" else 5.0
+    return ask(note, given.command, timeout_s=given.timeout or default_s)
+
+
+def _status(run_dir: Path, given: Namespace) -> int:
+    why = ""
+    try:
+        state = _ask(run_dir, given)
+    except NobodyThereError as error:
+        why, state = str(error), state_of(run_dir)
+    print(json.dumps(state) if given.json else "\n".join(_shown(state)))
+    if state["state"] == "died":
+        print(f"esper-ctl: {why}; to go on: {_going_on(run_dir)}", file=sys.stderr)
+        return NOT_RUNNING
+    return DONE
+
+
+def _command(run_dir: Path, given: Namespace) -> int:
+    try:
+        result = _ask(run_dir, given)
+    except NobodyThereError as error:
+        state = state_of(run_dir)
+        reason = {"finished": "the run is finished", "stopped": "the run was stopped"}
+        print(f"esper-ctl: {reason.get(state['state'], error)}", file=sys.stderr)
+        if state["state"] in ("stopped", "died"):
+            print(f"  to go on: {_going_on(run_dir)}", file=sys.stderr)
+        return NOT_RUNNING
+    print(json.dumps(result) if given.json else result["said"])
+    return DONE
+
+
+def _going_on(run_dir: Path) -> str:
+    return f"esper-train run_dir={run_dir} checkpoint.resume_from_checkpoint=auto"
+
+
+def _shown(state: Mapping[str, Any]) -> Iterator[str]:
+    by = f" by {state['stopped_by']}" if state.get("stopped_by") else ""
+    process = f", process {state['pid']}" if state.get("pid") else ""
+    of = f" of {state['max_epochs']}" if state.get("max_epochs") else ""
+    yield f"{state['state']}{by}: epoch {state.get('epoch', 0)}{of}, step {state.get('step', 0)}{process}"
+    yield from _row("loss", _losses(state))
+    yield from _row("test", _scores(state.get("test_loss"), state.get("test_accuracy")))
+    for seed in state.get("seeds") or ():
+        alpha = f", alpha {seed['alpha']:.2f}" if seed.get("alpha") is not None else ""
+        name = f"{seed['layer']}[{seed['seed']}] {seed['blueprint']}"
+        yield from _row("seed", f"{name}: {seed['stage']}{alpha}")
+    yield from _row("saved", state.get("last_checkpoint") or "nothing yet")
+    if state.get("emergency_level"):
+        yield from _row("alarm", f"emergency level {state['emergency_level']}")
+
+
+def _row(label: str, text: str) -> Iterator[str]:
+    if text:
+        yield f"  {label:6} {text}"
+
+
+def _losses(state: Mapping[str, Any]) -> str:
+    training = _scores(state.get("train_loss"), None)
+    validation = _scores(state.get("val_loss"), state.get("val_accuracy"))
+    parts = [f"{name} {text}" for name, text in (("training", training), ("validation", validation)) if text]
+    return ", ".join(parts)
+
+
+def _scores(loss: float | None, accuracy: float | None) -> str:
+    shown = "" if loss is None else f"{loss:.4f}"
+    return shown if accuracy is None else f"{shown} ({100 * accuracy:.1f} %)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The other side: ask a run something, and know what it means that nobody answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from esper.errors import EsperError
+from esper.remote.place import LONGEST_PATH_BYTES, Note
+from esper.remote.protocol import REPLY_LIMIT_BYTES, decode, encode
+
+
+class NobodyThereError(EsperError):
+    """The run that the note speaks of does not listen any more."""
+
+
+class NoAnswerError(EsperError):
+    """The run is there, but said no, or nothing that could be understood."""
+
+
+def ask(note: Note, command: str, *, timeout_s: float) -> dict[str, Any]:
+    """The result of a command.
+
+    Raises `NobodyThereError` for a run that is gone or on another host, `NoAnswerError` for an error that it
+    answers, for none within `timeout_s`, and for a socket of somebody else's.
+    """
+    here = socket.gethostname()
+    if note.host != here:
+        raise NobodyThereError(f"the run is on host {note.host}, this is {here}: ask it there")
+    _check_socket(note)
+    try:
+        reply = decode(_exchange(note.socket, encode({"command": command}), timeout_s))
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise NobodyThereError(_gone(note)) from None
+    except TimeoutError:
+        raise NoAnswerError(f"process {note.pid} has not answered within {timeout_s:g} s") from None
+    except (OSError, ValueError) as error:
+        raise NoAnswerError(f"process {note.pid} gave no answer: {error}") from error
+    if reply.get("ok") is not True or not isinstance(reply.get("result"), dict):
+        raise NoAnswerError(f"process {note.pid} answered: {reply.get('error')}")
+    result: dict[str, Any] = reply["result"]
+    return result
+
+
+def _gone(note: Note) -> str:
+    return f"process {note.pid} ended without closing the run; nobody listens at {note.socket}"
+
+
+def _check_socket(note: Note) -> None:
+    try:
+        found = Path(note.socket).lstat()
+    except (OSError, ValueError):
+        raise NobodyThereError(_gone(note)) from None
+    if not stat.S_ISSOCK(found.st_mode) or len(os.fsencode(note.socket)) > LONGEST_PATH_BYTES:
+        raise NoAnswerError(f"{note.socket} is no socket of a run")
+    if found.st_uid != os.getuid():
+        raise NoAnswerError(f"{note.socket} belongs to user {found.st_uid}, you are {os.getuid()}")
+
+
+def _exchange(path: str, request: bytes, timeout_s: float) -> bytes:
+    end = time.monotonic() + timeout_s
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(path)
+        with suppress(BrokenPipeError):  # answered, maybe, before all of it was read
+            connection.sendall(request)
+        received = bytearray()
+        while not received.endswith(b"\n"):
+            connection.settimeout(max(end - time.monotonic(), 0.001))
+            part = connection.recv(65536)
+            if not part or len(received) > REPLY_LIMIT_BYTES:
+                raise ValueError("the answer ends before its end" if not part else "the answer is too long")
+            received += part
+        return bytes(received)

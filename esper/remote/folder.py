@@ -1,0 +1,79 @@
+"""What a run folder tells of a run that cannot be asked: from its files, without torch and without YAML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from esper.core.lock import LOCK_FILE, live_holder
+from esper.leyline import FINISHED_BY
+from esper.remote.place import NOTE_FILE
+
+_SUMMARY = "summary.json"
+_METRICS = "metrics.jsonl"
+_EVENTS = "events.jsonl"
+# Any of these makes a folder one of a run.
+_MARKS = (NOTE_FILE, LOCK_FILE, _SUMMARY, _METRICS)
+_TAIL_BYTES = 256 << 10
+
+
+def find_run(path: Path) -> Path | None:
+    """The run folder that `path` is or lies in."""
+    start = path.absolute()
+    return next((f for f in (start, *start.parents) if any((f / m).is_file() for m in _MARKS)), None)
+
+
+def state_of(run_dir: Path) -> dict[str, Any]:
+    """State, position, losses, seeds and last checkpoint, as the run's files have them.
+
+    `state` is finished, stopped, running (by the lock; it does not listen) or died.
+    """
+    summary = _object(run_dir / _SUMMARY)
+    last: dict[str, Any] = next(_lines_backwards(run_dir / _METRICS), {})
+    saved = (e for e in _lines_backwards(run_dir / _EVENTS) if e.get("name") == "checkpoint_saved")
+    event: dict[str, Any] = next(saved, {})
+    names = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "seeds")
+    return {
+        "run_dir": str(run_dir),
+        **_life(run_dir, summary),
+        **{name: last[name] for name in names if name in last},
+        **{name: summary[name] for name in ("test_accuracy", "test_loss") if summary.get(name) is not None},
+        "last_checkpoint": event.get("data", {}).get("name"),
+    }
+
+
+def _life(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    holder = live_holder(run_dir)
+    if holder is not None:
+        return {"state": "running", "pid": holder.pid}
+    if not summary:
+        return {"state": "died"}
+    stopped_by = summary.get("stopped_by")
+    return {"state": "finished" if stopped_by in FINISHED_BY else "stopped", "stopped_by": stopped_by}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lines_backwards(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects at the end of a file of JSON lines, the last first; a torn one is passed over."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - _TAIL_BYTES, 0))
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found

@@ -1,0 +1,175 @@
+"""The run's side: a thread that answers other processes, and that nothing they send can hurt."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from esper.core.atomic import write_bytes_atomic
+from esper.core.forks import closed_in_children
+from esper.remote.place import NOTE_FILE, Note, render_note
+from esper.remote.protocol import REQUEST_LIMIT_BYTES, decode, encode
+
+_log = logging.getLogger("esper.remote")
+
+# What a command leads to: a result at once, or the name of something that is still to be made.
+Answer = Mapping[str, Any] | Future[str]
+
+_MOST_CLIENTS = 32
+_CROWDED_TIMEOUT_S = 0.2
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+class Server:
+    """Answers commands by `actions`, which are called on the server's own thread, until it is closed.
+
+    One request to a connection. Clients of other users are refused; one that sends too much, too slowly or
+    nonsense gets an error or no answer, and the others wait for none of it. `close` removes the socket.
+    """
+
+    def __init__(
+        self,
+        actions: Mapping[str, Callable[[], Answer]],
+        *,
+        request_timeout_s: float = 5.0,
+        answer_timeout_s: float = 600.0,
+    ) -> None:
+        self._actions = dict(actions)
+        self._request_timeout_s = request_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        self._owned = ExitStack()
+        self._clients: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+
+    def start(self, path: Path, run_dir: Path) -> None:
+        """Listen at `path` and note it in the run folder. Raises `OSError`; nothing is left then."""
+        ready = threading.Event()
+        with ExitStack() as owned:
+            listener = owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            owned.enter_context(closed_in_children(listener.fileno()))
+            thread = threading.Thread(
+                target=lambda: asyncio.run(self._listen(listener, ready)), name="esper-remote", daemon=True
+            )
+            owned.callback(self._end, thread)  # after the two below: nobody is to find what is closing
+            listener.bind(str(path))
+            owned.callback(path.unlink, missing_ok=True)
+            path.chmod(0o600)  # before it listens: until then nobody can connect
+            listener.listen(_MOST_CLIENTS)
+            note = run_dir / NOTE_FILE
+            write_bytes_atomic(note, render_note(Note(str(path), os.getpid(), socket.gethostname())))
+            owned.callback(_remove, note)
+            thread.start()
+            ready.wait()
+            self._owned = owned.pop_all()
+
+    @property
+    def clients(self) -> int:
+        """How many are being answered."""
+        return len(self._clients)
+
+    def close(self) -> None:
+        """Answer what has been asked, for at most a second, and remove the socket and its note."""
+        self._owned.close()
+
+    def _end(self, thread: threading.Thread) -> None:
+        if self._loop is None:
+            return
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._ended.set)
+        thread.join(timeout=3.0)
+
+    async def _listen(self, listener: socket.socket, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(lambda loop, context: _log.debug("remote control: %s", context))
+        server = await asyncio.start_unix_server(self._meet, sock=listener, limit=REQUEST_LIMIT_BYTES)
+        ready.set()
+        await self._ended.wait()
+        server.close()
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=1.0)
+
+    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError) as error:
+            _log.debug("a client was left: %s", error)
+        finally:
+            with suppress(AttributeError):  # how asyncio says that the connection is closed already
+                writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        crowded = len(self._clients) > _MOST_CLIENTS
+        # read in any case: who is answered before it has asked may not hear the answer
+        try:
+            async with asyncio.timeout(_CROWDED_TIMEOUT_S if crowded else self._request_timeout_s):
+                line = await reader.readline()
+        except ValueError:
+            line = b" " * REQUEST_LIMIT_BYTES
+        if problem := self._unwanted(writer, line, crowded):
+            reply: Mapping[str, Any] = {"ok": False, "error": problem}
+        else:
+            reply = await self._reply(line)
+        async with asyncio.timeout(self._request_timeout_s):
+            writer.write(encode(reply))
+            writer.close()
+            await writer.wait_closed()
+
+    def _unwanted(self, writer: asyncio.StreamWriter, line: bytes, crowded: bool) -> str:
+        if crowded:
+            return f"{_MOST_CLIENTS} others are being answered; try again"
+        if len(line) >= REQUEST_LIMIT_BYTES:
+            return f"a request of more than {REQUEST_LIMIT_BYTES} bytes"
+        uid = _user_of(writer.get_extra_info("socket"))
+        return "" if uid in (None, os.getuid()) else f"this run is user {os.getuid()}'s, not user {uid}'s"
+
+    async def _reply(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            command = decode(line).get("command")
+        except ValueError as error:
+            return {"ok": False, "error": f"a request that is no line of JSON: {error}"}
+        action = self._actions.get(command) if isinstance(command, str) else None
+        if action is None:
+            known = ", ".join(self._actions)
+            return {"ok": False, "error": f"command is {command!r:.80}; expected one of {known}"}
+        return await self._carry_out(action)
+
+    async def _carry_out(self, action: Callable[[], Answer]) -> Mapping[str, Any]:
+        try:
+            answer = action()
+            if isinstance(answer, Future):
+                async with asyncio.timeout(self._answer_timeout_s):
+                    name = await asyncio.wrap_future(answer)
+                answer = {"name": name, "said": f"saved {name}"}
+            return {"ok": True, "result": dict(answer)}
+        except TimeoutError:
+            return {"ok": False, "error": f"not done within {self._answer_timeout_s:g} s"}
+        except Exception as error:  # noqa: BLE001 - it is told to the client, and must not reach the run
+            return {"ok": False, "error": str(error) or type(error).__name__}
+
+
+def _user_of(peer: Any) -> int | None:
+    """The user at the other end; None where the system does not tell, and the socket's mode has to do."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    raw = peer.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1])
+
+
+def _remove(note: Path) -> None:
+    with suppress(OSError):  # a note that stays names a socket that is gone, which is understood
+        note.unlink(missing_ok=True)

@@ -1,0 +1,215 @@
+"""What a job starts from: nothing, its own last checkpoint, or another run's; and whether it may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esper.config import TolariaConfig
+from esper.config.changes import Change, changes
+from esper.config.problems import problem, show
+from esper.core.atomic import is_leftover
+from esper.core.runtime import set_threads
+from esper.errors import CheckpointError, ConfigError
+from esper.leyline import FINISHED_BY, EventName, Level
+from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
+from esper.tolaria.run import Run
+from esper.tolaria.state import Checkpoint, checkpoint_folder, find_checkpoint
+from esper.tolaria.state.index import read_state
+
+SUMMARY_FILE = "summary.json"
+CONFIG_FILE = "config.yaml"
+
+_KEY = "checkpoint.resume_from_checkpoint"
+_EARLY = ("optimization.early_stopping_patience", "optimization.early_stopping_min_delta")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a job starts: `path` is a verified checkpoint, None for a fresh start.
+
+    `own` says that it lies in the job's own folder, whose files then go on. `refused` holds a sentence for
+    each damaged checkpoint that was passed over, `changed` what differs from the saved configuration, what
+    may not differ included where `strict_loading` is false. `finished` is the summary of a run that has
+    nothing left to do.
+    """
+
+    path: Path | None = None
+    own: bool = False
+    refused: tuple[str, ...] = ()
+    changed: tuple[Change, ...] = ()
+    finished: Mapping[str, Any] | None = None
+
+
+def find_origin(config: TolariaConfig, run_dir: Path) -> Origin:
+    """What a job in `run_dir` starts from; only looks.
+
+    Raises `ConfigError` for a folder that another run has used and for changes that may not be,
+    `CheckpointError` where no checkpoint that is named or there is good.
+    """
+    wanted = config.checkpoint.resume_from_checkpoint
+    if wanted is None:
+        _refuse_used(run_dir, config)
+        return Origin()
+    here = _checkpoints_of(run_dir, config)
+    if wanted == "auto" and here is None:
+        return _without_checkpoint(config, run_dir)
+    found = find_checkpoint(here if wanted == "auto" and here is not None else Path(wanted))
+    own = config.mode == "train" and run_dir.resolve() in found.path.resolve().parents
+    if not own:
+        _refuse_used(run_dir, config)
+    if config.mode == "test":
+        return Origin(found.path, refused=found.refused)
+    saved = read_state(found.path)["state"]["run"]["config"]
+    changed = changes(saved, config.to_dict())
+    _refuse_changes(changed, config, own)
+    finished = _finished(config, run_dir, changed) if own else None
+    return Origin(found.path, own, found.refused, tuple(changed), finished)
+
+
+def origin_problems(config: TolariaConfig, run_dir: Path) -> list[str]:
+    """A sentence for each reason why a job cannot start there; for the check before a run."""
+    try:
+        find_origin(config, run_dir)
+    except ConfigError as error:
+        return error.problems
+    except CheckpointError as error:
+        if config.checkpoint.resume_from_checkpoint == "auto":
+            return [
+                problem(_KEY, "auto", f"a folder with a good checkpoint ({' '.join(str(error).split())})")
+            ]
+        # one that is named has been looked at by esper.build
+    return []
+
+
+# -- used, finished, killed ----------------------------------------------------------------------
+
+
+def _refuse_used(run_dir: Path, config: TolariaConfig) -> None:
+    """A folder belongs to one run: another in it would leave a mixture of both."""
+    used = [METRICS_FILE] if _has_content(run_dir / METRICS_FILE) else []
+    here = _checkpoints_of(run_dir, config)
+    used += [here.name] if here is not None else []
+    if used:
+        other = f", or {_KEY}=auto to go on with that run" if config.mode == "train" else ""
+        raise ConfigError(f"{run_dir} holds a run already ({used[0]}); expected a folder of its own{other}")
+
+
+def _checkpoints_of(run_dir: Path, config: TolariaConfig) -> Path | None:
+    """The folder with this run's checkpoints, where it has any."""
+    own = (checkpoint_folder(run_dir), run_dir / config.checkpoint.checkpoint_dir)
+    return next((f for f in own if f.is_dir() and any(not is_leftover(p) for p in f.iterdir())), None)
+
+
+def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> Origin:
+    """A fresh start, unless the run in the folder came to its end, which is not to be lost."""
+    if _summary(run_dir).get("stopped_by") not in FINISHED_BY:
+        return Origin()
+    saved = TolariaConfig.from_yaml(run_dir / CONFIG_FILE)
+    changed = changes(saved.to_dict(), config.to_dict())
+    finished = _finished(config, run_dir, changed)
+    if finished is None:
+        expected = f"the folder of a run with checkpoints: the one in {run_dir} is finished and kept none"
+        raise ConfigError(problem(_KEY, "auto", expected))
+    return Origin(finished=finished, own=True)
+
+
+def _finished(config: TolariaConfig, run_dir: Path, changed: list[Change]) -> Mapping[str, Any] | None:
+    summary = _summary(run_dir)
+    by, epochs = summary.get("stopped_by"), summary.get("epochs_run", 0)
+    patient = any(change.key in _EARLY for change in changed)
+    over = (by == "max_epochs" and config.optimization.max_epochs <= epochs) or (
+        by == "early_stopping" and not patient
+    )
+    return summary if over else None
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((run_dir / SUMMARY_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def what_finished(run_dir: Path, summary: Mapping[str, Any]) -> str:
+    """What is said instead of running again."""
+    by, epochs = summary["stopped_by"], summary.get("epochs_run")
+    more = "optimization.max_epochs" if by == "max_epochs" else _EARLY[0]
+    return f"{run_dir} is finished ({by}, {epochs} epochs): nothing to do. A greater {more} goes on with it."
+
+
+def clear_killed(run_dir: Path, config: TolariaConfig) -> list[str]:
+    """Remove what a run that died before its first checkpoint has left; returns the names.
+
+    Only files that Esper writes under these names. The loggers' ids stay, so that they are used again.
+    """
+    names = [METRICS_FILE, EVENTS_FILE, STEPS_FILE, SUMMARY_FILE, "crash.txt", "run.png"]
+    names += [config.logging.metrics_file, config.checkpoint.model_save_path]
+    boards = (run_dir / config.logging.tensorboard_log_dir).glob("events.out.tfevents.*")
+    found = [path for path in (*(run_dir / name for name in names), *boards) if path.is_file()]
+    inside = [path for path in found if run_dir.resolve() in path.resolve().parents]
+    for path in inside:
+        path.unlink()
+    return [str(path.relative_to(run_dir)) for path in inside]
+
+
+# -- another configuration than the saved one ----------------------------------------------------
+
+
+def _refuse_changes(changed: list[Change], config: TolariaConfig, own: bool) -> None:
+    wrong = [(c, expected) for c in changed if (expected := _why_not(c, config, own))]
+    if not wrong:
+        return
+    problems = [problem(c.key, c.given, f"{show(c.saved)}, {expected}") for c, expected in wrong]
+    if allowed := _and_may(c for c in changed if not _why_not(c, config, own)):
+        problems[-1] += f"; these differ too, and may: {allowed}"
+    raise ConfigError(problems)
+
+
+def _why_not(change: Change, config: TolariaConfig, own: bool) -> str:
+    if own and change.key == "checkpoint.checkpoint_dir":
+        return "as it was saved: a run keeps its checkpoints in one folder"
+    if config.checkpoint.strict_loading and not change.allowed:
+        return "as it was saved, or checkpoint.strict_loading=false"
+    return ""
+
+
+def _and_may(changed: Iterable[Change]) -> str:
+    return "; ".join(str(change) for change in changed if change.allowed)
+
+
+def describe_origin(origin: Origin, run: Run) -> Iterator[str]:
+    """The block that a resumed run begins with, a line each."""
+    p = run.progress
+    batch = f", batch {p.batch} of the next" if p.batch else ""
+    yield f"resumed from {origin.path}: epoch {p.epoch}{batch}, step {p.step}"
+    yield from (f"  {sentence}" for sentence in origin.refused)
+    yield from (f"  changed: {change}" for change in origin.changed if change.allowed)
+    yield from (f"  not as saved, by strict_loading=false: {c}" for c in origin.changed if not c.allowed)
+
+
+def take_up(run: Run, checkpoint: Checkpoint, origin: Origin) -> None:
+    """Put the run where the checkpoint was saved, and record what differs from then."""
+    if run.config.trainer.num_threads is None:
+        set_threads(checkpoint.state["run"]["threads"])  # sums depend on how they are split
+    run.store.restore(checkpoint)
+    data = {
+        "from": str(checkpoint.path),
+        "name": checkpoint.path.name,
+        "epoch": run.progress.epoch,
+        "step": run.progress.step,
+        "refused": list(origin.refused),
+        "changed": {
+            c.key: {"saved": c.saved, "given": c.given, "allowed": c.allowed} for c in origin.changed
+        },
+    }
+    forced = any(not change.allowed for change in origin.changed)
+    run.telemetry.emit(EventName.RUN_RESUMED, data, level=Level.WARNING if forced else Level.INFO)

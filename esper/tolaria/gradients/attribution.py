@@ -1,0 +1,272 @@
+"""Whose gradient it is: the host's and each seed's part of a step, for telemetry and for weights (spec T7).
+
+The host is the seeds' teacher; folded seeds are part of it. What is counted where:
+
+- Norms and shares are of the gradient that the optimiser is given, before clipping. Host and seeds hold
+  disjoint parameters, so that their squared norms add up to that of the whole, and shares to 1. For the same
+  reason host and seeds, or two seeds, cannot conflict: no parameter is moved by both.
+- Conflicts are counted where they can happen: over one seed's parameters, between the gradients of the
+  micro-batches of a window, or of the objectives where an aggregation other than `sum` takes them singly.
+- A weight is alpha for a seed that has joined, 0 for one that has not. It is reported, and changes nothing
+  unless `apply` is asked for; then it scales the seed's step.
+
+Every `SAMPLE_STEPS`-th step is looked at, and the first after each change of topology. Nothing waits for the
+device before the epoch is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina import SeedManager, SeedRecord
+from esper.leyline import EventName, Level
+from esper.tolaria.gradients.backward import PlainBackward
+from esper.tolaria.gradients.seed_layers import largest, layer_norms
+from esper.tolaria.gradients.seed_metrics import PREFIX, SeedGradients, update_metrics, warnings
+from esper.tolaria.gradients.seed_weights import mix, resolve_weights
+from esper.tolaria.gradients.shares import (
+    COLUMNS,
+    CONFLICTS,
+    SAMPLES,
+    SHARE,
+    accumulate,
+    collapse,
+    conflicts,
+    differ,
+    flat_gradient,
+)
+from esper.tolaria.losses import Losses
+from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.precision import Precision
+from esper.tolaria.telemetry import Telemetry
+
+# Looking at a step costs a reading of its gradients: about a tenth of one, so under a percent of all.
+SAMPLE_STEPS = 16
+HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Somebody whose gradients are counted; `record` is None for the host."""
+
+    key: str
+    params: Sequence[nn.Parameter]
+    record: SeedRecord | None = None
+
+
+class SeedAttribution:
+    """Gathers what the gradients of a step owe to the host and to each living seed.
+
+    Call `microbatch` after each backward pass of a window of several (or `tasks` where their gradients
+    are at hand), `before_step` once gradients have their true size and rates are set, `flush` once an epoch.
+    With `apply` the steps of seeds are scaled by their weights. `layers` is how many of each seed's layers
+    are reported by norm, 0 for none.
+    """
+
+    def __init__(
+        self,
+        optimizers: OptimizerManager,
+        seeds: SeedManager,
+        device: torch.device,
+        *,
+        apply: bool = False,
+        layers: int = 0,
+    ) -> None:
+        self.optimizers = optimizers
+        self.seeds = seeds
+        self.device = device
+        self.apply = apply
+        self.layers = layers
+        self._steps = 0
+        self._groups: list[str] = []
+        self._order: list[str] = []
+        self._sums = torch.zeros(0, COLUMNS, device=device)
+        self._pairs: dict[str, int] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._last_shares: dict[str, float] = {}
+        self._forget_window()
+
+    def _forget_window(self) -> None:
+        self._owners: list[_Owner] | None = None
+        self._before: dict[str, Tensor] = {}
+        self._rows: dict[str, list[Tensor]] = {}
+
+    # -- one window ------------------------------------------------------------------------------
+
+    def microbatch(self) -> None:
+        """Note what a micro-batch has just added to the seeds' gradients."""
+        for owner in self._sampled()[1:]:
+            if owner.params:
+                now = flat_gradient([p.grad for p in owner.params], owner.params)
+                self._add_row(owner, differ(now, self._before.get(owner.key)))
+                self._before[owner.key] = now
+
+    def tasks(self, rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[nn.Parameter]) -> None:
+        """Note each task's gradients (a row) for `parameters`; one that does not reach a seed is left out."""
+        places = {id(p): i for i, p in enumerate(parameters)}
+        for owner in self._sampled()[1:]:
+            for row in rows:
+                own = [row[places[id(p)]] for p in owner.params]
+                if any(gradient is not None for gradient in own):
+                    self._add_row(owner, flat_gradient(own, owner.params))
+
+    def _add_row(self, owner: _Owner, row: Tensor) -> None:
+        self._rows.setdefault(owner.key, []).append(row)
+
+    def before_step(self) -> None:
+        """Look at the whole window's gradients, where this one is looked at; scale steps where asked to."""
+        if self.apply:
+            mix(self.optimizers.main.param_groups, self._weights())
+        owners = self._sampled()
+        if owners:
+            self._seat(owners)
+            squares = collapse([[p.grad for p in owner.params] for owner in owners], self.device)
+            sound = accumulate(self._sums, squares)
+            if self.layers:
+                self._add_layers(owners[1:], squares[1:], sound)
+            self._count_conflicts(sound)
+        self._steps += 1
+        self._forget_window()
+
+    def _weights(self) -> dict[str, float]:
+        living = self.seeds.model.living()
+        alphas = [self.seeds.alpha(record) for record in living]
+        weights = resolve_weights([record.stage for record in living], alphas)
+        return {record.key: weight for record, weight in zip(living, weights, strict=True) if record.joined}
+
+    def _sampled(self) -> list[_Owner]:
+        """Everybody who owns gradients, the host first, where this window is looked at; else nobody."""
+        if self._owners is None:
+            groups = [group["name"] for group in self.optimizers.main.param_groups]
+            due = self._steps % SAMPLE_STEPS == 0 or groups != self._groups
+            self._groups = groups
+            self._owners = list(self._find_owners()) if due else []
+        return self._owners
+
+    def _find_owners(self) -> Iterator[_Owner]:
+        living = {record.key: record for record in self.seeds.model.living()}
+        if not any(record.joined for record in living.values()):
+            return
+        by_seed: dict[str, list[nn.Parameter]] = {HOST: []}
+        for group in self.optimizers.main.param_groups:
+            key = group["name"] if group["name"] in living else HOST
+            by_seed.setdefault(key, []).extend(group["params"])
+        yield _Owner(HOST, by_seed[HOST])
+        for key, record in living.items():
+            yield _Owner(f"{key}@{record.germinated_step}", by_seed.get(key, ()), record)
+
+    # -- sums ------------------------------------------------------------------------------------
+
+    def _seat(self, owners: Sequence[_Owner]) -> None:
+        """Give everybody a row of sums; those that have one keep it, those that are gone lose it."""
+        order = [owner.key for owner in owners]
+        if order != self._order:
+            old = dict(zip(self._order, self._sums.unbind(), strict=True))
+            fresh = torch.zeros(COLUMNS, device=self.device)
+            self._sums = torch.stack([old.get(key, fresh) for key in order])
+            self._order = order
+
+    def _add_layers(self, owners: Sequence[_Owner], squares: Sequence[Tensor], sound: Tensor) -> None:
+        for owner, part in zip(owners, squares, strict=True):
+            if len(part):
+                new = torch.where(sound, part, 0.0)
+                self._squares[owner.key] = self._squares.get(owner.key, torch.zeros_like(part)) + new
+
+    def _count_conflicts(self, sound: Tensor) -> None:
+        for key, rows in self._rows.items():
+            if len(rows) > 1:
+                self._sums[self._order.index(key), CONFLICTS] += conflicts(rows) * sound
+                self._pairs[key] = self._pairs.get(key, 0) + len(rows) * (len(rows) - 1) // 2
+
+    # -- once an epoch ---------------------------------------------------------------------------
+
+    def flush(self, telemetry: Telemetry) -> list[SeedGradients]:
+        """Emit what was seen since the last time and begin anew; waits for the device.
+
+        Nothing seen: no event. A seed that was taken out in between is not reported.
+        """
+        table = dict(zip(self._order, self._sums.tolist(), strict=True))
+        living = {f"{r.key}@{r.germinated_step}": r for r in self.seeds.model.living()}
+        seeds = {key: self._report(record, key, table[key]) for key, record in living.items() if key in table}
+        if seeds:
+            host = table[HOST]
+            data = {
+                "tolaria.grad_agg.teacher_share": host[SHARE] / max(host[SAMPLES], 1.0),
+                "tolaria.grad_agg.sampled_steps": int(host[SAMPLES]),
+                "tolaria.grad_agg.weights_applied": self.apply,
+                "seeds": [self._to_json(seed, living[key], table[key]) for key, seed in seeds.items()],
+            }
+            telemetry.emit(EventName.SEED_GRADIENTS, data, level=Level.DEBUG)
+            for name, facts in warnings(list(seeds.values())):
+                telemetry.emit(name, facts)
+        self._last_shares = {key: seed.share for key, seed in seeds.items()}
+        self._begin_epoch()
+        return list(seeds.values())
+
+    def _report(self, record: SeedRecord, key: str, sums: Sequence[float]) -> SeedGradients:
+        alpha = self.seeds.alpha(record)
+        return SeedGradients(
+            layer=record.layer,
+            seed=record.index,
+            stage=record.stage.value,
+            weight=resolve_weights([record.stage], [alpha])[0],
+            alpha=alpha,
+            pairs=self._pairs.get(key, 0),
+            **update_metrics(sums, self._last_shares.get(key)),
+        )
+
+    def _to_json(self, seed: SeedGradients, record: SeedRecord, sums: Sequence[float]) -> dict[str, Any]:
+        data = seed.to_json()
+        squares = self._squares.get(f"{record.key}@{record.germinated_step}")
+        if squares is not None:
+            named = self.seeds.model.seed_module(record).named_parameters()
+            names = [name for name, parameter in named if parameter.requires_grad]
+            norms = layer_norms(names, squares.tolist(), sums[SAMPLES])
+            data[f"{PREFIX}layer_norm"] = largest(norms, self.layers)
+        return data
+
+    def _begin_epoch(self) -> None:
+        self._order = []
+        self._sums = torch.zeros(0, COLUMNS, device=self.device)
+        self._pairs.clear()
+        self._squares.clear()
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self._steps,
+            "groups": list(self._groups),
+            "order": list(self._order),
+            "sums": self._sums,
+            "pairs": dict(self._pairs),
+            "squares": {str(i): [key, value] for i, (key, value) in enumerate(self._squares.items())},
+            "last_shares": dict(self._last_shares),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the saved one stood, in mid-epoch too."""
+        self._forget_window()
+        self._steps, self._groups = state["steps"], list(state["groups"])
+        self._order = list(state["order"])
+        self._sums = state["sums"].to(self.device, copy=True)
+        self._pairs, self._last_shares = dict(state["pairs"]), dict(state["last_shares"])
+        self._squares = {key: value.to(self.device, copy=True) for key, value in state["squares"].values()}
+
+
+class AttributedBackward(PlainBackward):
+    """Plain accumulation that lets the attribution see what each of several micro-batches adds."""
+
+    def __init__(self, precision: Precision, attribution: SeedAttribution) -> None:
+        super().__init__(precision)
+        self.attribution = attribution
+
+    def add(self, losses: Losses, share: float) -> None:
+        super().add(losses, share)
+        if share != 1:
+            self.attribution.microbatch()

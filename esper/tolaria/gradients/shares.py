@@ -1,0 +1,75 @@
+"""Norms and shares of gradients by owner, on the device: the host, then every living seed (spec T7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from esper.errors import AggregationError
+from esper.tolaria.gradients.gram import count_conflicts, gram_matrix
+
+# What is added up for each owner; columns of a matrix with a row an owner.
+SQUARES, SHARE, SAMPLES, CONFLICTS = range(4)
+COLUMNS = 4
+
+
+def collapse(gradients: Sequence[Sequence[Tensor | None]], device: torch.device) -> list[Tensor]:
+    """For each owner the squared norm of each of its gradients, in float32 on `device`; 0 for None.
+
+    One tensor an owner, as long as its list: empty for an owner that took no part. Nothing waits.
+    """
+    known = [g for row in gradients for g in row if g is not None]
+    if not known:
+        return [torch.zeros(len(row), device=device) for row in gradients]
+    norms = iter(torch._foreach_norm(known))
+    zero = torch.zeros((), device=device)
+    flat = [zero if g is None else _home(next(norms), device) for row in gradients for g in row]
+    return list(torch.stack(flat).square().split([len(row) for row in gradients]))
+
+
+def _home(norm: Tensor, device: torch.device) -> Tensor:
+    return norm.to(device, torch.float32, non_blocking=True)
+
+
+def accumulate(sums: Tensor, squares: Sequence[Tensor]) -> Tensor:
+    """Add one sample to `sums` (owners, COLUMNS); returns 1 where it was sound, else 0, on the device.
+
+    A share is an owner's part of the squared norm of the whole gradient, so that all shares add up to 1. A
+    sample whose norm is zero or not finite (fp16 overflows) counts for nothing. Raises `AggregationError`
+    where there are not as many rows as owners.
+    """
+    if len(sums) != len(squares):
+        raise AggregationError(f"{len(squares)} owners of gradients for {len(sums)} rows; expected one a row")
+    by_owner = torch.stack([part.sum() for part in squares])
+    total = by_owner.sum()
+    sound = torch.isfinite(total) & (total > 0)
+    by_owner = torch.where(sound, by_owner, 0.0)
+    sums[:, SQUARES] += by_owner
+    sums[:, SHARE] += by_owner / torch.where(sound, total, 1.0)
+    sums[:, SAMPLES] += sound
+    return sound
+
+
+def differ(now: Tensor, before: Tensor | None) -> Tensor:
+    """What the last micro-batch has added to a gradient that is being accumulated; both flat."""
+    return now if before is None else now - before
+
+
+def flat_gradient(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    """One owner's gradients as one vector in float32, zeros where there is none; a copy.
+
+    Raises `AggregationError` where there are not as many as parameters.
+    """
+    if len(gradients) != len(parameters):
+        raise AggregationError(
+            f"{len(gradients)} gradients for {len(parameters)} parameters; expected one for each"
+        )
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).float().reshape(-1) for g, p in pairs])
+
+
+def conflicts(rows: Sequence[Tensor]) -> Tensor:
+    """How many pairs of gradients over the same parameters have a negative inner product; no wait."""
+    return count_conflicts(gram_matrix(torch.stack(list(rows))))

@@ -1,0 +1,99 @@
+"""The gradients of a step's tasks, side by side.
+
+A task is a micro-batch of the step's window, or an objective where the loss has several by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from esper.errors import AggregationError
+from esper.tolaria.gradients.flat import Layout, flatten, unflatten
+from esper.tolaria.gradients.gram import gram_matrix
+
+Row = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """One gradient a task and parameter, None where a task does not reach a parameter.
+
+    `rows` has one entry a task, each with one entry a parameter; `names` are those of the objectives;
+    `shares` are the shares of samples where the tasks are micro-batches, else None.
+
+    A parameter is shared where at least two tasks reach it. Only there can tasks be at odds: what a single
+    task reaches (a head of its own) takes no part in inner products and norms.
+    """
+
+    names: Sequence[str]
+    rows: Sequence[Row]
+    shares: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(row) for row in self.rows}
+        if len(lengths) > 1:
+            raise AggregationError(f"tasks have {sorted(lengths)} gradients; expected one a parameter each")
+        if not any(gradient is not None for row in self.rows for gradient in row):
+            raise RuntimeError("no gradients available for aggregation")
+
+    @cached_property
+    def columns(self) -> list[tuple[Tensor | None, ...]]:
+        """The gradients by parameter."""
+        return list(zip(*self.rows, strict=True))
+
+    @cached_property
+    def shared(self) -> list[int]:
+        """Which parameters at least two tasks reach."""
+        return [i for i, column in enumerate(self.columns) if sum(g is not None for g in column) > 1]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the shared parameters lie in a row of `matrix`."""
+        return Layout(tuple(_first(self.columns[i]).shape for i in self.shared))
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The gradients of the shared parameters, flat, one row a task: (tasks, length).
+
+        Raises `AggregationError` where they are not of one device and dtype.
+        """
+        like = self._like
+        matrix = like.new_empty(len(self.rows), self.layout.length)
+        shapes = self.layout.shapes
+        for flat, row in zip(matrix, self.rows, strict=True):
+            given = [row[i] for i in self.shared]
+            flatten([_or_zeros(g, shape, like) for g, shape in zip(given, shapes, strict=True)], out=flat)
+        return matrix
+
+    @property
+    def _like(self) -> Tensor:
+        return _first(self.columns[self.shared[0]])
+
+    @cached_property
+    def products(self) -> Tensor:
+        """The Gram matrix of the rows of `matrix`: (tasks, tasks), float64."""
+        return gram_matrix(self.matrix)
+
+    def alone(self) -> list[Tensor | None]:
+        """For each parameter the gradient of the first task that reaches it, untouched."""
+        return [next((g for g in column if g is not None), None) for column in self.columns]
+
+    def with_shared(self, combined: Tensor) -> list[Tensor | None]:
+        """A gradient for each parameter: `combined` (length,) taken apart, and what a single task gave."""
+        found = self.alone()
+        for i, gradient in zip(self.shared, unflatten(combined, self.layout), strict=True):
+            found[i] = gradient
+        return found
+
+
+def _first(column: Row) -> Tensor:
+    return next(g for g in column if g is not None)
+
+
+def _or_zeros(gradient: Tensor | None, shape: torch.Size, like: Tensor) -> Tensor:
+    return like.new_zeros(()).expand(shape) if gradient is None else gradient

@@ -1,0 +1,96 @@
+"""Weighted means of gradients (spec T6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from esper.errors import AggregationError
+from esper.tolaria.gradients.aggregator import Aggregator, Combined
+from esper.tolaria.gradients.tasks import Row, Tasks
+
+
+def normalized(weights: Sequence[float]) -> list[float]:
+    """The weights divided by their sum. Raises `AggregationError` where that is zero or not finite."""
+    total = math.fsum(weights) if all(map(math.isfinite, weights)) else math.nan
+    if not math.isfinite(total) or total == 0:
+        raise AggregationError(f"weights {list(weights)} add up to {total}; expected a finite sum but zero")
+    return [weight / total for weight in weights]
+
+
+def weighted(gradients: Row, weights: Sequence[float]) -> Tensor | None:
+    """The mean of gradients of one shape (any rank), by weights that need not add up to 1.
+
+    A gradient that is None counts as zero; the mean of nothing but None is None. Each weight is made on its
+    gradient's device, in its dtype. Raises `AggregationError` for weights as `normalized` refuses, and where
+    there are not as many as gradients, or these differ in shape.
+    """
+    if len(weights) != len(gradients):
+        raise AggregationError(
+            f"{len(weights)} weights for {len(gradients)} gradients; expected one for each"
+        )
+    shapes = {g.shape for g in gradients if g is not None}
+    if len(shapes) > 1:
+        raise AggregationError(f"gradients have shapes {sorted(map(tuple, shapes))}; expected one shape")
+    mean: Tensor | None = None
+    for weight, gradient in zip(normalized(weights), gradients, strict=True):
+        if gradient is not None:
+            # filled on the device: a copy from the processor would make it wait
+            factor = torch.full((), weight, dtype=gradient.dtype, device=gradient.device)
+            mean = gradient * factor if mean is None else torch.addcmul(mean, gradient, factor)
+    return mean
+
+
+class Mean(Aggregator):
+    """Every task counts the same: each micro-batch whatever its size, each objective whatever its scale."""
+
+    by_share = False
+
+    def combine(self, tasks: Tasks) -> Combined:
+        weights = normalized(self.weights(tasks))
+        return Combined([weighted(column, weights) for column in tasks.columns], weights)
+
+    def weights(self, tasks: Tasks) -> Sequence[float]:
+        """A weight for each task, not normalised."""
+        return [1.0] * len(tasks.rows)
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The mean of the objectives."""
+        return super().total(losses) / len(losses)
+
+
+class Weighted(Mean):
+    """A mean by weight: a micro-batch weighs by its samples, an objective by its entry in `weights`.
+
+    Without `weights` all objectives weigh the same. Raises `AggregationError` for weights without a sum, and
+    for an objective that has none.
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        if weights is not None:
+            normalized(list(weights.values()))
+        self._given = weights
+
+    def weights(self, tasks: Tasks) -> Sequence[float]:
+        return self._named(tasks.names) if tasks.shares is None else tasks.shares
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted mean of the objectives."""
+        weights = normalized(self._named(tuple(losses)))
+        return super(Mean, self).total(
+            {name: loss * weight for (name, loss), weight in zip(losses.items(), weights, strict=True)}
+        )
+
+    def _named(self, names: Sequence[str]) -> list[float]:
+        if self._given is None:
+            return [1.0] * len(names)
+        missing = [name for name in names if name not in self._given]
+        if missing:
+            raise AggregationError(
+                f"objective {missing[0]!r} has no weight; trainer.aggregation_params.weights has one for "
+                f"{', '.join(self._given)}"
+            )
+        return [self._given[name] for name in names]

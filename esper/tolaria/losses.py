@@ -1,0 +1,60 @@
+"""What a loss may answer: one number, or several objectives by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from esper.config.problems import problem
+from esper.errors import ConfigError
+
+# scalars, each the mean over its batch
+Losses = Tensor | Mapping[str, Tensor]
+LossFunction = Callable[[Any, Any], Losses]
+Total = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+def judge(loss: LossFunction, output: Any, targets: Any) -> Losses:
+    """The losses of a batch; several are returned in a dictionary of their own.
+
+    Raises `ConfigError` where what should be objectives is not one scalar a name.
+    """
+    losses = loss(output, targets)
+    if not isinstance(losses, Mapping):
+        return losses
+    wrong = {name: value for name, value in losses.items() if not isinstance(name, str) or not _scalar(value)}
+    if wrong or not losses:
+        given = {name: _described(value) for name, value in wrong.items()}
+        expected = "one number, or a scalar tensor for each objective's name"
+        raise ConfigError(problem("optimization.loss_function", given, expected))
+    return dict(losses)
+
+
+def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of several objectives."""
+    first, *others = losses.values()
+    for other in others:
+        first = first + other
+    return first
+
+
+def from_model(output: Any, targets: Any) -> Losses:
+    """The model's own output, for models that return their losses, one or several by name.
+
+    Raises `ConfigError` for any other output.
+    """
+    if isinstance(output, Mapping) or _scalar(output):
+        return output
+    expected = "a loss that judges this model's output: from_model is for models that return their losses, "
+    expected += f"in evaluation mode, too (its output is {_described(output)})"
+    raise ConfigError(problem("optimization.loss_function", "from_model", expected))
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 0
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,111 @@
+"""How the optimisers fare in following the topology: counts, and a breaker that holds growth back (T8)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from esper.leyline import EventName, Level
+from esper.tolaria.telemetry import Telemetry
+
+# So many failures among so many changes open the breaker. A success between them does not wipe them out:
+# an optimiser that fails on every other seed is as broken as one that fails on each.
+FAILURES_TO_OPEN = 3
+REMEMBERED_CHANGES = 8
+# How long a run leaves its optimisers alone after that.
+RECOVERY_EPOCHS = 2
+
+
+class Rebuilds:
+    """Counts what became of each change that the optimisers had to follow.
+
+    After `FAILURES_TO_OPEN` failures among the last `REMEMBERED_CHANGES` the breaker opens: the control loop
+    refuses to germinate (conservative). After `recovery_steps` optimiser steps one change may be tried again:
+    its success closes the breaker, its failure opens it for as long once more. It counts in steps, not in
+    seconds, and all of it is saved, so that a resumed run refuses what the whole one refused.
+    """
+
+    def __init__(self, telemetry: Telemetry | None = None, *, recovery_steps: int = 100) -> None:
+        self.telemetry = telemetry
+        self.recovery_steps = recovery_steps
+        self.total = 0
+        self.failures = 0
+        self.skipped = 0
+        self.latency_ms = 0.0
+        self._recent: deque[bool] = deque(maxlen=REMEMBERED_CHANGES)
+        self._opened_step: int | None = None
+
+    # -- what happened ---------------------------------------------------------------------------
+
+    def skip(self) -> None:
+        """A change that asked nothing of the optimisers."""
+        self.skipped += 1
+
+    def success(self, step: int, latency_ms: float) -> None:
+        """The optimisers have followed a change."""
+        self.total += 1
+        self.latency_ms = latency_ms
+        self._recent.append(True)
+        self._tell(EventName.OPTIMIZER_REBUILT, Level.DEBUG, {})
+        if self._opened_step is not None and not self.refuses(step):
+            self._opened_step = None
+            self._recent.clear()
+            self._tell(EventName.CONSERVATIVE_MODE_CLEARED, Level.INFO, {"breaker": "optimizer"})
+
+    def failure(self, step: int, latency_ms: float, reason: str) -> None:
+        """They could not; what they had tried has been undone."""
+        self.failures += 1
+        self.latency_ms = latency_ms
+        self._recent.append(False)
+        self._tell(EventName.OPTIMIZER_REBUILD_FAILED, Level.WARNING, {"reason": reason})
+        trying_again = self._opened_step is not None and not self.refuses(step)
+        opens = self._opened_step is None and self._recent.count(False) >= FAILURES_TO_OPEN
+        if opens or trying_again:
+            self._opened_step = step
+            facts = {"breaker": "optimizer", "reason": reason, "recovery_steps": self.recovery_steps}
+            self._tell(EventName.BREAKER_OPENED, Level.ERROR, facts)
+            self._tell(EventName.CONSERVATIVE_MODE_ENTERED, Level.WARNING, {"breaker": "optimizer"})
+
+    def refuses(self, step: int) -> bool:
+        """Whether growth is held back at this step."""
+        return self._opened_step is not None and step < self._opened_step + self.recovery_steps
+
+    @property
+    def reason(self) -> str:
+        """Why growth is held back, and until when; empty while the breaker is closed."""
+        if self._opened_step is None:
+            return ""
+        return (
+            f"the optimisers could not follow {self._recent.count(False)} of the last {len(self._recent)} "
+            f"changes; growth is held back until step {self._opened_step + self.recovery_steps}"
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """The counts under the names that telemetry knows them by."""
+        return {
+            "tolaria.opt.rebuilds_total": self.total,
+            "tolaria.opt.rebuild_failures_total": self.failures,
+            "tolaria.opt.rebuild_latency_ms": self.latency_ms,
+            "tolaria.opt.rebuild_skipped_total": self.skipped,
+        }
+
+    def _tell(self, name: str, level: str, facts: Mapping[str, Any]) -> None:
+        if self.telemetry is not None:
+            self.telemetry.emit(name, {**facts, **self.metrics()}, level=level)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "total": self.total,
+            "failures": self.failures,
+            "skipped": self.skipped,
+            "recent": list(self._recent),
+            "opened_step": self._opened_step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.total, self.failures, self.skipped = state["total"], state["failures"], state["skipped"]
+        self._recent = deque(state["recent"], maxlen=REMEMBERED_CHANGES)
+        self._opened_step = state["opened_step"]

@@ -1,0 +1,101 @@
+"""The emergency level of a run, told to everybody: events for the run's own files, signals for others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esper.core.atomic import write_json_atomic
+from esper.leyline import EmergencyLevel, EmergencySignal, EventName, Level
+from esper.tolaria.safety.broadcast import Broadcaster
+from esper.tolaria.safety.emergency import Emergency
+from esper.tolaria.telemetry import Telemetry
+
+EMERGENCY_FILE = "emergency.json"
+
+
+class Alarm:
+    """Raises and ends the emergencies of one run.
+
+    Each change of level is an event, and is broadcast: the latest one stands in `emergency.json` in the run
+    folder, where other processes see it.
+    """
+
+    def __init__(self, run_dir: Path, session_name: str, telemetry: Telemetry) -> None:
+        self.path = run_dir / EMERGENCY_FILE
+        self.session_name = session_name
+        self.telemetry = telemetry
+        self.emergency = Emergency(telemetry.clock, self._changed)
+        self.broadcaster = Broadcaster(self._write)
+        self.halts = 0
+
+    @property
+    def level(self) -> EmergencyLevel:
+        return self.emergency.level
+
+    @property
+    def reason(self) -> str:
+        return self.emergency.reason
+
+    def start(self) -> None:
+        """What an earlier part of the run left in the folder is over where there is no emergency now."""
+        if self.level is EmergencyLevel.NONE and self.path.exists():
+            self.broadcaster.publish(self._signal(""))
+
+    def attend(self) -> None:
+        """Tell of broadcasts that failed or are late; cheap, and to be called by the loop now and then."""
+        for problem in self.broadcaster.problems():
+            name = EventName.EMERGENCY_LATE if problem.late else EventName.EMERGENCY_ERROR
+            self.telemetry.warn(name, {"reason": problem.reason} | self.broadcaster.status())
+
+    def status(self) -> dict[str, Any]:
+        """Level, reason, time of the last trigger, and what became of the broadcasts."""
+        e = self.emergency
+        return {
+            "level": int(e.level),
+            "reason": e.reason,
+            "time": e.time,
+            "halts": self.halts,
+            "broadcasts": self.broadcaster.status(),
+        }
+
+    def close(self) -> None:
+        """Send what is queued, for a moment, and tell what could not be sent."""
+        self.broadcaster.close()
+        self.attend()
+
+    def _changed(self, old: EmergencyLevel, new: EmergencyLevel) -> None:
+        if new is EmergencyLevel.NONE and old is EmergencyLevel.NONE:
+            return
+        facts: dict[str, Any] = {"level": int(new), "before": int(old), "reason": self.reason}
+        if new < old:
+            self.telemetry.emit(EventName.EMERGENCY_CLEARED, facts)
+        else:
+            self.telemetry.warn(EventName.EMERGENCY_ESCALATED, facts)
+        if new is EmergencyLevel.HALT:
+            self.halts += 1
+            self.telemetry.emit(EventName.EMERGENCY_HALT, {"reason": self.reason}, level=Level.ERROR)
+        self.broadcaster.publish(self._signal(self.reason))
+
+    def _signal(self, reason: str) -> EmergencySignal:
+        at = self.emergency.time
+        return EmergencySignal(
+            session_name=self.session_name,
+            level=self.level,
+            reason=reason,
+            time=self.telemetry.clock() if at is None else at,
+            step=self.telemetry.step,
+            epoch=self.telemetry.epoch,
+        )
+
+    def _write(self, signal: EmergencySignal) -> None:
+        write_json_atomic(self.path, signal.to_json())
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.emergency.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.emergency.load_state_dict(state)

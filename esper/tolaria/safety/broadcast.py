@@ -1,0 +1,158 @@
+"""Emergencies are told to others by a thread of their own: no step ever waits for it (spec S8)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from esper.leyline import EmergencySignal
+
+Send = Callable[[EmergencySignal], None]
+
+# Seconds until a broadcast that failed is tried again; doubled with every failure.
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchProblem:
+    """A broadcast that has not arrived: it raised, or (`late`) has not returned in time."""
+
+    late: bool
+    reason: str
+
+
+class Broadcaster:
+    """Sends signals in their order, at most `cap` in every `window_s` seconds.
+
+    One that fails is tried again and holds back those behind it; one that exceeds the cap waits. All that
+    wait are counted in `status`. The queue is bounded: where it is full, the oldest one that waits is given
+    up, and counted, for the newest says how things are now. `send` may block for as long as it likes; the
+    thread is started by the first signal and does not keep the process from ending.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        cap: int = 10,
+        window_s: float = 10.0,
+        capacity: int = 64,
+        timeout_s: float = 2.0,
+    ) -> None:
+        self._send = send
+        self._cap, self._window_s = cap, window_s
+        self._capacity, self._timeout_s = capacity, timeout_s
+        self._queue: deque[EmergencySignal] = deque()
+        self._times: deque[float] = deque(maxlen=cap)
+        self._problems: deque[DispatchProblem] = deque()
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = self._given_up = False
+        self._sending_since: float | None = None
+        self._told_late = False
+        self._retry_s = FIRST_RETRY_S
+        self.sent = self.failures = self.dropped = self.capped = 0
+        self.last_latency_ms: float | None = None
+
+    def publish(self, signal: EmergencySignal) -> None:
+        """Queue a signal; returns at once."""
+        with self._change:
+            if len(self._queue) >= self._capacity:
+                # the first one may be on its way just now
+                del self._queue[1]
+                self.dropped += 1
+            self._queue.append(signal)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="esper-broadcast", daemon=True)
+                self._thread.start()
+            self._change.notify_all()
+
+    def problems(self) -> list[DispatchProblem]:
+        """What has gone wrong since the last time; to be called by the loop now and then."""
+        since = self._sending_since
+        if since is not None and not self._told_late and time.monotonic() - since > self._timeout_s:
+            self._told_late = True
+            self.failures += 1
+            reason = f"a broadcast has not returned within {self._timeout_s:g} s"
+            self._problems.append(DispatchProblem(True, reason))
+        found = []
+        while self._problems:
+            found.append(self._problems.popleft())
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Counts; `queued` are still to be sent, failed and capped ones among them."""
+        return {
+            "queued": len(self._queue),
+            "sent": self.sent,
+            "failures": self.failures,
+            "capped": self.capped,
+            "dropped": self.dropped,
+            "last_latency_ms": self.last_latency_ms,
+        }
+
+    def close(self, timeout_s: float = 2.0) -> int:
+        """Give what is queued `timeout_s`, cap and waits aside; returns how many were not sent."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return len(self._queue)
+
+    # -- on the thread ---------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (signal := self._next()) is not None:
+            began = self._sending_since = time.monotonic()
+            try:
+                self._send(signal)
+            except Exception as error:  # noqa: BLE001 - whatever a receiver raises, it is not worth the run
+                self._failed(error)
+            else:
+                self._arrived(1e3 * (time.monotonic() - began))
+            self._sending_since, self._told_late = None, False
+
+    def _next(self) -> EmergencySignal | None:
+        """Wait for a signal that may be sent now; None where it is time to end."""
+        with self._change:
+            capped = False
+            while True:
+                if self._given_up:
+                    return None
+                if self._queue and (self._closing or self._patience() <= 0.0):
+                    return self._queue[0]
+                if self._closing:
+                    return None
+                if self._queue and not capped:
+                    capped = True
+                    self.capped += 1
+                self._change.wait(self._patience() if self._queue else None)
+
+    def _patience(self) -> float:
+        """Seconds until the cap lets another one through."""
+        if len(self._times) < self._cap:
+            return 0.0
+        return self._times[0] + self._window_s - time.monotonic()
+
+    def _arrived(self, latency_ms: float) -> None:
+        with self._change:
+            self._queue.popleft()
+            self._times.append(time.monotonic())
+            self.sent += 1
+            self.last_latency_ms = latency_ms
+            self._retry_s = FIRST_RETRY_S
+
+    def _failed(self, error: Exception) -> None:
+        with self._change:
+            self._times.append(time.monotonic())
+            self.failures += 1
+            self._problems.append(DispatchProblem(False, f"{type(error).__name__}: {error}"))
+            self._given_up = self._closing
+            if not self._closing:
+                self._change.wait(self._retry_s)
+            self._retry_s = min(2.0 * self._retry_s, LONGEST_RETRY_S)

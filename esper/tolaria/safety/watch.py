@@ -1,0 +1,73 @@
+"""What the governor judges by, gathered on the device and read a few steps at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.tolaria.losses import Losses, Total, sum_losses
+
+# On an accelerator reading a value waits for it; so many steps are then read at once.
+ACCELERATOR_STEPS = 16
+
+
+class Watch:
+    """Keeps each step's loss and gradient norm where they are until `read`; no kernel is launched for them.
+
+    Handed to the stepper as one more meter. `interval_steps` null means every step on the CPU, where a value
+    costs nothing to read, and every 16 elsewhere.
+    """
+
+    def __init__(
+        self, device: torch.device, interval_steps: int | None = None, total: Total = sum_losses
+    ) -> None:
+        self.total = total
+        self.interval = interval_steps or (1 if device.type == "cpu" else ACCELERATOR_STEPS)
+        self._parts: list[tuple[Tensor, int]] = []
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor | None] = []
+
+    def add(self, losses: Losses, output: Any, targets: Any, samples: int) -> None:
+        """Note the mean loss of one micro-batch of `samples`."""
+        loss = self.total(losses) if isinstance(losses, Mapping) else losses
+        self._parts.append((loss.detach(), samples))
+
+    def end_step(self, norm: Tensor | None) -> bool:
+        """Close a step, with the norm of its gradient where there was one; True where it is time to read."""
+        total = sum(samples for _, samples in self._parts)
+        first, *others = self._parts
+        loss = first[0]
+        if others:
+            loss = torch.stack([part * (samples / total) for part, samples in self._parts]).sum()
+        self._losses.append(loss)
+        self._norms.append(norm)
+        self._parts.clear()
+        return len(self._losses) >= self.interval
+
+    def read(self) -> list[tuple[float, float | None]]:
+        """Loss and gradient norm of every step since the last time, oldest first; waits for the device."""
+        losses = _values(self._losses)
+        norms = iter(_values([norm for norm in self._norms if norm is not None]))
+        found = [
+            (loss, None if norm is None else next(norms))
+            for loss, norm in zip(losses, self._norms, strict=True)
+        ]
+        self.forget()
+        return found
+
+    def forget(self) -> None:
+        """Drop what has not been read: it belongs to steps that are undone."""
+        self._parts.clear()
+        self._losses.clear()
+        self._norms.clear()
+
+
+def _values(tensors: list[Tensor]) -> list[float]:
+    if len(tensors) < 2 or tensors[0].device.type == "cpu":
+        return [tensor.item() for tensor in tensors]
+    device = tensors[0].device
+    stacked: list[float] = torch.stack([t.float().to(device, non_blocking=True) for t in tensors]).tolist()
+    return stacked

@@ -1,0 +1,24 @@
+"""PCGrad by the book, in plain float64: what the fast one is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def projected_sum(gradients: Sequence[Tensor], orders: Sequence[Sequence[int]]) -> Tensor:
+    """Algorithm 1 of Yu et al. (2020), its shuffles given: gradient i meets the others as orders[i] says."""
+    originals = [g.reshape(-1).double() for g in gradients]
+    total = torch.zeros_like(originals[0])
+    for i, order in enumerate(orders):
+        current = originals[i].clone()
+        for j in order:
+            if j == i:
+                continue
+            inner = torch.dot(current, originals[j])
+            if inner < 0:
+                current -= inner / torch.dot(originals[j], originals[j]) * originals[j]
+        total += current
+    return total

@@ -1,0 +1,268 @@
+"""T11 from another process: what is asked is answered; what nobody should send hurts nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from esper.remote.client import NoAnswerError, NobodyThereError, ask
+from esper.remote.place import Note, read_note
+from esper.remote.protocol import REQUEST_LIMIT_BYTES, decode, encode
+from esper.remote.server import Server
+
+
+class Desk:
+    """A run's side: counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.wish: Future[str] = Future()
+
+    def status(self) -> dict[str, Any]:
+        self.asked += 1
+        return {"asked": self.asked, "seeds": ["s" * 50] * 5000}
+
+    def checkpoint(self) -> Future[str]:
+        return self.wish
+
+    def stop(self) -> dict[str, Any]:
+        raise ValueError("it cannot stop")
+
+
+class Open:
+    """A server with its desk and its note."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.desk = Desk()
+        actions = {"status": self.desk.status, "checkpoint": self.desk.checkpoint, "stop": self.desk.stop}
+        self.server = Server(actions, **options)
+        self.path = folder / "s"
+        self.server.start(self.path, folder)
+        note = read_note(folder)
+        assert note is not None
+        self.note = note
+
+    def raw(self, request: bytes, *, half_close: bool = True) -> bytes:
+        """What comes back for bytes that may be no request."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.path))
+            try:
+                connection.sendall(request)
+                if half_close:
+                    connection.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: connection.recv(65536), b""))
+            except (BrokenPipeError, ConnectionResetError):
+                return b""
+
+    def alive(self) -> bool:
+        return "asked" in ask(self.note, "status", timeout_s=10)
+
+
+@pytest.fixture
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("s")
+
+
+@pytest.fixture
+def door(short: Path) -> Iterator[Open]:
+    opened = Open(short, request_timeout_s=0.5, answer_timeout_s=5.0)
+    yield opened
+    opened.server.close()
+
+
+def test_a_command_is_answered_and_an_error_told(door: Open) -> None:
+    assert ask(door.note, "status", timeout_s=5)["asked"] == 1
+    assert ask(door.note, "status", timeout_s=5)["asked"] == 2
+    with pytest.raises(NoAnswerError, match="it cannot stop"):
+        ask(door.note, "stop", timeout_s=5)
+    with pytest.raises(NoAnswerError, match="command is 'fly'; expected one of status, checkpoint, stop"):
+        ask(door.note, "fly", timeout_s=5)
+
+
+def test_only_the_user_may_use_the_socket_and_it_goes_with_the_server(short: Path) -> None:
+    threads = threading.active_count()
+    door = Open(short)
+    assert stat.S_IMODE(door.path.stat().st_mode) == 0o600
+    assert (door.note.pid, door.note.socket) == (os.getpid(), str(door.path))
+    assert threading.active_count() == threads + 1
+    door.server.close()
+    assert list(short.iterdir()) == []
+    assert threading.active_count() == threads
+    door.server.close()
+    with pytest.raises(NobodyThereError, match=f"process {os.getpid()} ended without closing"):
+        ask(door.note, "status", timeout_s=5)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_another_user_is_refused() -> None:
+    """Also where somebody has opened folder and socket to all."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        door = Open(Path(folder))
+        door.path.chmod(0o666)
+        code = "import os, socket; os.setuid(12345); s = socket.socket(socket.AF_UNIX); "
+        code += f"s.connect({str(door.path)!r}); s.sendall({encode({'command': 'status'})!r}); "
+        code += "print(s.recv(999).decode())"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+        assert "this run is user 0's, not user 12345's" in done.stdout, done.stderr
+        assert door.desk.asked == 0
+        door.server.close()
+
+
+def test_a_checkpoint_is_answered_when_it_is_durable(door: Open) -> None:
+    threading.Timer(0.3, lambda: door.desk.wish.set_result("epoch-0007")).start()
+    began = time.monotonic()
+    assert ask(door.note, "checkpoint", timeout_s=5)["name"] == "epoch-0007"
+    assert time.monotonic() - began >= 0.29
+
+
+def test_a_checkpoint_that_failed_or_takes_too_long_says_so(short: Path) -> None:
+    door = Open(short, answer_timeout_s=0.2)
+    with pytest.raises(NoAnswerError, match=r"not done within 0\.2 s"):
+        ask(door.note, "checkpoint", timeout_s=5)
+    assert door.desk.wish.cancelled()
+    door.desk.wish = Future()
+    door.desk.wish.set_exception(OSError("no space"))
+    with pytest.raises(NoAnswerError, match="no space"):
+        ask(door.note, "checkpoint", timeout_s=5)
+    door.server.close()
+
+
+def test_who_waits_when_the_run_ends_is_not_left_hanging(short: Path) -> None:
+    door = Open(short)
+    threading.Timer(0.2, door.server.close).start()
+    began = time.monotonic()
+    with pytest.raises(NoAnswerError):
+        ask(door.note, "checkpoint", timeout_s=30)
+    assert time.monotonic() - began < 10
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300))
+def test_any_bytes_get_an_error_or_nothing(door: Open, noise: bytes) -> None:
+    for line in door.raw(noise + b"\n").splitlines():
+        assert decode(line)["ok"] is False
+    assert door.alive()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"",
+        b"{}",
+        b"\n",
+        b"null\n",
+        b'{"command": ["status"]}\n',
+        b'{"command": {"status": 1}}\n',
+        b"[" * 4000 + b"\n",
+        b"x" * (REQUEST_LIMIT_BYTES * 50),
+        encode({"command": "s" * (REQUEST_LIMIT_BYTES - 20)}),
+        encode({"command": "fly"}) * 50,
+    ],
+)
+def test_nonsense_and_floods_are_refused(door: Open, request_: bytes) -> None:
+    for line in door.raw(request_).splitlines():
+        assert decode(line)["ok"] is False
+    assert door.desk.asked == 0
+    assert door.alive()
+
+
+def test_slow_and_silent_clients_keep_nobody_waiting(door: Open) -> None:
+    """R18 in little: fifty that say nothing, never end their line, or never read."""
+    slow = []
+    for n in range(50):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(door.path))
+        if n % 3 == 1:
+            connection.sendall(b'{"command": ')
+        if n % 3 == 2:
+            connection.sendall(encode({"command": "status"}))  # and never reads the answer
+        slow.append(connection)
+    end = time.monotonic() + 10
+    answered = False
+    while not answered and time.monotonic() < end:
+        try:
+            answered = door.alive()
+        except NoAnswerError as error:
+            assert "others are being answered" in str(error)
+            time.sleep(0.05)
+    assert answered
+    while door.server.clients and time.monotonic() < end:
+        time.sleep(0.05)
+    assert door.server.clients == 0
+    for connection in slow:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("note", "error", "said"),
+    [
+        (Note("/nowhere/s", 7, "elsewhere"), NobodyThereError, "on host elsewhere"),
+        (Note("/nowhere/s", 7, ""), NobodyThereError, "nobody listens"),
+        (Note("/etc/hostname", 7, ""), NoAnswerError, "is no socket"),
+        (Note("a\0b", 7, ""), NobodyThereError, "nobody listens"),
+    ],
+)
+def test_a_note_that_leads_nowhere(note: Note, error: type[Exception], said: str) -> None:
+    here = note if note.host else Note(note.socket, note.pid, socket.gethostname())
+    with pytest.raises(error, match=said):
+        ask(here, "status", timeout_s=1)
+
+
+def silent(short: Path, answer: bytes) -> Note:
+    """A listener that answers with these bytes, whatever it is asked, and then with nothing."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(short / "s"))
+    listener.listen()
+
+    def work() -> None:
+        connection, _ = listener.accept()
+        connection.sendall(answer)
+        time.sleep(0.6)
+        connection.close()
+        listener.close()
+
+    threading.Thread(target=work).start()
+    return Note(str(short / "s"), 7, socket.gethostname())
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b'{"ok": true', b"[]\n", b'{"ok": true}\n', b'{"ok": 1, "result": {}}\n']
+)
+def test_an_answer_that_is_none(short: Path, answer: bytes) -> None:
+    with pytest.raises(NoAnswerError, match="process 7"):
+        ask(silent(short, answer), "status", timeout_s=0.3)
+
+
+def test_a_socket_that_cannot_be_made_leaves_nothing(short: Path) -> None:
+    threads = threading.active_count()
+    for place in (short / "absent" / "s", short / ("x" * 200)):
+        with pytest.raises(OSError):
+            Server({}).start(place, short)
+    (short / "file").write_text("")
+    with pytest.raises(OSError):
+        Server({}).start(short / "s", short / "file")
+    assert [path.name for path in short.iterdir()] == ["file"]
+    assert threading.active_count() == threads
+
+
+def test_a_status_is_one_line(door: Open) -> None:
+    raw = door.raw(encode({"command": "status"}))
+    assert raw.endswith(b"\n") and raw.count(b"\n") == 1
+    assert json.loads(raw)["ok"] is True

@@ -1,0 +1,145 @@
+"""T11: `esper-ctl`, against a run's own answers and against folders of runs that are over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.runs import small_config
+
+from esper import ctl
+from esper.answers import Answers
+from esper.core.lock import FolderLock
+from esper.leyline import Event, EventName, Level, SeedStage
+from esper.records import StatusSink
+from esper.remote.server import Server
+from esper.surroundings import open_door
+from esper.tolaria.signals import Wishes
+
+
+class Desk:
+    """A run without its loop: wishes, what is known, and the door."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "run"
+        self.folder.mkdir()
+        self.wishes, self.status = Wishes(), StatusSink()
+        answers = Answers(small_config(), self.folder, self.wishes, self.status)
+        server, problem = open_door(answers, self.folder, {"XDG_RUNTIME_DIR": str(folder)})
+        assert server is not None and not problem
+        self.server: Server = server
+
+
+@pytest.fixture
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    made = Desk(tmp_path_factory.mktemp("s"))
+    yield made
+    made.server.close()
+
+
+def told(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
+    code = ctl.main(argv)
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_wishes_are_passed_on(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(desk.folder)
+    assert told(capsys, run, "resume") == (0, "it was not paused\n")
+    assert told(capsys, run, "pause") == (0, "it is held after the present batch\n")
+    assert desk.wishes.paused
+    assert told(capsys, run, "resume") == (0, "it goes on\n")
+    assert not desk.wishes.paused
+    assert told(capsys, run, "stop") == (0, "it saves and ends after the present batch\n")
+    assert desk.wishes.stop_reason == "stopped"
+    assert told(capsys, run, "stop") == (0, "the run is ending already\n")
+
+
+def test_a_checkpoint_is_named_once_it_is_saved(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, str(desk.folder), "checkpoint", "--timeout", "0.2")[0] == ctl.NO_ANSWER
+    desk.wishes.refuse("the run is over")
+    code, said = told(capsys, str(desk.folder), "checkpoint")
+    assert code == ctl.NO_ANSWER and "the run is over" in said
+
+
+def test_status_tells_where_the_run_is(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = {"layer": "b", "seed": 0, "blueprint": "mlp", "stage": "blending", "alpha": 0.5}
+    record = {"train_loss": 0.25, "val_loss": float("nan"), "val_accuracy": 0.5, "seeds": [seed]}
+    desk.status.epoch(record)
+    desk.status.event(event(EventName.CHECKPOINT_SAVED, name="epoch-0003"))
+    desk.status.event(event(EventName.EMERGENCY_ESCALATED, level=2))
+    move = {"layer": "c", "seed": 1, "blueprint": "noise", "to": SeedStage.TRAINING}
+    desk.status.event(event(EventName.SEED_STAGE, **move))
+    inside = desk.folder / "checkpoints"
+    inside.mkdir()
+    code, said = told(capsys, str(inside), "status")
+    assert code == 0
+    assert said.startswith("starting: epoch 0 of 3, step 0, process ")
+    assert "  loss   training 0.2500, validation (50.0 %)\n" in said.replace("  (", " (")
+    assert "  seed   b[0] mlp: blending, alpha 0.50\n  seed   c[1] noise: training\n" in said
+    assert "  saved  epoch-0003\n  alarm  emergency level 2\n" in said
+    found = json.loads(told(capsys, str(inside), "status", "--json")[1])
+    assert (found["loss"], found["paused"], found["last_checkpoint"]) == (0.25, False, "epoch-0003")
+    desk.status.event(event(EventName.SEED_STAGE, **move | {"to": SeedStage.CULLED}))
+    assert [s["layer"] for s in desk.status.facts()["seeds"]] == ["b"]
+
+
+def event(kind: str, **data: object) -> Event:
+    return Event(0.0, kind, Level.INFO, 1, 1, data)
+
+
+@pytest.mark.parametrize(("stopped_by", "state"), [("max_epochs", "finished"), ("sigterm", "stopped")])
+def test_a_run_that_is_over_is_told_from_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stopped_by: str, state: str
+) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"stopped_by": stopped_by, "test_loss": 0.5}))
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 7, "step": 70, "train_loss": 0.1}\n{"epo')
+    saved = {"name": "checkpoint_saved", "data": {"name": "epoch-0007"}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(saved) + "\nnull\n")
+    code, said = told(capsys, str(tmp_path), "status")
+    assert code == 0
+    assert said.startswith(f"{state} by {stopped_by}: epoch 7, step 70\n") and "saved  epoch-0007" in said
+    code, said = told(capsys, str(tmp_path), "pause")
+    assert code == ctl.NOT_RUNNING and state in said
+
+
+def test_a_dead_run_is_called_dead_and_a_deaf_one_alive(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = (desk.folder / "control.json").read_bytes()
+    desk.server.close()
+    (desk.folder / "control.json").write_bytes(note)  # as a killed run leaves it
+    for command in ("status", "stop"):
+        code, said = told(capsys, str(desk.folder), command)
+        assert code == ctl.NOT_RUNNING
+        assert "ended without closing the run" in said and "resume_from_checkpoint=auto" in said
+    lock = FolderLock.take(desk.folder)
+    code, said = told(capsys, str(desk.folder), "status")
+    assert code == 0 and said.startswith("running: epoch 0")
+    lock.release()
+
+
+def test_no_run_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, str(tmp_path), "status") == (
+        2,
+        f"esper-ctl: {tmp_path} is no run folder and lies in none\n",
+    )
+    with pytest.raises(SystemExit) as caught:
+        ctl.main(["fly"])
+    assert caught.value.code == 2
+
+
+def test_it_starts_without_torch() -> None:
+    code = "import sys, esper.ctl; print({'torch', 'rich', 'omegaconf', 'asyncio'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_no_socket_is_a_sentence_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    answers = Answers(small_config(), tmp_path, Wishes(), StatusSink())
+    server, problem = open_door(answers, tmp_path / "file", {"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert server is None and problem.startswith("esper-ctl cannot reach this run: ")

@@ -1,0 +1,153 @@
+"""T4 to T6, D6, S2: whole runs whose gradients are combined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.lives import LONG, StopsAt, alike, path_of
+from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored
+from torch import Tensor, nn
+
+from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Weighted
+from esper.tolaria.run import Run
+from esper.tolaria.signals import Wishes
+
+
+class Heads(nn.Module):
+    """Digits and whether they are odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
+        self.digit, self.odd = nn.Linear(16, 10), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(x)
+        return {"digit": self.digit(features), "odd": self.odd(features)}
+
+
+def heads_loss(output: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+    truth = {"digit": targets, "odd": targets % 2}
+    return {name: nn.functional.cross_entropy(output[name], truth[name]) for name in output}
+
+
+def two_headed(run_dir: Path, aggregator: Aggregator | None, **options: Any) -> Run:
+    torch.manual_seed(0)
+    parts = {"aggregator": aggregator, "loss": heads_loss}
+    given = {"model__target_layers": ["trunk.1"]} | options
+    return make_run(run_dir, tamiyo=Plan(), model=Heads(), parts=parts, **given)
+
+
+def pcgrad() -> PCGrad:
+    return PCGrad(torch.Generator().manual_seed(3))
+
+
+def life(run_dir: Path, *, notes: Any = None, wishes: Wishes | None = None) -> Run:
+    """Windows of four micro-batches and a remainder of two, a seed that joins on the way, conflicts freed."""
+    options = LONG | {"optimization__accumulation_steps": 4, "logging__step_interval": 1}
+    plan = Plan({1: [germinate()]})
+    return make_run(
+        run_dir, tamiyo=plan, notes=notes, wishes=wishes, parts={"aggregator": pcgrad()}, **options
+    )
+
+
+def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path) -> None:
+    """T5, S2: the generator of the orders and the counts of half an epoch come back; a graft between."""
+    whole = life(tmp_path / "whole")
+    whole.train()
+    lines = notes_of(whole).comparable()
+    assert sum(line["grad_agg"]["conflicts"] for line in lines) > 0
+    assert [line["grad_agg"]["steps"] for line in lines] == [2] * 4
+    for at in (2, 3, 4, 5):
+        folder, wishes = tmp_path / str(at), Wishes()
+        stopped = life(folder, notes=StopsAt(wishes, at), wishes=wishes)
+        stopped.config.checkpoint.checkpoint_frequency = 100
+        stopped.train()
+        last = list(checkpoints(stopped))[-1]
+        resumed = restored(life(folder), path_of(folder, last))
+        resumed.train()
+        assert alike(resumed, whole), at
+
+
+def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
+    """N1: in the loggers' records and as an event."""
+    run = life(tmp_path)
+    run.train()
+    notes = notes_of(run)
+    for line in notes.epochs:
+        told = line["grad_agg"]
+        assert told["microbatches_total"] == 6 * line["epoch"]
+        assert 0 <= told["conflict_ratio"] <= 1
+        assert told["pcgrad_applied"] <= told["steps"]
+        of_steps = [s for s in notes.steps if line["step"] - 2 < s["step"] <= line["step"]]
+        assert sum(s["grad_agg"]["conflicts"] for s in of_steps) == told["conflicts"]
+    assert [event.data for event in notes.named("tolaria.grad_agg")] == [e["grad_agg"] for e in notes.epochs]
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "weights"),
+    [
+        (None, (1.0, 1.0)),
+        (pcgrad(), (1.0, 1.0)),
+        (Mean(), (0.5, 0.5)),
+        (Weighted({"digit": 3, "odd": 1}), (0.75, 0.25)),
+    ],
+)
+def test_objectives_are_told_apart(
+    tmp_path: Path, aggregator: Aggregator | None, weights: tuple[float, float]
+) -> None:
+    """D6: the loss is what the aggregation makes of the objectives; each is seen besides."""
+    run = two_headed(tmp_path, aggregator, optimization__accumulation_steps=2, logging__step_interval=1)
+    run.train()
+    notes = notes_of(run)
+    for line in notes.epochs:
+        for split in ("train", "val"):
+            found = line[f"{split}_losses"]
+            total = weights[0] * found["digit"] + weights[1] * found["odd"]
+            assert line[f"{split}_loss"] == pytest.approx(total, rel=1e-5)
+            assert line[f"{split}_accuracy"] is None
+        assert ("grad_agg" in line) == (aggregator is not None)
+    assert set(notes.steps[0]["losses"]) == {"digit", "odd"}
+    assert notes.epochs[-1]["val_losses"]["digit"] < notes.epochs[0]["val_losses"]["digit"]
+    assert run.dry_run() > 0
+
+
+def test_several_objectives_are_not_compiled_and_the_numbers_stay(tmp_path: Path) -> None:
+    """T2: with the reason told once; a compiled graph can be differentiated only once."""
+    eager = two_headed(tmp_path / "eager", pcgrad())
+    asked = two_headed(tmp_path / "asked", pcgrad(), compile_model=True, trainer__compile_backend="aot_eager")
+    eager.train()
+    asked.train()
+    assert notes_of(eager).comparable() == notes_of(asked).comparable()
+    (event,) = notes_of(asked).named("compile_fallback")
+    assert "several objectives" in event.data["reason"]
+
+
+def test_micro_batches_are_compiled(tmp_path: Path) -> None:
+    """T2, pains 21: each has a graph of its own, and that is differentiated once."""
+    found = []
+    for compiled in (True, False):
+        options = {"compile_model": compiled, "trainer__compile_backend": "eager"}
+        torch.manual_seed(0)
+        run = make_run(
+            tmp_path / str(compiled),
+            parts={"aggregator": pcgrad()},
+            optimization__accumulation_steps=2,
+            optimization__max_epochs=1,
+            **options,
+        )
+        run.train()
+        assert notes_of(run).named("compile_fallback") == []
+        found.append(notes_of(run).comparable())
+    assert found[0][0]["train_loss"] == pytest.approx(found[1][0]["train_loss"], rel=1e-4)
+
+
+def test_a_plain_run_says_nothing_of_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path, optimization__max_epochs=1)
+    run.train()
+    assert not {"grad_agg", "train_losses", "val_losses"} & set(notes_of(run).epochs[0])
+    assert notes_of(run).named("tolaria.grad_agg") == []
+    assert "gradients" not in run.state.owners

@@ -1,0 +1,111 @@
+"""T7: gradients collapse per owner, in order, with zeros for who took no part."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from esper.errors import AggregationError
+from esper.tolaria.gradients.shares import (
+    COLUMNS,
+    SAMPLES,
+    SHARE,
+    SQUARES,
+    accumulate,
+    collapse,
+    conflicts,
+    differ,
+    flat_gradient,
+)
+
+CPU = torch.device("cpu")
+shapes = st.lists(st.lists(st.sampled_from([(), (3,), (2, 2), (1, 2, 3), None]), max_size=4), max_size=5)
+
+
+def gradients(found: list[list[tuple[int, ...] | None]], scale: float = 1.0) -> list[list[Tensor | None]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        [None if s is None else scale * torch.randn(s, generator=generator) for s in row] for row in found
+    ]
+
+
+@given(shapes)
+@settings(deadline=None)
+def test_every_owner_has_the_squared_norm_of_its_gradients_in_its_place(
+    found: list[list[tuple[int, ...] | None]],
+) -> None:
+    rows = gradients(found)
+    squares = collapse(rows, CPU)
+    assert [len(part) for part in squares] == [len(row) for row in rows]
+    for part, row in zip(squares, rows, strict=True):
+        for value, gradient in zip(part.tolist(), row, strict=True):
+            expected = 0.0 if gradient is None else float(gradient.square().sum())
+            assert value == pytest.approx(expected, rel=1e-5)
+
+
+@given(shapes, st.integers(1, 4))
+@settings(deadline=None)
+def test_shares_add_up_to_1_and_absent_owners_have_none(
+    found: list[list[tuple[int, ...] | None]], samples: int
+) -> None:
+    rows = gradients(found)
+    if not any(g is not None for row in rows for g in row):
+        return
+    sums = torch.zeros(len(rows), COLUMNS)
+    for _ in range(samples):
+        accumulate(sums, collapse(rows, CPU))
+    assert sums[:, SHARE].sum().item() == pytest.approx(samples, rel=1e-5)
+    assert torch.equal(sums[:, SAMPLES], torch.full((len(rows),), float(samples)))
+    for row, owner in zip(rows, sums, strict=True):
+        if all(g is None for g in row):
+            assert owner[SHARE] == owner[SQUARES] == 0.0
+
+
+def test_mixed_dtypes_are_one_measure() -> None:
+    rows: list[list[Tensor | None]] = [[torch.ones(4)], [torch.ones(4, dtype=torch.bfloat16)]]
+    assert [part.tolist() for part in collapse(rows, CPU)] == [[4.0], [4.0]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
+def test_mixed_devices_are_one_measure() -> None:
+    rows: list[list[Tensor | None]] = [[torch.ones(4)], [torch.ones(4, device="cuda")]]
+    assert [part.tolist() for part in collapse(rows, CPU)] == [[4.0], [4.0]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_a_sample_without_a_sound_norm_counts_for_nothing(value: float) -> None:
+    sums = torch.zeros(2, COLUMNS)
+    sound = accumulate(sums, collapse([[torch.tensor([value])], []], CPU))
+    assert not sound
+    assert torch.equal(sums, torch.zeros(2, COLUMNS))
+
+
+def test_wrong_lengths_raise() -> None:
+    with pytest.raises(AggregationError, match="1 owners of gradients for 2 rows"):
+        accumulate(torch.zeros(2, COLUMNS), [torch.ones(1)])
+    with pytest.raises(AggregationError, match="1 gradients for 2 parameters"):
+        flat_gradient([None], [torch.ones(1), torch.ones(2)])
+
+
+@given(st.lists(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_what_micro_batches_added_is_found_again_in_what_was_accumulated(rows: list[list[float]]) -> None:
+    whole, before = torch.zeros(3), None
+    for row in rows:
+        whole = whole + torch.tensor(row)
+        now = flat_gradient([whole, None], [whole, torch.zeros(2)])
+        added = differ(now, before)
+        assert torch.allclose(added[:3], torch.tensor(row), atol=1e-5)
+        assert torch.equal(added[3:], torch.zeros(2))
+        before = now
+
+
+def test_conflicts_are_pairs_that_point_against_each_other() -> None:
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.1])
+    assert conflicts([a, a, b]).item() == 2
+    assert conflicts([a, torch.tensor([0.0, 1.0])]).item() == 0

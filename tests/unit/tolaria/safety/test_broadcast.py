@@ -1,0 +1,124 @@
+"""S8: broadcasts never block a step; one that fails or is capped stays queued and is visible."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from esper.leyline import EmergencyLevel, EmergencySignal
+from esper.tolaria.safety.broadcast import Broadcaster
+
+
+def signal(step: int) -> EmergencySignal:
+    return EmergencySignal("run", EmergencyLevel.ELEVATED, "why", 1.0, step, 0)
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 10.0
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.002)
+    return condition()
+
+
+class Receiver:
+    """Fails the first `failures` times, and waits for `open` each time."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.calls = 0
+        self.got: list[int] = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def __call__(self, sent: EmergencySignal) -> None:
+        self.calls += 1
+        self.open.wait(10)
+        if self.calls <= self.failures:
+            raise OSError("no way")
+        self.got.append(sent.step)
+
+
+def test_signals_arrive_in_their_order() -> None:
+    receiver = Receiver()
+    broadcaster = Broadcaster(receiver)
+    for step in range(5):
+        broadcaster.publish(signal(step))
+    assert broadcaster.close() == 0
+    assert receiver.got == [0, 1, 2, 3, 4]
+    assert broadcaster.status()["sent"] == 5
+    assert broadcaster.last_latency_ms is not None
+    assert not [t for t in threading.enumerate() if t.name == "esper-broadcast"]
+
+
+def test_a_receiver_that_hangs_holds_nobody_up_and_is_told_of_once() -> None:
+    receiver = Receiver()
+    receiver.open.clear()
+    broadcaster = Broadcaster(receiver, timeout_s=0.05)
+    began = time.monotonic()
+    for step in range(3):
+        broadcaster.publish(signal(step))
+    assert time.monotonic() - began < 0.5
+    assert wait_for(lambda: receiver.calls == 1)
+    time.sleep(0.06)
+    (problem,) = broadcaster.problems()
+    assert problem.late
+    assert "0.05 s" in problem.reason
+    assert broadcaster.problems() == []
+    assert (broadcaster.status()["queued"], broadcaster.failures) == (3, 1)
+    assert broadcaster.close(timeout_s=0.05) == 3  # given up, not waited for
+    receiver.open.set()
+
+
+def test_one_that_fails_stays_queued_and_is_tried_again() -> None:
+    receiver = Receiver(failures=1)
+    broadcaster = Broadcaster(receiver)
+    broadcaster.publish(signal(7))
+    assert wait_for(lambda: broadcaster.failures == 1)
+    assert broadcaster.status()["queued"] == 1
+    (problem,) = broadcaster.problems()
+    assert (problem.late, problem.reason) == (False, "OSError: no way")
+    assert wait_for(lambda: receiver.got == [7])
+    assert broadcaster.close() == 0
+
+
+def test_at_the_end_one_that_fails_is_tried_once_more_and_counted_as_not_sent() -> None:
+    receiver = Receiver(failures=99)
+    broadcaster = Broadcaster(receiver)
+    broadcaster.publish(signal(1))
+    broadcaster.publish(signal(2))
+    assert wait_for(lambda: broadcaster.failures == 1)
+    assert broadcaster.close() == 2
+    assert receiver.got == []
+
+
+def test_one_over_the_cap_waits_and_is_counted() -> None:
+    receiver = Receiver()
+    broadcaster = Broadcaster(receiver, cap=2, window_s=0.2)
+    for step in range(3):
+        broadcaster.publish(signal(step))
+    assert wait_for(lambda: broadcaster.capped == 1)
+    assert (receiver.got, broadcaster.status()["queued"]) == ([0, 1], 1)
+    assert wait_for(lambda: receiver.got == [0, 1, 2])
+    broadcaster.close()
+
+
+def test_the_queue_is_bounded_and_the_newest_is_kept() -> None:
+    receiver = Receiver()
+    receiver.open.clear()
+    broadcaster = Broadcaster(receiver, capacity=3)
+    broadcaster.publish(signal(0))
+    assert wait_for(lambda: receiver.calls == 1)
+    for step in range(1, 6):
+        broadcaster.publish(signal(step))
+    assert (broadcaster.status()["queued"], broadcaster.dropped) == (3, 3)
+    receiver.open.set()
+    assert broadcaster.close() == 0
+    assert receiver.got == [0, 4, 5]
+
+
+def test_without_a_signal_there_is_no_thread() -> None:
+    broadcaster = Broadcaster(Receiver())
+    assert broadcaster.problems() == []
+    assert broadcaster.close() == 0
+    assert not [t for t in threading.enumerate() if t.name == "esper-broadcast"]

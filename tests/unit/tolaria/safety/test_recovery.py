@@ -1,0 +1,403 @@
+"""S7, R14, pains 13: an unhealthy run goes back to a good state and on, or halts and says why."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.faults import FaultyGradient, FaultyLoss, FaultyWeight
+from helpers.lives import LIVES, LONG, alike, path_of
+from helpers.runs import (
+    Notes,
+    Plan,
+    checkpoints,
+    germinate,
+    make_run,
+    notes_of,
+    restored,
+    same,
+    tell,
+)
+
+from esper.leyline import CommandKind, Refusal, SeedStage
+from esper.tolaria.run import Run
+from esper.tolaria.state import load_checkpoint
+
+ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
+# what is to differ from the snapshot: the cut of the rates, and what recovery remembers
+DELIBERATE = ("schedule", "recovery")
+
+
+class Compares(Notes):
+    """At every rollback, compares the run's state with the snapshot's, to the bit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run: Run | None = None
+        self.verdicts: list[bool] = []
+        self.kept: list[tuple[Any, Any]] = []
+        self.unchanged: list[bool] = []
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        super().rewind(state)
+        assert self.run is not None
+        snapshot = self.run.guard.snapshots.nearest(self.run.progress.step)
+        assert snapshot is not None
+        tensors, owners = self.run.state.capture()
+        others = [name for name in owners if name not in DELIBERATE]
+        self.verdicts.append(
+            owners.keys() == snapshot.state["owners"].keys()
+            and tensors.keys() == snapshot.tensors.keys()
+            and all(same(tensors[name], snapshot.tensors[name]) for name in tensors)
+            and all(owners[name] == snapshot.state["owners"][name] for name in others)
+        )
+        copies = {n: {k: t.clone() for k, t in g.items()} for n, g in snapshot.tensors.items()}
+        self.kept.append((snapshot, (copies, copy.deepcopy(snapshot.state))))
+
+    def progress(self, step_in_epoch: int, loss: float | None) -> None:
+        super().progress(step_in_epoch, loss)
+        assert self.run is not None
+        for snapshot, (tensors, state) in self.kept:
+            if self.run.progress.step == snapshot.step + 10:
+                whole = all(same(snapshot.tensors[n], tensors[n]) for n in tensors)
+                self.unchanged.append(whole and snapshot.state == state)
+
+
+def orphans(run: Run) -> list[str]:
+    """Optimiser groups and state of parameters that are not the model's, and the other way round."""
+    own = {id(p) for p in run.model.parameters() if p.requires_grad}
+    held = [id(p) for p in run.optimizers.parameters()]
+    state = {id(p) for o in (run.optimizers.main, *run.optimizers.isolated.values()) for p in o.state}
+    found = ["a parameter is held twice"] if len(held) != len(set(held)) else []
+    found += ["a stranger is optimised"] if set(held) - own else []
+    found += ["a parameter is not optimised"] if own - set(held) else []
+    found += ["state of a stranger"] if state - own else []
+    seeds = {record.key for record in run.model.living()}
+    found += ["a module without a record"] if set(run.model.seeds) != seeds else []
+    return found
+
+
+def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> Run:
+    commands, options = LIVES[name]
+    notes = notes or Compares()
+    given = LONG | {"optimization__max_epochs": 6} | options
+    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    if isinstance(notes, Compares | FaultyWeight):
+        notes.run = run
+    return run
+
+
+def sound(run: Run) -> bool:
+    tensors = [*run.model.parameters(), *run.model.buffers(), *run.best.weights.values()]
+    return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
+
+
+def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> Run:
+    """A run whose seed is in `stage` when two epochs, twelve steps, are over."""
+    plans = {
+        SeedStage.TRAINING: ({2: [germinate()]}, {"morphogenetic__seed__isolation_steps": 30}),
+        SeedStage.BLENDING: ({1: [germinate()]}, {"morphogenetic__seed__blend_steps": 30}),
+        SeedStage.PROBATIONARY: ({1: [germinate()]}, {"morphogenetic__seed__probation_epochs": 9}),
+        SeedStage.EMBARGOED: (
+            {1: [germinate()], 2: [tell(CommandKind.CULL, number=2)]},
+            {"morphogenetic__seed__embargo_epochs": 9},
+        ),
+    }
+    commands, options = plans.get(stage, ({}, {}))
+    notes, parts = Compares(), {} if loss is None else {"loss": loss}
+    given = LONG | {"optimization__max_epochs": 5, "trainer__max_rollbacks": 2} | options
+    notes.run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    return notes.run
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+@pytest.mark.parametrize("stage", ["dormant", "training", "blending", "probationary", "embargoed"])
+def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
+    tmp_path: Path, stage: str, factor: float
+) -> None:
+    """R14: twice running, in every stage of a seed: equal to the bit, snapshot unchanged, no orphans."""
+    staged(tmp_path / "before", SeedStage(stage)).train()
+    loss = FaultyLoss(2, 5, factor=factor)
+    run = restored(staged(tmp_path, SeedStage(stage), loss), path_of(tmp_path / "before", "epoch-0002"))
+    assert run.model.record("block1", 0).stage == stage
+    run.train()
+    notes = notes_of(run)
+    assert isinstance(notes, Compares)
+    assert loss.fired == 2
+    assert notes.verdicts == [True, True]
+    assert notes.unchanged == [True, True]
+    assert orphans(run) == []
+    assert (run.progress.epoch, run.progress.stopped_by) == (5, "max_epochs")
+    assert [line["epoch"] for line in notes.epochs] == [3, 4, 5]
+    assert sound(run)
+    assert run.schedule.scale == 0.25
+
+
+@pytest.mark.parametrize("name", ["gated", "accumulation", "dropout", "sgd", "inside"])
+def test_every_kind_of_run_goes_on_after_a_rollback(tmp_path: Path, name: str) -> None:
+    per_step = LIVES[name][1].get("optimization__accumulation_steps", 1)
+    loss = FaultyLoss(8 * per_step, 8 * per_step + 3)
+    run = ran(tmp_path, name, loss=loss)
+    run.train()
+    notes = notes_of(run)
+    assert isinstance(notes, Compares)
+    assert loss.fired == 2
+    assert notes.verdicts == [True, True]
+    assert orphans(run) == []
+    assert sound(run)
+    assert [line["epoch"] for line in notes.epochs] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("name", ["no growth", "blend", "isolation"])
+def test_a_gradient_that_is_none_or_far_too_long_is_undone(tmp_path: Path, name: str, value: float) -> None:
+    """R14: NaN, Inf, exploding; the optimiser's moments are not left with it either."""
+    run = ran(tmp_path, name)
+    fault = FaultyGradient(run, 20, factor=value)
+    run.train()
+    notes = notes_of(run)
+    assert isinstance(notes, Compares)
+    assert fault.fired == 1
+    assert notes.verdicts == [True]
+    (event,) = notes.named(ROLLBACK)
+    assert "gradient" in event.data["reason"]
+    assert event.data["failed_step"] == 20
+    assert run.progress.stopped_by == "max_epochs"
+    assert sound(run)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("name", "of_seed"), [("no growth", False), ("blend", True), ("isolation", True)])
+def test_a_weight_that_is_no_number_is_undone(tmp_path: Path, name: str, of_seed: bool, value: float) -> None:
+    """Pains 13: also the weight of a seed that does not reach the loss."""
+    notes = FaultyWeight(9, value=value, of_seed=of_seed)
+    run = ran(tmp_path, name, notes)
+    run.train()
+    assert notes.fired == 1
+    (event,) = notes.named(ROLLBACK)
+    assert event.data["embargoed"] == ("block1#0" if of_seed else None)
+    assert sound(run)
+    assert run.progress.stopped_by == "max_epochs"
+
+
+def test_an_exploding_loss_is_undone(tmp_path: Path) -> None:
+    """S7."""
+    loss = FaultyLoss(19, factor=1e6)
+    run = ran(tmp_path, "no growth", loss=loss)
+    run.train()
+    (event,) = notes_of(run).named(ROLLBACK)
+    assert loss.fired == 1
+    assert "exploded" in event.data["reason"]
+    assert (event.data["tier"], event.step, event.data["failed_step"]) == ("fast", 18, 19)
+
+
+def test_without_a_fault_nothing_is_undone_and_no_number_is_another_one(tmp_path: Path) -> None:
+    """The negative control, and what watching may not do."""
+    watched, blind = ran(tmp_path / "a", "blend"), ran(tmp_path / "b", "blend")
+    blind.guard.after_step = lambda norm: blind.watch.forget()  # type: ignore[method-assign]
+    for run in (watched, blind):
+        run.train()
+        assert notes_of(run).named(ROLLBACK) == []
+    assert notes_of(watched).comparable() == notes_of(blind).comparable()
+
+
+# -- never a bad checkpoint ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 6, 7, 12, 23, 24])
+@pytest.mark.parametrize("where", ["loss", "gradient", "weight"])
+def test_no_checkpoint_ever_holds_what_is_no_number(tmp_path: Path, step: int, where: str) -> None:
+    """Pains 13: at the first step, in mid-epoch, at an epoch's last; the best model is never one either."""
+    fault: Any
+    if where == "loss":
+        fault = FaultyLoss(step)
+        run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), parts={"loss": fault}, **LONG)
+    elif where == "gradient":
+        run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), **LONG)
+        fault = FaultyGradient(run, step)
+    else:
+        fault = FaultyWeight(step)
+        run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), notes=fault, **LONG)
+        fault.run = run
+    run.train()
+    assert fault.fired == 1
+    assert len(notes_of(run).named(ROLLBACK)) == 1
+    assert notes_of(run).named("checkpoint_failed") == []
+    names = list(checkpoints(run))
+    assert names[-1] == "epoch-0004"
+    for name in set(names):
+        checkpoint = load_checkpoint(path_of(tmp_path, name))
+        groups = (checkpoint.tensors["model"], checkpoint.tensors.get("best", {}))
+        assert all(torch.isfinite(t).all() for g in groups for t in g.values() if t.is_floating_point())
+
+
+# -- not into the same hole twice ----------------------------------------------------------------
+
+
+class Insists(Plan):
+    """Wants a seed at block1 whenever a slot there is free."""
+
+    def decide(self, packet: Any) -> list[Any]:
+        super().decide(packet)
+        site = next(s for s in packet.sites if s.layer == "block1")
+        growing = [s for s in packet.seeds if s.layer == "block1" and s.alpha]
+        if growing or not site.free_slots:
+            return []
+        number = 100 * packet.step + len(self.outcomes)
+        return [germinate(number=number, seed_index=site.free_slots[0])]
+
+
+def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> None:
+    """S7: the seed was born after the snapshot, so it has never been; its place stays empty for a while."""
+    loss = FaultyLoss(9)
+    options = LONG | {"optimization__max_epochs": 5, "morphogenetic__seed__embargo_epochs": 2}
+    run = make_run(tmp_path, tamiyo=Insists(), parts={"loss": loss}, **options)
+    run.train()
+    notes = notes_of(run)
+    (event,) = notes.named(ROLLBACK)
+    assert event.data["embargoed"] == "block1#0"
+    assert event.data["lost"] == [
+        {"layer": "block1", "index": 0, "blueprint": "conv_light", "germinated_step": 6}
+    ]
+    assert (event.step, event.epoch) == (6, 0)
+    born = [e.epoch for e in notes.named("seed_stage") if e.data["to"] == "germinated"]
+    assert born == [1, 3]  # the failed epoch was the second: barred until three are over
+    assert orphans(run) == []
+
+
+def test_a_seed_that_blends_in_the_snapshot_is_taken_out_there(tmp_path: Path) -> None:
+    """S7: it was there before; culled at once, not blended out."""
+    run = ran(tmp_path, "blend", Notes(), loss=FaultyLoss(14))  # a blend of nine steps from step 6 on
+    run.train()
+    moves = [(e.step, e.data["from"], e.data["to"]) for e in notes_of(run).named("seed_stage")]
+    assert (12, "blending", "culled") in moves
+    assert (12, "culled", "embargoed") in moves
+    assert run.model.living() == []
+    assert run.seeds.blends == {}
+    assert orphans(run) == []
+
+
+def test_a_seed_long_in_probation_is_not_blamed(tmp_path: Path) -> None:
+    options = LONG | {"optimization__max_epochs": 6, "morphogenetic__seed__probation_epochs": 9}
+    run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), parts={"loss": FaultyLoss(27)}, **options)
+    run.train()
+    (event,) = notes_of(run).named(ROLLBACK)
+    assert event.data["embargoed"] is None
+    assert [r.stage for r in run.model.living()] == [SeedStage.PROBATIONARY]
+
+
+def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcome(tmp_path: Path) -> None:
+    """S8: level 3 refuses all adaptations, and ends by itself."""
+    plan = Plan({n: [germinate("block2", number=n, seed_index=n % 2)] for n in (1, 2, 3, 4)})
+    run = make_run(
+        tmp_path,
+        tamiyo=plan,
+        parts={"loss": FaultyLoss(8, 11)},
+        **LONG | {"morphogenetic__seed__embargo_epochs": 0, "optimization__max_epochs": 5},
+    )
+    run.train()
+    refusals = [(o.epoch, o.refusal) for o in plan.outcomes if o.refusal is not None]
+    assert (1, Refusal.CONSERVATIVE) in refusals
+    assert int(run.alarm.level) == 0
+    levels = [e.data["level"] for e in notes_of(run).events if e.name == "tolaria.emergency.escalated"]
+    assert levels == [2, 3]
+    assert len(notes_of(run).named("tolaria.emergency.cleared")) == 1
+
+
+# -- the end of it -------------------------------------------------------------------------------
+
+
+def test_what_no_rollback_helps_against_halts_the_run(tmp_path: Path) -> None:
+    """S8: level 4, the last good state saved, the reason in one sentence."""
+    loss = FaultyLoss(*range(9, 1000))
+    run = ran(tmp_path, "no growth", loss=loss)
+    run.train()
+    notes = notes_of(run)
+    assert run.progress.stopped_by == "emergency"
+    assert len(notes.named(ROLLBACK)) == 3
+    (event,) = notes.named(HALT)
+    assert event.data["reason"] == "the loss is nan at step 7, after 3 rollbacks that did not help"
+    assert list(checkpoints(run))[-1] == "epoch-0000-batch-000006"
+    assert sound(run)
+    assert run.schedule.scale == 0.125
+    assert [line["epoch"] for line in notes.epochs] == []
+
+
+def test_a_halted_run_can_be_taken_up_and_has_its_rollbacks_again(tmp_path: Path) -> None:
+    ran(tmp_path, "no growth", loss=FaultyLoss(*range(9, 1000))).train()
+    run = restored(ran(tmp_path, "no growth"), path_of(tmp_path, "epoch-0000-batch-000006"))
+    assert (run.recovery.rollbacks, int(run.alarm.level)) == (0, 0)
+    assert run.schedule.scale == 0.125
+    run.train()
+    assert run.progress.stopped_by == "max_epochs"
+
+
+def test_no_rollback_at_all_where_none_is_allowed(tmp_path: Path) -> None:
+    run = make_run(tmp_path, parts={"loss": FaultyLoss(8)}, **LONG, trainer__max_rollbacks=0)
+    run.train()
+    assert run.progress.stopped_by == "emergency"
+    assert notes_of(run).named(ROLLBACK) == []
+    assert notes_of(run).named(HALT)[0].data["reason"] == "the loss is nan at step 8"
+
+
+def test_a_model_that_is_bad_from_the_start_is_not_trained(tmp_path: Path) -> None:
+    run = make_run(tmp_path, **LONG)
+    with torch.no_grad():
+        next(run.model.host.parameters()).view(-1)[0] = math.nan
+    run.train()
+    assert (run.progress.step, run.progress.stopped_by) == (0, "emergency")
+    assert "not finite after step 0" in notes_of(run).named(HALT)[0].data["reason"]
+    assert list(checkpoints(run)) == []
+
+
+def test_where_no_snapshot_fits_the_newest_good_checkpoint_is_gone_back_to(tmp_path: Path) -> None:
+    """S6."""
+    run = make_run(tmp_path, parts={"loss": FaultyLoss(14)}, **LONG)
+    run.guard.snapshots.limit_bytes = 100
+    run.train()
+    (event,) = notes_of(run).named(ROLLBACK)
+    assert (event.data["tier"], event.step) == ("full", 12)
+    assert [line["epoch"] for line in notes_of(run).epochs] == [1, 2, 3, 4]
+    assert run.progress.stopped_by == "max_epochs"
+    told = [e.data["message"] for e in notes_of(run).named("notice")]
+    assert len([text for text in told if "no state is kept in memory" in text]) == 1
+
+
+def test_where_there_is_nothing_to_go_back_to_the_run_halts_and_saves_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path, parts={"loss": FaultyLoss(4)}, **LONG)
+    run.guard.snapshots.limit_bytes = 100
+    run.train()
+    assert run.progress.stopped_by == "emergency"
+    assert len(notes_of(run).named("tolaria.rollback.restore_failed")) == 1
+    assert "no good state was brought back" in notes_of(run).named(HALT)[0].data["reason"]
+    assert list(checkpoints(run)) == []
+
+
+def test_a_missed_deadline_is_a_halt(tmp_path: Path) -> None:
+    """S6, S8: the state is back, but too late."""
+    run = make_run(tmp_path, parts={"loss": FaultyLoss(8)}, **LONG, trainer__rollback_deadline_ms=1e-6)
+    run.train()
+    assert run.progress.stopped_by == "emergency"
+    assert "longer than" in notes_of(run).named(HALT)[0].data["reason"]
+    assert list(checkpoints(run))[-1] == "epoch-0000-batch-000006"
+
+
+# -- resuming ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+def test_a_run_that_was_rolled_back_is_resumed_exactly(tmp_path: Path, epoch: int) -> None:
+    """S2: the cut of the rates, the count of rollbacks, the embargo and the governor's history included."""
+    whole = ran(tmp_path / "whole", "blend", Notes(), loss=FaultyLoss(9))
+    whole.train()
+    resumed = restored(
+        ran(tmp_path / str(epoch), "blend", Notes()), path_of(tmp_path / "whole", f"epoch-{epoch:04d}")
+    )
+    resumed.train()
+    assert resumed.recovery.rollbacks == 1
+    assert alike(resumed, whole)

@@ -1,0 +1,61 @@
+"""S7, T2: losses and gradient norms are gathered without waiting for the device, and read in order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from esper.tolaria.safety.watch import ACCELERATOR_STEPS, Watch
+
+CPU = torch.device("cpu")
+
+
+def test_every_step_is_read_once_and_in_order() -> None:
+    watch = Watch(CPU, 3)
+    due = []
+    for step in range(6):
+        watch.add(torch.tensor(float(step), requires_grad=True), None, None, 8)
+        due.append(watch.end_step(torch.tensor(10.0 + step) if step % 2 else None))
+        if due[-1]:
+            wanted = [(float(s), 10.0 + s if s % 2 else None) for s in range(step - 2, step + 1)]
+            assert watch.read() == wanted
+    assert due == [False, False, True] * 2
+    assert watch.read() == []
+
+
+def test_a_steps_loss_is_the_mean_over_its_samples() -> None:
+    watch = Watch(CPU)
+    watch.add(torch.tensor(1.0), None, None, 30)
+    watch.add(torch.tensor(4.0), None, None, 10)
+    assert watch.end_step(None)
+    assert watch.read() == [(pytest.approx(1.75), None)]
+
+
+def test_objectives_are_made_one_number_of() -> None:
+    watch = Watch(CPU, total=lambda losses: losses["a"] * 2 + losses["b"])
+    watch.add({"a": torch.tensor(1.0), "b": torch.tensor(3.0)}, None, None, 4)
+    watch.end_step(None)
+    assert watch.read() == [(5.0, None)]
+
+
+def test_steps_that_are_undone_are_forgotten() -> None:
+    watch = Watch(CPU, 9)
+    watch.add(torch.tensor(1.0), None, None, 1)
+    watch.end_step(None)
+    watch.add(torch.tensor(1.0), None, None, 1)
+    watch.forget()
+    assert watch.read() == []
+
+
+def test_an_accelerator_is_asked_less_often() -> None:
+    assert Watch(CPU).interval == 1
+    assert Watch(torch.device("cuda")).interval == ACCELERATOR_STEPS
+    assert Watch(torch.device("cuda"), 4).interval == 4
+
+
+def test_no_graph_is_kept_alive() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    watch = Watch(CPU, 9)
+    watch.add((weight * 2).sum(), None, None, 1)
+    watch.end_step(None)
+    assert not any(loss.requires_grad for loss in watch._losses)

@@ -1,0 +1,203 @@
+"""T11, pains 5: wishes are heard at every batch, in every phase, and what is saved is exact."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.lives import LONG, StopsAt, alike, path_of
+from helpers.runs import Notes, Plan, checkpoints, germinate, make_run, notes_of, restored, same, weights
+from torch import Tensor, nn
+
+from esper.errors import CheckpointError
+from esper.tolaria.run import Run
+from esper.tolaria.signals import Wishes
+from esper.tolaria.state import load_checkpoint
+
+# training, validation, health of the sites and a seed, its impact: all in the second epoch
+OPTIONS = LONG | {
+    "optimization__max_epochs": 3,
+    "checkpoint__checkpoint_frequency": 100,
+    "morphogenetic__seed__probation_epochs": 0,
+    "trainer__limit_train_batches": 5,
+}
+
+
+class CallsOut(nn.Module):
+    """Cross entropy that calls somebody at its n-th call of any kind, and counts those after it."""
+
+    def __init__(self, at: int, call: Callable[[], None]) -> None:
+        super().__init__()
+        self.at = at
+        self.call = call
+        self.calls = 0
+
+    def forward(self, output: Tensor, targets: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == self.at:
+            self.call()
+        return nn.functional.cross_entropy(output, targets)
+
+
+def growing(run_dir: Path, wishes: Wishes | None = None, loss: nn.Module | None = None) -> Run:
+    parts = {} if loss is None else {"loss": loss}
+    return make_run(run_dir, tamiyo=Plan({1: [germinate()]}), wishes=wishes, parts=parts, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int]:
+    """A run that is never stopped, and how often its loss is called in two epochs."""
+    loss, seen = CallsOut(0, print), []
+
+    class Counts(Notes):
+        def epoch(self, record: Any) -> None:
+            super().epoch(record)
+            seen.append(loss.calls)
+
+    run = make_run(
+        tmp_path_factory.mktemp("whole"),
+        tamiyo=Plan({1: [germinate()]}),
+        notes=Counts(),
+        parts={"loss": loss},
+        **OPTIONS,
+    )
+    run.train()
+    assert notes_of(run).named("seed_impact")
+    assert notes_of(run).named("seed_health")
+    return run, seen[1]
+
+
+def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
+    tmp_path: Path, whole: tuple[Run, int]
+) -> None:
+    """T11, S2: training, validation, health and impact; at most one batch later, to the bit."""
+    seen: set[str] = set()
+    for at in range(12, whole[1] + 1, 2):
+        folder, wishes = tmp_path / str(at), Wishes()
+        loss = CallsOut(at, lambda wishes=wishes: wishes.stop("sigterm"))  # type: ignore[misc]
+        stopped = growing(folder, wishes, loss)
+        stopped.train()
+        assert stopped.progress.stopped_by == "sigterm"
+        # what is counted after the wish: the batch under way and a probe that belongs to its step
+        assert loss.calls <= at + 2
+        name = list(checkpoints(stopped))[-1]
+        seen.add(name)
+        resumed = restored(growing(folder, loss=CallsOut(0, print)), path_of(folder, name))
+        assert resumed.progress.batch == stopped.progress.batch
+        assert same(weights(resumed.model), weights(stopped.model))
+        resumed.train()
+        assert alike(resumed, whole[0]), at
+    assert "epoch-0001-batch-000005" in seen  # from a phase
+    assert len(seen) >= 2  # from a step
+
+
+def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None:
+    """S5: no snapshot fits; the stop waits for the epoch's end, and that has been said."""
+    wishes = Wishes()
+    run = growing(tmp_path, wishes, CallsOut(8, lambda: wishes.stop("sigterm")))
+    run.guard.snapshots.limit_bytes = 100
+    run.train()
+    assert (run.progress.epoch, run.progress.batch, run.progress.stopped_by) == (1, 0, "sigterm")
+    assert list(checkpoints(run)) == ["epoch-0001"]
+    assert any("a stop during validation waits" in e.data["message"] for e in notes_of(run).named("notice"))
+
+
+def test_the_test_phase_can_be_stopped(tmp_path: Path) -> None:
+    """T11: the state has been saved before, the run is ended by the signal."""
+    wishes = Wishes()
+    run = growing(tmp_path, wishes)
+    run.train()
+    wishes.stop("sigint")
+    assert run.test() is None
+    assert run.progress.stopped_by == "sigint"
+    assert list(checkpoints(run)) == ["epoch-0003"]
+
+
+def test_a_pause_inside_validation_waits_there(tmp_path: Path) -> None:
+    wishes, paused = Wishes(), threading.Event()
+
+    def hold() -> None:
+        wishes.pause()
+        paused.set()
+
+    loss = CallsOut(7, hold)  # the probe, five steps, then the first batch of validation
+    run = growing(tmp_path, wishes, loss)
+    thread = threading.Thread(target=run.train)
+    thread.start()
+    assert paused.wait(20)
+    thread.join(0.3)
+    calls = loss.calls
+    assert thread.is_alive()
+    assert calls == 7
+    wishes.resume()
+    thread.join(60)
+    assert run.progress.stopped_by == "max_epochs"
+
+
+# -- checkpoints on demand -----------------------------------------------------------------------
+
+
+class Asks(Notes):
+    """Asks for a checkpoint after so many steps."""
+
+    def __init__(self, wishes: Wishes, at: int) -> None:
+        super().__init__()
+        self.wishes = wishes
+        self.at = at
+        self.answers: list[Future[str]] = []
+
+    def progress(self, step_in_epoch: int, loss: float | None) -> None:
+        super().progress(step_in_epoch, loss)
+        if len(self.places) == self.at:
+            self.answers += [self.wishes.checkpoint(), self.wishes.checkpoint()]
+
+
+def test_a_checkpoint_on_demand_is_saved_between_two_steps(tmp_path: Path) -> None:
+    wishes = Wishes()
+    notes = Asks(wishes, 7)
+    run = make_run(tmp_path, tamiyo=Plan(), wishes=wishes, notes=notes, **OPTIONS)
+    run.train()
+    assert [answer.result(0) for answer in notes.answers] == ["epoch-0001-batch-000002"] * 2
+    assert load_checkpoint(path_of(tmp_path, "epoch-0001-batch-000002")).state["run"]["progress"]["step"] == 7
+
+
+def test_one_asked_for_in_validation_is_what_was_before_it(tmp_path: Path) -> None:
+    wishes, answers = Wishes(), []
+    run = growing(tmp_path, wishes, CallsOut(8, lambda: answers.append(wishes.checkpoint())))
+    run.train()
+    assert answers[0].result(0) == "epoch-0000-batch-000005"
+
+
+def test_one_asked_for_while_paused_is_saved_at_once(tmp_path: Path) -> None:
+    wishes = Wishes()
+
+    class Pauses(StopsAt):
+        def progress(self, step_in_epoch: int, loss: float | None) -> None:
+            Notes.progress(self, step_in_epoch, loss)
+            if len(self.places) == self.at:
+                self.wishes.pause()
+
+    run = make_run(tmp_path, tamiyo=Plan(), wishes=wishes, notes=Pauses(wishes, 3), **OPTIONS)
+    thread = threading.Thread(target=run.train)
+    thread.start()
+    while not wishes.paused:
+        thread.join(0.01)
+    assert wishes.checkpoint().result(20) == "epoch-0000-batch-000003"
+    wishes.stop()
+    thread.join(60)
+    assert run.progress.step == 3
+
+
+def test_where_nothing_is_saved_whoever_asks_is_told_so(tmp_path: Path) -> None:
+    wishes = Wishes()
+    notes = Asks(wishes, 2)
+    options = OPTIONS | {"checkpoint__save_checkpoints": False}
+    make_run(tmp_path, tamiyo=Plan(), wishes=wishes, notes=notes, **options).train()
+    with pytest.raises(CheckpointError, match="save_checkpoints is false"):
+        notes.answers[0].result(0)
+    with pytest.raises(CheckpointError, match="the run has ended"):
+        wishes.checkpoint().result(0)

@@ -1,0 +1,102 @@
+"""T8: rebuilds are counted and told, and a breaker holds growth back after repeated failures."""
+
+from __future__ import annotations
+
+from helpers.runs import Notes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esper.tolaria.rebuilds import FAILURES_TO_OPEN, Rebuilds
+from esper.tolaria.telemetry import Telemetry
+
+
+def rebuilds(recovery_steps: int = 10) -> tuple[Rebuilds, Notes]:
+    notes = Notes()
+    return Rebuilds(Telemetry(notes), recovery_steps=recovery_steps), notes
+
+
+def names(notes: Notes) -> list[str]:
+    return [event.name for event in notes.events]
+
+
+def test_every_outcome_is_counted_and_told() -> None:
+    made, notes = rebuilds()
+    made.skip()
+    made.success(1, 2.5)
+    made.failure(2, 4.0, "ArithmeticError: no room")
+    good, bad = notes.events
+    assert (good.name, bad.name) == ("tolaria.opt.rebuilt", "tolaria.opt.rebuild_failed")
+    assert bad.data == {
+        "reason": "ArithmeticError: no room",
+        "tolaria.opt.rebuilds_total": 1,
+        "tolaria.opt.rebuild_failures_total": 1,
+        "tolaria.opt.rebuild_latency_ms": 4.0,
+        "tolaria.opt.rebuild_skipped_total": 1,
+    }
+    assert good.data["tolaria.opt.rebuild_latency_ms"] == 2.5
+
+
+def test_the_breaker_learns_of_failures_also_after_a_success() -> None:
+    """T8: a success between them does not wipe failures out."""
+    made, notes = rebuilds()
+    for step in range(FAILURES_TO_OPEN):
+        assert not made.refuses(step)
+        assert made.reason == ""
+        made.success(step, 1.0)
+        made.failure(step, 1.0, "no room")
+    assert made.refuses(FAILURES_TO_OPEN)
+    assert names(notes)[-2:] == ["tolaria.breaker_opened", "tolaria.conservative_mode_entered"]
+    assert notes.events[-2].data["reason"] == "no room"
+    assert "3 of the last 6 changes" in made.reason
+    assert "until step 12" in made.reason
+
+
+def opened(at: int = 5) -> tuple[Rebuilds, Notes]:
+    made, notes = rebuilds()
+    for _ in range(FAILURES_TO_OPEN):
+        made.failure(at, 1.0, "no room")
+    notes.events.clear()
+    return made, notes
+
+
+def test_it_recovers_by_itself_where_the_next_change_succeeds() -> None:
+    made, notes = opened(at=5)
+    assert [made.refuses(step) for step in (5, 14, 15)] == [True, True, False]
+    made.success(15, 1.0)
+    assert names(notes)[-1] == "tolaria.conservative_mode_cleared"
+    made.failure(16, 1.0, "again")
+    assert not made.refuses(17)  # what was before is forgotten
+
+
+def test_it_opens_anew_where_the_next_change_fails() -> None:
+    made, notes = opened(at=5)
+    made.failure(15, 1.0, "still no room")
+    assert names(notes)[1] == "tolaria.breaker_opened"
+    assert [made.refuses(step) for step in (15, 24, 25)] == [True, True, False]
+
+
+def test_a_success_while_it_is_open_does_not_close_it() -> None:
+    """A cull is carried out all the same; it says nothing of growth."""
+    made, notes = opened(at=5)
+    made.success(7, 1.0)
+    assert made.refuses(8)
+    assert names(notes) == ["tolaria.opt.rebuilt"]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=40), st.integers(0, 40))
+def test_a_saved_one_goes_on_as_the_whole_one_would(events: list[tuple[bool, int]], cut: int) -> None:
+    """S2: what the breaker counts is part of the state."""
+    whole, other = Rebuilds(recovery_steps=10), Rebuilds(recovery_steps=10)
+    step, live = 0, whole
+    for number, (good, gap) in enumerate(events):
+        if number == cut:
+            other.load_state_dict(whole.state_dict())
+            live = other
+        step += gap
+        for each in {id(whole): whole, id(live): live}.values():
+            if good:
+                each.success(step, 1.0)
+            else:
+                each.failure(step, 1.0, "")
+        assert live.refuses(step) == whole.refuses(step)
+        assert live.state_dict() == whole.state_dict()
