@@ -26,7 +26,7 @@ from esper.resume import origin_problems
 from esper.signals import exit_code, on_signals
 from esper.tolaria.best import best_weights
 from esper.tolaria.state import find_checkpoint, load_checkpoint
-from esper.tolaria.state.index import read_state
+from esper.tolaria.state.find import saved_config
 from esper.unfinished import which_run
 
 OUTPUTS = Path("outputs")
@@ -219,8 +219,8 @@ def _as_trained(config: TolariaConfig, wanted: str) -> TolariaConfig:
     Other splits would test it on what it has learnt from. Device, records, threads and where the data lies
     are those of `config`.
     """
-    state = read_state(find_checkpoint(Path(wanted)).path)["state"]
-    saved = TolariaConfig.from_checkpoint(state["run"]["config"], config.allowed_targets)
+    found = saved_config(find_checkpoint(Path(wanted)).path)
+    saved = TolariaConfig.from_checkpoint(found, config.allowed_targets)
     same = saved.dataset.name == config.dataset.name
     root = config.dataset.data_root if same else saved.dataset.data_root
     return replace(

@@ -18,7 +18,7 @@ from esper.leyline import FINISHED_BY, EventName, Level
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
 from esper.tolaria.run import Run
 from esper.tolaria.state import Checkpoint, checkpoint_folder, find_checkpoint
-from esper.tolaria.state.index import read_state
+from esper.tolaria.state.find import saved_config
 
 SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"
@@ -63,8 +63,7 @@ def find_origin(config: TolariaConfig, run_dir: Path) -> Origin:
         _refuse_used(run_dir, config)
     if config.mode == "test":
         return Origin(found.path, refused=found.refused)
-    saved = read_state(found.path)["state"]["run"]["config"]
-    changed = changes(saved, config.to_dict())
+    changed = changes(saved_config(found.path), config.to_dict())
     _refuse_changes(changed, config, own)
     finished = _finished(config, run_dir, changed) if own else None
     return Origin(found.path, own, found.refused, tuple(changed), finished)

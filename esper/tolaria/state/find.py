@@ -12,7 +12,7 @@ import yaml
 from esper.core.manifest import read_bounded
 from esper.errors import CheckpointError
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
-from esper.tolaria.state.index import is_checkpoint, list_checkpoints
+from esper.tolaria.state.index import is_checkpoint, list_checkpoints, read_state
 
 CONFIG_FILE = "config.yaml"  # in the folder of a run
 DEFAULT_FOLDER = "checkpoints"
@@ -35,8 +35,12 @@ def find_checkpoint(path: Path) -> Found:
     A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over.
     Raises `CheckpointError` saying where it looked and why each one was refused.
     """
-    if not path.is_dir():
-        kind = "is a file" if path.exists() else "does not exist"
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise CheckpointError(f"{path} cannot be looked at: {error.strerror}") from error
+    if not is_folder:
+        kind = "is a file" if exists else "does not exist"
         raise CheckpointError(f"{path} {kind}; expected a checkpoint, a folder of them, or a run folder")
     if is_checkpoint(path):
         check_checkpoint(path)
@@ -53,6 +57,15 @@ def find_checkpoint(path: Path) -> Found:
             return Found(entry.path, tuple(refused))
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
     raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{reasons}")
+
+
+def saved_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run that saved the checkpoint `path`; raises `CheckpointError`."""
+    run = read_state(path)["state"].get("run")
+    config = run.get("config") if isinstance(run, dict) else None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} was saved by no run of Esper: it holds no configuration")
+    return config
 
 
 def checkpoint_folder(run_dir: Path) -> Path:

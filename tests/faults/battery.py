@@ -1,0 +1,64 @@
+"""The long tier of the battery: `scripts/battery --rows R1,R5 --hours 2 --out table.md`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from faults.harness.rows import ROWS, SEED, Bench, Row
+from faults.harness.tally import Budget, Tally, table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the rows, print their table; 0 where all passed, 1 where not, 2 for a row that there is not."""
+    given = _arguments(argv)
+    names = [name.strip() for name in given.rows.split(",")]
+    if unknown := [name for name in names if name not in ROWS]:
+        print(f"there is no row {', '.join(unknown)}; expected some of {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    until_s = None if given.hours is None else time.monotonic() + 3600 * given.hours
+    found: list[tuple[Tally, Tally]] = []
+    with ExitStack() as owned:
+        folder = Path(
+            owned.enter_context(tempfile.TemporaryDirectory(prefix="esper-battery-", dir=given.dir))
+        )
+        bench = Bench(folder, owned)
+        for name in names:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            found.append(_both(ROWS[name], bench, given.seed, until_s, given.fast))
+            text = f"seed {given.seed}\n\n{table(found)}\n"
+            if given.out is not None:
+                given.out.write_text(text, encoding="utf-8")
+    print(text)
+    return 0 if "| FAIL |" not in text else 1
+
+
+def _both(row: Row, bench: Bench, seed: int, until_s: float | None, fast: bool) -> tuple[Tally, Tally]:
+    began = time.monotonic()
+    tally = row.run(bench, Budget.of(row.fast if fast else row.long, seed, until_s))
+    tally.seconds = time.monotonic() - began
+    control = row.control(bench, Budget.of(row.control_tries, seed))
+    bench.clear()
+    return tally, control
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/battery", description=__doc__)
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}; all by default")
+    parser.add_argument(
+        "--hours", type=float, help="no new fault is tried after so long; no limit by default"
+    )
+    parser.add_argument("--out", type=Path, help="also write the table here, after each row")
+    parser.add_argument("--seed", type=int, default=SEED, help="of all that is drawn")
+    parser.add_argument("--fast", action="store_true", help="as often as the tests do")
+    parser.add_argument("--dir", type=Path, help="where to work; the folder for temporary files by default")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""R6 and R7: a disk that fails at any of its calls, and the order of the calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from faults.harness.tally import Tally
+from helpers.runs import notes_of
+
+from esper.core.atomic import Content, Files, is_leftover, remove_stale
+from esper.core.tensors import save_tensors
+from esper.errors import CheckpointError
+from esper.tolaria.run import Run
+from esper.tolaria.state.checkpoint import check_checkpoint
+
+CODES = (errno.ENOSPC, errno.EIO)
+_MOST_CALLS = 1000
+
+
+class Disk(Files):
+    """Notes every call; the k-th fails with `code`, a write after half of its bytes."""
+
+    def __init__(self, fail_at: int = 0, code: int = errno.ENOSPC) -> None:
+        self.calls: list[tuple[str, Path]] = []
+        self.fail_at, self.code = fail_at, code
+        self.fired = False
+
+    def mkdir(self, path: Path) -> None:
+        self._call("mkdir", path)
+        super().mkdir(path)
+
+    def write(self, path: Path, content: Content) -> None:
+        self._call("write", path)
+        super().write(path, content)
+
+    def fsync(self, path: Path) -> None:
+        self._call("fsync", path)
+        super().fsync(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._call("rename", new)
+        super().rename(old, new)
+
+    def fsync_dir(self, path: Path) -> None:
+        self._call("fsync_dir", path)
+        super().fsync_dir(path)
+
+    def _call(self, kind: str, path: Path) -> None:
+        self.calls.append((kind, path))
+        if len(self.calls) == self.fail_at:
+            self.fired = True
+            if kind == "write":
+                path.write_bytes(b"half")
+            raise OSError(self.code, os.strerror(self.code))
+
+
+def naive_save(
+    parent: Path, name: str, *, tensors: Mapping[str, Any], state: Mapping[str, Any], io: Files
+) -> Path:
+    """The negative control: the files are written where they are to stand, one after the other."""
+    folder = parent / name
+    folder.mkdir(exist_ok=True)
+    try:
+        for stem, group in tensors.items():
+            io.write(folder / f"{stem}.safetensors", partial(save_tensors, tensors=group))
+            io.fsync(folder / f"{stem}.safetensors")
+    except OSError as error:
+        raise CheckpointError(str(error)) from error
+    return folder
+
+
+def failures(run: Run, folder: Path) -> Tally:
+    """R6: a grown run is saved over and over into copies of its checkpoints; each time another call fails."""
+    tally = Tally("R6")
+    whole = run.store.folder
+    run.progress.step += 1
+    for code in CODES:
+        for epochs in (0, 1):  # a checkpoint that replaces another of its name, and a new one
+            run.progress.epoch += epochs
+            for k in range(1, _MOST_CALLS):
+                disk = Disk(k, code)
+                wrong = _save_on(run, disk, folder / f"{code}-{epochs}-{k}", whole)
+                if not disk.fired:
+                    break
+                kind, path = disk.calls[k - 1]
+                place = f"{os.strerror(code)} at call {k} ({kind} {path.name})"
+                tally.note(True, [f"{place}: {sentence}" for sentence in wrong], kind)
+            run.progress.epoch -= epochs
+    return tally
+
+
+def _save_on(run: Run, disk: Disk, folder: Path, whole: Path) -> list[str]:
+    """Save a run into a copy of the folder `whole`, on this disk; what is wrong afterwards."""
+    notes, store = notes_of(run), run.store
+    shutil.copytree(whole, folder)
+    before = sorted(folder.iterdir())
+    notes.events.clear()
+    store.folder, store.io = folder, disk
+    store.rolled_back()  # the position has been saved, in another folder
+    store.save(run.progress, final=True)
+    store.folder = whole
+    told = [event for event in notes.events if event.name in ("checkpoint_failed", "notice")]
+    wrong = _half_states(folder)
+    wrong += [f"{path.name} is gone" for path in before if not path.exists()]
+    if disk.fired and (len(told) != 1 or os.strerror(disk.code) not in str(told[0].data)):
+        wrong.append(f"the events are {told}")
+    return wrong
+
+
+def _half_states(folder: Path) -> list[str]:
+    """Leftovers, and checkpoints that are neither whole nor absent."""
+    # where only the last fsync failed, the replaced one stays aside: it may be the one that is on the disk
+    wrong = [f"{path.name} is left over" for path in folder.iterdir() if path.name.startswith(".tmp-")]
+    remove_stale(folder)
+    wrong += [f"{path.name} is left over" for path in folder.iterdir() if is_leftover(path)]
+    for path in folder.iterdir():
+        try:
+            check_checkpoint(path)
+        except CheckpointError as error:
+            wrong.append(str(error))
+    return wrong
+
+
+def order(run: Run) -> Tally:
+    """R7: the calls of a new save and of one that replaces another, as the disk saw them."""
+    tally = Tally("R7")
+    for epochs in (0, 1):
+        run.progress.step += 1
+        run.progress.epoch += epochs
+        run.store.io = disk = Disk()
+        saved = run.store.save(run.progress, final=True)
+        assert saved is not None, notes_of(run).events[-1]
+        tally.note(True, out_of_order(disk.calls, saved), *(kind for kind, _ in disk.calls))
+        written = {path.name for kind, path in disk.calls if kind == "write"}
+        unseen = {path.name for path in saved.iterdir()} - written
+        tally.demand(not unseen, f"{sorted(unseen)} were written past the disk's calls")
+    return tally
+
+
+def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
+    """R7: what is wrong with the order of the calls that made the folder `final`."""
+    wrong = []
+    made = max((i for i, call in enumerate(calls) if call == ("rename", final)), default=len(calls))
+    for i, (kind, path) in enumerate(calls):
+        if kind == "write" and ("fsync", path) not in calls[i:made]:
+            wrong.append(f"{path.name} is not on the disk before the rename")
+    folder = next(path.parent for kind, path in calls if kind == "write")
+    if ("fsync_dir", folder) not in calls[:made]:
+        wrong.append("the folder is not on the disk before the rename")
+    if ("fsync_dir", final.parent) not in calls[made:]:
+        wrong.append("the rename is not on the disk")
+    return wrong

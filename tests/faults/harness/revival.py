@@ -1,0 +1,170 @@
+"""R2 and R4: a growing run is killed or stopped at a random moment, and started again."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from faults.harness.lives import MAIN, Ended, Life, Server, run_command, until
+from faults.harness.runs import command, differences, ending, events, stages
+from faults.harness.tally import Budget, Tally
+
+# Stages that a seed can be found in; `germinated` is over before the next step begins.
+STAGES = ("training", "blending", "probationary", "embargoed", "fossilized")
+MOST_S = 10.0
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """`delay_s` after a seed has entered `stage`, after the life's "first" event, or after its "start"."""
+
+    stage: str
+    delay_s: float
+
+    def wait(self, life: Life, folder: Path, since_s: float) -> None:
+        """Return when it has come, or the life is over."""
+        if self.stage != "start":
+            until(lambda: self._come(folder, since_s) or life.over, timeout_s=60)
+        until(lambda: life.over, timeout_s=self.delay_s)
+
+    def _come(self, folder: Path, since_s: float) -> bool:
+        found = events(folder, since_s)
+        return bool(found) if self.stage == "first" else any(e["data"].get("to") == self.stage for e in found)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The run that was never stopped: a real command in a process of its own."""
+
+    ending: dict[str, Any]
+    span_s: float
+
+    def moments(self, draw: random.Random) -> Iterator[Moment]:
+        """For ever: in every second one anywhere in the run, else shortly after a seed enters a stage."""
+        while True:
+            for stage in STAGES:
+                yield Moment(stage, draw.uniform(0, self.span_s / 8))
+            for _ in STAGES[1:]:
+                yield Moment("first", draw.uniform(0, self.span_s))
+            yield Moment("start", draw.uniform(0, self.span_s))
+
+
+def never_stopped(folder: Path, *options: str) -> Whole:
+    """Run it once, from its start to its end."""
+    done = run_command(*command(folder, *options), cwd=folder.parent)
+    assert done.code == 0, done.err
+    times = [event["time"] for event in events(folder)]
+    return Whole(ending(folder), times[-1] - times[0])
+
+
+Stop = Callable[[Life], Ended]
+
+
+def interrupted(server: Server, folder: Path, moment: Moment, stop: Stop, call: str = MAIN) -> Ended:
+    """One life of the run in `folder`, stopped at `moment`."""
+    began = time.time()
+    life = server.start(*command(folder), call=call)
+    moment.wait(life, folder, began)
+    return stop(life)
+
+
+def killings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
+    """R2: so many runs, each killed once and then run to its end."""
+    tally = Tally("R2")
+    moments = whole.moments(budget.draw)
+    while budget.lasts(tally):
+        run = folder / f"killed-{tally.tries}"
+        moment = next(moments)
+        life = interrupted(server, run, moment, Life.kill, call)
+        fired = life.code == -signal.SIGKILL
+        found = {"not begun"} if not events(run) else set(stages(run).values()) or {"dormant"}
+        done = server.run(*command(run), call=call)
+        tally.note(fired, [f"{moment}: {s}" for s in after(run, done, whole)], *found)
+    missing = sorted({*STAGES, "dormant"} - tally.seen.keys())
+    tally.demand(not missing, f"no kill met a seed that was {' or '.join(missing)}")
+    return tally
+
+
+def chain(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
+    """R2: one run, killed so many times in a row, then run to its end."""
+    tally = Tally("R2-chain")
+    run = folder / "chain"
+    while budget.lasts(tally):
+        moment = Moment("first", budget.draw.uniform(0, 2 * whole.span_s / budget.tries))
+        life = interrupted(server, run, moment, Life.kill, call)
+        tally.note(life.code == -signal.SIGKILL, [], *set(stages(run).values()))
+    done = server.run(*command(run), call=call)
+    tally.wrong += after(run, done, whole)
+    return tally
+
+
+def after(run: Path, done: Ended, whole: Whole) -> list[str]:
+    """What is wrong with a run that has come to its end at last."""
+    if done.code != 0:
+        return [f"{run.name}: the last life ended with {done.code}: {done.err[-300:]}"]
+    left = [path.name for path in run.rglob(".*-*") if path.parent.name != ".hydra"]
+    return [*differences(run, whole.ending), *(f"{run.name}: {name} was left behind" for name in left)]
+
+
+def stoppings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
+    """R4: so many runs, asked to stop by SIGTERM and SIGINT in turn, then started again."""
+    tally = Tally("R4")
+    moments = whole.moments(budget.draw)
+    while budget.lasts(tally):
+        run = folder / f"stopped-{tally.tries}"
+        number = (signal.SIGTERM, signal.SIGINT)[tally.fired % 2]
+        moment = next(moments)
+        sent = Sent(number)
+        life = interrupted(server, run, moment, sent, call)
+        fired = not any(e["name"] == "run_finished" and e["time"] < sent.at_s for e in events(run))
+        wrong = _stopped(run, life, sent)
+        done = server.run(*command(run), call=call)
+        wrong += after(run, done, whole)
+        tally.note(fired, [f"{number.name} at {moment}: {s}" for s in wrong], number.name, moment.stage)
+    return tally
+
+
+def terminated(life: Life) -> Ended:
+    """Ask a life to stop, and wait until it has."""
+    life.send(signal.SIGTERM)
+    return life.wait()
+
+
+class Sent:
+    """Asks a life to stop, and notes when it did and how long that took."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+        self.at_s = self.took_s = 0.0
+
+    def __call__(self, life: Life) -> Ended:
+        self.at_s = time.time()
+        life.send(self.number)
+        ended = life.wait(timeout_s=30)
+        self.took_s = time.time() - self.at_s
+        return ended
+
+
+def _stopped(run: Path, life: Ended, sent: Sent) -> list[str]:
+    """What is wrong with the way a life ended that was asked to stop."""
+    wrong = []
+    if life.code not in (EXIT_CODES[sent.number], -sent.number) or "Traceback" in life.err:
+        wrong.append(f"it ended with {life.code}: {life.err[-600:]}")
+    if sent.took_s > MOST_S:
+        wrong.append(f"it took {sent.took_s:.1f} s")
+    found = events(run)
+    if not found:
+        return wrong  # it had not begun: there is nothing to save
+    ended = [event for event in found if event["name"] == "run_finished"]
+    saved = [event for event in found if event["name"] == "checkpoint_saved"]
+    if not ended or ended[-1]["data"]["stopped_by"] != sent.number.name.lower():
+        wrong.append("no event says that it was stopped")
+    elif not saved or saved[-1]["step"] != ended[-1]["step"]:
+        wrong.append(f"its last step, {ended[-1]['step']}, was not saved")
+    return wrong

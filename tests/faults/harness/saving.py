@@ -1,0 +1,134 @@
+"""R1: a process that saves back to back is killed; what it had acknowledged has to be there, and be right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from faults.harness.broken import replaced
+from faults.harness.lives import Server, until
+from faults.harness.tally import Budget, Tally
+from helpers.runs import Plan, make_run
+
+from esper.core.atomic import Files, is_leftover, remove_stale
+from esper.core.manifest import MANIFEST, measure, render
+from esper.core.tensors import save_tensors
+from esper.errors import CheckpointError
+from esper.tolaria.run import Run
+from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint, store
+
+_HERE = "faults.harness.saving"
+_LONGEST_S = 0.05  # a few saves long
+
+
+@cache
+def prepared() -> Run:
+    """A run with 6 MB of state that keeps three checkpoints; made in the server."""
+    return make_run(
+        Path(),
+        tamiyo=Plan(),
+        model__architecture="mlp",
+        model__model_params={"hidden": [700, 700]},
+        model__target_layers=["body.fc1"],
+        checkpoint__save_checkpoints=True,
+        checkpoint__max_checkpoints=3,
+        checkpoint__checkpoint_frequency=1,
+    )
+
+
+def save_for_ever(parent: str) -> None:
+    """Save, wait until it is durable, acknowledge it by a line, until the kill."""
+    run, folder = prepared(), Path(parent)
+    run.store.folder = folder
+    acknowledged = os.open(folder.with_suffix(".ack"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in range(1, 10_000):
+        with torch.no_grad():
+            for weight in run.model.parameters():
+                weight.fill_(number)
+        run.progress.step = run.progress.epoch = number
+        saved = run.store.save(run.progress) and run.store.flush()
+        assert saved and not saved.error, saved
+        os.write(acknowledged, b"%d\n" % number)
+
+
+def save_for_ever_naively(parent: str) -> None:
+    """The negative control: the same, over the files of the last save."""
+    with replaced(store, "save_checkpoint", _overwrite):
+        save_for_ever(parent)
+
+
+def _overwrite(
+    parent: Path, name: str, *, tensors: Mapping[str, Any], state: Mapping[str, Any], io: Files
+) -> Path:
+    folder = parent / "last"
+    folder.mkdir(exist_ok=True)
+    content = {"format": "esper-checkpoint", "version": 1, "sequence": 1, "state": state}
+    io.write(folder / "state.json", json.dumps(content).encode())
+    for stem, group in tensors.items():
+        io.write(folder / f"{stem}.safetensors", partial(save_tensors, tensors=group))
+        io.fsync(folder / f"{stem}.safetensors")
+    entries = {path.name: measure(path) for path in folder.iterdir() if path.name != MANIFEST}
+    io.write(folder / MANIFEST, render(entries))
+    return folder
+
+
+def killed_saves(server: Server, folder: Path, budget: Budget, saver: str = "save_for_ever") -> Tally:
+    """R1: so many processes, each killed a random moment after its first save."""
+    tally = Tally("R1")
+    while budget.lasts(tally):
+        parent = folder / f"saves-{tally.tries}"
+        parent.mkdir(parents=True)
+        last = _killed(server, parent, saver, budget.draw.uniform(0, _LONGEST_S))
+        seen = ["in mid-save"] if _in_save(parent, last) else []
+        tally.note(True, [f"kill {tally.tries}: {s}" for s in _wrong(parent, last)], *seen)
+        shutil.rmtree(parent)
+    tally.demand(
+        2 * tally.seen["in mid-save"] >= tally.fired, "fewer than half of the kills fell into a save"
+    )
+    return tally
+
+
+def _killed(server: Server, parent: Path, saver: str, delay_s: float) -> int:
+    """Kill a process so long after its first save; the number of the save that it acknowledged last."""
+    ack = parent.with_suffix(".ack")
+    life = server.start(call=f"{_HERE}:{saver}", arguments=[str(parent)])
+    until(lambda: (ack.exists() and ack.stat().st_size > 0) or life.over, timeout_s=30, every_s=0.0002)
+    time.sleep(delay_s)
+    ended = life.kill()
+    assert ended.code == -signal.SIGKILL, ended.err
+    return int(ack.read_text().split()[-1])
+
+
+def _in_save(parent: Path, last: int) -> bool:
+    """Whether the kill fell into a save: something is there that is not acknowledged."""
+    return any(is_leftover(path) or path.name > f"epoch-{last:04d}" for path in parent.iterdir())
+
+
+def _wrong(parent: Path, last: int) -> list[str]:
+    """What is wrong with the folder after the kill, `last` being the save that was acknowledged last."""
+    remove_stale(parent)
+    wrong = [f"{path.name} is still there" for path in parent.iterdir() if is_leftover(path)]
+    try:
+        found = find_checkpoint(parent)
+        saved = load_checkpoint(found.path)
+    except CheckpointError as error:
+        return [*wrong, f"nothing can be loaded: {error}"]
+    wrong += [f"torn: {sentence}" for sentence in found.refused]
+    number = saved.state["run"]["progress"]["step"]
+    if number < last:
+        wrong.append(f"save {last} was acknowledged, {number} is the newest")
+    return wrong + ([] if _is_of(saved, number) else [f"{found.path.name} is a mixture"])
+
+
+def _is_of(saved: Checkpoint, number: int) -> bool:
+    """Whether all that the checkpoint holds was saved together."""
+    weights = [t for name, t in saved.tensors["model"].items() if name.endswith((".weight", ".bias"))]
+    return len(weights) > 4 and all(bool((weight == number).all()) for weight in weights)
