@@ -8,11 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from esper import build
-from esper.config import TolariaConfig
+from esper.build.parts import make_model
+from esper.config import TolariaConfig, names
 from esper.config.problems import problem
 from esper.core.lock import FolderLock
 from esper.core.runtime import restore_rng_state, rng_state
@@ -153,6 +155,8 @@ def load(
     path, state, saved, data = _read(Path(run))
     config = TolariaConfig.from_checkpoint(saved, allowed_targets)
     build.register_blueprints(config)
+    if model is None:
+        _refuse_giant(path, config, data, state)
     host = model if model is not None else _host(config, data)
     m = config.model
     try:
@@ -183,6 +187,20 @@ def _host(config: TolariaConfig, data: Mapping[str, Any]) -> nn.Module:
         return build.build_model(replace(config, model=replace(config.model, pretrained=False)), info)
     finally:
         restore_rng_state(*generators)
+
+
+def _refuse_giant(
+    path: Path, config: TolariaConfig, data: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
+    """A host that is larger than what was saved is not even made: its size could be anything."""
+    if config.model.architecture not in names.MODELS:
+        return  # a model of the user's own may compute with its weights while it is made
+    with torch.device("meta"):
+        asked = make_model(config, DataInfo(**_with_tuples(data)))
+    wanted = sum(p.numel() for p in asked.parameters())
+    saved = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    if wanted > saved:
+        raise CheckpointError(f"{path} asks for a model of {wanted:,} parameters and holds {saved:,}")
 
 
 def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -198,7 +198,10 @@ def describe_origin(origin: Origin, run: Run) -> Iterator[str]:
 def take_up(run: Run, checkpoint: Checkpoint, origin: Origin) -> None:
     """Put the run where the checkpoint was saved, and record what differs from then."""
     if run.config.trainer.num_threads is None:
-        set_threads(checkpoint.state["run"]["threads"])  # sums depend on how they are split
+        threads = checkpoint.state["run"].get("threads")
+        if type(threads) is not int or threads < 1:
+            raise CheckpointError(f"{checkpoint.path} says it was saved with {threads!r} threads")
+        set_threads(threads)  # sums depend on how they are split
     run.store.restore(checkpoint)
     data = {
         "from": str(checkpoint.path),

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from faults.harness.rows import ROWS, SEED, Bench, Row
+from faults.harness.bench import Bench
+from faults.harness.rows import ROWS, SEED, Row
 from faults.harness.tally import Budget, Tally, table
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"there is no row {', '.join(unknown)}; expected some of {', '.join(ROWS)}", file=sys.stderr)
         return 2
     until_s = None if given.hours is None else time.monotonic() + 3600 * given.hours
-    found: list[tuple[Tally, Tally]] = []
+    found: list[tuple[Tally, bool]] = []
     with ExitStack() as owned:
         folder = Path(
             owned.enter_context(tempfile.TemporaryDirectory(prefix="esper-battery-", dir=given.dir))
@@ -38,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if "| FAIL |" not in text else 1
 
 
-def _both(row: Row, bench: Bench, seed: int, until_s: float | None, fast: bool) -> tuple[Tally, Tally]:
+def _both(row: Row, bench: Bench, seed: int, until_s: float | None, fast: bool) -> tuple[Tally, bool]:
     began = time.monotonic()
     tally = row.run(bench, Budget.of(row.fast if fast else row.long, seed, until_s))
     tally.seconds = time.monotonic() - began
     control = row.control(bench, Budget.of(row.control_tries, seed))
     bench.clear()
-    return tally, control
+    return tally, row.caught(control)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from faults.harness.rows import Bench
+from faults.harness.bench import Bench
 
 
 @pytest.fixture(scope="session")

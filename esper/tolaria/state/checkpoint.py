@@ -25,6 +25,7 @@ from esper.tolaria.state.index import (
     list_checkpoints,
     read_state,
 )
+from esper.tolaria.state.manager import references
 from esper.tolaria.state.packing import Json
 
 _SUFFIX = ".safetensors"
@@ -81,7 +82,17 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     found = check_checkpoint(path)
     files = sorted(path.glob(f"*{_SUFFIX}"))
     tensors = {file.stem: load_tensors(file, device)[0] for file in files}
+    _refuse_strays(path, found["state"].get("owners"), tensors)
     return Checkpoint(path, found["state"], tensors)
+
+
+def _refuse_strays(path: Path, owners: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """What the state of no owner speaks of was not saved by a run: somebody has put it there."""
+    if not isinstance(owners, dict):
+        return  # nothing of it can be restored
+    for owner, group in tensors.items():
+        if stray := sorted(group.keys() - references(owners.get(owner))):
+            raise CheckpointError(f"{path}: {owner}{_SUFFIX} holds {stray[0]!r}, which no state names")
 
 
 def check_checkpoint(path: Path) -> dict[str, Any]:

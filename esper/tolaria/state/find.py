@@ -35,13 +35,7 @@ def find_checkpoint(path: Path) -> Found:
     A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over.
     Raises `CheckpointError` saying where it looked and why each one was refused.
     """
-    try:
-        is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:  # a name that is too long, say
-        raise CheckpointError(f"{path} cannot be looked at: {error.strerror}") from error
-    if not is_folder:
-        kind = "is a file" if exists else "does not exist"
-        raise CheckpointError(f"{path} {kind}; expected a checkpoint, a folder of them, or a run folder")
+    _refuse_other(path)
     if is_checkpoint(path):
         check_checkpoint(path)
         return Found(path, ())
@@ -57,6 +51,16 @@ def find_checkpoint(path: Path) -> Found:
             return Found(entry.path, tuple(refused))
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
     raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{reasons}")
+
+
+def _refuse_other(path: Path) -> None:
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise CheckpointError(f"{path} cannot be looked at: {error.strerror}") from error
+    if not is_folder:
+        kind = "is a file" if exists else "does not exist"
+        raise CheckpointError(f"{path} {kind}; expected a checkpoint, a folder of them, or a run folder")
 
 
 def saved_config(path: Path) -> dict[str, Any]:

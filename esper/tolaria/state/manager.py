@@ -229,3 +229,12 @@ class Generators:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put the generators back; `inexact` then says which could not be."""
         self.inexact = restore_rng_state(state["tensors"], state["meta"])
+
+
+def references(state: Any) -> set[str]:
+    """The paths of all tensors that a captured state refers to."""
+    if isinstance(state, Mapping):
+        if state.keys() == {REFERENCE}:
+            return {str(state[REFERENCE])}
+        state = list(state.values())
+    return set().union(*map(references, state)) if isinstance(state, list) else set()

@@ -13,7 +13,7 @@ from pathlib import Path
 from faults.harness.forgery import FORGERIES, Forgery
 from faults.harness.grown import SAVING
 from faults.harness.lives import Ended, Server
-from faults.harness.tally import Tally
+from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
 import esper
@@ -74,11 +74,13 @@ def hashed(path: Path) -> None:
     (path / MANIFEST).write_bytes(render({name: measure(path / name) for name in names}))
 
 
-def meetings(server: Server, folder: Path, whole: Path, call: str = MEET) -> Tally:
+def meetings(server: Server, folder: Path, whole: Path, budget: Budget, call: str = MEET) -> Tally:
     """R8: every forgery of the checkpoint `whole` is met in every way, each in a process of its own."""
     tally = Tally("R8")
     marker = folder / "marker"
     for kind, forgery in FORGERIES.items():
+        if not budget.lasts(tally):
+            break
         path = folder / kind.replace(" ", "-")
         forge(whole, path, forgery, marker)
         for way in forgery.ways:
@@ -93,6 +95,8 @@ def meetings(server: Server, folder: Path, whole: Path, call: str = MEET) -> Tal
 def _wrong(ended: Ended, forgery: Forgery) -> list[str]:
     if ended.code != 0:
         return [f"the process ended with {ended.code}: {ended.err[-300:]}"]
+    if not ended.out:
+        return ["nothing came of it"]
     met = json.loads(ended.out.splitlines()[-1])
     wrong = []
     if not met["error"]:

@@ -11,7 +11,7 @@ from faults.harness.forgery import MODEL, state
 from faults.harness.hostile import hashed
 from faults.harness.lives import MAIN, Ended, Server
 from faults.harness.runs import GROWING
-from faults.harness.tally import Tally
+from faults.harness.tally import Budget, Tally
 
 _RESUME = "checkpoint.resume_from_checkpoint"
 
@@ -117,10 +117,12 @@ CASES: dict[str, Case] = {
 }
 
 
-def resumptions(server: Server, folder: Path, run: Path, call: str = MAIN) -> Tally:
+def resumptions(server: Server, folder: Path, run: Path, budget: Budget, call: str = MAIN) -> Tally:
     """R17: every case is named on the command line, for a run in a folder of its own."""
     tally = Tally("R17")
     for number, (name, case) in enumerate(CASES.items()):
+        if not budget.lasts(tally):
+            break
         own = folder / str(number)
         shutil.copytree(run, own / "run")
         named = case.prepare(own, own / "run")

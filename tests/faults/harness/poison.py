@@ -199,7 +199,7 @@ def poisonings(folder: Path, budget: Budget) -> Tally:
         wrong, compared = poisoned(folder / str(number), poison)
         place = f"{kind} at step {poison.step} ({stage})"
         seen = [kind, stage, *([_LATER] * compared)]
-        tally.note(poison.fired == TIMES, [f"{place}: {sentence}" for sentence in wrong], *seen)
+        tally.note(poison.fired > 0, [f"{place}: {sentence}" for sentence in wrong], *seen)
         tally.demand(poison.fired == TIMES, f"{place}: it fired {poison.fired} times")
     tally.demand(2 * tally.seen[_LATER] >= tally.fired, "too few snapshots were looked at ten steps later")
     return tally

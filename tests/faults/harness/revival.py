@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness.lives import MAIN, Ended, Life, Server, run_command, until
-from faults.harness.runs import command, differences, ending, events, stages
+from faults.harness.runs import command, differences, ending, epochs_over, events, saved_step, stages
 from faults.harness.tally import Budget, Tally
 
 # Stages that a seed can be found in; `germinated` is over before the next step begins.
@@ -22,10 +22,14 @@ EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 @dataclass(frozen=True)
 class Moment:
-    """`delay_s` after a seed has entered `stage`, after the life's "first" event, or after its "start"."""
+    """`delay_s` after a seed has entered `stage`, after the life's "first" event, or after its "start".
+
+    Not before `epochs` epochs of the run are over.
+    """
 
     stage: str
     delay_s: float
+    epochs: int = 0
 
     def wait(self, life: Life, folder: Path, since_s: float) -> None:
         """Return when it has come, or the life is over."""
@@ -35,7 +39,9 @@ class Moment:
 
     def _come(self, folder: Path, since_s: float) -> bool:
         found = events(folder, since_s)
-        return bool(found) if self.stage == "first" else any(e["data"].get("to") == self.stage for e in found)
+        if self.stage == "first":
+            return bool(found) and epochs_over(folder) >= self.epochs
+        return any(e["data"].get("to") == self.stage for e in found)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Whole:
         """For ever: in every second one anywhere in the run, else shortly after a seed enters a stage."""
         while True:
             for stage in STAGES:
-                yield Moment(stage, draw.uniform(0, self.span_s / 8))
+                yield Moment(stage, draw.uniform(0, self.span_s / 20))
             for _ in STAGES[1:]:
                 yield Moment("first", draw.uniform(0, self.span_s))
             yield Moment("start", draw.uniform(0, self.span_s))
@@ -96,8 +102,14 @@ def chain(server: Server, folder: Path, whole: Whole, budget: Budget, call: str 
     tally = Tally("R2-chain")
     run = folder / "chain"
     while budget.lasts(tally):
-        moment = Moment("first", budget.draw.uniform(0, 2 * whole.span_s / budget.tries))
+        # so that the kills are spread over the whole run, however little a life gets done
+        epochs = len(whole.ending["metrics.jsonl"])
+        moment = Moment(
+            "first", budget.draw.uniform(0, whole.span_s / epochs), tally.fired * (epochs - 1) // budget.tries
+        )
         life = interrupted(server, run, moment, Life.kill, call)
+        if life.code == 0:
+            break
         tally.note(life.code == -signal.SIGKILL, [], *set(stages(run).values()))
     done = server.run(*command(run), call=call)
     tally.wrong += after(run, done, whole)
@@ -162,9 +174,8 @@ def _stopped(run: Path, life: Ended, sent: Sent) -> list[str]:
     if not found:
         return wrong  # it had not begun: there is nothing to save
     ended = [event for event in found if event["name"] == "run_finished"]
-    saved = [event for event in found if event["name"] == "checkpoint_saved"]
     if not ended or ended[-1]["data"]["stopped_by"] != sent.number.name.lower():
         wrong.append("no event says that it was stopped")
-    elif not saved or saved[-1]["step"] != ended[-1]["step"]:
-        wrong.append(f"its last step, {ended[-1]['step']}, was not saved")
+    elif (saved := saved_step(run)) != ended[-1]["step"]:
+        wrong.append(f"its last step is {ended[-1]['step']}, saved is {saved}")
     return wrong

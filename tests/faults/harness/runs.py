@@ -7,9 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from faults.harness.memory import remembered
 from safetensors import safe_open
 
+from esper.errors import CheckpointError
 from esper.leyline import CLOCK_METRICS
+from esper.tolaria.state import find_checkpoint, load_checkpoint
+from esper.tolaria.state.index import read_state
 
 # Some two seconds of training, in which seeds of two blueprints pass through every stage; `auto` is the same
 # command for a first life and for every later one. The random policy has a generator in its memory.
@@ -32,12 +36,13 @@ def command(folder: Path, *options: str) -> tuple[str, ...]:
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """All that a run leaves, apart from what the clock says: epochs, summary, SHA-256 of the weights."""
+    """What a run leaves, but for the clock: epochs, summary, SHA-256 of the weights, last checkpoint."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return {
         "metrics.jsonl": [_timeless(json.loads(line)) for line in lines],
         "summary.json": _timeless(json.loads((folder / "summary.json").read_text())),
         "weights": weights_hash(folder / "models" / "final_model.safetensors"),
+        "memory": _memory(folder),
     }
 
 
@@ -45,8 +50,8 @@ def differences(folder: Path, expected: dict[str, Any]) -> list[str]:
     """How the run in `folder` ended otherwise than expected, in sentences that name the folder."""
     try:
         found = ending(folder)
-    except FileNotFoundError as error:
-        return [f"{folder.name}: {error.filename} is missing"]
+    except (FileNotFoundError, CheckpointError) as error:
+        return [f"{folder.name}: {error}"]
     return [
         f"{folder.name}: {name} differs: {_first(found[name], expected[name])}"
         for name in expected
@@ -73,10 +78,33 @@ def events(folder: Path, since_s: float = 0.0) -> list[dict[str, Any]]:
     return [event for line in text.split("\n")[:-1] if (event := json.loads(line))["time"] >= since_s]
 
 
+def epochs_over(folder: Path) -> int:
+    """How many epochs of a run are over."""
+    try:
+        return (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint of a run; None where there is none."""
+    try:
+        state = read_state(find_checkpoint(folder).path)["state"]
+    except CheckpointError:
+        return None
+    return int(state["run"]["progress"]["step"])
+
+
 def stages(folder: Path) -> dict[str, str]:
     """The stage that each slot which ever held a seed is in, as the events tell."""
     moves = (event["data"] for event in events(folder) if event["name"] == "seed_stage")
     return {f"{move['layer']}[{move['seed']}]": move["to"] for move in moves}
+
+
+def _memory(folder: Path) -> dict[str, Any]:
+    """Everything in the last checkpoint."""
+    last = load_checkpoint(find_checkpoint(folder).path)
+    return remembered(last.tensors, last.state["owners"])
 
 
 def _timeless(record: dict[str, Any]) -> dict[str, Any]:
