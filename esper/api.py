@@ -200,7 +200,7 @@ def _refuse_giant(
     wanted = sum(p.numel() for p in asked.parameters())
     saved = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
     if wanted > saved:
-        raise CheckpointError(f"{path} asks for a model of {wanted:,} parameters and holds {saved:,}")
+        raise CheckpointError(f"{path} does not fit a model of {wanted:,} parameters: it holds {saved:,}")
 
 
 def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:

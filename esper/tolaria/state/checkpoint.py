@@ -88,11 +88,16 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
 
 def _refuse_strays(path: Path, owners: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
     """What the state of no owner speaks of was not saved by a run: somebody has put it there."""
-    if not isinstance(owners, dict):
+    if not isinstance(owners, dict) or not owners:
         return  # nothing of it can be restored
     for owner, group in tensors.items():
-        if stray := sorted(group.keys() - references(owners.get(owner))):
-            raise CheckpointError(f"{path}: {owner}{_SUFFIX} holds {stray[0]!r}, which no state names")
+        named = references(owners.get(owner))
+        if lacking := sorted(named - group.keys()):
+            raise CheckpointError(f"{path}: the checkpoint lacks the tensor {lacking[0]!r} of {owner}")
+        if stray := sorted(group.keys() - named):
+            raise CheckpointError(
+                f"{path}: the tensor {stray[0]!r} does not fit: no state of {owner} names it"
+            )
 
 
 def check_checkpoint(path: Path) -> dict[str, Any]:
