@@ -16,6 +16,7 @@ from esper.tolaria.batches import BatchSource
 from esper.tolaria.best import BestModel, best_weights
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluation, Evaluator
+from esper.tolaria.foresight import Lookahead, Scout
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines, epoch_line
@@ -26,6 +27,7 @@ from esper.tolaria.precision import Precision
 from esper.tolaria.probe import Probe
 from esper.tolaria.profiler import StepProfiler
 from esper.tolaria.progress import EarlyStopping, Progress
+from esper.tolaria.room import FlopRoom, decision_interval
 from esper.tolaria.schedule import Horizon
 from esper.tolaria.signals import Wishes
 from esper.tolaria.state import Checkpoint, Generators, StateManager
@@ -123,6 +125,7 @@ class Run:
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
         assert self.parts.tamiyo is not None
+        flops = FlopRoom(self.model, lambda: self.account.per_sample()[0], m.max_flops_ratio)
         packets = PacketBuilder(
             self.seeds,
             session_name=c.session_name,
@@ -132,6 +135,7 @@ class Run:
             steps_per_epoch=self.steps_per_epoch,
             history=self.history,
             on_broken=lambda why: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": why}),
+            flops=flops,
         )
         control = ControlLoop(
             self.parts.tamiyo,
@@ -142,6 +146,8 @@ class Run:
             max_params=packets.max_params,
             hook_budget_ms=c.trainer.hook_budget_ms,
             on_structure=self._topology_changed,
+            flops=flops,
+            choose=self._scout().choose if m.lookahead_steps else None,
         )
         monitor = HealthMonitor(self.model, m.performance_window) if self.model.telemetry_enabled else None
         return Growth(
@@ -153,6 +159,27 @@ class Run:
             self.telemetry,
             self.account,
             m,
+        )
+
+    def _scout(self) -> Scout:
+        lookahead = Lookahead(
+            self.model,
+            self.train_batches,
+            self.probe,
+            self.parts.loss,
+            self.parts.form,
+            self.parts.optimizer,
+            self.precision,
+            self.account,
+            device=self.parts.device,
+            rng_seed=self.config.seed,
+        )
+        main = self.optimizers.main
+        return Scout(
+            lookahead,
+            self.progress,
+            self.config.morphogenetic.lookahead_steps,
+            lambda: main.param_groups[0]["base_lr"],
         )
 
     def _register_state(self) -> None:
@@ -267,7 +294,7 @@ class Run:
         if self._profiler is not None:
             self._profiler.step()
         if self.growth is not None:
-            interval = self.config.morphogenetic.decision_interval_steps
+            interval = decision_interval(self.config.morphogenetic, self.steps_per_epoch)
             inside = self.progress.batch < len(self.train_batches)
             if inside and (ended_blend or (interval and self.progress.step % interval == 0)):
                 self.growth.inside_epoch(self.progress, self.meter.read()[0])
