@@ -20,6 +20,7 @@ from esper.core.atomic import remove_stale
 from esper.core.lock import FolderLock
 from esper.core.runtime import resolve_device, seed_everything
 from esper.data import DataBundle
+from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY, EventName
 from esper.records import (
     Display,
@@ -151,7 +152,7 @@ class Job:
         device = resolve_device(config.device)
         data = build.build_dataset(config, seed=config.seed, device=device)
         seed_everything(config.seed)
-        model = grow_host(config, data, self._given_model).to(device)
+        model = self.build_model(data).to(device)
         parts = make_parts(
             config,
             model,
@@ -170,6 +171,10 @@ class Job:
         self._announce(run, data, origin)
         self.run = self._answers.run = run
         return run
+
+    def build_model(self, data: DataBundle) -> MorphableModel:
+        """The host, made growable; where a run should start from something else, a subclass says so here."""
+        return grow_host(self.config, data, self._given_model)
 
     def _begin_files(self, origin: Origin) -> None:
         wanted = self.config.checkpoint.resume_from_checkpoint

@@ -64,6 +64,7 @@ DATASETS = dict.fromkeys(
 
 POLICIES = {
     "heuristic": "esper.tamiyo.HeuristicPolicy",
+    "learned": "esper.tamiyo.LearnedPolicy",
     "random": "esper.tamiyo.RandomPolicy",
     "scheduled": "esper.tamiyo.ScheduledPolicy",
 }

@@ -101,16 +101,27 @@ class MorphogeneticConfig(Group):
     tamiyo_url: str | None = None  # null: the top-level one
     policy: dict[str, Any] = field(default_factory=lambda: {"_target_": "heuristic"})
     blueprints: list[str] = field(
-        default_factory=lambda: ["mlp", "low_rank", "conv_light", "conv_heavy", "depthwise", "squeeze_excite"]
+        default_factory=lambda: [
+            "mlp",
+            "low_rank",
+            "conv_light",
+            "conv_heavy",
+            "depthwise",
+            "squeeze_excite",
+            "conv_branch",
+        ]
     )
     max_params_ratio: float = 4.0  # bound on parameters after growth, as a multiple of the host's
+    max_flops_ratio: float | None = None  # the same for the FLOPs of a forward; null: no bound
     decision_frequency: int = 5  # epochs
     decision_interval_steps: int | None = None  # decide inside an epoch, too
+    decision_interval_epochs: float | None = None  # the same as a share of an epoch; steps go before it
     max_adaptations_per_epoch: int = 2
     adaptation_cooldown: float = 30.0  # seconds; > 0 makes growth depend on the machine's speed
     adaptation_cooldown_epochs: int = 0
     confidence_threshold: float = 0.7
     urgency_threshold: float = 0.5
+    lookahead_steps: int = 0  # a copy's training with each candidate of a shortlist; 0: the first is taken
     health_signal_interval: int = 1  # epochs
     performance_window: int = 10  # epochs
     enable_blueprint_generation: bool = False

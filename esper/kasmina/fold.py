@@ -9,7 +9,7 @@ from torch import nn
 
 from esper.errors import GrowthError
 from esper.kasmina.model import MorphableModel
-from esper.kasmina.sites import first_tensor, main_output, with_main_output
+from esper.kasmina.sites import WHOLE_HOST, first_tensor, layer_module, main_output, with_main_output
 from esper.leyline import SeedStage
 
 
@@ -76,7 +76,7 @@ def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
     host = grown.host
     folded: dict[str, GrownLayer] = {}
     for record in grown.living():
-        layer = folded.setdefault(record.layer, GrownLayer(host.get_submodule(record.layer)))
+        layer = folded.setdefault(record.layer, GrownLayer(layer_module(host, record.layer)))
         seed = grown.seed_module(record)
         layer.add(seed.body, seed.placement, seed.gate)
         grown.records[record.layer][record.index] = record.cleared()
@@ -85,8 +85,9 @@ def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
         _call_layers(host, name)
     for layer in folded.values():
         _replace(host, layer.layer, layer)
-    places = {id(parameter): name for name, parameter in host.named_parameters()}
-    return host, {name: places[id(parameter)] for name, parameter in copies}
+    plain = folded.get(WHOLE_HOST, host)
+    places = {id(parameter): name for name, parameter in plain.named_parameters()}
+    return plain, {name: places[id(parameter)] for name, parameter in copies}
 
 
 def _replace(host: nn.Module, old: nn.Module, new: nn.Module) -> None:

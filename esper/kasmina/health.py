@@ -19,7 +19,7 @@ from esper.core.runtime import seeded_rng
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, Seed
-from esper.kasmina.sites import first_tensor, layout_of, main_output, watching
+from esper.kasmina.sites import first_tensor, layer_module, layout_of, main_output, watching
 from esper.leyline import HealthSignal, SeedStage
 
 # Statistics of an activation are taken from at most so many values: enough for two digits.
@@ -50,7 +50,7 @@ class HealthMonitor:
         visits: dict[str, _Visit] = {}
         handles = []
         for layer in self.model.sites:
-            module = self.model.host.get_submodule(layer)
+            module = layer_module(self.model.host, layer)
             visits[layer] = visit = _Visit(self.model, layer)
             handles.append(module.register_forward_pre_hook(visit.enter))
             handles.append(module.register_forward_hook(visit.leave, with_kwargs=True, prepend=True))
@@ -94,7 +94,7 @@ class _Visit:
         self.layer = layer
         self.rows = model.records[layer]
         self.seeds = [(r, model.seed_module(r)) for r in self.rows if r.alive]
-        self.module = model.host.get_submodule(layer)
+        self.module = layer_module(model.host, layer)
         self.started = self.layer_ms = 0.0
         self.output: Tensor | None = None
         self.gradient: Tensor | None = None

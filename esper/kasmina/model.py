@@ -18,7 +18,7 @@ from esper.kasmina.bounds import check_sizes, parse_topology
 from esper.kasmina.kernels import KernelCache, KernelSource
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Graft, Seed
-from esper.kasmina.sites import LayerTarget, SiteRecord, match_layers, observe, watching
+from esper.kasmina.sites import LayerTarget, SiteRecord, layer_module, match_layers, observe, watching
 from esper.kasmina.transplant import implant
 from esper.leyline import JOINED, SeedStage
 
@@ -212,7 +212,7 @@ class MorphableModel(nn.Module):
         here = [self.seeds[r.key] for r in self.records[layer] if r.key in self.seeds]
         if here:
             graft = Graft([seed for seed in here if isinstance(seed, Seed)])
-            module = self.host.get_submodule(layer)
+            module = layer_module(self.host, layer)
             self._hooks[layer] = module.register_forward_hook(graft, with_kwargs=True)
         self._unnest()
         self.sync_stages()
@@ -227,11 +227,11 @@ class MorphableModel(nn.Module):
 
     def stray_hooks(self, layer: str) -> int:
         """How many hooks of seeds hang at `layer` beside the one that belongs there."""
-        hooks = self.host.get_submodule(layer)._forward_hooks.values()
+        hooks = layer_module(self.host, layer)._forward_hooks.values()
         return sum(isinstance(hook, Graft) for hook in hooks) - (layer in self._hooks)
 
     def _reference_tensor(self, layer: str) -> Tensor:
-        for module in (self.host.get_submodule(layer), self.host):
+        for module in (layer_module(self.host, layer), self.host):
             for tensor in module.parameters():
                 if tensor.is_floating_point():
                     return tensor

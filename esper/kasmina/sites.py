@@ -16,6 +16,9 @@ from esper.errors import GrowthError
 
 LayerTarget = str | type[nn.Module]
 
+# The host itself, as a layer: a seed in parallel to it goes from the network's input to its output.
+WHOLE_HOST = "."
+
 # Modules whose three-dimensional output is (batch, channels, length).
 _CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.GroupNorm, nn.MaxPool1d, nn.AvgPool1d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -41,12 +44,12 @@ def match_layers(model: nn.Module, targets: Sequence[LayerTarget]) -> list[str]:
     """Names of the layers that the targets select, in the order of `named_modules`.
 
     A target is a module class, the name of one or of its base (`Linear`, `nn.Linear`, `MyBlock`), or a
-    pattern of module paths matched part by part (`layer?`, `blocks.*`, `**.conv1`).
+    pattern of module paths matched part by part (`layer?`, `blocks.*`, `**.conv1`); `.` is the whole model.
     Raises `GrowthError` for a target that selects nothing.
     """
     if not targets:
         raise GrowthError("target_layers is empty: name at least one layer, layer type or path pattern")
-    layers = dict(_layers(model))
+    layers = {WHOLE_HOST: model, **dict(_layers(model))}
     chosen: set[str] = set()
     for target in targets:
         found = {name for name, module in layers.items() if _selects(target, name, module)}
@@ -67,7 +70,15 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, module
 
 
+def layer_module(host: nn.Module, layer: str) -> nn.Module:
+    """The module of a layer by its name, `WHOLE_HOST` included."""
+    return host if layer == WHOLE_HOST else host.get_submodule(layer)
+
+
 def _selects(target: LayerTarget, name: str, module: nn.Module) -> bool:
+    if WHOLE_HOST in (target, name):
+        # only by its name: a class that is asked for is looked for inside the model
+        return target == name
     if isinstance(target, type):
         return isinstance(module, target)
     package, _, class_name = target.rpartition(".")
@@ -88,6 +99,7 @@ def _path_matches(path: list[str], pattern: list[str]) -> bool:
 
 
 def _nothing_matched(target: LayerTarget, layers: dict[str, nn.Module]) -> str:
+    layers = {name: module for name, module in layers.items() if name != WHOLE_HOST}
     types = sorted({type(module).__name__ for module in layers.values()})
     label = target if isinstance(target, str) else target.__name__
     near = difflib.get_close_matches(label, [*layers, *types], n=1)
@@ -202,7 +214,7 @@ def observe(
             seen.append(record.layer)
             record_site(record, module, first_tensor(a, k), output, len(seen) - 1, batch)
 
-        layer = host.get_submodule(record.layer)
+        layer = layer_module(host, record.layer)
         handles.append(layer.register_forward_hook(hook, with_kwargs=True))
     try:
         with torch.no_grad():

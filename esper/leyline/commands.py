@@ -21,7 +21,9 @@ class AdaptationCommand:
 
     `confidence` and `urgency` lie in [0, 1]. `blueprint`, `placement` ("series" or "parallel") and
     `options` (arguments of the blueprint) are read for GERMINATE only. `evidence` holds the measured
-    numbers that `reason` speaks of. `pause` asks that no seed be germinated before `pause_epochs` are over.
+    numbers that `reason` speaks of. `shortlist` holds germinations that may do as well: whoever can look
+    ahead carries out the best of these and the command itself. `pause` asks that no seed be germinated
+    before `pause_epochs` are over.
     """
 
     command_id: str
@@ -36,6 +38,7 @@ class AdaptationCommand:
     options: Mapping[str, Any] = field(default_factory=dict)
     pause_epochs: int = 0
     evidence: Mapping[str, float] = field(default_factory=dict)
+    shortlist: tuple[AdaptationCommand, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("confidence", "urgency"):

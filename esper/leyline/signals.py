@@ -64,17 +64,22 @@ class SeedState:
     objective: float | None = None
     impact: Impact | None = None
     health: HealthSignal | None = None
+    flops: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A blueprint that fits a site, at one size; `options` are its arguments."""
+    """A blueprint that fits a site, at one size; `options` are its arguments.
+
+    `reads` is how many values of one sample the seed would read; 0 where nobody counted.
+    """
 
     blueprint: str
     placement: str
     options: Mapping[str, int | float | str | bool]
     params: int
     flops: int
+    reads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,9 @@ class SystemStatePacket:
     run over the last `performance_window` epochs, oldest first, and are empty before the first epoch ends.
     `accuracy` entries are None-free: a task without accuracy has empty accuracy histories.
     `train_loss` is the running mean of the current epoch (the last whole one at its end).
-    `max_params` bounds `params_now` after growth; None where no bound is stated.
+    `max_params` bounds `params_now` after growth, `max_flops` bounds `flops_now` (of a forward of one
+    sample); None where no bound is stated. `inputs` is how many values of one sample enter the host, or
+    the site that is reached first; 0 where nobody counted.
     """
 
     session_name: str
@@ -114,6 +121,9 @@ class SystemStatePacket:
     sites: tuple[SiteState, ...]
     hardware: Mapping[str, float | str] = field(default_factory=dict)
     max_params: int | None = None
+    flops_now: int = 0
+    max_flops: int | None = None
+    inputs: int = 0
 
     @property
     def progress(self) -> float:

@@ -2,8 +2,17 @@
 
 from esper.tamiyo.heuristic import HeuristicPolicy
 from esper.tamiyo.judge import Judge
+from esper.tamiyo.learned import LearnedPolicy
 from esper.tamiyo.policy import Policy
 from esper.tamiyo.random_policy import RandomPolicy
 from esper.tamiyo.scheduled import PlannedSeed, ScheduledPolicy
 
-__all__ = ["HeuristicPolicy", "Judge", "PlannedSeed", "Policy", "RandomPolicy", "ScheduledPolicy"]
+__all__ = [
+    "HeuristicPolicy",
+    "Judge",
+    "LearnedPolicy",
+    "PlannedSeed",
+    "Policy",
+    "RandomPolicy",
+    "ScheduledPolicy",
+]

@@ -1,21 +1,23 @@
 """The default policy: few large seeds, early, late layers first, kept only where they measurably help.
 
-Its rules were measured before it was written: every epoch of delay costs about 0.3 points of accuracy,
-four small grafts gained less than two large ones, the parameter count alone ranks candidates about as
-well as any static score, and only validation with a seed on against off can tell whether it helps.
+Its rules were measured before it was written: every epoch of delay costs about 0.3 points of accuracy, many
+small grafts later on gained less than a few large ones at once, the parameter count alone ranks candidates of
+different size about as well as any score, and only validation with a seed on against off can tell whether it
+helps. What kinds of seeds are worth stands in `appraisal`.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, Outcome, SiteState, SystemStatePacket
-from esper.tamiyo.ground import Ground
+from esper.tamiyo.appraisal import Choice, kind_worth, whole_share, work
+from esper.tamiyo.ground import Ground, Share
 from esper.tamiyo.judge import Judge
 from esper.tamiyo.ledger import Ledger
 from esper.tamiyo.policy import CommandWriter
@@ -23,19 +25,6 @@ from esper.tamiyo.randomness import dump_random, load_random
 
 # How many of a run's own seeds the prior weighs as much as.
 _PRIOR_WEIGHT = 4.0
-# Width beside depth of the same size: on Fashion-MNIST two 3x3 seeds in series gained 3.9 points on a small
-# convnet, two in parallel 2.1. Where only a parallel seed can use the room (narrow layers), it still wins.
-_PARALLEL = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """A candidate at a site, with what the policy expects of it."""
-
-    site: SiteState
-    candidate: Candidate
-    rating: float
-    score: float
 
 
 class HeuristicPolicy:
@@ -45,6 +34,8 @@ class HeuristicPolicy:
     prior: confidence in a seed of which nothing is known yet.
     gap_weight: how much of the confidence goes where validation loss is all gap (train loss near 0).
     depth_bias: 0: all depths alike; 1: nothing at the first layer.
+    min_worth: a seed's worth a parameter times its share of all the room, below which it is not planted.
+    shortlist: how many candidates for a place are put forward for a look ahead, where one is made.
     min_urgency: nothing is planted when a smaller share of the run than this is ahead.
     judge, min_gain, min_confidence, confirmations, patience_epochs: see `Judge`.
     seed: of the policy's own random numbers, which only break ties.
@@ -53,11 +44,13 @@ class HeuristicPolicy:
     def __init__(
         self,
         *,
-        max_seeds: int = 2,
+        max_seeds: int = 4,
         prior: float = 0.85,
         gap_weight: float = 0.5,
         depth_bias: float = 0.5,
         min_urgency: float = 0.25,
+        min_worth: float = 0.05,
+        shortlist: int = 1,
         judge: str = "impact",
         min_gain: float = 0.005,
         min_confidence: float = 0.7,
@@ -70,10 +63,13 @@ class HeuristicPolicy:
             "gap_weight": gap_weight,
             "depth_bias": depth_bias,
             "min_urgency": min_urgency,
+            "min_worth": min_worth,
         }
         problems = [f"{name} is {v}; it must lie in [0, 1]" for name, v in shares.items() if not 0 <= v <= 1]
         if max_seeds < 1:
             problems.append(f"max_seeds is {max_seeds}; it must be at least 1")
+        if shortlist < 1:
+            problems.append(f"shortlist is {shortlist}; it must be at least 1")
         if problems:
             raise ConfigError(problems)
         self.max_seeds = max_seeds
@@ -81,6 +77,8 @@ class HeuristicPolicy:
         self.gap_weight = gap_weight
         self.depth_bias = depth_bias
         self.min_urgency = min_urgency
+        self.min_worth = min_worth
+        self.shortlist = shortlist
         self.judge = Judge(
             judge,
             min_gain=min_gain,
@@ -130,60 +128,101 @@ class HeuristicPolicy:
         ground = Ground(packet)
         commands = []
         while (missing := self.max_seeds - ground.living) > 0:
-            share = ground.room / missing
-            choice = self._choose(ground, share)
-            if choice is None:
+            # where the room is too small for so many, it is shared by fewer
+            ranked = (self._choices(packet, ground, parts) for parts in range(missing, 0, -1))
+            choices = next(filter(None, ranked), None)
+            if choices is None:
                 break
-            commands.append(self._plant(packet, ground, choice, share, urgency))
+            commands.append(self._plant(packet, ground, choices, urgency))
         return commands
 
-    def _choose(self, ground: Ground, share: float) -> _Choice | None:
-        """The best candidate within a share of the room; ties go to series, then to chance."""
-        choices = [
-            self._rate(ground, site, candidate, share) for site, candidate in self._open(ground, share)
-        ]
-        best = max((choice.score for choice in choices), default=0.0)
-        if best <= 0.0:
-            return None
-        tied = [choice for choice in choices if math.isclose(choice.score, best)]
+    def _choices(self, packet: SystemStatePacket, ground: Ground, parts: int) -> list[Choice]:
+        """Candidates within their share of the room, the best first; ties go to series, then to chance.
+
+        Of each blueprint at each layer only the best size stands in the list. Seeds in series add up to
+        depth and share the room; width is worth most in one piece, so a seed in parallel may have it all.
+        """
+        shares = {
+            "series": Share(ground.room / parts, ground.flops / parts),
+            "parallel": Share(ground.room, ground.flops),
+        }
+        whole = whole_share(packet)
+        offers = [(s, c) for s, c in self._open(ground) if shares[c.placement].holds(c)]
+        # positions differ from layer to layer; what reads the same values is compared
+        most: dict[int, float] = {}
+        for _, candidate in offers:
+            most[candidate.reads] = max(work(candidate), most.get(candidate.reads, 0.0))
+        best: dict[tuple[str, str, str], Choice] = {}
+        for site, candidate in offers:
+            share, key = shares[candidate.placement], (site.layer, candidate.blueprint, candidate.placement)
+            choice = self._rate(packet, ground, site, candidate, share, most[candidate.reads])
+            if whole is not None and choice.worth * whole.filled(candidate) < self.min_worth:
+                continue
+            if choice.score > 0.0 and (key not in best or choice.score > best[key].score):
+                best[key] = choice
+        ranked = list(best.values())
+        self._random.shuffle(ranked)
         # grafts of equal size gained more as further depth than as further width
-        series = [choice for choice in tied if choice.candidate.placement == "series"]
-        return self._random.choice(series or tied)
+        ranked.sort(key=lambda c: (-float(f"{c.score:.9g}"), c.candidate.placement != "series"))
+        return ranked
 
-    def _open(self, ground: Ground, share: float) -> list[tuple[SiteState, Candidate]]:
-        barred = self.ledger.barred
-        return [(s, c) for s, c in ground.offers(share) if (s.layer, c.blueprint) not in barred]
+    def correction(
+        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Share
+    ) -> float:
+        """A factor on a candidate's score, for policies that know better from elsewhere."""
+        return 1.0
 
-    def _rate(self, ground: Ground, site: SiteState, candidate: Candidate, share: float) -> _Choice:
+    def _open(self, ground: Ground) -> list[tuple[SiteState, Candidate]]:
+        barred, offers = self.ledger.barred, ground.offers(ground.room, ground.flops)
+        return [(s, c) for s, c in offers if (s.layer, c.blueprint) not in barred]
+
+    def _rate(
+        self,
+        packet: SystemStatePacket,
+        ground: Ground,
+        site: SiteState,
+        candidate: Candidate,
+        share: Share,
+        most_work: float,
+    ) -> Choice:
         rating = self.ledger.rating(candidate.blueprint, site.layer, self.prior, _PRIOR_WEIGHT)
-        size = candidate.params / share if share else 0.0
         depth = 1.0 - self.depth_bias * (1.0 - site.depth)
-        spread = 1.0 / (1 + ground.seeds[site.layer])
-        side = 1.0 if candidate.placement == "series" else _PARALLEL
-        score = rating * size * math.sqrt(_use(candidate, site)) * depth * spread * side
-        return _Choice(site, candidate, rating, score)
+        spread = (1 + ground.seeds[site.layer]) ** -0.5
+        worth = rating * kind_worth(candidate, most_work, packet.inputs) * depth * spread
+        worth *= self.correction(packet, site, candidate, share)
+        return Choice(site, candidate, rating, worth, share)
 
     def _plant(
         self,
         packet: SystemStatePacket,
         ground: Ground,
-        choice: _Choice,
-        share: float,
+        choices: Sequence[Choice],
         urgency: float,
     ) -> AdaptationCommand:
+        """The first choice, with the next ones on its shortlist, and its share of the ground taken."""
+        slots = {choice.site.layer: ground.free[choice.site.layer][0] for choice in choices}
+        ahead = [
+            self._command(packet, choice, slots[choice.site.layer], urgency)
+            for choice in choices[: max(1, self.shortlist)]
+        ]
+        ground.take(choices[0].site.layer, choices[0].candidate)
+        return replace(ahead[0], shortlist=tuple(ahead[1:]))
+
+    def _command(
+        self, packet: SystemStatePacket, choice: Choice, slot: int, urgency: float
+    ) -> AdaptationCommand:
         gap = _overfit(packet)
-        site, candidate = choice.site, choice.candidate
-        slot = ground.take(site.layer, candidate)
+        site, candidate, share = choice.site, choice.candidate, choice.share
         options = ", ".join(f"{name} {value}" for name, value in candidate.options.items())
         reason = (
             f"{candidate.blueprint} ({options}) in {candidate.placement}: {candidate.params:,} of the "
-            f"{share:,.0f} parameters a seed may have, {100 * urgency:.0f} % of the run ahead, "
+            f"{share.params:,.0f} parameters a seed may have, {100 * urgency:.0f} % of the run ahead, "
             f"chance to help {choice.rating:.2f}, validation loss {100 * gap:.0f} % above training"
         )
         evidence = {
             "params": float(candidate.params),
             "flops": float(candidate.flops),
-            "share": share,
+            "share": share.params,
             "depth": site.depth,
             "rating": choice.rating,
             "score": choice.score,
@@ -199,14 +238,6 @@ class HeuristicPolicy:
             reason=reason,
             evidence=evidence,
         )
-
-
-def _use(candidate: Candidate, site: SiteState) -> float:
-    """FLOPs a parameter, against the best at the site: parameters that work at every position do more."""
-    if candidate.params == 0:
-        return 0.0
-    best = max(c.flops / c.params for c in site.candidates if c.params)
-    return candidate.flops / candidate.params / best if best else 1.0
 
 
 def _overfit(packet: SystemStatePacket) -> float:

@@ -124,6 +124,7 @@ class ScheduledPolicy:
         if planned.layer in ground.free and slot in ground.free[planned.layer]:
             ground.free[planned.layer].remove(slot)
             ground.room -= candidate.params
+            ground.flops -= candidate.flops
         return self._writer.germinate(
             packet,
             planned.layer,
@@ -161,7 +162,9 @@ def _candidate(planned: PlannedSeed, ground: Ground) -> Candidate:
     site = ground.sites.get(planned.layer)
     offers = site.candidates if site is not None else ()
     wanted = (planned.blueprint, planned.placement, planned.options)
-    fitting = [c for c in offers if c.params <= ground.room and matches(c, *wanted)]
+    fitting = [
+        c for c in offers if c.params <= ground.room and c.flops <= ground.flops and matches(c, *wanted)
+    ]
     if fitting:
         return max(fitting, key=lambda candidate: candidate.params)
     return Candidate(planned.blueprint, planned.placement, dict(planned.options), 0, 0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
-from esper.kasmina import MorphableModel, SiteShape, get_blueprint
+from esper.kasmina import MorphableModel
 from esper.leyline import SeedStage
 from esper.tolaria.flops import count_flops
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import Progress
+from esper.tolaria.room import seed_flops
 
 
 class Account:
@@ -58,6 +59,5 @@ class Account:
         total = 0
         for r in self.model.living():
             if r.stage is SeedStage.TRAINING:
-                shape = SiteShape(r.layout, r.in_shape, r.out_shape)
-                total += get_blueprint(r.blueprint).cost(shape, **r.options).flops
+                total += seed_flops(r)
         return total

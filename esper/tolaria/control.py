@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from esper.config import MorphogeneticConfig
 from esper.errors import CheckpointError, GateClosedError, GrowthError
-from esper.kasmina import Clock, SeedManager, SeedRecord, StageMove, TopologyChange, get_blueprint
+from esper.kasmina import Clock, SeedManager, SeedRecord, StageMove, TopologyChange
 from esper.leyline import (
     AdaptationCommand,
     CommandKind,
@@ -21,6 +21,7 @@ from esper.leyline import (
     SystemStatePacket,
 )
 from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.room import FlopRoom, over_budget
 from esper.tolaria.telemetry import Telemetry
 
 
@@ -55,6 +56,8 @@ class ControlLoop:
         hook_budget_ms: float,
         on_structure: Callable[[TopologyChange], None],
         clock: Callable[[], float] = time.monotonic,
+        flops: FlopRoom | None = None,
+        choose: Callable[[AdaptationCommand], AdaptationCommand] | None = None,
     ) -> None:
         self.tamiyo = tamiyo
         self.seeds = seeds
@@ -65,6 +68,8 @@ class ControlLoop:
         self.hook_budget_ms = hook_budget_ms
         self.on_structure = on_structure
         self.clock = clock
+        self.flops = flops
+        self.choose = choose
         # why nothing is to be changed just now; empty where all is well
         self.conservative: Callable[[], str] = lambda: ""
         self.counts = {"proposed": 0, "applied": 0, "refused": 0}
@@ -131,6 +136,7 @@ class ControlLoop:
         self.counts["proposed"] += 1
         refusal, detail = self._refusal(command, now, cooling)
         if refusal is None:
+            command = self._chosen(command)
             refusal, detail = self._carry_out(command, now)
         self.counts["refused" if refusal else "applied"] += 1
         outcome = Outcome(command, refusal, detail, now.step, now.epoch)
@@ -177,12 +183,22 @@ class ControlLoop:
         )
         return next(((refusal, detail) for broken, refusal, detail in checks if broken), (None, ""))
 
+    def _chosen(self, command: AdaptationCommand) -> AdaptationCommand:
+        """The command, or the best on its shortlist, where a look ahead is to tell; it is made only then."""
+        if self.choose is None or not command.shortlist:
+            return command
+        try:
+            return self.choose(command)
+        except Exception as error:  # noqa: BLE001 - as in _carry_out
+            self._tell_undone(error)
+            return command
+
     def _carry_out(self, command: AdaptationCommand, now: Clock) -> tuple[Refusal | None, str]:
         if command.kind is CommandKind.PAUSE:
             self._paused_until = now.epoch + command.pause_epochs
         else:
             try:
-                if command.kind is CommandKind.GERMINATE and (detail := self._over_budget(command)):
+                if detail := over_budget(command, self.seeds.model, self.max_params, self.flops):
                     return Refusal.BUDGET, detail
                 change = self.seeds.apply(command, now)
                 self._follow(change, now)
@@ -194,12 +210,6 @@ class ControlLoop:
         self.applied_ids.add(command.command_id)
         self._applied_in_epoch += 1
         return None, ""
-
-    def _over_budget(self, command: AdaptationCommand) -> str:
-        shape = self.seeds.model.site_shape(command.layer, command.placement)
-        cost = get_blueprint(command.blueprint).cost(shape, **command.options).params
-        total = self.seeds.model.total_params() + cost
-        return f"{total:,} parameters with it, at most {self.max_params:,}" if total > self.max_params else ""
 
     # -- changes ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +61,19 @@ class Evaluator:
         self.total = total
         self.attend = attend
 
+    def of(self, model: MorphableModel) -> Evaluator:
+        """The same way of evaluating another model."""
+        return Evaluator(
+            model,
+            self.loss,
+            self.form,
+            self.precision,
+            self.device,
+            self.rng_seed,
+            self.total,
+            self.attend,
+        )
+
     def run(self, batches: Iterable[Any], *, keep_losses: bool = False) -> Evaluation:
         """Evaluate over `batches`; with `keep_losses` also the loss of every sample."""
         was_training = self.model.training
@@ -95,7 +108,11 @@ class Evaluator:
             return self.single(output, targets).float()
 
     def impact(self, seed: Seed, batches: Callable[[], Iterable[Any]]) -> Impact:
-        """What `seed` is worth on held-out `batches`: with it on, against its alpha at 0.
+        """What `seed` is worth on held-out `batches`: with it on, against its alpha at 0; see `impacts`."""
+        return self.impacts([seed], batches)[0]
+
+    def impacts(self, seeds: Sequence[Seed], batches: Callable[[], Iterable[Any]]) -> list[Impact]:
+        """What each seed is worth with all others as they are; one pass with all on serves them all.
 
         Batch norms judge each batch by its own statistics meanwhile: the running ones lag behind a
         network that has just changed, and know nothing of it with the seed off. One sample has no
@@ -103,23 +120,15 @@ class Evaluator:
         """
         with batch_statistics(self.model) if self._size(next(iter(batches()))) > 1 else nullcontext():
             with_it = self.run(self._judged(batches()), keep_losses=True)
-            alpha = seed.alpha.clone()
-            seed.alpha.zero_()
-            try:
-                without = self.run(self._judged(batches()), keep_losses=True)
-            finally:
-                seed.alpha.copy_(alpha)
-        gain = without.losses - with_it.losses
-        spread = gain.std().item() if gain.numel() > 1 else math.inf
-        accuracy = 0.0
-        if with_it.accuracy is not None and without.accuracy is not None:
-            accuracy = with_it.accuracy - without.accuracy
-        return Impact(
-            loss_gain=without.loss - with_it.loss,
-            loss_gain_error=spread / math.sqrt(max(gain.numel(), 1)),
-            accuracy_gain=accuracy,
-            samples=with_it.samples,
-        )
+            return [_compare(with_it, self._without(seed, batches)) for seed in seeds]
+
+    def _without(self, seed: Seed, batches: Callable[[], Iterable[Any]]) -> Evaluation:
+        alpha = seed.alpha.clone()
+        seed.alpha.zero_()
+        try:
+            return self.run(self._judged(batches()), keep_losses=True)
+        finally:
+            seed.alpha.copy_(alpha)
 
     def _size(self, batch: Any) -> int:
         return batch_length(self.form(batch)[2])
@@ -131,6 +140,20 @@ class Evaluator:
             first = first or self._size(batch)
             if self._size(batch) > 1 or first == 1:
                 yield batch
+
+
+def _compare(with_it: Evaluation, without: Evaluation) -> Impact:
+    gain = without.losses - with_it.losses
+    spread = gain.std().item() if gain.numel() > 1 else math.inf
+    accuracy = 0.0
+    if with_it.accuracy is not None and without.accuracy is not None:
+        accuracy = with_it.accuracy - without.accuracy
+    return Impact(
+        loss_gain=without.loss - with_it.loss,
+        loss_gain_error=spread / math.sqrt(max(gain.numel(), 1)),
+        accuracy_gain=accuracy,
+        samples=with_it.samples,
+    )
 
 
 @contextmanager

@@ -95,11 +95,15 @@ class Growth:
         ]
 
     def _measure_impact(self, progress: Progress) -> None:
-        for record in self.due_for_impact(progress.epoch):
-            seed = self.seeds.model.seed_module(record)
-            record.impact = self.evaluator.impact(seed, self.probe.held_out)
-            self.account.forwards(2 * record.impact.samples)
-            data = {"layer": record.layer, "seed": record.index} | asdict(record.impact)
+        due = self.due_for_impact(progress.epoch)
+        if not due:
+            return
+        modules = [self.seeds.model.seed_module(record) for record in due]
+        found = self.evaluator.impacts(modules, self.probe.held_out)
+        self.account.forwards((len(due) + 1) * found[0].samples)
+        for record, impact in zip(due, found, strict=True):
+            record.impact = impact
+            data = {"layer": record.layer, "seed": record.index} | asdict(impact)
             self.telemetry.emit(EventName.SEED_IMPACT, data)
 
     # -- state -----------------------------------------------------------------------------------

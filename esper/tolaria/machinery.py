@@ -17,6 +17,7 @@ from esper.tolaria.batches import BatchSource
 from esper.tolaria.best import BestModel
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.foresight import Lookahead, Scout
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.gradients import Tally, TaskBackward
 from esper.tolaria.gradients.attribution import AttributedBackward, SeedAttribution
@@ -30,6 +31,7 @@ from esper.tolaria.precision import Precision
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import EarlyStopping, Progress
 from esper.tolaria.rebuilds import RECOVERY_EPOCHS, Rebuilds
+from esper.tolaria.room import FlopRoom, decision_interval
 from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Watch
 from esper.tolaria.schedule import Horizon, LearningRate
 from esper.tolaria.signals import Wishes
@@ -87,6 +89,7 @@ class Machinery:
         )
         wanted = config.logging.step_interval if config.logging.track_metrics else 0
         self.lines = StepLines(wanted, parts.device, self.total)
+        self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
         self._build_loop()
         self._register_state()
         self._build_safety()
@@ -183,6 +186,7 @@ class Machinery:
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
         assert self.parts.tamiyo is not None
+        flops = FlopRoom(self.model, lambda: self.account.per_sample()[0], m.max_flops_ratio)
         packets = PacketBuilder(
             self.seeds,
             session_name=c.session_name,
@@ -192,6 +196,7 @@ class Machinery:
             steps_per_epoch=self.steps_per_epoch,
             history=self.history,
             on_broken=lambda why: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": why}),
+            flops=flops,
         )
         control = ControlLoop(
             self.parts.tamiyo,
@@ -202,6 +207,8 @@ class Machinery:
             max_params=packets.max_params,
             hook_budget_ms=c.trainer.hook_budget_ms,
             on_structure=self._topology_changed,
+            flops=flops,
+            choose=self._build_scout().choose if m.lookahead_steps else None,
         )
         monitor = HealthMonitor(self.model, m.performance_window) if self.model.telemetry_enabled else None
         return Growth(
@@ -215,6 +222,14 @@ class Machinery:
             m,
             self._attend,
         )
+
+    def _build_scout(self) -> Scout:
+        lookahead = Lookahead(
+            self.evaluator, self.train_batches, self.probe, self.parts.optimizer, self.account
+        )
+        main = self.optimizers.main
+        steps = self.config.morphogenetic.lookahead_steps
+        return Scout(lookahead, self.progress, steps, lambda: main.param_groups[0]["base_lr"])
 
     def _register_state(self) -> None:
         self.state = StateManager()

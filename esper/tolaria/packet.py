@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import psutil
 import torch
 
-from esper.kasmina import MorphableModel, SeedManager, get_blueprint
+from esper.kasmina import Blueprint, MorphableModel, SeedManager, get_blueprint
 from esper.kasmina.record import SeedRecord
+from esper.kasmina.sites import WHOLE_HOST, layer_module
 from esper.leyline import (
     Candidate,
     HealthSignal,
@@ -19,6 +21,7 @@ from esper.leyline import (
     SiteState,
     SystemStatePacket,
 )
+from esper.tolaria.room import FlopRoom, seed_flops
 
 
 class History:
@@ -61,6 +64,7 @@ class PacketBuilder:
         steps_per_epoch: int,
         history: History,
         on_broken: Callable[[str], None],
+        flops: FlopRoom | None = None,
     ) -> None:
         self.seeds = seeds
         self.model: MorphableModel = seeds.model
@@ -71,6 +75,8 @@ class PacketBuilder:
         self.steps_per_epoch = steps_per_epoch
         self.history = history
         self.on_broken = on_broken
+        self.flops = flops
+        self._known: dict[tuple[str, str], tuple[Blueprint, list[Candidate]]] = {}
 
     def build(
         self, *, step: int, epoch: int, train_loss: float, health: Mapping[str, HealthSignal]
@@ -94,6 +100,9 @@ class PacketBuilder:
             sites=self.sites(health),
             hardware=hardware(),
             max_params=self.max_params,
+            flops_now=self.flops.used if self.flops is not None else 0,
+            max_flops=self.flops.limit if self.flops is not None else None,
+            inputs=self._inputs(),
         )
 
     def _occupied(self) -> list[SeedRecord]:
@@ -117,6 +126,7 @@ class PacketBuilder:
             objective=self._objective(record),
             impact=record.impact,
             health=health.get(record.key),
+            flops=seed_flops(record) if record.alive else 0,
         )
 
     def _objective(self, record: SeedRecord) -> float | None:
@@ -126,40 +136,56 @@ class PacketBuilder:
 
     def sites(self, health: Mapping[str, HealthSignal]) -> tuple[SiteState, ...]:
         """Every site that a batch passes through, with what could still be planted there."""
-        return tuple(self._site(layer, health) for layer, site in self.model.sites.items() if site.usable)
+        room = self.max_params - self.model.total_params()
+        flops = math.inf if self.flops is None else self.flops.left
+        rooms = (room, flops)
+        return tuple(self._site(layer, health, rooms) for layer, s in self.model.sites.items() if s.usable)
 
-    def _site(self, layer: str, health: Mapping[str, HealthSignal]) -> SiteState:
+    def _site(self, layer: str, health: Mapping[str, HealthSignal], rooms: tuple[int, float]) -> SiteState:
         last = max(site.order for site in self.model.sites.values())
         free = [r for r in self.model.records[layer] if r.stage is SeedStage.DORMANT]
-        room = self.max_params - self.model.total_params()
         return SiteState(
             layer=layer,
             depth=self.model.sites[layer].order / last if last else 0.0,
-            params=sum(p.numel() for p in self.model.host.get_submodule(layer).parameters()),
+            params=sum(p.numel() for p in layer_module(self.model.host, layer).parameters()),
             free_slots=tuple(r.index for r in free),
-            candidates=self._candidates(layer, room) if free else (),
+            candidates=self._candidates(layer, *rooms) if free else (),
             health=health.get(free[0].key) if free else None,
         )
 
-    def _candidates(self, layer: str, room: int) -> tuple[Candidate, ...]:
+    def _candidates(self, layer: str, room: int, flops: float) -> tuple[Candidate, ...]:
         found: list[Candidate] = []
         for name in list(self.blueprints):
             try:
-                found += [c for c in self._sizes(name, layer) if c.params <= room]
+                found += [c for c in self._sizes(name, layer) if c.params <= room and c.flops <= flops]
             except Exception as error:  # noqa: BLE001 - a blueprint may be the user's own code
                 self.blueprints.remove(name)
                 self.on_broken(f"blueprint {name!r} is withdrawn: {type(error).__name__}: {error}")
         return tuple(found)
 
-    def _sizes(self, name: str, layer: str) -> Iterator[Candidate]:
+    def _sizes(self, name: str, layer: str) -> list[Candidate]:
+        """Every size of a blueprint at a layer; shapes do not change, so it is asked only once."""
         blueprint = get_blueprint(name)
+        known = self._known.get((name, layer))
+        if known is None or known[0] is not blueprint:
+            known = self._known[name, layer] = blueprint, list(self._all_sizes(blueprint, layer))
+        return known[1]
+
+    def _all_sizes(self, blueprint: Blueprint, layer: str) -> Iterator[Candidate]:
         for placement in ("series", "parallel"):
             shape = self.model.site_shape(layer, placement)
             if not shape.in_shape or blueprint.unsupported(shape):
                 continue
             for options in blueprint.sizes(shape):
                 cost = blueprint.cost(shape, **options)
-                yield Candidate(name, placement, options, cost.params, cost.flops)
+                reads = math.prod(shape.in_shape)
+                yield Candidate(blueprint.name, placement, options, cost.params, cost.flops, reads)
+
+    def _inputs(self) -> int:
+        sites = [site for site in self.model.sites.values() if site.usable and site.in_shape]
+        whole = [site for site in sites if site.layer == WHOLE_HOST]
+        first = whole or sorted(sites, key=lambda site: site.order)[:1]
+        return math.prod(first[0].in_shape) if first else 0
 
 
 def hardware() -> dict[str, Any]:

@@ -136,7 +136,7 @@ class Run(Machinery):
         if self._profiler is not None:
             self._profiler.step()
         if self.growth is not None:
-            interval = self.config.morphogenetic.decision_interval_steps
+            interval = self.decision_interval
             inside = self.progress.batch < len(self.train_batches)
             if inside and (ended_blend or (interval and self.progress.step % interval == 0)):
                 self.growth.inside_epoch(self.progress, self.meter.read()[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ SEED_KEYS = (
     "fossilized_epoch",
     "culled_epoch",
     "impact",
+    "impact_at_end",
     "reason",
 )
 
@@ -71,12 +73,26 @@ def summarize(run: Run, test: Evaluation | None, params_last: int) -> dict[str, 
 
 
 def seeds_of(run: Run) -> list[dict[str, Any]]:
-    """The seeds of the model in place, and those that were culled on the way."""
-    living = [record.to_json() for record in run.model.living()]
+    """The seeds of the model in place, and those that were culled on the way.
+
+    `impact` is what a seed was judged by; `impact_at_end`, of seeds that are part of the model, what it is
+    worth to the network as it came out: validation with it on against off, all else equal.
+    """
+    at_end = _impacts_at_end(run)
+    living = [r.to_json() | {"impact_at_end": at_end.get(r.key)} for r in run.model.living()]
     # culled after the best epoch: the best model still bears it
     here = {_life(record) for record in living}
     gone = [record for record in run.seeds.buried if _life(record) not in here]
-    return [_entry(record) for record in (*gone, *living)]
+    return [_entry({"impact_at_end": None, **record}) for record in (*gone, *living)]
+
+
+def _impacts_at_end(run: Run) -> dict[str, dict[str, Any]]:
+    joined = [record for record in run.model.living() if record.joined]
+    if not joined:
+        return {}
+    modules = [run.model.seed_module(record) for record in joined]
+    found = run.evaluator.impacts(modules, run.probe.held_out)
+    return {record.key: asdict(impact) for record, impact in zip(joined, found, strict=True)}
 
 
 def _life(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -233,7 +233,7 @@ def test_no_value_makes_it_fail(empty: Path, key: str, value: str) -> None:
 GROUPS = {
     "model": ["convnet", "mlp", "resnet18", "resnet34", "vit"],
     "dataset": ["cifar10", "cifar100", "digits", "fashion_mnist", "mnist", "synthetic"],
-    "policy": ["heuristic", "random", "scheduled"],
+    "policy": ["heuristic", "learned", "random", "scheduled"],
 }
 
 

@@ -1,6 +1,6 @@
 """Blueprints: the kinds of module that seeds are grown from, with their fit and their cost (spec K7)."""
 
-from esper.kasmina.blueprints import attention, convolution, features, plain
+from esper.kasmina.blueprints import attention, branch, convolution, features, plain
 from esper.kasmina.blueprints.measure import measured_cost
 from esper.kasmina.blueprints.registry import (
     Blueprint,
@@ -12,7 +12,7 @@ from esper.kasmina.blueprints.registry import (
 from esper.kasmina.blueprints.shape import Cost, SiteShape
 
 # Importing these modules registers what they hold.
-BUILT_IN = (attention, convolution, features, plain)
+BUILT_IN = (attention, branch, convolution, features, plain)
 
 __all__ = [
     "Blueprint",

@@ -8,6 +8,7 @@ needs that starts the command itself.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -35,6 +36,7 @@ def serve(*setups: str) -> Any:
         import_module(name)
     for setup in setups:
         function(setup)()
+    gc.freeze()  # the end of a life would look through everything that was imported, and copy its pages
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads are running; a fork would copy one of them"
     _reply(0)

@@ -88,7 +88,9 @@ def test_the_same_function_may_register_again_but_a_name_is_not_taken_over() -> 
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_list() -> None:
-    with pytest.raises(GrowthError, match=r"'conv_hevy'.*Did you mean 'conv_heavy'.*attention, conv_heavy"):
+    with pytest.raises(
+        GrowthError, match=r"'conv_hevy'.*Did you mean 'conv_heavy'.*attention, conv_branch, conv_heavy"
+    ):
         get_blueprint("conv_hevy")
 
 

@@ -1,0 +1,83 @@
+"""What a policy remembers from run to run: a file of episodes, to be read by people as well."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from esper.core.atomic import write_json_atomic
+from esper.errors import ConfigError
+
+FORMAT = 1
+# Older episodes were grown by other versions and catalogues; a file of this many is read in milliseconds.
+MAX_EPISODES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One run: what was planted, by its features, and how well the run did.
+
+    `task` names runs that can be compared with one another; `score` is larger for better runs of a task.
+    A run with the `run_id` of an older episode takes its place.
+    """
+
+    run_id: str
+    task: str
+    score: float
+    seeds: tuple[Mapping[str, float], ...]
+
+
+class Memory:
+    """Episodes in a JSON file. Parallel jobs may share it: each adds under a lock, in one atomic step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[Episode]:
+        """All episodes, oldest first; none where there is no file. Raises `ConfigError` for another file."""
+        if not self.path.exists():
+            return []
+        try:
+            data = json.loads(self.path.read_text())
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']!r} is not {FORMAT}")
+            return [_episode(entry) for entry in data["episodes"]]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise ConfigError(
+                f"morphogenetic.policy.memory: {self.path} is no memory of a learned policy ({problem}); "
+                "expected a file that one wrote, or a path where there is none yet"
+            ) from error
+
+    def add(self, episode: Episode) -> None:
+        """Put one more episode into the file. Raises `OSError` where it cannot be written."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            kept = [old for old in self.read() if old.run_id != episode.run_id]
+            self._write([*kept, episode][-MAX_EPISODES:])
+
+    def _write(self, episodes: Sequence[Episode]) -> None:
+        rows = [asdict(episode) for episode in episodes]
+        write_json_atomic(self.path, {"format": FORMAT, "episodes": rows})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # beside the file, which every write replaces by another
+        lock = self.path.with_name(f"{self.path.name}.lock")
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _episode(entry: Mapping[str, Any]) -> Episode:
+    seeds = tuple({str(k): float(v) for k, v in seed.items()} for seed in entry["seeds"])
+    return Episode(str(entry["run_id"]), str(entry["task"]), float(entry["score"]), seeds)

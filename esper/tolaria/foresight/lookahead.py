@@ -1,0 +1,113 @@
+"""A look ahead: a short annealed training of a copy, with the seed in it.
+
+At a constant learning rate, or over too few steps, the order in which candidates come out is misleading;
+annealed to zero it was the best signal that was measured (scripts/benchmarks/README.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.core.runtime import seeded_rng
+from esper.kasmina import MorphableModel
+from esper.leyline import AdaptationCommand
+from esper.tolaria.account import Account
+from esper.tolaria.batches import BatchSource
+from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.flops import count_flops
+from esper.tolaria.foresight.trial import trial_with
+from esper.tolaria.losses import judge
+from esper.tolaria.optimizer import OptimizerFactory
+from esper.tolaria.probe import Probe
+from esper.tolaria.schedule import ramp
+from esper.tolaria.task import batch_length, follow
+
+# Share of the steps over which the rate climbs from nothing: the optimiser of a copy starts afresh.
+_WARMUP_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the training data a run stands: finished epochs, batches of the running one, steps in all."""
+
+    epoch: int
+    batch: int
+    step: int
+
+
+class Lookahead:
+    """Trains copies of the evaluator's model on the batches that the run will see next, all on the same ones.
+
+    Held-out samples judge them. The model and all generators stay as they are; what it costs is charged to
+    `account`.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        batches: BatchSource,
+        probe: Probe,
+        optimizer: OptimizerFactory,
+        account: Account,
+    ) -> None:
+        self.evaluator = evaluator
+        self.batches = batches
+        self.probe = probe
+        self.optimizer = optimizer
+        self.account = account
+
+    def loss_after(self, command: AdaptationCommand | None, place: Place, steps: int, rate: float) -> float:
+        """Held-out loss after `steps` steps with the seed that a germination asks for, or without one.
+
+        `rate` is the learning rate after the warm-up. Raises `GrowthError` where the seed does not fit.
+        """
+        trial = trial_with(self.evaluator.model, command, place.step)
+        params = [p for p in trial.parameters() if p.requires_grad]
+        optimizer = self.optimizer([{"params": params, "name": "trial", "base_lr": rate, "lr": rate}])
+        forward, both = count_flops(trial, lambda: self._loss(trial, self.probe.batch)[0], self.probe.samples)
+        trial.train()
+        with seeded_rng(self.evaluator.rng_seed + place.step, self.evaluator.device):
+            for at, batch in enumerate(self._upcoming(place, steps)):
+                self.evaluator.attend()
+                optimizer.param_groups[0]["lr"] = rate * _factor(at, steps)
+                self.account.progress.train_flops += both * self._step(trial, optimizer, batch)
+        found = self.evaluator.of(trial).run(self.probe.held_out())
+        self.account.progress.train_flops += forward * found.samples
+        return found.loss
+
+    def _upcoming(self, place: Place, steps: int) -> Iterator[Any]:
+        """Batches from where the run stands, over the end of an epoch into the one after it."""
+        epoch, start, left = place.epoch + 1, place.batch, steps
+        while left > 0:
+            for batch in self.batches.batches(epoch, start):
+                yield batch
+                left -= 1
+                if left == 0:
+                    return
+            epoch, start = epoch + 1, 0
+
+    def _step(self, trial: MorphableModel, optimizer: torch.optim.Optimizer, batch: Any) -> int:
+        loss, samples = self._loss(trial, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return samples
+
+    def _loss(self, trial: MorphableModel, batch: Any) -> tuple[Tensor, int]:
+        e = self.evaluator
+        args, kwargs, targets = e.form(batch)
+        with e.precision.autocast():
+            output = trial.forward(*args, **kwargs)
+            losses = judge(e.loss, output, follow(targets, output))
+            return e.total(losses) if isinstance(losses, Mapping) else losses, batch_length(targets)
+
+
+def _factor(at: int, steps: int) -> float:
+    """Half a cosine down to nothing, times the warm-up."""
+    return ramp(at, round(_WARMUP_SHARE * steps)) * 0.5 * (1 + math.cos(math.pi * at / steps))

@@ -1,0 +1,86 @@
+"""What growth may still use of the FLOPs that a forward may cost, and how often it is decided on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from esper.config import MorphogeneticConfig
+from esper.kasmina import MorphableModel, SiteShape, get_blueprint
+from esper.kasmina.record import SeedRecord
+from esper.leyline import AdaptationCommand, CommandKind
+
+
+class FlopRoom:
+    """The FLOPs of a forward of one sample: the host's, those of the seeds, and what they may add up to.
+
+    `forward` counts the model as it is. `ratio` bounds the sum as a multiple of the host's; None: no bound.
+    """
+
+    def __init__(
+        self, model: MorphableModel, forward: Callable[[], float], ratio: float | None = None
+    ) -> None:
+        self.model = model
+        self.forward = forward
+        self.ratio = ratio
+        self._host: int | None = None
+
+    @property
+    def host(self) -> int:
+        """Of the host alone; counted once."""
+        if self._host is None:
+            joined = sum(seed_flops(r) for r in self.model.living() if r.joined)
+            self._host = round(self.forward()) - joined
+        return self._host
+
+    @property
+    def used(self) -> int:
+        """Of the host and every living seed, as if all had joined."""
+        return self.host + sum(map(seed_flops, self.model.living()))
+
+    @property
+    def limit(self) -> int | None:
+        return None if self.ratio is None else int(self.ratio * self.host)
+
+    @property
+    def left(self) -> float:
+        """FLOPs that further seeds may cost; infinite where nothing bounds them."""
+        limit = self.limit
+        return math.inf if limit is None else limit - self.used
+
+    def excess(self, flops: int) -> str:
+        """Why a seed of so many FLOPs is too much, or nothing where it is not."""
+        limit = self.limit
+        if limit is None or (total := self.used + flops) <= limit:
+            return ""
+        return f"{total:,} FLOPs a sample with it, at most {limit:,}"
+
+
+def over_budget(
+    command: AdaptationCommand, model: MorphableModel, max_params: int, flops: FlopRoom | None
+) -> str:
+    """Why there is no room for what a germination asks to plant; nothing where there is, or for other kinds.
+
+    Raises `GrowthError` where it could not be planted anyway.
+    """
+    if command.kind is not CommandKind.GERMINATE:
+        return ""
+    shape = model.site_shape(command.layer, command.placement)
+    cost = get_blueprint(command.blueprint).cost(shape, **command.options)
+    total = model.total_params() + cost.params
+    if total > max_params:
+        return f"{total:,} parameters with it, at most {max_params:,}"
+    return "" if flops is None else flops.excess(cost.flops)
+
+
+def seed_flops(record: SeedRecord) -> int:
+    """What a forward of this seed costs for one sample."""
+    shape = SiteShape(record.layout, record.in_shape, record.out_shape)
+    return get_blueprint(record.blueprint).cost(shape, **record.options).flops
+
+
+def decision_interval(config: MorphogeneticConfig, steps_per_epoch: int) -> int | None:
+    """Optimiser steps between two rounds of decisions inside an epoch; None where there are none."""
+    if config.decision_interval_steps is not None or config.decision_interval_epochs is None:
+        return config.decision_interval_steps
+    return max(1, round(config.decision_interval_epochs * steps_per_epoch))

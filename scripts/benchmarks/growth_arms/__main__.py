@@ -1,0 +1,63 @@
+"""Growth against its controls: runs what is missing of the arms, then tells what came out.
+
+    scripts/benchmarks/growth [--tasks G1 G2 G3] [--arms ...] [--seeds 10] [--jobs 2] [--plot growth.png]
+
+Every finished run is a line of the results file, and is not repeated: a run that was cut off goes on.
+A line knows its configuration, not the code: after a change of a policy's code, give a file of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from growth_arms.arms import ARMS
+from growth_arms.pool import keys, run_missing
+from growth_arms.rows import chosen, read_rows
+from growth_arms.tasks import TASKS
+
+
+def main() -> None:
+    args = _arguments()
+    tasks = {name: TASKS[name] for name in args.tasks}
+    seeds = args.seed_list if args.seed_list is not None else list(range(args.seeds))
+    wanted = keys(list(tasks.values()), args.arms, seeds, args.topologies, args.policy)
+    if not args.report_only:
+        run_missing(wanted, tasks, args.results, args.policy, args.jobs)
+    rows = chosen(read_rows(args.results), wanted)
+    if args.table:
+        from growth_arms.table import report
+
+        print(report(list(tasks.values()), rows))
+    if args.plot is not None:
+        from growth_arms.plot import draw
+
+        draw(list(tasks.values()), rows, args.plot)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="growth", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    listed = "\n".join(f"{name:13} {what}" for name, what in ARMS.items())
+    add("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=listed)
+    add("--seeds", type=int, default=10, help="how many, from 0 on")
+    add("--seed-list", type=int, nargs="+", help="these seeds instead")
+    add("--topologies", type=int, default=30, help="how many a sweep tries")
+    add(
+        "--policy",
+        default="heuristic",
+        help="whose choices esper's arm is: an option of morphogenetic/policy",
+    )
+    add("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    add("--results", type=Path, default=Path("outputs/benchmarks/growth.jsonl"))
+    add("--report-only", action="store_true", help="run nothing")
+    add("--table", action=argparse.BooleanOptionalAction, default=True)
+    add("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""One run as one JSON line."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from esper.records.lines import METRICS_FILE, read_lines
+from esper.tolaria.summary import summarize
+from growth_arms.arms import GROMO, SWEEP, Spec, arm_hash, sweep_source
+from growth_arms.measured import MeasuredJob
+from growth_arms.topology import swept
+
+Row = dict[str, Any]
+Key = tuple[str, str, int, str]
+
+
+def key_of(row: Row) -> Key:
+    return row["task"], row["arm"], row["seed"], row["hash"]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All finished runs of a results file; a last line without its end was being written and is left out."""
+    return list(read_lines(path))
+
+
+def append_row(path: Path, row: Row) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def of_arm(rows: Iterable[Row], arm: str) -> list[Row]:
+    return [row for row in rows if row["arm"] == arm]
+
+
+def perform(spec: Spec) -> Row:
+    """Run one spec to its end and read the test set, once, with the model that validation chose."""
+    with tempfile.TemporaryDirectory() as folder, Path("/dev/null").open("w") as nowhere:
+        console = Console(file=nowhere)
+        if spec.arm == GROMO:
+            from growth_arms.gromo_tiny import train  # an extra that only this arm needs
+
+            measured = train(spec.config)
+        else:
+            topology = spec.topology
+            if spec.arm == SWEEP:
+                topology = tuple(_drawn(spec, Path(folder) / "drawn", console))
+            measured = _train(spec, topology, Path(folder) / "run", console)
+    head = {"task": spec.task.name, "arm": spec.arm, "seed": spec.seed, "policy": spec.policy}
+    return head | {"hash": arm_hash(spec.task, spec.arm, spec.policy)} | measured
+
+
+def _train(spec: Spec, topology: Sequence[Any], folder: Path, console: Console) -> Row:
+    job = MeasuredJob(spec.config, folder, console, topology)
+    with job:
+        run = job.prepare()
+        run.train()
+        params_last = run.model.total_params()
+        summary = summarize(run, run.test(), params_last)
+    curve = [line["val_accuracy"] for line in read_lines(folder / METRICS_FILE)]
+    return {
+        "test": summary["test_accuracy"],
+        "val": summary["val_accuracy"],
+        "val_curve": curve,
+        "params": summary["params_final"],
+        "params_last": params_last,
+        "param_epochs": summary["param_epochs"],
+        "flops": summary["train_flops"],
+        "cpu_s": summary["cpu_s"],
+        "wall_s": summary["wall_s"],
+        "overhead_s": job.stopwatch.seconds,
+        "seeds": summary["seeds"],
+        "topology": list(topology),
+        "versions": summary["versions"],
+    }
+
+
+def _drawn(spec: Spec, folder: Path, console: Console) -> list[dict[str, Any]]:
+    with MeasuredJob(sweep_source(spec.task), folder, console) as job:
+        growth = job.prepare().growth
+        assert growth is not None
+        packet = growth.packets.build(step=0, epoch=0, train_loss=0.0, health={})
+    task = spec.task
+    room = None if task.max_flops is None else task.max_flops - task.host_flops
+    return swept(packet, task.name, spec.seed, room)
+
+
+def chosen(rows: Iterable[Row], keys: Iterable[Key]) -> list[Row]:
+    """The rows of these keys, the last one where a run was repeated, in the order of the keys."""
+    known = {key_of(row): row for row in rows}
+    return [known[key] for key in keys if key in known]

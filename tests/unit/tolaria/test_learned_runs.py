@@ -1,0 +1,48 @@
+"""The learned policy in real runs: each becomes an episode with what it planted; a resumed one only once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.runs import make_run, notes_of
+
+from esper.tamiyo import LearnedPolicy
+from esper.tamiyo.memory import Memory
+from esper.tolaria.run import Run
+
+OPTIONS = {
+    "model__target_layers": [".", "block1", "block2"],
+    "morphogenetic__blueprints": ["conv_light", "conv_branch"],
+    "morphogenetic__decision_interval_epochs": 0.5,
+    "morphogenetic__urgency_threshold": 0.0,
+    "morphogenetic__max_adaptations_per_epoch": 9,
+}
+
+
+def grown(folder: Path, memory: Path, seed: int) -> Run:
+    run = make_run(folder, tamiyo=LearnedPolicy(memory=str(memory), seed=seed), seed=seed, **OPTIONS)
+    run.train()
+    return run
+
+
+def test_runs_become_episodes_with_the_features_of_what_they_planted(tmp_path: Path) -> None:
+    memory = tmp_path / "memory.json"
+    runs = [grown(tmp_path / str(seed), memory, seed) for seed in range(2)]
+    episodes = Memory(memory).read()
+    assert len(episodes) == 2 and episodes[0].task == episodes[1].task
+    for run, episode in zip(runs, episodes, strict=True):
+        applied = [e for e in notes_of(run).named("adaptation_applied") if e.data["kind"] == "germinate"]
+        assert applied and len(episode.seeds) == len(applied)
+        for event, features in zip(applied, episode.seeds, strict=True):
+            assert features[f"blueprint {event.data['blueprint']}"] == 1.0
+            assert all(0.0 <= value <= 10.0 for value in features.values())
+
+
+def test_the_same_run_again_is_the_same_and_takes_its_own_place(tmp_path: Path) -> None:
+    runs = [grown(tmp_path / name, tmp_path / name / "memory.json", 3) for name in ("one", "two")]
+    assert notes_of(runs[0]).comparable() == notes_of(runs[1]).comparable()
+    memory = tmp_path / "one" / "memory.json"
+    grown(tmp_path / "three", tmp_path / "none.json", 3)
+    first = Memory(memory).read()
+    Memory(memory).add(Memory(tmp_path / "none.json").read()[0])
+    assert Memory(memory).read() == first
