@@ -3,7 +3,7 @@
 Each candidate's heuristic score is multiplied by exp(w . x): x are features without a unit (share of the
 room, cost, depth, placement, blueprint, timing), w weights drawn once a run from what the memory's episodes
 make probable. With an empty memory it explores around the heuristic; the more runs are known, the less it
-strays. A run becomes an episode with its last decision, where that comes at the end of its last epoch.
+strays. A run becomes an episode at its end; one that is stopped or killed, only once it was resumed to it.
 """
 
 from __future__ import annotations
@@ -54,11 +54,9 @@ class LearnedPolicy(HeuristicPolicy):
         self._told = False
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        """As the heuristic, from the time on that growth is to begin; the last decision makes the episode."""
+        """As the heuristic, from the time on that growth is to begin."""
         self._offered = {}
         commands = super().decide(packet)
-        if packet.epoch >= packet.max_epochs:
-            self._remember(packet)
         if packet.progress < self.start:
             return [c for c in commands if c.kind is not CommandKind.GERMINATE]
         return commands
@@ -98,7 +96,8 @@ class LearnedPolicy(HeuristicPolicy):
             self.weights[name] = self._random.gauss(0.0, self.explore)
         return self.weights[name]
 
-    def _remember(self, packet: SystemStatePacket) -> None:
+    def finish(self, packet: SystemStatePacket) -> None:
+        """Put the run into the memory, where it planted anything."""
         losses = [loss for loss in packet.val_loss_history if math.isfinite(loss) and loss > 0.0]
         if self._told or not self._planted or not losses:
             return

@@ -14,6 +14,8 @@ class Policy(Protocol):
 
     `decide` is called between two steps and again at the end of an epoch; it must be a function of the
     packet and of the policy's own state. `report` tells what became of each command. The state is JSON.
+    A policy may also have `finish(packet)`, which is called once a run has come to its end (not where it
+    was stopped), with its last packet.
     """
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]: ...

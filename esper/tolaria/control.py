@@ -108,11 +108,15 @@ class ControlLoop:
         self.check_budget("decision", spent_ms)
         return sorted(commands, key=lambda c: -c.urgency)
 
-    def _report(self, outcome: Outcome) -> None:
+    def _report(self, what: Any, to: Callable[[Any], None]) -> None:
         try:
-            self.tamiyo.report(outcome)
+            to(what)
         except Exception as error:  # noqa: BLE001 - as in _ask
             self._tell_failure(error)
+
+    def finish(self, packet: SystemStatePacket) -> None:
+        """Tell Tamiyo that the run has come to its end, where it wants to know."""
+        self._report(packet, getattr(self.tamiyo, "finish", lambda _: None))
 
     def _tell_failure(self, error: Exception) -> None:
         self.telemetry.emit(EventName.TAMIYO_ERROR, {"reason": _sentence(error)}, level=Level.ERROR)
@@ -141,7 +145,7 @@ class ControlLoop:
         self.counts["refused" if refusal else "applied"] += 1
         outcome = Outcome(command, refusal, detail, now.step, now.epoch)
         self._tell(outcome)
-        self._report(outcome)
+        self._report(outcome, self.tamiyo.report)
         return outcome
 
     def _refusal(self, command: AdaptationCommand, now: Clock, cooling: str) -> tuple[Refusal | None, str]:

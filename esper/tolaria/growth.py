@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.config import MorphogeneticConfig
 from esper.kasmina import Clock, HealthMonitor, SeedManager, SeedRecord
-from esper.leyline import EventName, HealthSignal, Level, SeedStage
+from esper.leyline import EventName, HealthSignal, Level, SeedStage, SystemStatePacket
 from esper.tolaria.account import Account
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
@@ -71,11 +71,17 @@ class Growth:
             self.attend()
             self._decide(progress, train_loss, running_epoch=progress.epoch)
 
+    def finish(self, progress: Progress, train_loss: float) -> None:
+        """The run is at its end, and nothing of it will be decided any more."""
+        self.control.finish(self._packet(progress, train_loss))
+
     def _decide(self, progress: Progress, train_loss: float, *, running_epoch: int) -> None:
-        packet = self.packets.build(
+        self.control.decide(self._packet(progress, train_loss), running_epoch)
+
+    def _packet(self, progress: Progress, train_loss: float) -> SystemStatePacket:
+        return self.packets.build(
             step=progress.step, epoch=progress.epoch, train_loss=train_loss, health=self.health
         )
-        self.control.decide(packet, running_epoch)
 
     def _take_health(self) -> None:
         assert self.monitor is not None

@@ -135,6 +135,9 @@ class Machinery:
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
         self.best = BestModel(self.model)
         self.history = History(c.morphogenetic.performance_window)
+        self.flops = FlopRoom(
+            self.model, lambda: self.account.per_sample()[0], c.morphogenetic.max_flops_ratio
+        )
         self.growth = self._build_growth() if parts.tamiyo is not None else None
 
     def _obstacle(self) -> str | None:
@@ -186,7 +189,6 @@ class Machinery:
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
         assert self.parts.tamiyo is not None
-        flops = FlopRoom(self.model, lambda: self.account.per_sample()[0], m.max_flops_ratio)
         packets = PacketBuilder(
             self.seeds,
             session_name=c.session_name,
@@ -196,7 +198,7 @@ class Machinery:
             steps_per_epoch=self.steps_per_epoch,
             history=self.history,
             on_broken=lambda why: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": why}),
-            flops=flops,
+            flops=self.flops,
         )
         control = ControlLoop(
             self.parts.tamiyo,
@@ -207,7 +209,7 @@ class Machinery:
             max_params=packets.max_params,
             hook_budget_ms=c.trainer.hook_budget_ms,
             on_structure=self._topology_changed,
-            flops=flops,
+            flops=self.flops,
             choose=self._build_scout().choose if m.lookahead_steps else None,
         )
         monitor = HealthMonitor(self.model, m.performance_window) if self.model.telemetry_enabled else None
@@ -251,6 +253,7 @@ class Machinery:
                 self.state.register("history", self.history)
                 self.state.register("control", self.growth.control)
                 self.state.register("growth", self.growth)
+                self.state.register("flops", self.flops)
                 if self.growth.monitor is not None:
                     self.state.register("health", self.growth.monitor)
         self.store = Store(self.config, self.parts, self.state, self.telemetry)

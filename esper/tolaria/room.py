@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from esper.config import MorphogeneticConfig
 from esper.kasmina import MorphableModel, SiteShape, get_blueprint
@@ -32,6 +32,13 @@ class FlopRoom:
             joined = sum(seed_flops(r) for r in self.model.living() if r.joined)
             self._host = round(self.forward()) - joined
         return self._host
+
+    def state_dict(self) -> dict[str, int | None]:
+        """The host's count: among seeds that have joined it could only be guessed at."""
+        return {"host": self._host}
+
+    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
+        self._host = state["host"]
 
     @property
     def used(self) -> int:

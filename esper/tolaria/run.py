@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.config import TolariaConfig
-from esper.leyline import EventName
+from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.attention import Interrupted
 from esper.tolaria.best import best_weights
 from esper.tolaria.evaluate import Evaluation
@@ -51,6 +51,8 @@ class Run(Machinery):
                 self._guarded(self.guard.start)
             while not self._finished():
                 self._guarded(self.epoch)
+            if self.growth is not None and self.progress.stopped_by in FINISHED_BY:
+                self.growth.finish(self.progress, self.meter.read()[0])
             self.lines.flush(self.parts.records)
             self.account.read_clock()
             if self.recovery.sound:
@@ -233,3 +235,5 @@ class Run(Machinery):
         except Interrupted as wish:
             self.progress.stopped_by = str(wish)
             return None
+        finally:
+            self.attention.enter(None, may_leave=False)

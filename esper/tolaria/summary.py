@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from esper.core.runtime import versions
+from esper.leyline import FINISHED_BY
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run
 from esper.tolaria.safety import HALTED
@@ -76,7 +77,8 @@ def seeds_of(run: Run) -> list[dict[str, Any]]:
     """The seeds of the model in place, and those that were culled on the way.
 
     `impact` is what a seed was judged by; `impact_at_end`, of seeds that are part of the model, what it is
-    worth to the network as it came out: validation with it on against off, all else equal.
+    worth to the network as it came out: validation with it on against off, all else equal. A run that was cut
+    short has none: it is to be gone quickly, and is not at its end.
     """
     at_end = _impacts_at_end(run)
     living = [r.to_json() | {"impact_at_end": at_end.get(r.key)} for r in run.model.living()]
@@ -88,7 +90,7 @@ def seeds_of(run: Run) -> list[dict[str, Any]]:
 
 def _impacts_at_end(run: Run) -> dict[str, dict[str, Any]]:
     joined = [record for record in run.model.living() if record.joined]
-    if not joined:
+    if not joined or (run.config.mode == "train" and run.progress.stopped_by not in FINISHED_BY):
         return {}
     modules = [run.model.seed_module(record) for record in joined]
     found = run.evaluator.impacts(modules, run.probe.held_out)

@@ -166,11 +166,7 @@ def measure(host: str, seed: int, count: int, steps: Sequence[int], out: Path) -
     with prepared(config(host, seed, ())) as run:
         run.epoch()
         offers = offers_of(run, HOSTS[host]["room"])
-        p = run.parts
-        lookahead = Lookahead(
-            run.model, run.train_batches, run.probe, p.loss, p.form, p.optimizer, run.precision, run.account,
-            device=p.device, rng_seed=seed,
-        )  # fmt: skip
+        lookahead = Lookahead(run.evaluator, run.train_batches, run.probe, run.parts.optimizer, run.account)
         equal = matched(offers, rng, count, HOSTS[host]["room"] * LEAST_SHARE)
         for kind, picks in (("any", drawn(offers, rng, count)), ("matched", equal)):
             for site, c in picks:

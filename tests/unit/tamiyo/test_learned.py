@@ -28,8 +28,8 @@ def live(path: Path, number: int, losses: dict[str, float]) -> str:
     command = germinations(policy, state)[0]
     policy.report(Outcome(command, None, "", 400, 4))
     end: dict[str, Any] = {"step": 1000, "epoch": 10, "train_loss": 0.3 + number / 1000}
-    policy.decide(packet(sites=TWO, val_loss_history=(0.9, losses[command.blueprint]), **end))
-    policy.decide(packet(sites=TWO, val_loss_history=(0.9, losses[command.blueprint]), **end))
+    policy.finish(packet(sites=TWO, val_loss_history=(0.9, losses[command.blueprint]), **end))
+    policy.finish(packet(sites=TWO, val_loss_history=(0.9, losses[command.blueprint]), **end))
     return command.blueprint
 
 
@@ -52,7 +52,7 @@ def test_with_nothing_to_explore_it_is_the_heuristic(tmp_path: Path) -> None:
 def test_what_was_not_carried_out_is_no_episode(tmp_path: Path) -> None:
     policy = LearnedPolicy(memory=str(tmp_path / "m.json"))
     policy.decide(packet(sites=TWO, step=400))
-    policy.decide(packet(sites=TWO, epoch=10, step=1000, val_loss_history=(0.5,)))
+    policy.finish(packet(sites=TWO, epoch=10, step=1000, val_loss_history=(0.5,)))
     assert not policy.memory.path.exists()
 
 
@@ -68,6 +68,8 @@ def test_resumed_it_decides_and_remembers_as_if_nothing_had_happened(tmp_path: P
     second.load_state_dict(saved)
     end = packet(sites=tuple(convnet_sites()), epoch=10, step=1000, val_loss_history=(0.5,))
     assert first.decide(end) == second.decide(end)
+    first.finish(end)
+    second.finish(end)
     episodes = [e for e in second.memory.read() if "seed 3" in e.run_id]
     assert len(episodes) == 1 and f"blueprint {command.blueprint}" in episodes[0].seeds[0]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from helpers.runs import make_run, notes_of
 
+from esper.leyline import SystemStatePacket
 from esper.tamiyo import LearnedPolicy
 from esper.tamiyo.memory import Memory
 from esper.tolaria.run import Run
@@ -19,8 +20,9 @@ OPTIONS = {
 }
 
 
-def grown(folder: Path, memory: Path, seed: int) -> Run:
-    run = make_run(folder, tamiyo=LearnedPolicy(memory=str(memory), seed=seed), seed=seed, **OPTIONS)
+def grown(folder: Path, memory: Path, seed: int, **options: object) -> Run:
+    policy = LearnedPolicy(memory=str(memory), seed=seed)
+    run = make_run(folder, tamiyo=policy, seed=seed, **{**OPTIONS, **options})
     run.train()
     return run
 
@@ -46,3 +48,29 @@ def test_the_same_run_again_is_the_same_and_takes_its_own_place(tmp_path: Path) 
     first = Memory(memory).read()
     Memory(memory).add(Memory(tmp_path / "none.json").read()[0])
     assert Memory(memory).read() == first
+
+
+def test_a_run_that_stops_early_is_an_episode_and_one_that_is_stopped_is_none(tmp_path: Path) -> None:
+    patient = {"optimization__early_stopping_patience": 1, "optimization__early_stopping_min_delta": 9.0}
+    run = grown(tmp_path / "early", tmp_path / "early.json", 0, optimization__max_epochs=9, **patient)
+    assert run.progress.stopped_by == "early_stopping"
+    assert len(Memory(tmp_path / "early.json").read()) == 1
+    policy = LearnedPolicy(memory=str(tmp_path / "none.json"))
+    stopped = make_run(tmp_path / "stopped", tamiyo=policy, **OPTIONS)
+    stopped.epoch()
+    assert policy._planted
+    stopped.wishes.stop("signal")
+    stopped.train()
+    assert stopped.progress.stopped_by == "signal" and not (tmp_path / "none.json").exists()
+
+
+def test_a_policy_whose_end_fails_does_not_fail_the_run(tmp_path: Path) -> None:
+    class Failing(LearnedPolicy):
+        def finish(self, packet: SystemStatePacket) -> None:
+            raise OSError("the disk of the memory is gone")
+
+    policy = Failing(memory=str(tmp_path / "m.json"))
+    run = make_run(tmp_path / "run", tamiyo=policy, **OPTIONS)
+    run.train()
+    (event,) = notes_of(run).named("tolaria.tamiyo_error")
+    assert "the disk of the memory is gone" in event.data["reason"]

@@ -26,6 +26,7 @@ EXEMPT = {
     r"run\.account\._began(_cpu)?$": "where this process began to count time",
     r"run\.account\._flops": "counted anew when it is asked for",
     r"run\.optimizers\.rebuilds\.latency_ms$": "a clock's",
+    r"run\.growth\.packets\._known": "what blueprints offer: asked for anew",
     r"run\.attention\.(before|_may_leave)": "of the phase of the epoch that is under way",
     r"run\.precision\.scaler\._(init_)?(scale|growth_tracker)$": "made at its first use; see below",
     r"run\.best\._current$": "of the epoch that is being closed",
