@@ -201,6 +201,7 @@ _CLOCK = "it reads the clock"
 _CONSTANT = "it only says again what the configuration says"
 UNMISSED: dict[str, str] = {
     "control/tamiyo/times": "they are drawn from the policy's seed, which the configuration holds",
+    "flops/host": "it is counted again, and only a blueprint that declares a false cost makes that another",
     "governor/skipped": "it counts overflows in a row, and the row is over when a step succeeds",
     "health/latency_ms": _CLOCK,
     "health/latency_ms/of a seed": _CLOCK,

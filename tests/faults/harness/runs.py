@@ -24,7 +24,7 @@ GROWING = (
     *("morphogenetic.seed.isolation_steps=10", "morphogenetic.seed.blend_steps=16"),
     *("morphogenetic.seed.embargo_epochs=1", "+model.model_params.widths=[4,8,8]"),
     *("checkpoint.checkpoint_frequency=1", "checkpoint.resume_from_checkpoint=auto"),
-    "logging.progress=false",
+    *("logging.progress=false", "seed=9"),  # with which seeds of every stage live long enough to be met
 )
 # What a resumed run says otherwise than one that was never stopped, and may.
 _OF_THE_LIFE = CLOCK_METRICS | {"run_dir", "resumed_from"}
