@@ -220,7 +220,7 @@ def test_everything_that_is_wrong_comes_together(empty: Path) -> None:
     assert len(found) == 3
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(list(option_names(TolariaConfig))), st.text(max_size=12))
 def test_no_value_makes_it_fail(empty: Path, key: str, value: str) -> None:
     """R17: generated lines are right or one problem each, and never an exception."""

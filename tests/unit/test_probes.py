@@ -86,7 +86,7 @@ def test_redis_gets_the_password_first() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_answer_whatever_makes_a_probe_raise(answer: bytes) -> None:
     def blurt(connection: socket.socket, over: threading.Event) -> None:
         connection.recv(4096)

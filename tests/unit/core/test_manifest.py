@@ -35,7 +35,7 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(data)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_flipped_bit_and_cut_is_refused_by_name(folder: Path, data: st.DataObject) -> None:
     """R5: in any file, the manifest included."""

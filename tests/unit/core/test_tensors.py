@@ -65,7 +65,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=st.dictionaries(names, tensors(), max_size=4))
 def test_round_trip_bit_for_bit(tmp_path: Path, given: dict[str, Tensor]) -> None:
     """S2: strides, 0-dim, empty, every dtype, any bits; another reader of the format agrees."""

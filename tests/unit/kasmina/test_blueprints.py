@@ -70,7 +70,7 @@ def test_the_catalogue_is_complete() -> None:
 
 
 @given(offers(NAMES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_declared_cost_is_that_of_the_module_built(
     offer: tuple[str, SiteShape, dict[str, object]],
 ) -> None:
@@ -81,7 +81,7 @@ def test_the_declared_cost_is_that_of_the_module_built(
 
 
 @given(offers(LEARNING))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_seed_is_silent_at_birth_and_has_the_right_shape(
     offer: tuple[str, SiteShape, dict[str, object]],
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_seed_is_silent_at_birth_and_has_the_right_shape(
 
 
 @given(shapes())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sizes_are_distinct_and_ascend_by_cost(shape: SiteShape) -> None:
     for name in NAMES:
         blueprint = get_blueprint(name)

@@ -19,7 +19,7 @@ BRANCH = get_blueprint("conv_branch")
     st.integers(1, 7),
     st.integers(0, 11),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_cost_shape_and_silence_hold_for_images_and_sequences(
     channels: int, space: list[int], classes: int, offer: int
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -205,7 +205,6 @@ def test_views_are_counted_by_what_they_hold() -> None:
     assert cache.size_bytes == 2 * 1024
 
 
-@settings(deadline=None)
 @given(asked=st.lists(st.integers(1, 6), max_size=30), cap=st.integers(0, 9))
 def test_the_cache_is_an_lru_bounded_in_bytes(asked: list[int], cap: int) -> None:
     """Against a model of one: what is kept, its size, hits and misses."""

@@ -803,7 +803,7 @@ class Lives(RuleBasedStateMachine):
         assert torch.isfinite(self.outputs()).all()
 
 
-Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
 TestLives = Lives.TestCase
 
 

@@ -153,7 +153,7 @@ def test_who_waits_when_the_run_ends_is_not_left_hanging(short: Path) -> None:
     assert time.monotonic() - began < 10
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
 def test_any_bytes_get_an_error_or_nothing(door: Open, noise: bytes) -> None:
     for line in door.raw(noise + b"\n").splitlines():

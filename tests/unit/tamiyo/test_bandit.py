@@ -55,7 +55,7 @@ def test_without_episodes_there_are_no_weights() -> None:
         max_size=12,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_was_seen_the_weights_are_finite(rows: list[tuple[str, float, dict[str, float]]]) -> None:
     episodes = [Episode(str(n), task, score, (seed,)) for n, (task, score, seed) in enumerate(rows)]
     weights = LinearBandit(episodes, spread=0.3, noise=0.05).sample(random.Random(1))

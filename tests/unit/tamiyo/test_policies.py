@@ -57,7 +57,7 @@ def is_planned_for_nothing(command: AdaptationCommand, packet: SystemStatePacket
 
 @pytest.mark.parametrize("judge", ["impact", "keep"])
 @given(st.lists(st.tuples(packets(), REFUSALS), min_size=1, max_size=4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_packets_are_answered_with_valid_commands(judge: str, rounds: list[Any]) -> None:
     """Layers exist, slots are free, candidates are offered and fit together, ids are unique, numbers sane."""
     for policy in policies(judge):
@@ -81,7 +81,7 @@ def test_any_packets_are_answered_with_valid_commands(judge: str, rounds: list[A
 
 @pytest.mark.parametrize("number", range(3), ids=["heuristic", "random", "scheduled"])
 @given(st.lists(packets(), min_size=2, max_size=4), st.integers(0, 3), REFUSALS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_policy_continues_from_its_saved_state(
     number: int, rounds: list[SystemStatePacket], cut: int, refusal: Any
 ) -> None:

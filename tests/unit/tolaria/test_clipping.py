@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -26,7 +26,6 @@ def norm(parameters: list[nn.Parameter]) -> float:
 
 
 @given(sizes, st.sampled_from(CLIP_SCOPES), st.floats(0.1, 50.0))
-@settings(deadline=None)
 def test_nothing_is_longer_than_allowed_and_the_norm_before_is_told(
     values: list[list[float]], scope: str, most: float
 ) -> None:

@@ -36,7 +36,7 @@ def with_seed(*, alpha: float = 1.0, **host: Any) -> Grown:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_numbers_are_means_over_samples(sizes: list[int]) -> None:
     grown = make_host()
     x, y = batch(sum(sizes))

@@ -220,7 +220,7 @@ def test_a_move_into_probation_that_is_undone_blends_on() -> None:
 
 
 @given(st.lists(st.sampled_from(["plant", "cull", "step", "advance"]), max_size=14), st.sampled_from([0, 2]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_order_of_events_breaks_the_bond(events: list[str], isolation_steps: int) -> None:
     grown = make_host(isolation_steps=isolation_steps, blend_steps=2, embargo_epochs=1)
     for number, event in enumerate(events):

@@ -40,7 +40,7 @@ def test_names_never_repeat(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 8))
-@settings(max_examples=9, deadline=None)
+@settings(max_examples=9)
 def test_it_can_end_at_any_step(tmp_path_factory: pytest.TempPathFactory, steps: int) -> None:
     failures: list[str] = []
     profiler = profile(tmp_path_factory.mktemp("p"), active=3, steps=steps, failures=failures)

@@ -67,7 +67,7 @@ def gradients(sizes: Sequence[int], **options: Any) -> dict[str, Tensor]:
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_accumulation_has_the_full_batchs_gradient(sizes: list[int]) -> None:
     """T3, pains 14: micro-batches weigh by their share of samples, for any remainder."""
     whole, parts = gradients([sum(sizes)]), gradients(sizes)

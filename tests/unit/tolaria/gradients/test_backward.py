@@ -97,7 +97,7 @@ def close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-6) -
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_accumulation_by_weight_has_the_full_batchs_gradient(sizes: list[int]) -> None:
     """T3, pains 14: for any remainder, within 1e-6 of its norm."""
     host = copy.deepcopy(make_host().model.host)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -35,7 +35,6 @@ def gradients(found: list[list[tuple[int, ...] | None]], scale: float = 1.0) -> 
 
 
 @given(shapes)
-@settings(deadline=None)
 def test_every_owner_has_the_squared_norm_of_its_gradients_in_its_place(
     found: list[list[tuple[int, ...] | None]],
 ) -> None:
@@ -49,7 +48,6 @@ def test_every_owner_has_the_squared_norm_of_its_gradients_in_its_place(
 
 
 @given(shapes, st.integers(1, 4))
-@settings(deadline=None)
 def test_shares_add_up_to_1_and_absent_owners_have_none(
     found: list[list[tuple[int, ...] | None]], samples: int
 ) -> None:
@@ -93,7 +91,6 @@ def test_wrong_lengths_raise() -> None:
 
 
 @given(st.lists(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=6))
-@settings(deadline=None)
 def test_what_micro_batches_added_is_found_again_in_what_was_accumulated(rows: list[list[float]]) -> None:
     whole, before = torch.zeros(3), None
     for row in rows:

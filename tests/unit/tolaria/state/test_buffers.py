@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -30,7 +30,6 @@ def pointers(groups: dict[str, dict[str, Tensor]]) -> set[int]:
     return {t.data_ptr() for g in groups.values() for t in g.values() if t.numel()}
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, len(LAYOUTS) - 1), max_size=6), max_size=4))
 def test_copies_are_equal_own_and_of_the_same_layout(rounds: list[list[int]]) -> None:
     pool = Buffers()

@@ -194,7 +194,7 @@ def damage(folder: Path, data: st.DataObject) -> Callable[[], None]:
     return undo
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_is_silent(checkpoint: Path, data: st.DataObject) -> None:
     """R5: 300 corruptions, all refused, the checkpoint named."""

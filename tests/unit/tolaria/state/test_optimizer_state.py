@@ -71,7 +71,7 @@ def weights(model: nn.Module) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.integers(0, 4), after=st.integers(1, 4), seed=st.integers(0, 99))
 def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: str, before: int, after: int, seed: int) -> None:
     """S2: through files, into a fresh optimiser whose options were others."""

@@ -17,7 +17,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(saves=st.lists(st.sampled_from("abcde"), min_size=1, max_size=8), keep=st.integers(1, 4))
 def test_the_last_saves_stay(tmp_path: Path, saves: list[str], keep: int) -> None:
     """Pain 6: never more than `keep`, always the newest; a name that is saved again is new again."""

@@ -61,7 +61,7 @@ def test_a_snapshot_is_a_copy_of_its_moment() -> None:
     assert bench.snapshots.taken == 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     limit=st.integers(5, 60),
     taken=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 40)), max_size=20),

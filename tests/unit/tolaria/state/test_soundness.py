@@ -19,7 +19,7 @@ def never(name: str) -> bool:
     return False
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     dtype=st.sampled_from(DTYPES),
     value=st.sampled_from([math.nan, math.inf, -math.inf]),
