@@ -4,6 +4,7 @@
 
 Every finished run is a line of the results file, and is not repeated: a run that was cut off goes on.
 A line knows its configuration, not the code: after a change of a policy's code, give a file of its own.
+The runs that README.md tells of lie beside this file: --as-recorded --results scripts/benchmarks/growth.jsonl
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from growth_arms.arms import ARMS
 from growth_arms.pool import keys, run_missing
-from growth_arms.rows import chosen, read_rows
+from growth_arms.rows import chosen, read_rows, recorded
 from growth_arms.tasks import TASKS
 
 
@@ -22,9 +23,10 @@ def main() -> None:
     tasks = {name: TASKS[name] for name in args.tasks}
     seeds = args.seed_list if args.seed_list is not None else list(range(args.seeds))
     wanted = keys(list(tasks.values()), args.arms, seeds, args.topologies, args.policy)
-    if not args.report_only:
+    if not (args.report_only or args.as_recorded):
         run_missing(wanted, tasks, args.results, args.policy, args.jobs)
-    rows = chosen(read_rows(args.results), wanted)
+    rows = read_rows(args.results)
+    rows = recorded(rows, wanted) if args.as_recorded else chosen(rows, wanted)
     if args.table:
         from growth_arms.table import report
 
@@ -54,6 +56,7 @@ def _arguments() -> argparse.Namespace:
     add("--jobs", type=int, default=2, help="processes at a time, one thread each")
     add("--results", type=Path, default=Path("outputs/benchmarks/growth.jsonl"))
     add("--report-only", action="store_true", help="run nothing")
+    add("--as-recorded", action="store_true", help="report runs of other configurations than today's, too")
     add("--table", action=argparse.BooleanOptionalAction, default=True)
     add("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg")
     return parser.parse_args()

@@ -25,6 +25,9 @@ def test_a_report_of_what_is_there(
     main()
     assert "| static_small | 1 | 80.00 | 80.00 | 330 | 13 | 0.001 | 1.0 |" in capsys.readouterr().out
     assert picture.is_file()
+    monkeypatch.setattr(sys, "argv", [*line.split(), "--as-recorded"])
+    main()
+    assert "| static_small | 2 | 80.00 +- 0.00 |" in capsys.readouterr().out
 
 
 def test_an_unknown_arm_is_refused(
