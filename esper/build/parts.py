@@ -168,7 +168,10 @@ def build_policy(config: TolariaConfig) -> Any:
     name = params.pop(TARGET, None)
     target = _resolve(config, f"{key}.{TARGET}", str(name), names.POLICIES)
     seed = {"seed": config.seed} if takes(target, "seed") and "seed" not in params else {}
-    made = _make(config, key, target, params, seed)
+    try:
+        made = _make(config, key, target, params, seed)
+    except ConfigError as error:
+        raise ConfigError([p if p.startswith(key) else f"{key}: {p}" for p in error.problems]) from error
     missing = [method for method in _POLICY_METHODS if not callable(getattr(made, method, None))]
     if missing:
         expected = f"a policy: {type(made).__name__} has no {', '.join(missing)}"

@@ -28,6 +28,7 @@ LEFT_OUT = (
     "profile_training",
     "checkpoint",
     "morphogenetic.tamiyo_url",
+    "morphogenetic.policy.memory",
 )
 
 

@@ -22,6 +22,7 @@ from esper.tamiyo.judge import Judge
 from esper.tamiyo.ledger import Ledger
 from esper.tamiyo.policy import CommandWriter
 from esper.tamiyo.randomness import dump_random, load_random
+from esper.tamiyo.settings import counted
 
 # How many of a run's own seeds the prior weighs as much as.
 _PRIOR_WEIGHT = 4.0
@@ -66,10 +67,7 @@ class HeuristicPolicy:
             "min_worth": min_worth,
         }
         problems = [f"{name} is {v}; it must lie in [0, 1]" for name, v in shares.items() if not 0 <= v <= 1]
-        if max_seeds < 1:
-            problems.append(f"max_seeds is {max_seeds}; it must be at least 1")
-        if shortlist < 1:
-            problems.append(f"shortlist is {shortlist}; it must be at least 1")
+        problems += counted(max_seeds=max_seeds, shortlist=shortlist)
         if problems:
             raise ConfigError(problems)
         self.max_seeds = max_seeds

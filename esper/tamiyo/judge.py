@@ -10,6 +10,7 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import ALIVE, CommandKind, Impact, SeedStage, SeedState, SystemStatePacket
+from esper.tamiyo.settings import counted
 
 MODES = ("impact", "keep")
 
@@ -59,9 +60,7 @@ class Judge:
             problems.append(f"min_gain is {min_gain}; it must be a share of the loss in [0, 1)")
         if not 0.0 <= min_confidence <= 1.0:
             problems.append(f"min_confidence is {min_confidence}; it must lie in [0, 1]")
-        for name, epochs in (("confirmations", confirmations), ("patience_epochs", patience_epochs)):
-            if epochs < 1:
-                problems.append(f"{name} is {epochs}; it must be at least 1")
+        problems += counted(confirmations=confirmations, patience_epochs=patience_epochs)
         if problems:
             raise ConfigError(problems)
         self.mode = mode

@@ -41,6 +41,7 @@ class LearnedPolicy(HeuristicPolicy):
         if not 0.0 <= explore < math.inf:
             raise ConfigError(f"explore is {explore}; it must be a number of at least 0")
         self.memory = Memory(Path(memory))
+        self.memory.check()
         self.explore = explore
         self._seed = seed
         episodes = self.memory.read()

@@ -17,6 +17,8 @@ from esper.errors import ConfigError
 FORMAT = 1
 # Older episodes were grown by other versions and catalogues; a file of this many is read in milliseconds.
 MAX_EPISODES = 1000
+# Scores are logarithms of losses, features shares, counts and logarithms.
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,24 @@ class Memory:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']!r} is not {FORMAT}")
             return [_episode(entry) for entry in data["episodes"]]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        # also of JSON that is no memory: a list where a mapping should be, or one without a bottom
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise ConfigError(
                 f"morphogenetic.policy.memory: {self.path} is no memory of a learned policy ({problem}); "
                 "expected a file that one wrote, or a path where there is none yet"
             ) from error
+
+    def check(self) -> None:
+        """Raises `ConfigError` where a run could not leave its episode here."""
+        self.read()
+        # every write puts a new file beside the old one, and renames it
+        folder = next(p for p in self.path.resolve().parents if p.exists())
+        if self.path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"morphogenetic.policy.memory: {self.path} cannot be written; expected a file, or a path "
+                "where one can be made"
+            )
 
     def add(self, episode: Episode) -> None:
         """Put one more episode into the file. Raises `OSError` where it cannot be written."""
@@ -79,5 +93,11 @@ class Memory:
 
 
 def _episode(entry: Mapping[str, Any]) -> Episode:
-    seeds = tuple({str(k): float(v) for k, v in seed.items()} for seed in entry["seeds"])
-    return Episode(str(entry["run_id"]), str(entry["task"]), float(entry["score"]), seeds)
+    seeds = tuple({str(k): _sane(v) for k, v in seed.items()} for seed in entry["seeds"])
+    return Episode(str(entry["run_id"]), str(entry["task"]), _sane(entry["score"]), seeds)
+
+
+def _sane(value: Any) -> float:
+    if not abs(number := float(value)) <= _LARGEST:  # nan is not, either
+        raise ValueError(f"{number} is no score and no feature: these lie within {_LARGEST:g}")
+    return number

@@ -12,6 +12,7 @@ from esper.tamiyo.ground import Ground
 from esper.tamiyo.judge import Judge
 from esper.tamiyo.policy import CommandWriter
 from esper.tamiyo.randomness import dump_random, load_random
+from esper.tamiyo.settings import counted
 
 
 class RandomPolicy:
@@ -35,9 +36,7 @@ class RandomPolicy:
         patience_epochs: int = 3,
         seed: int = 0,
     ) -> None:
-        problems = []
-        if max_seeds < 1:
-            problems.append(f"max_seeds is {max_seeds}; it must be at least 1")
+        problems = counted(max_seeds=max_seeds)
         if not 0.0 <= latest <= 1.0:
             problems.append(f"latest is {latest}; it must be a share of the run in [0, 1]")
         if problems:

@@ -37,11 +37,12 @@ class Account:
         self.params = self.model.total_params()
         self._flops = None
 
-    def step(self, samples: int) -> None:
-        """One optimiser step on so many samples."""
+    def step(self, samples: int, passes: int = 1) -> None:
+        """One optimiser step on so many samples, with so many backward passes a forward."""
+        forward, both = self.per_sample()
         self.progress.samples_seen += samples
         self.progress.param_steps += self.params
-        self.progress.train_flops += samples * self.per_sample()[1]
+        self.progress.train_flops += samples * (both + (passes - 1) * (both - forward))
 
     def forwards(self, samples: int) -> None:
         """Forwards made for the seeds' sake: health probes and impact."""

@@ -13,7 +13,7 @@ from esper.tolaria.state.snapshots import Snapshot
 from esper.tolaria.state.store import Store
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A phase was left in its midst, because the run is to end for this reason."""
 
 

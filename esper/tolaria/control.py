@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any, Protocol
 
 from esper.config import MorphogeneticConfig
@@ -23,6 +23,7 @@ from esper.leyline import (
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.room import FlopRoom, over_budget
 from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.wording import told_move, told_outcome
 
 
 class Tamiyo(Protocol):
@@ -188,14 +189,24 @@ class ControlLoop:
         return next(((refusal, detail) for broken, refusal, detail in checks if broken), (None, ""))
 
     def _chosen(self, command: AdaptationCommand) -> AdaptationCommand:
-        """The command, or the best on its shortlist, where a look ahead is to tell; it is made only then."""
+        """The command, or the best on its shortlist, where a look ahead is to tell; it is made only then.
+
+        What an earlier command of this round has left no place for is not looked at.
+        """
         if self.choose is None or not command.shortlist:
             return command
         try:
-            return self.choose(command)
+            first, *others = filter(self._has_room, (command, *command.shortlist))
+            chosen = replace(first, command_id=command.command_id, shortlist=tuple(others))
+            return self.choose(chosen) if others else chosen
         except Exception as error:  # noqa: BLE001 - as in _carry_out
             self._tell_undone(error)
             return command
+
+    def _has_room(self, command: AdaptationCommand) -> bool:
+        model = self.seeds.model
+        free = model.record(command.layer, command.seed_index).stage is SeedStage.DORMANT
+        return free and not over_budget(command, model, self.max_params, self.flops)
 
     def _carry_out(self, command: AdaptationCommand, now: Clock) -> tuple[Refusal | None, str]:
         if command.kind is CommandKind.PAUSE:
@@ -273,46 +284,13 @@ class ControlLoop:
         return detail
 
     def _tell(self, outcome: Outcome) -> None:
-        c = outcome.command
-        data: dict[str, Any] = {
-            "command_id": c.command_id,
-            "kind": c.kind.value,
-            "layer": c.layer,
-            "seed": c.seed_index,
-            "blueprint": c.blueprint,
-            "placement": c.placement,
-            "options": dict(c.options),
-            "confidence": c.confidence,
-            "urgency": c.urgency,
-            "reason": c.reason,
-            "evidence": dict(c.evidence),
-        }
-        if outcome.refusal is None:
-            self.telemetry.emit(EventName.ADAPTATION_APPLIED, data)
-        else:
-            data |= {"refusal": outcome.refusal.value, "detail": outcome.detail}
-            self.telemetry.emit(EventName.ADAPTATION_REFUSED, data)
+        applied = outcome.refusal is None
+        name = EventName.ADAPTATION_APPLIED if applied else EventName.ADAPTATION_REFUSED
+        self.telemetry.emit(name, told_outcome(outcome))
 
     def _tell_move(self, move: StageMove) -> None:
-        r = move.record
-        gates = [
-            {"gate": v.gate.value, "passed": v.passed, "reason": v.reason, "evidence": dict(v.evidence)}
-            for v in move.verdicts
-        ]
-        data = {
-            "layer": r.layer,
-            "seed": r.index,
-            "blueprint": r.blueprint,
-            "placement": r.placement,
-            "params": r.params,
-            "from": move.old.value,
-            "to": move.new.value,
-            "reason": move.reason,
-            "gates": gates,
-            "impact": asdict(r.impact) if r.impact else None,
-        }
         closed = move.old is move.new and move.verdicts
-        self.telemetry.emit(EventName.GATE if closed else EventName.SEED_STAGE, data)
+        self.telemetry.emit(EventName.GATE if closed else EventName.SEED_STAGE, told_move(move))
 
     # -- state -----------------------------------------------------------------------------------
 

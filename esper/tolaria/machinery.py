@@ -249,11 +249,11 @@ class Machinery:
             self.state.register("gradients", self.tasks, use="copies")
         if self.growth is not None:
             self.state.register("seeds", self.seeds)
+            self.state.register("flops", self.flops)
             if self.config.checkpoint.save_morphogenetic_state:
                 self.state.register("history", self.history)
                 self.state.register("control", self.growth.control)
                 self.state.register("growth", self.growth)
-                self.state.register("flops", self.flops)
                 if self.growth.monitor is not None:
                     self.state.register("health", self.growth.monitor)
         self.store = Store(self.config, self.parts, self.state, self.telemetry)

@@ -21,6 +21,8 @@ class Progress:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     stopped_by: str = ""
+    # a round of decisions was begun after the last step, and left
+    round_due: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

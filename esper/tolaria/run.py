@@ -15,6 +15,7 @@ from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.attention import Interrupted
 from esper.tolaria.best import best_weights
 from esper.tolaria.evaluate import Evaluation
+from esper.tolaria.growth import Growth
 from esper.tolaria.lines import epoch_line
 from esper.tolaria.losses import judge
 from esper.tolaria.machinery import Machinery
@@ -111,6 +112,8 @@ class Run(Machinery):
         epoch, start = self.progress.epoch + 1, self.progress.batch
         if start == 0:
             self.meter.reset()
+        if self.progress.round_due and self.growth is not None:
+            self._decide_inside(self.growth)
         for window in self.train_batches.windows(epoch, start, self.accumulation):
             norm = self._step(window)
             self.progress.batch += len(window)
@@ -127,7 +130,7 @@ class Run(Machinery):
         norm = self.stepper.step(window, meters, p.step, want_norm=True)
         p.step += 1
         self.telemetry.step = p.step
-        self.account.step(self.meter.samples - before)
+        self.account.step(self.meter.samples - before, self.tasks.passes if self.tasks else 1)
         if extra is not None:
             self.lines.add(p.step, extra, norm, self.tasks.tally.last() if self.tasks else None)
         return norm
@@ -141,13 +144,22 @@ class Run(Machinery):
             interval = self.decision_interval
             inside = self.progress.batch < len(self.train_batches)
             if inside and (ended_blend or (interval and self.progress.step % interval == 0)):
-                self.growth.inside_epoch(self.progress, self.meter.read()[0])
+                self._decide_inside(self.growth)
         self.guard.between_steps(self.progress.batch < len(self.train_batches))
         self.parts.watcher.progress(math.ceil(self.progress.batch / self.accumulation), None)
         if self.attention.between_steps():
             self.progress.stopped_by = self.wishes.stop_reason
             return self.progress.batch < len(self.train_batches)
         return False
+
+    def _decide_inside(self, growth: Growth) -> None:
+        """A round of decisions between two steps; where it looks ahead it can be left, and is done over."""
+        if growth.control.choose is not None:
+            self.progress.round_due = True
+            self._keep_state()
+            self.progress.round_due = False
+        growth.inside_epoch(self.progress, self.meter.read()[0])
+        self.attention.enter(None, may_leave=False)
 
     def _keep_state(self) -> None:
         """Keep what the epoch's last step left, so that all that is still to come in it can be broken off."""

@@ -53,7 +53,8 @@ class TaskBackward:
     window ends: as many times the model's size as there are tasks, and once more while they are combined.
 
     Seeds in isolation hear what they would hear of the plain sum. `on_tasks` is shown the gradients of
-    several tasks, one row a task, and the parameters they are for.
+    several tasks, one row a task, and the parameters they are for. `passes` is how many backward passes the
+    last micro-batch took.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class TaskBackward:
         self.precision = precision
         self.parameters = parameters
         self.tally = tally
+        self.passes = 1
         self.begin()
 
     def begin(self) -> None:
@@ -87,7 +89,7 @@ class TaskBackward:
             self._rows[str(len(self._shares))] = self._differentiate(losses, factor, last=True)
             self._shares.append(share)
             return
-        left = len(losses)
+        left = self.passes = len(losses)
         for name, loss in losses.items():
             left -= 1
             row = self._differentiate(loss, share, last=left == 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from esper.config.names import POLICIES
 from growth_arms.arms import ARMS
 from growth_arms.pool import keys, run_missing
 from growth_arms.rows import chosen, read_rows, recorded
@@ -27,6 +28,8 @@ def main() -> None:
         run_missing(wanted, tasks, args.results, args.policy, args.jobs)
     rows = read_rows(args.results)
     rows = recorded(rows, wanted) if args.as_recorded else chosen(rows, wanted)
+    if not rows:
+        raise SystemExit(f"growth: none of these runs is in {args.results}")
     if args.table:
         from growth_arms.table import report
 
@@ -45,21 +48,34 @@ def _arguments() -> argparse.Namespace:
     add("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     listed = "\n".join(f"{name:13} {what}" for name, what in ARMS.items())
     add("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=listed)
-    add("--seeds", type=int, default=10, help="how many, from 0 on")
-    add("--seed-list", type=int, nargs="+", help="these seeds instead")
+    add("--seeds", type=_count, default=10, help="how many, from 0 on")
+    add("--seed-list", type=_seed, nargs="+", help="these seeds instead")
     add("--topologies", type=int, default=30, help="how many a sweep tries")
     add(
         "--policy",
         default="heuristic",
+        choices=sorted(POLICIES),
         help="whose choices esper's arm is: an option of morphogenetic/policy",
     )
-    add("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    add("--jobs", type=_count, default=2, help="processes at a time, one thread each")
     add("--results", type=Path, default=Path("outputs/benchmarks/growth.jsonl"))
     add("--report-only", action="store_true", help="run nothing")
     add("--as-recorded", action="store_true", help="report runs of other configurations than today's, too")
     add("--table", action=argparse.BooleanOptionalAction, default=True)
     add("--plot", type=Path, metavar="FILE", help="a picture, .png or .svg")
     return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def _seed(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 0")
+    return number
 
 
 if __name__ == "__main__":

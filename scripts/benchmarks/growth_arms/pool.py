@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -57,12 +59,29 @@ def _spec(key: Key, task: Task, policy: str, done: dict[Key, Row]) -> Spec | Non
 def _performed(specs: Sequence[Spec], jobs: int) -> Iterator[Row]:
     # spawned: a forked process would inherit torch's threads
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_one_thread) as pool:
-        for future in as_completed([pool.submit(perform, spec) for spec in specs]):
-            yield future.result()
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_worker) as pool:
+        futures = {pool.submit(perform, spec): spec for spec in specs}
+        failed = []
+        for future in as_completed(futures):
+            if (error := future.exception()) is None:
+                yield future.result()
+            else:
+                spec = futures[future]
+                failed.append(f"{spec.task.name} {spec.arm} {spec.seed}: {type(error).__name__}: {error}")
+    if failed:
+        raise RuntimeError("these runs failed, the others are kept: " + "; ".join(sorted(failed)))
 
 
-def _one_thread() -> None:
+def _worker() -> None:
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Do not outlive a parent that was killed: nobody would take the row."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -30,9 +30,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def append_row(path: Path, row: Row) -> None:
+    """Add a line; one that was left without its end by a kill goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    with path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(f"{json.dumps(row)}\n".encode())
 
 
 def of_arm(rows: Iterable[Row], arm: str) -> list[Row]:

@@ -211,6 +211,7 @@ UNMISSED: dict[str, str] = {
     "recovery/emergency/reason": "an emergency that is over has none",
     "recovery/emergency/time": _CLOCK,
     "run/progress/cpu_s": _CLOCK,
+    "run/progress/round_due": "only a stop in the midst of a look ahead sets it (test_scout.py)",
     "run/progress/stopped_by": "the wish to stop was for the life that was saved",
     "run/progress/wall_s": _CLOCK,
     "scaler/scaler/backoff_factor": _CONSTANT,

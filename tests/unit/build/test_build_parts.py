@@ -387,7 +387,7 @@ def test_a_policy_draws_from_the_seed_of_the_run() -> None:
     ("policy", "key"),
     [
         ({"_target_": "heuristic", "max_seed": 1}, "morphogenetic.policy.max_seed: given 1"),
-        ({"_target_": "heuristic", "prior": 3}, "prior is 3"),
+        ({"_target_": "heuristic", "prior": 3}, "morphogenetic.policy: prior is 3"),
         ({"_target_": "scheduled"}, "morphogenetic.policy.seeds: given no value"),
         ({"_target_": "torch.nn.GELU"}, "morphogenetic.policy._target_: given 'torch.nn.GELU'"),
         ({"_target_": "os.system"}, "morphogenetic.policy._target_: given 'os.system'"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from growth_arms.arms import ESPER, RANDOM, SCRATCH, STATIC_SMALL, SWEEP, Spec, arm_hash
+from growth_arms.arms import ESPER, RANDOM, SCRATCH, STATIC_BIG, STATIC_SMALL, SWEEP, Spec, arm_hash
 from growth_arms.pool import keys, run_missing, told
 from growth_arms.rows import Row, append_row, chosen, key_of, perform, read_rows
 from growth_arms.tasks import G3, Task
@@ -90,6 +90,16 @@ def test_scratch_waits_for_its_esper_run(tmp_path: Path) -> None:
     assert not results.exists()
 
 
+def test_a_run_that_fails_costs_no_other_its_row(tmp_path: Path) -> None:
+    """In processes of their own, as in a benchmark: five seconds, most of them to import torch."""
+    results = tmp_path / "growth.jsonl"
+    task = replace(SHORT, big="+model.model_params={hidden: [-1]}")
+    wanted = keys([task], [STATIC_BIG, STATIC_SMALL], [0], 0, "heuristic")
+    with pytest.raises(RuntimeError, match=r"G3 static_big 0: ConfigError.*hidden"):
+        run_missing(wanted, {"G3": task}, results, "heuristic", 2)
+    assert [row["arm"] for row in read_rows(results)] == [STATIC_SMALL]
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     results = tmp_path / "growth.jsonl"
     key = ("G3", ESPER, 0, arm_hash(G3, ESPER, "heuristic"))
@@ -98,6 +108,8 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         file.write('{"task": "G3", "ar')
     rows = read_rows(results)
     assert [key_of(row) for row in rows] == [key]
+    append_row(results, finished(key) | {"seed": 1})
+    assert [row["seed"] for row in read_rows(results)] == [0, 1]
 
 
 def test_the_last_of_repeated_runs_counts() -> None:

@@ -53,12 +53,31 @@ def vars_of(e: Episode) -> dict[str, object]:
     return {"run_id": e.run_id, "task": e.task, "score": e.score, "seeds": [dict(s) for s in e.seeds]}
 
 
+def with_row(score: str = "1.0", seeds: str = "[]") -> str:
+    return (
+        f'{{"format": 1, "episodes": [{{"run_id": "a", "task": "b", "score": {score}, "seeds": {seeds}}}]}}'
+    )
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"format": 99, "episodes": []}', '{"format": 1}', '{"format": 1, "episodes": [{}]}'],
+    [
+        *("", "[]", '{"format": 99, "episodes": []}', '{"format": 1}', '{"format": 1, "episodes": [{}]}'),
+        *(with_row(score="NaN"), with_row(score="1e308"), with_row(seeds="[[1]]"), with_row(seeds='"ab"')),
+        *(with_row(seeds='[{"depth": Infinity}]'), "[" * 100_000),
+    ],
 )
 def test_another_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "memory.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"morphogenetic\.policy\.memory.*memory\.json"):
         Memory(path).read()
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("{}")
+    for path in (tmp_path, tmp_path / "file" / "memory.json"):
+        with pytest.raises(ConfigError, match=r"morphogenetic\.policy\.memory"):
+            Memory(path).check()
+    Memory(tmp_path / "not" / "yet" / "memory.json").check()
+    assert not (tmp_path / "not").exists()

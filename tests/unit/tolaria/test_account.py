@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper.leyline import CommandKind
 from esper.tolaria.account import Account
 from esper.tolaria.flops import count_flops
+from esper.tolaria.gradients import PCGrad
 from esper.tolaria.run import Run
 
 
@@ -54,6 +55,23 @@ def test_a_run_without_growth_costs_steps_times_flops(tmp_path: Path) -> None:
     assert run.progress.samples_seen == samples
     assert run.progress.train_flops == pytest.approx(samples * by_hand(run)[1])
     assert run.progress.param_steps == 18 * run.model.total_params()
+
+
+class Twice(nn.Module):
+    """The same question as two objectives."""
+
+    def forward(self, scores: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = nn.functional.cross_entropy(scores, targets)
+        return {"one": loss, "other": 2 * loss}
+
+
+def test_each_objective_costs_a_backward_pass_of_its_own(tmp_path: Path) -> None:
+    """Under an aggregator; added up they share one."""
+    aggregator = PCGrad(torch.Generator().manual_seed(0))
+    run = make_run(tmp_path, parts={"loss": Twice(), "aggregator": aggregator})
+    run.train()
+    forward, both = by_hand(run)
+    assert run.progress.train_flops == pytest.approx(3 * 6 * 32 * (forward + 2 * (both - forward)))
 
 
 def test_growth_is_charged_for_as_long_as_it_is_there(tmp_path: Path) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from helpers.runs import Plan, germinate, make_run, notes_of
+import pytest
+from helpers.lives import alike, path_of
+from helpers.runs import Plan, germinate, make_run, notes_of, restored
+
+from esper.leyline import AdaptationCommand
+from esper.tolaria.run import Run
 
 OPTIONS = {
     "morphogenetic__max_params_ratio": 99.0,
@@ -55,3 +62,55 @@ def test_what_a_limit_refuses_is_not_looked_at(tmp_path: Path) -> None:
         run.train()
         costs.append(run.progress.train_flops)
     assert costs[0] == costs[1] and not any(o.applied for o in plan.outcomes)
+
+
+def test_what_the_last_choice_left_no_place_for_is_not_looked_at(tmp_path: Path) -> None:
+    """Two commands with the same two places on their lists: the second gets the one that is left."""
+    other = replace(BAD, command_id="test-4", shortlist=(replace(GOOD, command_id="test-5"),))
+    plan = Plan({1: [replace(BAD, shortlist=(GOOD,)), other]})
+    run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=20, **OPTIONS)
+    run.train()
+    assert sorted(r.layer for r in run.model.living()) == ["block1", "block2"]
+    second = next(o for o in plan.outcomes if o.command.command_id == "test-4")
+    assert second.applied and "lookahead_loss" not in second.command.evidence
+
+
+class Stopping:
+    """Wishes the run to end in the midst of its first look ahead."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.fired = False
+        self.look: Callable[[AdaptationCommand], AdaptationCommand] | None = run.growth.control.choose  # type: ignore[union-attr]
+
+    def __call__(self, command: AdaptationCommand) -> AdaptationCommand:
+        self.fired = True
+        self.run.wishes.stop("sigint")
+        assert self.look is not None
+        self.look(command)
+        raise AssertionError("the look went on to its end")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_stopped_in_the_midst_of_a_look_it_goes_on_exactly(tmp_path: Path, inside: bool) -> None:
+    """S2, T11: nothing is planted, and the round is done over; inside an epoch and at its end."""
+    options: dict[str, Any] = {**OPTIONS, "morphogenetic__lookahead_steps": 20}
+    options |= {"checkpoint__save_checkpoints": True, "optimization__max_epochs": 3}
+    if inside:
+        options["morphogenetic__decision_interval_steps"] = 4
+    command = replace(BAD, shortlist=(GOOD,))
+
+    def begun(name: str) -> Run:
+        # the first packet of epoch 1 is the one at its end; inside an epoch the fourth step's comes first
+        return make_run(tmp_path / name, tamiyo=Plan({0 if inside else 1: [command]}), **options)
+
+    whole, stopped = begun("whole"), begun("stopped")
+    whole.train()
+    assert stopped.growth is not None
+    stopping = stopped.growth.control.choose = Stopping(stopped)
+    stopped.train()
+    assert stopping.fired and stopped.progress.stopped_by == "sigint" and not stopped.model.living()
+    (saved,) = (path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir())
+    resumed = restored(begun("resumed"), path_of(tmp_path / "stopped", saved))
+    resumed.train()
+    assert alike(resumed, whole) and resumed.progress.train_flops == whole.progress.train_flops

@@ -1,0 +1,51 @@
+"""What events say of a command and of a seed's move."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from esper.kasmina import StageMove
+from esper.leyline import Outcome
+
+
+def told_outcome(outcome: Outcome) -> dict[str, Any]:
+    """A command with its evidence, and why it was refused where it was."""
+    c = outcome.command
+    told: dict[str, Any] = {
+        "command_id": c.command_id,
+        "kind": c.kind.value,
+        "layer": c.layer,
+        "seed": c.seed_index,
+        "blueprint": c.blueprint,
+        "placement": c.placement,
+        "options": dict(c.options),
+        "confidence": c.confidence,
+        "urgency": c.urgency,
+        "reason": c.reason,
+        "evidence": dict(c.evidence),
+    }
+    if outcome.refusal is not None:
+        told |= {"refusal": outcome.refusal.value, "detail": outcome.detail}
+    return told
+
+
+def told_move(move: StageMove) -> dict[str, Any]:
+    """A seed's move with the verdicts of its gates."""
+    r = move.record
+    gates = [
+        {"gate": v.gate.value, "passed": v.passed, "reason": v.reason, "evidence": dict(v.evidence)}
+        for v in move.verdicts
+    ]
+    return {
+        "layer": r.layer,
+        "seed": r.index,
+        "blueprint": r.blueprint,
+        "placement": r.placement,
+        "params": r.params,
+        "from": move.old.value,
+        "to": move.new.value,
+        "reason": move.reason,
+        "gates": gates,
+        "impact": asdict(r.impact) if r.impact else None,
+    }
