@@ -106,8 +106,6 @@ def arms_of(task: Task) -> list[str]:
         missing.add(STATIC_EQUAL)
     if task.max_param_epochs is None:
         missing.add(GROMO)
-    if not task.sweep:
-        missing.add(SWEEP)
     return [arm for arm in ARMS if arm not in missing]
 
 

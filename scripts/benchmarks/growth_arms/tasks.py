@@ -52,7 +52,6 @@ class Task:
     max_param_epochs: float | None = None
     max_flops: int | None = None
     grown_flops: int | None = None
-    sweep: bool = True
     time_to: float | None = None
 
 
@@ -135,6 +134,5 @@ G3 = Task(
     ),
     host_params=330,
     host_flops=624,
-    sweep=False,
 )
 TASKS = {task.name: task for task in (G1, G2, G3)}

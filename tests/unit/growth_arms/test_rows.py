@@ -22,7 +22,6 @@ SHORT = replace(
             "options": {"hidden": 4},
         },
     ),
-    sweep=True,
 )
 
 
