@@ -31,8 +31,8 @@ def _rank(rows: Sequence[Row]) -> str:
     mean = percentile(statistics.mean(ours), swept)
     each = statistics.mean(percentile(value, swept) for value in ours)
     return (
-        f"among {len(swept)} random topologies from scratch esper's mean is at the {mean:.0f}th percentile, "
-        f"a single run on average at the {each:.0f}th; the best of them reached {100 * max(swept):.2f} %, "
+        f"among {len(swept)} random topologies from scratch esper's mean is at percentile {mean:.0f}, "
+        f"a single run on average at {each:.0f}; the best of them reached {100 * max(swept):.2f} %, "
         f"their median {100 * statistics.median(swept):.2f} %"
     )
 
