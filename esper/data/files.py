@@ -132,7 +132,8 @@ def _refuse_partial(files: FileSet, data_root: Path) -> None:
         return
     for folder in _folders(files, data_root):
         lacking = missing(files, folder)
-        if len(lacking) < len(files.files):
+        # nothing lacks where another process has put the set there since it was looked for
+        if 0 < len(lacking) < len(files.files):
             raise DataError(
                 f"{files.name} in {folder} lacks {', '.join(lacking)}: put what is missing there, "
                 "or delete the folder to have all of it fetched again"

@@ -182,6 +182,36 @@ def test_a_folder_renamed_into_place_is_seen_whole_or_not_at_all(tmp_path: Path)
     assert seen == {0, len(files.files)}
 
 
+def test_a_set_that_comes_while_it_is_looked_for_is_never_called_a_part(tmp_path: Path) -> None:
+    """D1: found, or not there; what another process has just put there lacks nothing."""
+    files, _ = local_cifar(tmp_path)
+    away, home = tmp_path / "away", tmp_path / "root" / files.folders[0]
+    away.mkdir()
+    home.parent.mkdir(parents=True)
+    for name in files.files:
+        (away / name).touch()
+    over, told = threading.Event(), set[str]()
+
+    def move() -> None:
+        while not over.is_set():
+            away.rename(home)
+            home.rename(away)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        for _ in range(1000):
+            try:
+                obtain(files, tmp_path / "root", download=False)
+                told.add("found")
+            except DataError as error:
+                told.add("lacks" if "lacks" in str(error) else "not found")
+    finally:
+        over.set()
+        mover.join()
+    assert "found" in told and "lacks" not in told
+
+
 def test_a_data_root_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     files, _ = local_cifar(tmp_path)
     (tmp_path / "root").write_text("a file, not a folder")
