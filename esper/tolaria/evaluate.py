@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
-from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
+from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
 from esper.tolaria.precision import Precision
 from esper.tolaria.task import BatchForm, Meter, batch_length, follow, per_sample
 
@@ -103,7 +103,7 @@ class Evaluator:
         if not keep_losses:
             return None
         if self.single is None or isinstance(found, Mapping):
-            return (self.total(found) if isinstance(found, Mapping) else found).reshape(1).float()
+            return in_total(found, self.total).reshape(1).float()
         with self.precision.autocast():
             return self.single(output, targets).float()
 

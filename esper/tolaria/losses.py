@@ -40,6 +40,11 @@ def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
     return first
 
 
+def in_total(losses: Losses, total: Total = sum_losses) -> Tensor:
+    """The one number that a batch's losses come to: several by `total`, a single one as it is."""
+    return losses if isinstance(losses, Tensor) else total(losses)
+
+
 def from_model(output: Any, targets: Any) -> Losses:
     """The model's own output, for models that return their losses, one or several by name.
 

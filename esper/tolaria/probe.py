@@ -14,7 +14,7 @@ from esper.config import SeedConfig
 from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import BatchSource
-from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
+from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
 from esper.tolaria.precision import Precision
 from esper.tolaria.task import BatchForm, batch_length, follow
 
@@ -56,7 +56,7 @@ class Probe:
         with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
             output = self.model.forward(*args, **kwargs)
             losses = judge(self.judge, output, follow(targets, output))
-            return self.total(losses) if isinstance(losses, Mapping) else losses
+            return in_total(losses, self.total)
 
     def has_objectives(self) -> bool:
         """Whether the loss has several objectives by name, from a forward in eval mode without gradients."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +17,7 @@ from esper.tolaria.best import best_weights
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import epoch_line
-from esper.tolaria.losses import judge
+from esper.tolaria.losses import in_total, judge
 from esper.tolaria.machinery import Machinery
 from esper.tolaria.parts import Parts
 from esper.tolaria.profiler import StepProfiler
@@ -222,7 +222,7 @@ class Run(Machinery):
         with self.precision.autocast():
             output = self.forward(batch_length(targets), args, kwargs)
             losses = judge(self.parts.loss, output, follow(targets, output))
-            loss = self.total(losses) if isinstance(losses, Mapping) else losses
+            loss = in_total(losses, self.total)
         self.precision.backward(loss)
         return loss.item()
 

@@ -30,3 +30,21 @@ def two_losses(output: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tenso
     first = nn.functional.cross_entropy(output["first"], targets)
     number = torch.tanh(output["second"].squeeze(1).float())
     return {"first": first, "second": -3 * (number * (targets - 1)).mean()}
+
+
+class Heads(nn.Module):
+    """Digits and whether they are odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
+        self.digit, self.odd = nn.Linear(16, 10), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(x)
+        return {"digit": self.digit(features), "odd": self.odd(features)}
+
+
+def heads_loss(output: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+    truth = {"digit": targets, "odd": targets % 2}
+    return {name: nn.functional.cross_entropy(output[name], truth[name]) for name in output}

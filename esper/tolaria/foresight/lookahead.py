@@ -7,7 +7,7 @@ annealed to zero it was the best signal that was measured (scripts/benchmarks/RE
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from esper.tolaria.batches import BatchSource
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.flops import count_flops
 from esper.tolaria.foresight.trial import trial_with
-from esper.tolaria.losses import judge
+from esper.tolaria.losses import in_total, judge
 from esper.tolaria.optimizer import OptimizerFactory
 from esper.tolaria.probe import Probe
 from esper.tolaria.schedule import ramp
@@ -105,7 +105,7 @@ class Lookahead:
         with e.precision.autocast():
             output = trial.forward(*args, **kwargs)
             losses = judge(e.loss, output, follow(targets, output))
-            return e.total(losses) if isinstance(losses, Mapping) else losses, batch_length(targets)
+            return in_total(losses, e.total), batch_length(targets)
 
 
 def _factor(at: int, steps: int) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from esper.tolaria.gradients.aggregator import Aggregator
 from esper.tolaria.gradients.tally import Tally
 from esper.tolaria.gradients.tasks import Row, Tasks
-from esper.tolaria.losses import Losses, sum_losses
+from esper.tolaria.losses import Losses, in_total
 from esper.tolaria.precision import Precision
 
 
@@ -38,7 +38,7 @@ class PlainBackward:
         """Nothing is kept between windows."""
 
     def add(self, losses: Losses, share: float) -> None:
-        loss = losses if isinstance(losses, Tensor) else sum_losses(losses)
+        loss = in_total(losses)
         self.precision.backward(loss if share == 1 else loss * share)
 
     def finish(self) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from esper.tolaria.losses import Losses, Total, sum_losses
+from esper.tolaria.losses import Losses, Total, in_total, sum_losses
 
 # On an accelerator reading a value waits for it; so many steps are then read at once.
 ACCELERATOR_STEPS = 16
@@ -32,7 +31,7 @@ class Watch:
 
     def add(self, losses: Losses, output: Any, targets: Any, samples: int) -> None:
         """Note the mean loss of one micro-batch of `samples`."""
-        loss = self.total(losses) if isinstance(losses, Mapping) else losses
+        loss = in_total(losses, self.total)
         self._parts.append((loss.detach(), samples))
 
     def end_step(self, norm: Tensor | None) -> bool:

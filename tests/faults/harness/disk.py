@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness.tally import Tally
+from helpers.disk import Disk
 from helpers.runs import notes_of
 
-from esper.core.atomic import Content, Files, is_leftover, remove_stale
+from esper.core.atomic import Files, is_leftover, remove_stale
 from esper.core.tensors import save_tensors
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
@@ -21,43 +22,6 @@ from esper.tolaria.state.checkpoint import check_checkpoint
 
 CODES = (errno.ENOSPC, errno.EIO)
 _MOST_CALLS = 1000
-
-
-class Disk(Files):
-    """Notes every call; the k-th fails with `code`, a write after half of its bytes."""
-
-    def __init__(self, fail_at: int = 0, code: int = errno.ENOSPC) -> None:
-        self.calls: list[tuple[str, Path]] = []
-        self.fail_at, self.code = fail_at, code
-        self.fired = False
-
-    def mkdir(self, path: Path) -> None:
-        self._call("mkdir", path)
-        super().mkdir(path)
-
-    def write(self, path: Path, content: Content) -> None:
-        self._call("write", path)
-        super().write(path, content)
-
-    def fsync(self, path: Path) -> None:
-        self._call("fsync", path)
-        super().fsync(path)
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._call("rename", new)
-        super().rename(old, new)
-
-    def fsync_dir(self, path: Path) -> None:
-        self._call("fsync_dir", path)
-        super().fsync_dir(path)
-
-    def _call(self, kind: str, path: Path) -> None:
-        self.calls.append((kind, path))
-        if len(self.calls) == self.fail_at:
-            self.fired = True
-            if kind == "write":
-                path.write_bytes(b"half")
-            raise OSError(self.code, os.strerror(self.code))
 
 
 def naive_save(

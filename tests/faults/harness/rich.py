@@ -13,6 +13,7 @@ from faults.harness.omission import Life, omissions, pieces, stopped
 from faults.harness.poison import Poison
 from faults.harness.tally import Tally
 from faults.harness.watching import Watching
+from helpers.objectives import Heads, heads_loss
 from helpers.runs import Plan, germinate, make_run, tell
 from torch import Tensor, nn
 
@@ -113,27 +114,13 @@ def poisoned(folder: Path) -> Run:
     return run
 
 
-class Heads(nn.Module):
-    """Digits, and whether they are odd."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
-        self.digit, self.odd = nn.Linear(16, 10), nn.Linear(16, 2)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        features = self.trunk(x)
-        return {"digit": self.digit(features), "odd": self.odd(features)}
-
-
 class HeadsLoss(nn.Module):
     """Both heads' cross entropy; in validation it grows with the epochs, so that the first is the best."""
 
     run: Run | None = None
 
     def forward(self, output: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-        truth = {"digit": targets, "odd": targets % 2}
-        losses = {name: nn.functional.cross_entropy(output[name], truth[name]) for name in output}
+        losses = heads_loss(output, targets)
         if self.run is not None and not self.run.model.training:
             losses["odd"] = losses["odd"] + 10.0 * self.run.progress.epoch
         return losses

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.disk import Disk
 
 from esper.core.atomic import (
     Content,
@@ -28,43 +29,6 @@ NEW: dict[str, Content] = {
     "state.json": b"[]",
     "model.bin": lambda path: path.write_bytes(b"new" * 100) and None,
 }
-
-
-class Recorder(Files):
-    """Notes every call; raises `code` at the k-th one, a write after half of its bytes."""
-
-    def __init__(self, fail_at: int = 0, code: int = errno.ENOSPC) -> None:
-        self.calls: list[tuple[str, Path]] = []
-        self.fail_at, self.code = fail_at, code
-        self.fired = False
-
-    def _call(self, kind: str, path: Path) -> None:
-        self.calls.append((kind, path))
-        if len(self.calls) == self.fail_at:
-            self.fired = True
-            if kind == "write":
-                path.write_bytes(b"half")
-            raise OSError(self.code, os.strerror(self.code))
-
-    def mkdir(self, path: Path) -> None:
-        self._call("mkdir", path)
-        super().mkdir(path)
-
-    def write(self, path: Path, content: Content) -> None:
-        self._call("write", path)
-        super().write(path, content)
-
-    def fsync(self, path: Path) -> None:
-        self._call("fsync", path)
-        super().fsync(path)
-
-    def rename(self, old: Path, new: Path) -> None:
-        self._call("rename", new)
-        super().rename(old, new)
-
-    def fsync_dir(self, path: Path) -> None:
-        self._call("fsync_dir", path)
-        super().fsync_dir(path)
 
 
 def naive_commit(final: Path, files: dict[str, Content], *, io: Files) -> Path:
@@ -88,7 +52,7 @@ def faults(tmp_path: Path, commit: Commit, name: str, code: int) -> list[str]:
     for k in range(1, 1000):
         parent = tmp_path / f"{name}-{k}-{code}"
         commit_folder(parent / "one", OLD)
-        io = Recorder(k, code)
+        io = Disk(k, code)
         try:
             commit(parent / name, NEW, io=io)
             if io.fired:
@@ -139,13 +103,13 @@ def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
 def test_order_of_calls(tmp_path: Path) -> None:
     """R7: write, fsync of each, fsync of the folder, rename, fsync of the parent."""
     for _ in range(2):  # a new folder, then one that is replaced
-        io = Recorder()
+        io = Disk()
         commit_folder(tmp_path / "a", NEW, io=io)
         assert out_of_order(io.calls, tmp_path / "a") == []
-    unsafe = Recorder()
+    unsafe = Disk()
     naive_commit(tmp_path / "b", NEW, io=unsafe)
     assert out_of_order(unsafe.calls, tmp_path / "b") != []
-    hasty = Recorder()
+    hasty = Disk()
     commit_folder(tmp_path / "c", NEW, io=hasty)
     without_fsync = [call for call in hasty.calls if call[0] != "fsync"]
     assert len(out_of_order(without_fsync, tmp_path / "c")) == 3
@@ -154,7 +118,7 @@ def test_order_of_calls(tmp_path: Path) -> None:
 
 
 def test_new_parents_are_durable_too(tmp_path: Path) -> None:
-    io = Recorder()
+    io = Disk()
     commit_folder(tmp_path / "run" / "checkpoints" / "one", NEW, io=io)
     assert io.calls[:4] == [
         ("mkdir", tmp_path / "run"),
@@ -227,7 +191,7 @@ def test_json_and_bytes_are_replaced_in_one_step(tmp_path: Path) -> None:
         write_json_atomic(path, {"a": object()})
     for k in range(1, 5):
         before = path.read_bytes()
-        io = Recorder(k)
+        io = Disk(k)
         with pytest.raises(OSError, match="No space"):
             write_bytes_atomic(path, b"new", io=io)
         assert io.fired

@@ -8,30 +8,12 @@ from typing import Any
 import pytest
 import torch
 from helpers.lives import LONG, StopsAt, alike, path_of
+from helpers.objectives import Heads, heads_loss
 from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored
-from torch import Tensor, nn
 
 from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Weighted
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
-
-
-class Heads(nn.Module):
-    """Digits and whether they are odd."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
-        self.digit, self.odd = nn.Linear(16, 10), nn.Linear(16, 2)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        features = self.trunk(x)
-        return {"digit": self.digit(features), "odd": self.odd(features)}
-
-
-def heads_loss(output: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    truth = {"digit": targets, "odd": targets % 2}
-    return {name: nn.functional.cross_entropy(output[name], truth[name]) for name in output}
 
 
 def two_headed(run_dir: Path, aggregator: Aggregator | None, **options: Any) -> Run:
