@@ -226,7 +226,7 @@ def run_job(
     if config.dry_run:
         print(trainer.dry_run())
         return 0
-    with on_signals(trainer.stop):
+    with on_signals(trainer.stop, starting=lambda: trainer.job.run is None):
         summary = trainer.run_training()
     return exit_code(summary["stopped_by"])
 

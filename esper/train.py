@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from esper.signals import before_end, ended_by_signals
+
+if __name__ == "__main__":
+    # before the imports below, which take time; and `task` under its own name, so that a launcher can find it
+    with ended_by_signals():
+        from esper.train import main as run_main
+
+        sys.exit(run_main())
+
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -24,7 +34,6 @@ from esper.config import TolariaConfig
 from esper.config.problems import problem
 from esper.core.lock import FolderLock, in_use, live_holder
 from esper.errors import ConfigError
-from esper.signals import ended_by_sigterm
 from esper.unfinished import which_run
 
 # The folders that this process has locked.
@@ -33,9 +42,9 @@ _locks: dict[Path, FolderLock] = {}
 
 def main() -> int:
     """Do what the command line asks; the exit code is 0 done, 1 internal error, 2 configuration or input,
-    3 halted by an emergency, 130 and 143 by signal.
+    3 halted by an emergency, 129, 130 and 143 by signal.
     """
-    with ended_by_sigterm(), ExitStack() as owned:
+    with ended_by_signals(), ExitStack() as owned:
         return _main(sys.argv[1:], owned)
 
 
@@ -147,6 +156,7 @@ def _lock(folder: Path, owned: ExitStack) -> None:
     _locks[folder] = lock = FolderLock.take(folder)
     owned.callback(_locks.pop, folder)
     owned.callback(lock.release)
+    owned.enter_context(before_end(lambda _: lock.release()))
 
 
 def _key(folder: Path) -> Path:
@@ -203,10 +213,3 @@ def _arguments(arguments: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-if __name__ == "__main__":
-    # under its own name, so that a launcher can find `task` again in another process
-    from esper.train import main as run_main
-
-    sys.exit(run_main())

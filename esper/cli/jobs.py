@@ -14,16 +14,18 @@ from typing import Any
 from esper.cli.plan import Plan
 from esper.core.atomic import write_json_atomic
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
+from esper.signals import before_end
 
 STATUS_FILE = "status.json"
 CRASH_FILE = "crash.txt"
 
-DONE, CRASHED, REFUSED, HALTED, BY_SIGINT, BY_SIGTERM = 0, 1, 2, 3, 130, 143
+DONE, CRASHED, REFUSED, HALTED, BY_SIGHUP, BY_SIGINT, BY_SIGTERM = 0, 1, 2, 3, 129, 130, 143
 _STATUS = {
     DONE: "done",
     CRASHED: "crashed",
     REFUSED: "refused",
     HALTED: "halted",
+    BY_SIGHUP: "hung up",
     BY_SIGINT: "interrupted",
     BY_SIGTERM: "terminated",
 }
@@ -44,9 +46,14 @@ def complain(problems: Sequence[str], what: str = "the configuration") -> None:
 def carry_out(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
     """Call `run`, keep its status in the folder, and give back the exit code, whatever `run` raises."""
     record: dict[str, Any] = {"job": number, "overrides": list(overrides), "status": "running"}
-    _keep(folder, record)
-    code, error = _guarded(run, folder)
-    _keep(folder, record | {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error})
+
+    def over(code: int, error: str | None = None) -> None:
+        _keep(folder, record | {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error})
+
+    with before_end(over):
+        _keep(folder, record)
+        code, error = _guarded(run, folder)
+        over(code, error)
     return code
 
 
