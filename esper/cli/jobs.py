@@ -29,8 +29,10 @@ _STATUS = {
     BY_SIGINT: "interrupted",
     BY_SIGTERM: "terminated",
 }
-# A disk that is full, failing or read-only: said in a sentence, for no line of code is at fault.
+# A disk that is full, failing or read-only, a path that is not accessible: said in a sentence, for no line of
+# code is at fault.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}
 # The status of jobs, by number, that could not be written.
 _unwritten: dict[int | None, dict[str, Any]] = {}
 _LONGEST_ERROR = 60  # characters of an error in the table
@@ -75,7 +77,7 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
         complain(str(error).splitlines(), "the configuration or its input")
         return REFUSED, str(error)
     except OSError as error:
-        if not isinstance(error, OutputError) and error.errno not in _NO_ROOM:
+        if not isinstance(error, OutputError) and error.errno not in _NO_ROOM | _NO_PLACE:
             return _crashed(error, folder)
         complain(str(error).splitlines(), f"writing to {folder}; what is there stands")
         return CRASHED, str(error)

@@ -86,6 +86,17 @@ def test_a_signal_while_a_job_is_built_ends_the_sweep_and_is_in_the_status(tmp_p
     assert not (tmp_path / "sweep" / "1").exists()
 
 
+def test_a_disk_without_room_for_the_first_files_is_one_sentence(tmp_path: Path) -> None:
+    limited = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
+    command = [sys.executable, "-c", f"{limited}; os.execv(sys.argv[1], sys.argv[1:])", *TRAIN, "run_dir=run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "esper-train: 1 problem in writing the first files of a run; expected a folder with room",
+        "  File too large",
+    ]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_esper_ctl_without_a_word(tmp_path: Path, number: signal.Signals) -> None:
     command = (sys.executable, "-m", "esper.ctl", "absent", "status")
