@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from esper.cli.plan import Plan
 from esper.core.atomic import write_json_atomic
+from esper.core.reading import read_object
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
 from esper.signals import before_end
 
@@ -149,7 +149,7 @@ def _records(plan: Plan) -> list[dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     """The status in a file; empty where it is none, as after a power failure."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path)
         return record if {"job", "status", "overrides"} <= record.keys() else {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return {}
