@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,11 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def called(call: str, arguments: Sequence[Any]) -> Any:
-    """Call `module:name`, or `module:name@module:build` while the context manager `build` is in place."""
-    name, _, build = call.partition("@")
-    with function(build)() if build else nullcontext():
+    """Call `module:name`; of `module:name@module:build` the context manager `build` is in place meanwhile."""
+    name, *builds = call.split("@")
+    with ExitStack() as owned:
+        for build in builds:
+            owned.enter_context(function(build)())
         return function(name)(*arguments)
 
 
@@ -88,4 +90,7 @@ def _live(request: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(*sys.argv[1:]))
+    # under its own name, so that what a build replaces here is replaced for all
+    from faults.harness import server
+
+    sys.exit(server.serve(*sys.argv[1:]))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from faults.harness.firing import broken
 
 from esper.core import atomic
-from esper.core.atomic import Files
+from esper.core.atomic import Content, Files
+from esper.core.manifest import MANIFEST
 
 
 @contextmanager
@@ -25,3 +26,35 @@ def synced_after_rename() -> Iterator[None]:
     write = lambda path, content, io: io.write(path, content)  # noqa: E731
     with broken(atomic, "_write_durably", write), broken(atomic, "_put_in_place", put_and_sync):
         yield
+
+
+def fsync_removed() -> AbstractContextManager[None]:
+    """Files are written, and never brought to the disk."""
+    return broken(Files, "fsync", lambda *_: None)
+
+
+def folder_not_synced() -> AbstractContextManager[None]:
+    """Contents are on the disk, names are not."""
+    return broken(Files, "fsync_dir", lambda *_: None)
+
+
+def manifest_not_synced() -> AbstractContextManager[None]:
+    """All files but the manifest are on the disk."""
+    fsync = Files.fsync
+
+    def all_but_one(io: Files, path: Path) -> None:
+        if path.name != MANIFEST:
+            fsync(io, path)
+
+    return broken(Files, "fsync", all_but_one)
+
+
+def synced_before_written() -> AbstractContextManager[None]:
+    """A file is brought to the disk while it is still empty."""
+
+    def too_early(path: Path, content: Content, io: Files) -> None:
+        path.touch()
+        io.fsync(path)
+        io.write(path, content)
+
+    return broken(atomic, "_write_durably", too_early)
