@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from esper.core.forks import closed_in_children
+from esper.core.reading import read_object
 from esper.errors import ConfigError
 
 LOCK_FILE = "run.lock"
@@ -120,9 +121,7 @@ class FolderLock:
 def holder_of(folder: Path) -> Holder | None:
     """Who is written into the folder's lock file, alive or not; None where nobody is."""
     try:
-        with (folder / LOCK_FILE).open("rb") as file:
-            found = json.loads(file.read(_LIMIT_BYTES))
-        return _parse(found)
+        return _parse(read_object(folder / LOCK_FILE, _LIMIT_BYTES))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
