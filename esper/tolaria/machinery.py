@@ -276,7 +276,7 @@ class Machinery:
         self.alarm = Alarm(self.parts.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(
             self.model,
-            self.progress,
+            self.account,
             self.guard,
             Rollback(self.state, snapshots, self.store, read=self._read_newest),
             self.schedule,

@@ -101,6 +101,24 @@ class Guard:
         for step in self.snapshots.steps[:-KEPT_SNAPSHOTS]:
             self.snapshots.drop(step)
 
+    def end_of_epoch(self, *, good: bool) -> None:
+        """The state that the next epoch starts from, and a checkpoint of it holds, is one to go back to.
+
+        So a run that was resumed from that checkpoint goes back to where one that was never stopped does.
+        `good` says whether validation has shown the epoch's weights to be; raises `Unhealthy`.
+        """
+        if good and self._keep() is not None:
+            self.vouch()
+
+    def rolled_back(self) -> None:
+        """Replace the snapshot that the run went back to by the present state, decisions included.
+
+        The next rollback starts from these decisions, as it does in a run resumed from their checkpoint.
+        """
+        if isinstance(self.snapshots.take(self.progress), Refused):
+            self.snapshots.drop(self.progress.step)
+        self.vouch()
+
     def forget(self) -> None:
         """The run goes back: what was seen of the steps that are undone does not count."""
         self.watch.forget()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ from esper.tolaria.run import Run
 from esper.tolaria.state import load_checkpoint
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
-# what is to differ from the snapshot: the cut of the rates, and what recovery remembers
-DELIBERATE = ("schedule", "recovery")
 
 
 class Compares(Notes):
@@ -40,29 +37,45 @@ class Compares(Notes):
         super().__init__()
         self.run: Run | None = None
         self.verdicts: list[bool] = []
-        self.kept: list[tuple[Any, Any]] = []
+        self.kept: dict[int, tuple[Any, Any]] = {}
         self.unchanged: list[bool] = []
 
-    def rewind(self, state: Mapping[str, Any]) -> None:
-        super().rewind(state)
-        assert self.run is not None
-        snapshot = self.run.guard.snapshots.nearest(self.run.progress.step)
+    def attach(self, run: Run) -> None:
+        self.run = run
+        back, settled = run.recovery.rollback.back, run.guard.rolled_back
+
+        def went_back(*args: Any, **options: Any) -> Any:
+            result = back(*args, **options)
+            self.verdicts.append(self._stands_at(run, result.step))
+            return result
+
+        def keep() -> None:
+            settled()
+            self._keep(run)
+
+        run.recovery.rollback.back = went_back  # type: ignore[method-assign]
+        run.guard.rolled_back = keep  # type: ignore[method-assign]
+
+    def _stands_at(self, run: Run, step: int) -> bool:
+        snapshot = run.guard.snapshots.nearest(step)
         assert snapshot is not None
-        tensors, owners = self.run.state.capture()
-        others = [name for name in owners if name not in DELIBERATE]
-        self.verdicts.append(
-            owners.keys() == snapshot.state["owners"].keys()
+        tensors, owners = run.state.capture()
+        return (
+            owners == snapshot.state["owners"]
             and tensors.keys() == snapshot.tensors.keys()
             and all(same(tensors[name], snapshot.tensors[name]) for name in tensors)
-            and all(owners[name] == snapshot.state["owners"][name] for name in others)
         )
+
+    def _keep(self, run: Run) -> None:
+        snapshot = run.guard.snapshots.nearest(run.progress.step)
+        assert snapshot is not None
         copies = {n: {k: t.clone() for k, t in g.items()} for n, g in snapshot.tensors.items()}
-        self.kept.append((snapshot, (copies, copy.deepcopy(snapshot.state))))
+        self.kept[snapshot.step] = snapshot, (copies, copy.deepcopy(snapshot.state))
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None:
         super().progress(step_in_epoch, loss)
         assert self.run is not None
-        for snapshot, (tensors, state) in self.kept:
+        for snapshot, (tensors, state) in self.kept.values():
             if self.run.progress.step == snapshot.step + 10:
                 whole = all(same(snapshot.tensors[n], tensors[n]) for n in tensors)
                 self.unchanged.append(whole and snapshot.state == state)
@@ -87,7 +100,9 @@ def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> R
     notes = notes or Compares()
     given = LONG | {"optimization__max_epochs": 6} | options
     run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
-    if isinstance(notes, Compares | FaultyWeight):
+    if isinstance(notes, Compares):
+        notes.attach(run)
+    if isinstance(notes, FaultyWeight):
         notes.run = run
     return run
 
@@ -111,8 +126,9 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> R
     commands, options = plans.get(stage, ({}, {}))
     notes, parts = Compares(), {} if loss is None else {"loss": loss}
     given = LONG | {"optimization__max_epochs": 5, "trainer__max_rollbacks": 2} | options
-    notes.run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
-    return notes.run
+    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    notes.attach(run)
+    return run
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
@@ -130,7 +146,7 @@ def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
     assert isinstance(notes, Compares)
     assert loss.fired == 2
     assert notes.verdicts == [True, True]
-    assert notes.unchanged == [True, True]
+    assert notes.unchanged == [True]  # both went back to the same step: that is one snapshot
     assert orphans(run) == []
     assert (run.progress.epoch, run.progress.stopped_by) == (5, "max_epochs")
     assert [line["epoch"] for line in notes.epochs] == [3, 4, 5]
@@ -253,7 +269,7 @@ class Insists(Plan):
 
 
 def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> None:
-    """S7: the seed was born after the snapshot, so it has never been; its place stays empty for a while."""
+    """S7: the seed blended in the epoch that failed; its place stays empty for a while."""
     loss = FaultyLoss(9)
     options = LONG | {"optimization__max_epochs": 5, "morphogenetic__seed__embargo_epochs": 2}
     run = make_run(tmp_path, tamiyo=Insists(), parts={"loss": loss}, **options)
@@ -261,10 +277,8 @@ def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> 
     notes = notes_of(run)
     (event,) = notes.named(ROLLBACK)
     assert event.data["embargoed"] == "block1#0"
-    assert event.data["lost"] == [
-        {"layer": "block1", "index": 0, "blueprint": "conv_light", "germinated_step": 6}
-    ]
-    assert (event.step, event.epoch) == (6, 0)
+    assert event.data["lost"] == []
+    assert (event.step, event.epoch) == (6, 1)
     born = [e.epoch for e in notes.named("seed_stage") if e.data["to"] == "germinated"]
     assert born == [1, 3]  # the failed epoch was the second: barred until three are over
     assert orphans(run) == []
@@ -302,7 +316,7 @@ def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcom
     )
     run.train()
     refusals = [(o.epoch, o.refusal) for o in plan.outcomes if o.refusal is not None]
-    assert (1, Refusal.CONSERVATIVE) in refusals
+    assert (2, Refusal.CONSERVATIVE) in refusals
     assert int(run.alarm.level) == 0
     levels = [e.data["level"] for e in notes_of(run).events if e.name == "tolaria.emergency.escalated"]
     assert levels == [2, 3]
@@ -322,15 +336,15 @@ def test_what_no_rollback_helps_against_halts_the_run(tmp_path: Path) -> None:
     assert len(notes.named(ROLLBACK)) == 3
     (event,) = notes.named(HALT)
     assert event.data["reason"] == "the loss is nan at step 7, after 3 rollbacks that did not help"
-    assert list(checkpoints(run))[-1] == "epoch-0000-batch-000006"
+    assert list(checkpoints(run))[-1] == "epoch-0001"
     assert sound(run)
     assert run.schedule.scale == 0.125
-    assert [line["epoch"] for line in notes.epochs] == []
+    assert [line["epoch"] for line in notes.epochs] == [1]
 
 
 def test_a_halted_run_can_be_taken_up_and_has_its_rollbacks_again(tmp_path: Path) -> None:
     ran(tmp_path, "no growth", loss=FaultyLoss(*range(9, 1000))).train()
-    run = restored(ran(tmp_path, "no growth"), path_of(tmp_path, "epoch-0000-batch-000006"))
+    run = restored(ran(tmp_path, "no growth"), path_of(tmp_path, "epoch-0001"))
     assert (run.recovery.rollbacks, int(run.alarm.level)) == (0, 0)
     assert run.schedule.scale == 0.125
     run.train()
@@ -384,7 +398,7 @@ def test_a_missed_deadline_is_a_halt(tmp_path: Path) -> None:
     run.train()
     assert run.progress.stopped_by == "emergency"
     assert "longer than" in notes_of(run).named(HALT)[0].data["reason"]
-    assert list(checkpoints(run))[-1] == "epoch-0000-batch-000006"
+    assert list(checkpoints(run))[-1] == "epoch-0001"
 
 
 # -- resuming ------------------------------------------------------------------------------------
