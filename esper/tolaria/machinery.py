@@ -306,6 +306,7 @@ class Machinery:
         self.guard.inspect()
         self.lines.flush(self.parts.records)
         self.account.read_clock()
+        self.guard.keep_good()
 
     def _rewind(self, records: Mapping[str, Any]) -> None:
         self.lines.forget()

@@ -107,7 +107,8 @@ class Run(Machinery):
         self.recovery.epoch_over()
         self.account.read_clock()
         self.attention.enter(None, may_leave=False)  # the snapshot that it had may go now
-        self.guard.end_of_epoch(good=good)
+        if good:
+            self.guard.keep_good()
         self.store.save(self.progress, improved=improved)
 
     def _train_pass(self) -> None:

@@ -60,8 +60,7 @@ class Guard:
 
     def start(self) -> None:
         """The state that a run begins with, or is taken up with, is one to go back to; it must be sound."""
-        if self._keep() is not None:
-            self.vouch()
+        self.keep_good()
 
     def after_step(self, norm: Tensor | None) -> None:
         """A step is done; raises `Unhealthy` where it, or one before it, was not healthy."""
@@ -101,13 +100,13 @@ class Guard:
         for step in self.snapshots.steps[:-KEPT_SNAPSHOTS]:
             self.snapshots.drop(step)
 
-    def end_of_epoch(self, *, good: bool) -> None:
-        """The state that the next epoch starts from, and a checkpoint of it holds, is one to go back to.
+    def keep_good(self) -> None:
+        """The present state is one to go back to: that of a checkpoint, at an epoch's end or on request.
 
         So a run that was resumed from that checkpoint goes back to where one that was never stopped does.
-        `good` says whether validation has shown the epoch's weights to be; raises `Unhealthy`.
+        Raises `Unhealthy`.
         """
-        if good and self._keep() is not None:
+        if self._keep() is not None:
             self.vouch()
 
     def rolled_back(self) -> None:
