@@ -5,38 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from faults.harness.tally import Tally
 from helpers.disk import Disk
 from helpers.runs import notes_of
 
-from esper.core.atomic import Files, is_leftover, remove_stale
-from esper.core.tensors import save_tensors
+from esper.core.atomic import is_leftover, remove_stale
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
 from esper.tolaria.state.checkpoint import check_checkpoint
 
 CODES = (errno.ENOSPC, errno.EIO)
 _MOST_CALLS = 1000
-
-
-def naive_save(
-    parent: Path, name: str, *, tensors: Mapping[str, Any], state: Mapping[str, Any], io: Files
-) -> Path:
-    """The negative control: the files are written where they are to stand, one after the other."""
-    folder = parent / name
-    folder.mkdir(exist_ok=True)
-    try:
-        for stem, group in tensors.items():
-            io.write(folder / f"{stem}.safetensors", partial(save_tensors, tensors=group))
-            io.fsync(folder / f"{stem}.safetensors")
-    except OSError as error:
-        raise CheckpointError(str(error)) from error
-    return folder
 
 
 def failures(run: Run, folder: Path) -> Tally:

@@ -12,7 +12,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ def function(name: str) -> Callable[..., Any]:
     return found
 
 
+def called(call: str, arguments: Sequence[Any]) -> Any:
+    """Call `module:name`, or `module:name@module:build` while the context manager `build` is in place."""
+    name, _, build = call.partition("@")
+    with function(build)() if build else nullcontext():
+        return function(name)(*arguments)
+
+
 def _reply(number: int) -> None:
     sys.stdout.write(f"{number}\n")
     sys.stdout.flush()
@@ -76,7 +84,7 @@ def _live(request: dict[str, Any]) -> Any:
         os.close(opened)
     os.chdir(request["cwd"])
     sys.argv = ["esper-train", *request["argv"]]
-    return function(request["call"])(*request["arguments"])
+    return called(request["call"], request["arguments"])
 
 
 if __name__ == "__main__":
