@@ -42,7 +42,7 @@ _RUN = (
     *("optimization.scheduler=none", f"+optimization.optimizer_params.at=[{','.join(map(str, AT))}]"),
     *("morphogenetic.blueprints=[conv_light]", "+model.model_params.widths=[4,8,8]", "seed=9"),
     *("morphogenetic.seed.isolation_steps=3", "morphogenetic.seed.blend_steps=4"),
-    *("morphogenetic.seed.embargo_epochs=1", "morphogenetic.max_adaptations_per_epoch=9"),
+    *("morphogenetic.seed.embargo_epochs=3", "morphogenetic.max_adaptations_per_epoch=9"),
     *("morphogenetic.max_params_ratio=99", "morphogenetic.max_flops_ratio=99"),
     "morphogenetic.decision_frequency=1",
     "morphogenetic.adaptation_cooldown=0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from helpers.runs import (
 
 from esper.leyline import CommandKind, Refusal, SeedStage
 from esper.tolaria.run import Run
+from esper.tolaria.signals import Wishes
 from esper.tolaria.state import load_checkpoint
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
@@ -122,6 +124,10 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> R
             {1: [germinate()], 2: [tell(CommandKind.CULL, number=2)]},
             {"morphogenetic__seed__embargo_epochs": 9},
         ),
+        SeedStage.FOSSILIZED: (
+            {1: [germinate()], 2: [tell(CommandKind.FOSSILIZE, number=2)]},
+            {"morphogenetic__seed__probation_epochs": 0},
+        ),
     }
     commands, options = plans.get(stage, ({}, {}))
     notes, parts = Compares(), {} if loss is None else {"loss": loss}
@@ -132,7 +138,9 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> R
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
-@pytest.mark.parametrize("stage", ["dormant", "training", "blending", "probationary", "embargoed"])
+@pytest.mark.parametrize(
+    "stage", ["dormant", "training", "blending", "probationary", "fossilized", "embargoed"]
+)
 def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
     tmp_path: Path, stage: str, factor: float
 ) -> None:
@@ -152,6 +160,8 @@ def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
     assert [line["epoch"] for line in notes.epochs] == [3, 4, 5]
     assert sound(run)
     assert run.schedule.scale == 0.25
+    # part of the host by then: it is not blamed, and stays
+    assert (run.model.record("block1", 0).stage == "fossilized") == (stage == "fossilized")
 
 
 @pytest.mark.parametrize("name", ["gated", "accumulation", "dropout", "sgd", "inside"])
@@ -282,6 +292,19 @@ def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> 
     born = [e.epoch for e in notes.named("seed_stage") if e.data["to"] == "germinated"]
     assert born == [1, 3]  # the failed epoch was the second: barred until three are over
     assert orphans(run) == []
+
+
+def test_a_seed_that_was_born_in_the_failed_epoch_is_told_of(tmp_path: Path) -> None:
+    """It was born after the state that the run is back at: there it has never been."""
+    commands, options = LIVES["inside"]
+    given = LONG | options
+    run = make_run(tmp_path, tamiyo=Plan(commands), parts={"loss": FaultyLoss(6)}, **given)
+    run.train()
+    (event,) = notes_of(run).named(ROLLBACK)
+    assert (event.step, event.data["failed_step"]) == (0, 6)
+    assert event.data["lost"] == [
+        {"layer": "block1", "index": 0, "blueprint": "conv_light", "germinated_step": 4}
+    ]
 
 
 def test_a_seed_that_blends_in_the_snapshot_is_taken_out_there(tmp_path: Path) -> None:
@@ -415,3 +438,68 @@ def test_a_run_that_was_rolled_back_is_resumed_exactly(tmp_path: Path, epoch: in
     resumed.train()
     assert resumed.recovery.rollbacks == 1
     assert alike(resumed, whole)
+
+
+@pytest.mark.parametrize("name", ["no growth", "blend", "reversed", "inside", "dropout"])
+def test_a_resumed_run_goes_back_to_where_one_that_was_never_stopped_does(tmp_path: Path, name: str) -> None:
+    """S2: the epoch's end, with what was decided there; the checkpoint is from before the fault."""
+    whole = ran(tmp_path / "whole", name, Notes(), loss=FaultyLoss(15))
+    whole.train()
+    (event,) = notes_of(whole).named(ROLLBACK)
+    assert event.step == 12
+    # as the folder was before the fault: the checkpoint of epoch 2 without what the rollback decided
+    before = ran(tmp_path / "before", name, Notes(), loss=FaultyLoss())
+    before.train()
+    resumed = restored(
+        ran(tmp_path / "resumed", name, Notes(), loss=FaultyLoss(3)),
+        path_of(tmp_path / "before", "epoch-0002"),
+    )
+    resumed.train()
+    assert alike(resumed, whole)
+    assert resumed.progress.train_flops == whole.progress.train_flops
+
+
+def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> None:
+    """S2, `esper-ctl RUN checkpoint`: by the run that saved it as by one that was resumed from it."""
+    wishes, notes = Wishes(), Notes()
+    progress = notes.progress
+
+    def ask(step_in_epoch: int, loss: float | None) -> None:
+        progress(step_in_epoch, loss)
+        if len(notes.places) == 15:
+            wishes.checkpoint()
+
+    notes.progress = ask  # type: ignore[method-assign]
+    commands, options = LIVES["blend"]
+    given = LONG | options
+    whole = make_run(
+        tmp_path / "whole",
+        tamiyo=Plan(commands),
+        notes=notes,
+        wishes=wishes,
+        parts={"loss": FaultyLoss(17)},
+        **given,
+    )
+    copy = tmp_path / "copy"
+    notes.event = keeping(notes, tmp_path / "whole" / "checkpoints", copy)  # type: ignore[method-assign]
+    whole.train()
+    (event,) = notes.named(ROLLBACK)
+    assert (event.step, event.data["failed_step"]) == (15, 17)
+    resumed = restored(
+        make_run(tmp_path / "resumed", tamiyo=Plan(commands), parts={"loss": FaultyLoss(2)}, **given), copy
+    )
+    assert resumed.recovery.rollbacks == 0  # the copy is from before the fault
+    resumed.train()
+    assert alike(resumed, whole)
+
+
+def keeping(notes: Notes, folder: Path, copy: Path) -> Any:
+    """Keeps a copy of the first checkpoint from the midst of an epoch, as it was before the rollback."""
+    event = notes.event
+
+    def kept(what: Any) -> None:
+        event(what)
+        if what.name == "checkpoint_saved" and "batch" in what.data["name"] and not copy.exists():
+            shutil.copytree(folder / what.data["name"], copy)
+
+    return kept
