@@ -14,7 +14,7 @@ from faults.harness import overshoot
 from faults.harness.firing import replaced
 from faults.harness.lives import Ended, Server, until
 from faults.harness.revival import STAGES, Whole, after
-from faults.harness.runs import ending, events, stages
+from faults.harness.runs import ending, events
 from faults.harness.tally import Budget, Tally
 
 from esper import train
@@ -153,10 +153,10 @@ def strikes(budget: Budget, times: Sequence[float]) -> Iterator[Strike]:
     while True:
         yield Strike(1, draw.uniform(0, 0.005), once=True)
         yield Strike(2, point=draw.randrange(_POINTS))
-        yield Strike(2, once=True)
+        yield Strike(3, draw.uniform(0, 0.005), once=True)
         yield Strike(1, 0.01 + draw.uniform(0, times[1] - times[0]))
         yield Strike(1, point=draw.randrange(_POINTS))
-        yield Strike(3, draw.uniform(0, 0.005), once=True)
+        yield Strike(2, once=True)
         yield Strike(3, point=draw.randrange(_POINTS))
 
 
@@ -164,6 +164,19 @@ def rollbacks(folder: Path) -> list[dict[str, Any]]:
     """The rollbacks that the events of a run tell of, apart from how long they took."""
     found = [event for event in events(folder) if event["name"] == EventName.ROLLBACK_DONE]
     return [{**e["data"], "step": e["step"], "epoch": e["epoch"], "latency_ms": None} for e in found]
+
+
+def stages_at_faults(folder: Path) -> list[set[str]]:
+    """The stages that slots were in when each of the faults of a run struck, before its rollback moved any."""
+    now: dict[tuple[str, int], str] = {}
+    found = []
+    for event in events(folder):
+        data = event["data"]
+        if event["name"] == EventName.SEED_STAGE and not data["reason"].startswith("rollback: "):
+            now[data["layer"], data["seed"]] = data["to"]
+        elif event["name"] == EventName.EMERGENCY_ESCALATED:
+            found.append(set(now.values()) & set(STAGES))
+    return found
 
 
 def struck(server: Server, folder: Path, strike: Strike, marks: str, call: str) -> Ended:
@@ -185,19 +198,19 @@ def undoings(server: Server, folder: Path, budget: Budget, call: str = LIFE) -> 
     assert done.code == 0, done.err
     whole, expected = Whole(ending(reference), 0.0), rollbacks(reference)
     assert len(expected) == len(AT), expected
+    found = stages_at_faults(reference)
     times = [e["time"] for e in events(reference) if e["name"] == EventName.ROLLBACK_DONE]
     moments = strikes(budget, times)
     while budget.lasts(tally):
         run, strike = folder / f"undone-{tally.tries}", next(moments)
         marks = str(_made(folder / f"marks-{tally.tries}")) if strike.once else ""
         ended = struck(server, run, strike, marks, call)
-        found = set(stages(run).values()) & set(STAGES)
         again = server.run(*command(run), call=call, arguments=[marks])
         wrong = [*after(run, again, whole), *(_records(run, expected) if again.code == 0 else ())]
         fired = ended.code == -signal.SIGKILL
-        tally.note(fired, [f"{strike}: {s}" for s in wrong], str(strike), *found)
+        tally.note(fired, [f"{strike}: {s}" for s in wrong], str(strike), *found[strike.rollback - 1])
     missing = sorted(set(STAGES) - tally.seen.keys())
-    tally.demand(not missing, f"no kill met a seed that was {' or '.join(missing)}")
+    tally.demand(not missing, f"no fault met a seed that was {' or '.join(missing)}")
     return tally
 
 

@@ -25,7 +25,7 @@ ROWS = {
             Control("not_saved", _undone("r21:not_saved"), _METRICS),
             Control("logged_too_early", _undone("r21:logged_too_early"), _METRICS, 2, fast=False),
             Control("rates_forgotten", _undone("r21:rates_forgotten"), _METRICS, fast=False),
-            Control("embargo_forgotten", _undone("r21:embargo_forgotten"), "memory differs", 6, fast=False),
+            Control("embargo_forgotten", _undone("r21:embargo_forgotten"), "memory differs", 3, fast=False),
             Control("count_forgotten", _undone("r21:count_forgotten"), _EVENTS, fast=False),
             Control("not_logged_again", _undone("r21:not_logged_again"), _EVENTS, fast=False),
             Control("snapshot_not_replaced", _undone("r21:snapshot_not_replaced"), _METRICS, fast=False),
