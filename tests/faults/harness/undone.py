@@ -167,7 +167,7 @@ def rollbacks(folder: Path) -> list[dict[str, Any]]:
 
 
 def stages_at_faults(folder: Path) -> list[set[str]]:
-    """The stages that slots were in when each of the faults of a run struck, before its rollback moved any."""
+    """The stages that slots were in when each fault of a run struck, before its rollback moved any."""
     now: dict[tuple[str, int], str] = {}
     found = []
     for event in events(folder):
