@@ -28,7 +28,10 @@ def abandoned(entries: Sequence[Entry]) -> dict[Path, Entry]:
 
 def refuse_abandoned(path: Path) -> None:
     """Raise `CheckpointError` where the checkpoint `path` was abandoned by another in its folder."""
-    entries, _ = list_checkpoints(path.parent)
+    try:
+        entries, _ = list_checkpoints(path.parent)
+    except CheckpointError:  # a folder that may be entered but not listed shows no other
+        return
     if (back := abandoned(entries).get(path)) is not None:
         raise CheckpointError(f"{why_abandoned(path, back)}; expected {back.path}, or an earlier one")
 

@@ -76,9 +76,11 @@ def life(marks: str = "", rollback: int = 0, point: int = 0) -> int:
 
 def _asking() -> AbstractContextManager[None]:
     between = Attention.between_steps
+    due = [ASKED]  # once in a life: after a rollback the run passes here again
 
     def asked(attention: Attention) -> bool:
-        if attention.progress.step == ASKED:
+        if attention.progress.step in due:
+            due.clear()
             attention.wishes.checkpoint()
         return between(attention)
 
