@@ -59,18 +59,6 @@ def running_statistics_kept() -> AbstractContextManager[None]:
     return broken(MorphableModel, "load_state_dict", all_but_statistics)
 
 
-def state_of_gone_seeds_kept() -> AbstractContextManager[None]:
-    """The main optimiser keeps the moments of a seed that is taken out."""
-
-    def forget(optimizers: OptimizerManager, key: str, seed: Any) -> None:
-        optimizers.isolated.pop(key, None)
-        groups = optimizers.main.param_groups
-        gone = {id(param) for param in seed.parameters()}
-        groups[:] = [g for g in groups if not (g["params"] and id(g["params"][0]) in gone)]
-
-    return broken(OptimizerManager, "_forget", forget)
-
-
 def governor_not_restored() -> AbstractContextManager[None]:
     """The history that losses are judged by still has those of the undone steps."""
     return broken(Guard, "load_state_dict", lambda *_: None)

@@ -20,10 +20,6 @@ _BROKEN = [
     Control("optimisers_not_restored", on(r14.optimisers_not_restored, _poison), _NOT_BACK, fast=False),
     Control("running_statistics_kept", on(r14.running_statistics_kept, _poison), _NOT_BACK, fast=False),
     Control("governor_not_restored", on(r14.governor_not_restored, _poison), _NOT_BACK, fast=False),
-    Control(
-        *("state_of_gone_seeds_kept", on(r14.state_of_gone_seeds_kept, _poison)),
-        *("an optimiser keeps state of parameters that are gone", 9, False),
-    ),
 ]
 
 ROWS = {"R14": Row(25, 200, _poison, _BROKEN)}
