@@ -133,7 +133,7 @@ class MorphogeneticConfig(Group):
 class CheckpointConfig(Group):
     """What is saved, where, and what a run starts from."""
 
-    save_checkpoints: bool = True
+    save_checkpoints: bool = True  # false: nothing is durable, a rollback's decisions included
     checkpoint_dir: str = "./checkpoints"  # relative: to the run folder
     checkpoint_frequency: int = 10  # epochs; the last and the best are always kept
     keep_best_only: bool = False
@@ -185,7 +185,7 @@ class TrainerConfig(Group):
     governor_loss_factor: float | None = 10.0  # times the first loss is an explosion; null: nothing is
     max_rollbacks: int = 3  # in a run; one more verdict against it halts it
     rollback_lr_factor: float = 0.5  # on all learning rates, with every rollback
-    rollback_deadline_ms: float = 30_000.0  # a rollback that takes longer halts the run
+    rollback_deadline_ms: float = 30_000.0  # a restore that takes longer halts the run
     seed_weighting: str = "report"  # weights of seeds: none, report, apply (scale the steps of seeds)
     tolaria_seed_layer_summaries_enabled: bool = False  # gradient norms of the layers inside each seed
     tolaria_seed_layer_topk: int = 5  # of which so many, the largest, are reported

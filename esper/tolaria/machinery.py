@@ -276,7 +276,7 @@ class Machinery:
         self.alarm = Alarm(self.parts.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(
             self.model,
-            self.progress,
+            self.account,
             self.guard,
             Rollback(self.state, snapshots, self.store, read=self._read_newest),
             self.schedule,
@@ -306,6 +306,7 @@ class Machinery:
         self.guard.inspect()
         self.lines.flush(self.parts.records)
         self.account.read_clock()
+        self.guard.keep_good()
 
     def _rewind(self, records: Mapping[str, Any]) -> None:
         self.lines.forget()

@@ -36,6 +36,8 @@ class Records(Protocol):
 
     def rewind(self, state: Mapping[str, Any]) -> None: ...
 
+    def rewound(self, state: Mapping[str, Any]) -> dict[str, Any]: ...
+
 
 class Watcher(Protocol):
     """Somebody who is told after each optimiser step how many are done in the epoch; must be cheap."""

@@ -11,6 +11,7 @@ import yaml
 
 from esper.core.manifest import read_bounded
 from esper.errors import CheckpointError
+from esper.tolaria.state.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
 from esper.tolaria.state.index import is_checkpoint, list_checkpoints, read_state
 
@@ -32,17 +33,23 @@ def find_checkpoint(path: Path) -> Found:
     """The newest good one in `path`: a checkpoint, a folder of them, or the folder of a run.
 
     A run's own config.yaml says where its checkpoints are; without one they are in `checkpoints/`.
-    A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over.
+    A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over, and so
+    are those that a rollback has abandoned.
     Raises `CheckpointError` saying where it looked and why each one was refused.
     """
     _refuse_other(path)
     if is_checkpoint(path):
         check_checkpoint(path)
+        refuse_abandoned(path)
         return Found(path, ())
     own = checkpoint_folder(path)
     folder = own if own.is_dir() else path
     entries, refused = list_checkpoints(folder)
+    left = abandoned(entries)
     for entry in reversed(entries):
+        if entry.path in left:
+            refused.append(why_abandoned(entry.path, left[entry.path]))
+            continue
         try:
             check_checkpoint(entry.path)
         except CheckpointError as error:
@@ -97,11 +104,12 @@ def _entry(node: Any, key: str) -> Any:
 def load_newest(folder: Path, at_or_before_step: int = sys.maxsize) -> Checkpoint:
     """The newest good checkpoint in `folder` whose run stood at or before a step; every file is read once.
 
-    Raises `CheckpointError` saying why each one was refused.
+    Those that a rollback has abandoned do not count. Raises `CheckpointError` saying why each was refused.
     """
     entries, refused = list_checkpoints(folder)
+    left = abandoned(entries)
     for entry in reversed(entries):
-        if entry.step <= at_or_before_step:
+        if entry.step <= at_or_before_step and entry.path not in left:
             try:
                 return load_checkpoint(entry.path)
             except CheckpointError as error:
