@@ -49,7 +49,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
-        return self.body(flat.to(self.body[0].weight.dtype))
+        return self.body(flat.to(next(self.body.parameters()).dtype))
 
 
 def _features(
