@@ -70,13 +70,26 @@ def _facts(config: TolariaConfig, data_info: DataInfo) -> dict[str, Any]:
     architecture, classes = config.model.architecture, class_count(config, data_info)
     if architecture not in (*names.MODELS, *names.MODELS.values()):
         return {} if classes is None else {"num_classes": classes}
-    size = data_info.image_size
-    facts = {"num_classes": classes, "channels": data_info.channels, "image_size": size}
-    unknown = [name for name, value in facts.items() if value is None]
-    if unknown:
-        expected = f"a dotted target: {data_info.name} does not tell {', '.join(unknown)}"
-        raise ConfigError(problem("model.architecture", architecture, expected))
-    return facts
+    if classes is None:
+        expected = f"the number of outputs: {data_info.name} does not tell its classes"
+        raise ConfigError(problem("model.num_classes", None, expected))
+    target = _resolve(config, "model.architecture", architecture)
+    return {"num_classes": classes} | _input_facts(architecture, target, data_info)
+
+
+def _input_facts(architecture: str, target: Target, data_info: DataInfo) -> dict[str, Any]:
+    """What a shipped architecture has to know of its inputs: channels and size of images, or any shape."""
+    shape, size = data_info.input_shape, data_info.image_size
+    if takes(target, "input_shape") and shape is not None:
+        return {"input_shape": list(shape)}
+    if data_info.channels is not None and size is not None:
+        return {"channels": data_info.channels, "image_size": size}
+    key, others = "model.architecture", "a dotted target"
+    if shape is None:
+        has = f"the first input of {data_info.name} is no tensor or array, so that its shape is not known"
+        raise ConfigError(problem(key, architecture, f"{others}: {has}"))
+    has = f"{architecture} needs images (channels, height, width), and the first input of {data_info.name}"
+    raise ConfigError(problem(key, architecture, f"mlp, or {others}: {has} has the shape {tuple(shape)}"))
 
 
 def class_count(config: TolariaConfig, data_info: DataInfo) -> int | None:

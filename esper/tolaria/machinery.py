@@ -25,6 +25,7 @@ from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
 from esper.tolaria.losses import sum_losses
 from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.owners import register_owners
 from esper.tolaria.packet import History, PacketBuilder
 from esper.tolaria.parts import Parts
 from esper.tolaria.precision import Precision
@@ -35,7 +36,8 @@ from esper.tolaria.room import FlopRoom, decision_interval
 from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Watch
 from esper.tolaria.schedule import Horizon, LearningRate
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import Checkpoint, Generators, StateManager
+from esper.tolaria.single_samples import refuse_single_samples
+from esper.tolaria.state import Checkpoint
 from esper.tolaria.state.find import load_newest
 from esper.tolaria.state.rollback import Rollback
 from esper.tolaria.state.snapshots import Snapshots
@@ -87,11 +89,13 @@ class Machinery:
             rng_seed=config.seed,
             total=self.total,
         )
+        refuse_single_samples(self.model, parts.train, parts.form, self.precision, parts.device)
         wanted = config.logging.step_interval if config.logging.track_metrics else 0
         self.lines = StepLines(wanted, parts.device, self.total)
         self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
         self._build_loop()
-        self._register_state()
+        self.state = register_owners(self)
+        self.store = Store(self.config, self.parts, self.state, self.telemetry)
         self._build_safety()
 
     # -- wiring ----------------------------------------------------------------------------------
@@ -232,31 +236,6 @@ class Machinery:
         main = self.optimizers.main
         steps = self.config.morphogenetic.lookahead_steps
         return Scout(lookahead, self.progress, steps, lambda: main.param_groups[0]["base_lr"])
-
-    def _register_state(self) -> None:
-        self.state = StateManager()
-        self.state.register("model", self.model, use="copies")
-        self.state.register("optimizers", self.optimizers, use="copies")
-        self.state.register("rebuilds", self.optimizers.rebuilds)
-        self.state.register("schedule", self.schedule)
-        self.state.register("scaler", self.precision)
-        self.state.register("attribution", self.attribution, use="copies")
-        self.state.register("meter", self.meter, use="copies")
-        self.state.register("run", self)
-        self.state.register("best", self.best, use="reads")
-        self.state.register("generators", Generators(), use="copies")
-        if self.tasks is not None:
-            self.state.register("gradients", self.tasks, use="copies")
-        if self.growth is not None:
-            self.state.register("seeds", self.seeds)
-            self.state.register("flops", self.flops)
-            if self.config.checkpoint.save_morphogenetic_state:
-                self.state.register("history", self.history)
-                self.state.register("control", self.growth.control)
-                self.state.register("growth", self.growth)
-                if self.growth.monitor is not None:
-                    self.state.register("health", self.growth.monitor)
-        self.store = Store(self.config, self.parts, self.state, self.telemetry)
 
     def _build_safety(self) -> None:
         """What watches over the run, saved like the rest of it (spec S5 to S8)."""
