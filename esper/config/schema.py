@@ -69,6 +69,8 @@ class OptimizationConfig(Group):
     early_stopping_min_delta: float = 1e-4
     loss_function: str = "cross_entropy"
     loss_params: dict[str, Any] = field(default_factory=dict)
+    metric: str = "auto"  # auto, accuracy, binary_accuracy, none, or a target with update, compute, reset
+    metric_params: dict[str, Any] = field(default_factory=dict)
     gradient_clip_norm: float | None = None
     gradient_clip_scope: str = "all"  # host and joined seeds together: all; each parameter group: group
     accumulation_steps: int = 1  # batches a step

@@ -23,7 +23,8 @@ def judge(loss: LossFunction, output: Any, targets: Any) -> Losses:
     """
     losses = loss(output, targets)
     if not isinstance(losses, Mapping):
-        return losses
+        single = isinstance(losses, Tensor) and losses.dim() > 0 and losses.numel() == 1
+        return losses.reshape(()) if single else losses
     wrong = {name: value for name, value in losses.items() if not isinstance(name, str) or not _scalar(value)}
     if wrong or not losses:
         given = {name: _described(value) for name, value in wrong.items()}
@@ -43,6 +44,13 @@ def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
 def in_total(losses: Losses, total: Total = sum_losses) -> Tensor:
     """The one number that a batch's losses come to: several by `total`, a single one as it is."""
     return losses if isinstance(losses, Tensor) else total(losses)
+
+
+def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
+    """A loss times a share, which may lie on another device; 1 leaves it as it is. Nothing waits."""
+    if isinstance(share, Tensor):
+        return loss * share.to(loss.device, loss.dtype, non_blocking=True)
+    return loss if share == 1 else loss * share
 
 
 def from_model(output: Any, targets: Any) -> Losses:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.tolaria.task import Meter, batch_length, follow, is_classification, pair_form, per_sample
+from esper.tolaria.task import Meter, batch_length, follow, pair_form
 
 CPU = torch.device("cpu")
 
