@@ -52,17 +52,18 @@ class SampleLosses:
         parts = self.divisor.of_samples(targets, samples) if self.single is not None else None
         if parts is None:
             return None
-        sums = self._sums(output, targets, samples)
+        sums = self._sums(output, targets, samples, parts)
         if sums is not None and not self._checked:
             self._checked = True
-            if not (_equal(sums.sum(), weight.sum_of(loss)) and self._alone(output, targets, samples, sums)):
+            alone = self._alone(output, targets, samples, sums, parts)
+            if not (alone and _equal(sums.sum(), weight.sum_of(loss))):
                 sums = None
         if sums is None:
             self.single = None
             return None
         return sums, parts
 
-    def _sums(self, output: Any, targets: Any, samples: int) -> Tensor | None:
+    def _sums(self, output: Any, targets: Any, samples: int, parts: float | Tensor) -> Tensor | None:
         assert self.single is not None
         try:
             values = self.single(output, targets)
@@ -70,13 +71,15 @@ class SampleLosses:
             return None
         if not isinstance(values, Tensor) or values.dim() == 0 or values.shape[0] != samples:
             return None
-        return values.detach().float().reshape(samples, -1).sum(dim=1)
+        # some give the mean of a sample's values, some the values
+        factor = parts if values.dim() == 1 and not isinstance(parts, Tensor) else 1
+        return values.detach().float().reshape(samples, -1).sum(dim=1) * factor
 
-    def _alone(self, output: Any, targets: Any, samples: int, sums: Tensor) -> bool:
+    def _alone(self, output: Any, targets: Any, samples: int, sums: Tensor, parts: float | Tensor) -> bool:
         first = samples // 2
         if not (first and isinstance(output, Tensor) and isinstance(targets, Tensor)):
             return isinstance(output, Tensor) and isinstance(targets, Tensor)
-        alone = self._sums(output[:first], targets[:first], first)
+        alone = self._sums(output[:first], targets[:first], first, parts)
         return alone is not None and _equal(alone, sums[:first])
 
 

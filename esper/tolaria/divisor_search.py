@@ -12,6 +12,7 @@ from esper.tolaria.divisors import (
     IGNORED_LABEL,
     BatchWeight,
     ByClass,
+    ByElements,
     BySamples,
     Divisor,
     Summed,
@@ -58,6 +59,8 @@ def _candidates(loss: LossFunction, targets: Any, ignorable: bool) -> Iterator[D
         yield class_divisor(loss, ignorable=ignorable)
     if labels and ignorable:
         yield ByClass(None, setting(loss, "ignore_index", IGNORED_LABEL))
+    if isinstance(targets, Tensor) and targets.is_floating_point():
+        yield ByElements()
     yield BySamples()
     yield Summed()
 

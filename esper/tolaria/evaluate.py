@@ -126,7 +126,7 @@ class Evaluator:
 
         Batch norms judge each batch by its own statistics meanwhile: the running ones lag behind a
         network that has just changed, and know nothing of it with the seed off. One sample has no
-        statistics: a last batch of that size is left out, and with batches of one the running ones do.
+        statistics: a last batch of that size is left out there, and with batches of one the running ones do.
         """
         with batch_statistics(self.model) if self._size(next(iter(batches()))) > 1 else nullcontext():
             with_it = self.run(self._judged(batches()), keep_losses=True)
@@ -145,8 +145,8 @@ class Evaluator:
         return batch_length(self.form(batch)[2])
 
     def _judged(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches that have more than one sample; all of them where the first has not."""
-        first = 0
+        """The batches that have more than one sample; all of them where the first has not, and without norms."""
+        first = 0 if any(_batch_norms(self.model)) else 1
         for batch in batches:
             first = first or self._size(batch)
             if self._size(batch) > 1 or first == 1:
@@ -169,10 +169,14 @@ def _compare(with_it: Evaluation, without: Evaluation, sign: int) -> Impact:
     )
 
 
+def _batch_norms(model: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
+    return (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
+
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Within the block batch norms normalise by the batch, also in eval mode; their buffers stay."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = list(_batch_norms(model))
     kept = [m.track_running_stats for m in norms]
     buffers = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in norms]
     for norm in norms:
