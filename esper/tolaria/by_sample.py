@@ -43,27 +43,29 @@ class SampleLosses:
     def __init__(self, criterion: Criterion) -> None:
         self.divisor = criterion.divisor
         self.single = None if criterion.batch_dependent else unreduced(criterion.loss)
-        self._checked = False
+        self._factor: float | None = None
 
     def of(
         self, output: Any, targets: Any, samples: int, loss: Tensor, weight: BatchWeight
     ) -> tuple[Tensor, float | Tensor] | None:
         """Sums (samples,) and divisors (one for all, or one each), or None; waits for the device once."""
         parts = self.divisor.of_samples(targets, samples) if self.single is not None else None
-        if parts is None:
-            return None
-        sums = self._sums(output, targets, samples, parts)
-        if sums is not None and not self._checked:
-            self._checked = True
-            alone = self._alone(output, targets, samples, sums, parts)
-            if not (alone and _equal(sums.sum(), weight.sum_of(loss))):
-                sums = None
-        if sums is None:
+        sums = None if parts is None else self._sums(output, targets, samples)
+        if parts is None or sums is None:
             self.single = None
             return None
-        return sums, parts
+        if self._factor is None:
+            factors = (1.0,) if isinstance(parts, Tensor) else (1.0, parts)
+            whole = weight.sum_of(loss)
+            # some give a sample's values, some the mean of them
+            fitting = [factor for factor in factors if _equal(sums.sum() * factor, whole)]
+            if not (fitting and self._alone(output, targets, samples, sums)):
+                self.single = None
+                return None
+            self._factor = fitting[0]
+        return sums * self._factor, parts
 
-    def _sums(self, output: Any, targets: Any, samples: int, parts: float | Tensor) -> Tensor | None:
+    def _sums(self, output: Any, targets: Any, samples: int) -> Tensor | None:
         assert self.single is not None
         try:
             values = self.single(output, targets)
@@ -71,15 +73,16 @@ class SampleLosses:
             return None
         if not isinstance(values, Tensor) or values.dim() == 0 or values.shape[0] != samples:
             return None
-        # some give the mean of a sample's values, some the values
-        factor = parts if values.dim() == 1 and not isinstance(parts, Tensor) else 1
-        return values.detach().float().reshape(samples, -1).sum(dim=1) * factor
+        return values.detach().float().reshape(samples, -1).sum(dim=1)
 
-    def _alone(self, output: Any, targets: Any, samples: int, sums: Tensor, parts: float | Tensor) -> bool:
+    def _alone(self, output: Any, targets: Any, samples: int, sums: Tensor) -> bool:
+        """Whether the first half of the samples has the same values without the others."""
+        if not (isinstance(output, Tensor) and isinstance(targets, Tensor)):
+            return False
         first = samples // 2
-        if not (first and isinstance(output, Tensor) and isinstance(targets, Tensor)):
-            return isinstance(output, Tensor) and isinstance(targets, Tensor)
-        alone = self._sums(output[:first], targets[:first], first, parts)
+        if not first:
+            return True
+        alone = self._sums(output[:first], targets[:first], first)
         return alone is not None and _equal(alone, sums[:first])
 
 

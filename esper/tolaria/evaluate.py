@@ -145,7 +145,7 @@ class Evaluator:
         return batch_length(self.form(batch)[2])
 
     def _judged(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches that have more than one sample; all of them where the first has not, and without norms."""
+        """The batches of more than one sample; all where the first has one, or where there are no norms."""
         first = 0 if any(_batch_norms(self.model)) else 1
         for batch in batches:
             first = first or self._size(batch)
