@@ -38,8 +38,8 @@ def examine(config: TolariaConfig, parts: Parts, probe: Probe) -> Criterion:
         loss = _private(parts.loss)
         output, targets = probe.answer()
         with _refusing(o.loss_function, output, targets), probe.precision.autocast():
-            losses = judge(loss, output, targets)
             _refuse(shape_problems(loss, o.loss_function, output, targets))
+            losses = judge(loss, output, targets)
         _refuse(_scalar_problems(o.loss_function, losses))
         ignorable = _may_ignore(config, parts, loss)
         known = known_divisor(loss, ignorable=ignorable)

@@ -18,8 +18,8 @@ _KEY = "optimization.loss_function"
 def shape_problems(loss: LossFunction, name: str, output: Any, targets: Any) -> list[str]:
     """A sentence where a loss would broadcast its arguments: (N, 1) against (N) compares all with all.
 
-    torch's elementwise losses take equal shapes only; any other loss is tried with the targets in the
-    output's shape, and where it then comes to another value, it broadcasts. Call without gradients.
+    torch's elementwise losses take equal shapes only; a loss of the user's own is tried with shapes that are
+    equal. Call without gradients.
     """
     if not (isinstance(output, Tensor) and isinstance(targets, Tensor)) or output.shape == targets.shape:
         return []
@@ -32,13 +32,30 @@ def shape_problems(loss: LossFunction, name: str, output: Any, targets: Any) -> 
 
 
 def _broadcasts(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -> bool:
-    """Whether a loss of the user's own takes shapes that differ by dimensions of 1, and gets them wrong."""
-    if _squeezed(output) != _squeezed(targets) or output.numel() < 2:
+    """Whether a loss of the user's own compares all with all because of a dimension of 1.
+
+    It then depends on the whole batch, and is a plain mean of its samples' once the shapes are equal. One
+    that aligns them itself is such a mean as it is, and one that compares samples on purpose never is.
+    """
+    if _squeezed(output) != _squeezed(targets) or len(output) < 2 or len(targets) != len(output):
         return False
-    given, aligned = loss(output, targets), loss(output, targets.reshape(output.shape))
-    if not (isinstance(given, Tensor) and isinstance(aligned, Tensor) and given.shape == aligned.shape):
+    if _is_mean(loss, output, targets):
         return False
-    return not torch.allclose(given, aligned, rtol=1e-4, equal_nan=True)
+    return _is_mean(loss, output, targets.reshape(output.shape)) or _is_mean(
+        loss, output.reshape(targets.shape), targets
+    )
+
+
+def _is_mean(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -> bool:
+    """Whether the loss of all samples is the mean, or the sum, of the losses of two halves."""
+    n, half = len(output), len(output) // 2
+    try:
+        whole = loss(output, targets)
+        first, second = loss(output[:half], targets[:half]), loss(output[half:], targets[half:])
+        mean = (half * first + (n - half) * second) / n
+        return any(torch.allclose(whole, made, rtol=1e-4) for made in (mean, first + second))
+    except Exception:  # noqa: BLE001 - the shapes are not those that the loss was made for
+        return False
 
 
 def _squeezed(tensor: Tensor) -> list[int]:
