@@ -39,6 +39,10 @@ def _broadcasts(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor
     """
     if _squeezed(output) != _squeezed(targets) or len(output) < 2 or len(targets) != len(output):
         return False
+    # low targets first, and outputs that follow them: what compares all with all then shows in any half
+    order = targets.flatten().argsort()
+    output, targets = output[order], targets[order]
+    output = output + targets.reshape(output.shape)
     if _is_mean(loss, output, targets):
         return False
     return _is_mean(loss, output, targets.reshape(output.shape)) or _is_mean(
@@ -53,7 +57,7 @@ def _is_mean(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -
         whole = loss(output, targets)
         first, second = loss(output[:half], targets[:half]), loss(output[half:], targets[half:])
         mean = (half * first + (n - half) * second) / n
-        return any(torch.allclose(whole, made, rtol=1e-4) for made in (mean, first + second))
+        return any(torch.allclose(whole, made, rtol=1e-3) for made in (mean, first + second))
     except Exception:  # noqa: BLE001 - the shapes are not those that the loss was made for
         return False
 

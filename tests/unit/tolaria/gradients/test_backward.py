@@ -120,7 +120,7 @@ UNEVEN = {
 @pytest.mark.parametrize("loss", UNEVEN.values(), ids=UNEVEN)
 @pytest.mark.parametrize("sizes", [(5, 3, 4, 7), (1,) * 6, (2, 6)])
 def test_micro_batches_weigh_by_what_their_mean_was_divided_by(loss: Any, sizes: tuple[int, ...]) -> None:
-    """Each is all of one class: by samples they would be far off, and one of class 1 may count for nothing."""
+    """Each is all of one class: by samples they would be far off, and one class may count for nothing."""
     host = copy.deepcopy(make_host().model.host)
     x, y = conflicting(sizes)
     loss(host(x), y).backward()
