@@ -66,7 +66,7 @@ class OptimizationConfig(Group):
     scheduler_params: dict[str, Any] = field(default_factory=dict)
     max_epochs: int = 100
     early_stopping_patience: int = 10  # epochs; 0: never stop early
-    early_stopping_min_delta: float = 1e-4
+    early_stopping_min_delta: float = 1e-4  # in units of the loss: it does not follow the loss's scale
     loss_function: str = "cross_entropy"
     loss_params: dict[str, Any] = field(default_factory=dict)
     metric: str = "auto"  # auto, accuracy, binary_accuracy, none, or a target with update, compute, reset

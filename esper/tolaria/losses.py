@@ -1,4 +1,10 @@
-"""What a loss may answer: one number, or several objectives by name."""
+"""What a loss may answer: one number, or several objectives by name.
+
+A loss whose mean is not over samples may say what it is divided by, in a method `divisor(targets)` that returns
+a number or a tensor of one value, for example `(targets != self.padding).sum()`. It sees the targets alone: how
+much the micro-batches of a step weigh has to be known before the first of them is differentiated. The losses
+of torch need no such method, nor does one that a few rules fit (see `divisor_search`).
+"""
 
 from __future__ import annotations
 
