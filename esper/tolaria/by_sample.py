@@ -55,14 +55,10 @@ class SampleLosses:
             self.single = None
             return None
         if self._factor is None:
-            factors = (1.0,) if isinstance(parts, Tensor) else (1.0, parts)
-            whole = weight.sum_of(loss)
-            # some give a sample's values, some the mean of them
-            fitting = [factor for factor in factors if _equal(sums.sum() * factor, whole)]
-            if not (fitting and self._alone(output, targets, samples, sums)):
+            self._factor = _fitting(sums.sum(), weight.sum_of(loss), parts)
+            if self._factor is None or not self._alone(output, targets, samples, sums):
                 self.single = None
                 return None
-            self._factor = fitting[0]
         return sums * self._factor, parts
 
     def _sums(self, output: Any, targets: Any, samples: int) -> Tensor | None:
@@ -84,6 +80,12 @@ class SampleLosses:
             return True
         alone = self._sums(output[:first], targets[:first], first)
         return alone is not None and _equal(alone, sums[:first])
+
+
+def _fitting(found: Tensor, expected: Tensor, parts: float | Tensor) -> float | None:
+    """What makes the sums add up: some losses give a sample's values, some the mean of them."""
+    factors = (1.0,) if isinstance(parts, Tensor) else (1.0, parts)
+    return next((factor for factor in factors if _equal(found * factor, expected)), None)
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:
