@@ -132,16 +132,14 @@ def cut(value: Any, start: int, end: int, samples: int) -> Any:
         return value[start:end] if value.dim() and value.shape[0] == samples else value
     if isinstance(value, Mapping):
         return {key: cut(item, start, end, samples) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        if (
-            isinstance(value, list)
-            and len(value) == samples
-            and not all(isinstance(v, Tensor) for v in value)
-        ):
-            return value[start:end]
-        items = [cut(item, start, end, samples) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+    return _cut_items(value, start, end, samples) if isinstance(value, list | tuple) else value
+
+
+def _cut_items(value: Any, start: int, end: int, samples: int) -> Any:
+    if len(value) == samples and not any(isinstance(item, Tensor) for item in value):
+        return value[start:end]
+    items = [cut(item, start, end, samples) for item in value]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def _has_samples(output: Any, samples: int) -> bool:

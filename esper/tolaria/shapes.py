@@ -37,7 +37,7 @@ def _broadcasts(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor
     It then depends on the whole batch, and is a plain mean of its samples' once the shapes are equal. One
     that aligns them itself is such a mean as it is, and one that compares samples on purpose never is.
     """
-    if _squeezed(output) != _squeezed(targets) or len(output) < 2 or len(targets) != len(output):
+    if _squeezed(output) != _squeezed(targets) or output.shape[:1] != targets.shape[:1] or output.numel() < 2:
         return False
     # low targets first, and outputs that follow them: what compares all with all then shows in any half
     order = targets.flatten().argsort()
