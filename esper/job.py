@@ -239,7 +239,7 @@ class Job:
         notes = [*data.notes, *idle_options(self.config)]
         if notes:
             run.telemetry.emit(EventName.OPTION_IDLE, {"notes": "; ".join(notes)})
-        for text in self._warnings:
+        for text in [*self._warnings, *run.loss.notes]:
             run.telemetry.warn(EventName.NOTICE, {"message": text})
 
     # -- the three modes -------------------------------------------------------------------------

@@ -109,6 +109,10 @@ def _loss(config: TolariaConfig) -> None:
     parts.build_loss(config)
 
 
+def _metric(config: TolariaConfig) -> None:
+    parts.build_metric(config)
+
+
 def _aggregator(config: TolariaConfig) -> None:
     parts.build_aggregator(config)
 
@@ -254,6 +258,7 @@ _CHECKS: tuple[tuple[set[str], Callable[[TolariaConfig], list[str] | None]], ...
     ({"optimization"} | _ANYWHERE, _schedule),
     ({"optimization"} | _ANYWHERE, _loss),
     ({"optimization", "dataset", "model"} | _ANYWHERE, _fit_problems),
+    ({"optimization"} | _ANYWHERE, _metric),
     ({"trainer"} | _ANYWHERE, _aggregator),
     ({"morphogenetic"} | _ANYWHERE, _policy),
     ({"morphogenetic"}, _blueprints),

@@ -27,6 +27,7 @@ from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_ta
 from esper.data import DataBundle, DataInfo, build_data
 from esper.errors import AggregationError, ConfigError, EsperError
 from esper.kasmina import name_blueprint
+from esper.tolaria.criterion import Metric
 from esper.tolaria.gradients import Aggregator, MatrixAggregator
 from esper.tolaria.losses import LossFunction
 from esper.tolaria.optimizer import OptimizerFactory
@@ -34,6 +35,7 @@ from esper.tolaria.schedule import Horizon, LearningRate, ScheduleFactory, with_
 from esper.tolaria.task import BatchForm, pair_form
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
+_METRIC_METHODS = ("update", "compute", "reset")
 _POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
 
 
@@ -172,6 +174,22 @@ def build_loss(config: TolariaConfig) -> LossFunction:
     arguments = _arguments(config, key, params)
     _refuse(check_arguments(target, arguments, key, (*leading_arguments(target, 2), *weights)))
     return functools.partial(target, **arguments, **weights) if params or weights else target
+
+
+def build_metric(config: TolariaConfig) -> Metric | None:
+    """The user's own metric that `optimization.metric` names, made with `metric_params`; else None."""
+    o, key = config.optimization, "optimization.metric_params"
+    if o.metric in names.METRICS:
+        expected = f"no parameter: {o.metric} has none"
+        _refuse([problem(f"{key}.{given}", value, expected) for given, value in o.metric_params.items()])
+        return None
+    made = _make(config, key, _resolve(config, "optimization.metric", o.metric), o.metric_params, {})
+    missing = [name for name in _METRIC_METHODS if not callable(getattr(made, name, None))]
+    if missing:
+        expected = f"a metric: {type(made).__name__} has no {', '.join(missing)}"
+        raise ConfigError(problem("optimization.metric", o.metric, expected))
+    metric: Metric = made
+    return metric
 
 
 def build_policy(config: TolariaConfig) -> Any:

@@ -66,9 +66,11 @@ class OptimizationConfig(Group):
     scheduler_params: dict[str, Any] = field(default_factory=dict)
     max_epochs: int = 100
     early_stopping_patience: int = 10  # epochs; 0: never stop early
-    early_stopping_min_delta: float = 1e-4
+    early_stopping_min_delta: float = 1e-4  # in units of the loss: it does not follow the loss's scale
     loss_function: str = "cross_entropy"
     loss_params: dict[str, Any] = field(default_factory=dict)
+    metric: str = "auto"  # auto, accuracy, binary_accuracy, none, or a target with update, compute, reset
+    metric_params: dict[str, Any] = field(default_factory=dict)
     gradient_clip_norm: float | None = None
     gradient_clip_scope: str = "all"  # host and joined seeds together: all; each parameter group: group
     accumulation_steps: int = 1  # batches a step

@@ -17,6 +17,7 @@ from esper.tolaria.batches import BatchSource
 from esper.tolaria.best import BestModel
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.examine import examine
 from esper.tolaria.foresight import Lookahead, Scout
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.gradients import Tally, TaskBackward
@@ -76,7 +77,6 @@ class Machinery:
         self.accumulation = config.optimization.accumulation_steps
         self.steps_per_epoch = math.ceil(len(self.train_batches) / self.accumulation)
         self.total = sum_losses if parts.aggregator is None else parts.aggregator.total
-        self.meter = Meter(parts.device, self.total)
         self.precision = Precision(config.mixed_precision, parts.device)
         self.probe = Probe(
             self.model,
@@ -91,7 +91,9 @@ class Machinery:
         )
         refuse_single_samples(self.model, parts.train, parts.form, self.precision, parts.device)
         wanted = config.logging.step_interval if config.logging.track_metrics else 0
-        self.lines = StepLines(wanted, parts.device, self.total)
+        self.loss = examine(config, parts, self.probe)
+        self.meter = Meter(parts.device, self.total, self.loss.accuracy)
+        self.lines = StepLines(wanted, parts.device, self.total, self.loss.accuracy)
         self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
         self._build_loop()
         self.state = register_owners(self)
@@ -127,7 +129,7 @@ class Machinery:
         self.stepper = self._build_stepper(self.schedule)
         self.evaluator = Evaluator(
             self.model,
-            parts.loss,
+            self.loss,
             parts.form,
             self.precision,
             parts.device,
@@ -137,7 +139,7 @@ class Machinery:
         )
         self.account = Account(self.model, self.progress, self.probe)
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
-        self.best = BestModel(self.model)
+        self.best = BestModel(self.model, higher_is_better=self.loss.higher_is_better)
         self.history = History(c.morphogenetic.performance_window)
         self.flops = FlopRoom(
             self.model, lambda: self.account.per_sample()[0], c.morphogenetic.max_flops_ratio
@@ -181,7 +183,7 @@ class Machinery:
             self.optimizers,
             self.seeds,
             schedule,
-            parts.loss,
+            self.loss,
             parts.form,
             self.precision,
             o.gradient_clip_norm,

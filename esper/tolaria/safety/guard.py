@@ -78,7 +78,8 @@ class Guard:
         """Judge all steps that have not been judged; raises `Unhealthy`."""
         seen = self.watch.read()
         for step, (loss, norm) in enumerate(seen, self.progress.step - len(seen) + 1):
-            if wrong := self.governor.judge(loss, norm):
+            # without a loss nothing in the step counted, and nothing was learnt
+            if loss is not None and (wrong := self.governor.judge(loss, norm)):
                 raise Unhealthy(f"{wrong} at step {step}")
         while self._trial and self._trial[0] + TRIAL_STEPS <= self.progress.step:
             self.snapshots.good(self._trial.pop(0))
