@@ -136,7 +136,7 @@ def cut(value: Any, start: int, end: int, samples: int) -> Any:
 
 
 def _cut_items(value: Any, start: int, end: int, samples: int) -> Any:
-    if len(value) == samples and not any(isinstance(item, Tensor) for item in value):
+    if isinstance(value, list) and len(value) == samples and not any(isinstance(v, Tensor) for v in value):
         return value[start:end]
     items = [cut(item, start, end, samples) for item in value]
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
