@@ -20,10 +20,10 @@ from esper.data.options import FolderParams, size_of
 from esper.errors import DataError
 
 IN_MEMORY_BYTES = 256 << 20
-CHECKED_BYTES = (
-    256 << 20
-)  # files that are read one by one as they are needed: up to here all are decoded first
-CHECKED_HEADERS = 200_000  # and up to here all headers are read first; it takes 0.1 ms a file
+# Of files that are read as they are needed: up to so many bytes all are decoded before the training, else the
+# headers of up to so many, at 0.1 ms each.
+CHECKED_BYTES = 256 << 20
+CHECKED_HEADERS = 200_000
 VALIDATION_NAMES = ("val", "validation", "valid")
 
 
