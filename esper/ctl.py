@@ -100,7 +100,9 @@ def _command(run_dir: Path, given: Namespace) -> int:
 
 
 def _going_on(run_dir: Path) -> str:
-    return f"esper-train run_dir={run_dir} checkpoint.resume_from_checkpoint=auto"
+    from esper.config.quoting import command_word  # imported here: it takes a tenth of a second
+
+    return f"esper-train {command_word('run_dir', str(run_dir))} checkpoint.resume_from_checkpoint=auto"
 
 
 def _shown(state: Mapping[str, Any]) -> Iterator[str]:
