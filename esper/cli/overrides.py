@@ -87,16 +87,16 @@ def _unreadable(line: str, error: HydraException, groups: Groups, parser: Overri
         return unknown_choice(key, text, groups[key])
     if hint is None and not free and not key.startswith("hydra."):
         return _unknown(key, text, groups)
-    word = None
+    word = _word(written, text, hint, parser)
+    what = describe(hint) if hint is not None else "a value that Hydra's grammar reads"
+    return problem(key, text, f"quotes: {word}" if word else what)
+
+
+def _word(key: str, text: str, hint: Any, parser: OverridesParser) -> str | None:
+    """The word that gives an option of this type the text; None where no quotes would help."""
     if text.startswith("[") and list[str] in (hint, *get_args(hint)):
-        word = quoted_list(written, text, parser)
-    elif hint is None or _takes_text(hint):
-        word = quoted(written, text, parser)
-    if word is None:
-        return problem(
-            key, text, describe(hint) if hint is not None else "a value that Hydra's grammar reads"
-        )
-    return problem(key, text, f"quotes: {word}")
+        return quoted_list(key, text, parser)
+    return quoted(key, text, parser) if hint is None or _takes_text(hint) else None
 
 
 def _takes_text(hint: Any) -> bool:
@@ -123,11 +123,18 @@ def _problems(override: Override, groups: Groups, parser: OverridesParser) -> It
         yield problem(f"{key}@{override.package}", line, "a group without a package", key)
     elif key in groups and not isinstance(override.value(), dict):
         yield from _choice(override, groups)
-    elif "/" in key:
+    else:
+        yield from _no_choice(override, groups, parser)
+
+
+def _no_choice(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
+    key = override.key_or_group
+    misplaced = _group_problem(key, override.value(), groups)
+    if "/" in key:
         yield problem(key, override.value(), "a group of configurations", nearest_name(key, groups))
-    elif (misplaced := _group_problem(key, override.value(), groups)) is not None:
+    elif misplaced is not None:
         yield misplaced
-    elif own:
+    elif not key.startswith("hydra."):
         yield from _option(override, groups, parser)
 
 
@@ -153,14 +160,18 @@ def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iter
     elif override.is_add() and not isinstance(given, dict):
         yield problem(key, override.input_line, f"{key}=<value> without +: the option is already there", key)
     elif isinstance(given, list | dict) and _takes_text(hint):
-        line = key_and_value(str(override.input_line))
-        word = quoted(*line, parser) if line else None
-        yield problem(
-            key, given, f"{describe(hint)}; a text with brackets is {word}" if word else describe(hint)
-        )
+        yield _bracketed(override, hint, parser)
     else:
         for value in values_of(override):
             yield from _type_problems(key, value, hint)
+
+
+def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
+    """The sentence for a list or dictionary where a text is expected, which may have brackets in it."""
+    line = key_and_value(str(override.input_line))
+    word = quoted(*line, parser) if line else None
+    expected = f"{describe(hint)}; a text with brackets is {word}" if word else describe(hint)
+    return problem(override.key_or_group, override.value(), expected)
 
 
 def _unknown(key: str, given: Any, groups: Groups) -> str:
