@@ -23,7 +23,7 @@ def subfolders(folder: Path) -> list[str]:
     Raises `DataError` for a folder that cannot be read.
     """
     with _errors_named(folder):
-        above = frozenset(_identity(each) for each in (folder.resolve(), *folder.resolve().parents))
+        above = _with_parents(folder)
         return [item.name for item in _visible(folder) if item.is_dir() and _identity(item) not in above]
 
 
@@ -33,7 +33,7 @@ def image_files(folder: Path) -> list[Path]:
     Raises `DataError` for a folder that cannot be read.
     """
     with _errors_named(folder):
-        return sorted(_walk(folder, frozenset({_identity(folder)})))
+        return sorted(_walk(folder, _with_parents(folder) | _with_parents(folder.parent)))
 
 
 def _walk(folder: Path, above: frozenset[Identity]) -> Iterator[Path]:
@@ -50,6 +50,11 @@ def _visible(folder: Path) -> list[Path]:
     """What is in a folder, sorted; names that start with a dot are hidden, as for every program."""
     found = sorted(folder.iterdir())
     return [item for item in found if not item.name.startswith(".") and item.name not in _LEFT_BEHIND]
+
+
+def _with_parents(folder: Path) -> frozenset[Identity]:
+    real = folder.resolve(strict=True)
+    return frozenset(_identity(each) for each in (real, *real.parents))
 
 
 def _identity(folder: Path) -> Identity:

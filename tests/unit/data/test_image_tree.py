@@ -59,6 +59,7 @@ def test_a_loop_of_links_adds_nothing(tmp_path: Path) -> None:
     touch(tmp_path, "cats/a.png", "cats/deep/b.png", "dogs/a.png")
     (tmp_path / "cats" / "deep" / "up").symlink_to(tmp_path / "cats")
     (tmp_path / "cats" / "self").symlink_to("self")
+    (tmp_path / "cats" / "root").symlink_to("..")
     (tmp_path / "again").symlink_to(tmp_path)
     assert names_in(tmp_path / "cats") == ["a.png", "deep/b.png"]
     assert subfolders(tmp_path) == ["cats", "dogs"]
