@@ -18,6 +18,7 @@ from esper.build.paths import unusable
 from esper.config import TolariaConfig, names
 from esper.config.problems import problem
 from esper.core.lock import FolderLock
+from esper.core.output import say
 from esper.core.runtime import restore_rng_state, rng_state
 from esper.data import DataInfo
 from esper.errors import CheckpointError, ConfigError
@@ -228,7 +229,7 @@ def run_job(
     name = None if number is None else " ".join([str(number), *overrides])
     trainer = TolariaTrainer(config, run_dir=run_dir, group=group, name=name, lock=lock)
     if config.dry_run:
-        print(trainer.dry_run())
+        say(trainer.dry_run())
         return 0
     with on_signals(trainer.stop, starting=lambda: trainer.job.run is None):
         summary = trainer.run_training()

@@ -21,6 +21,7 @@ from typing import Any
 
 from esper import __version__
 from esper.core.lock import live_holder
+from esper.core.output import flush_output, say
 from esper.remote.client import NoAnswerError, NobodyThereError, ask
 from esper.remote.folder import find_run, state_of
 from esper.remote.place import read_note
@@ -42,15 +43,20 @@ exit codes: 0 done, 2 no run there, 3 the run is over or died, 4 it gave no answ
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks; see `_HELP` for the exit codes."""
-    given = _parse(argv)
+    try:
+        given = _parse(argv)
+    except BrokenPipeError:  # while the parser showed its help
+        return DONE
+    finally:
+        flush_output()
     run_dir = find_run(Path(given.run))
     if run_dir is None:
-        print(f"esper-ctl: {given.run} is no run folder and lies in none", file=sys.stderr)
+        say(f"esper-ctl: {given.run} is no run folder and lies in none", sys.stderr)
         return UNUSABLE
     try:
         return _status(run_dir, given) if given.command == "status" else _command(run_dir, given)
     except NoAnswerError as error:
-        print(f"esper-ctl: {error}", file=sys.stderr)
+        say(f"esper-ctl: {error}", sys.stderr)
         return NO_ANSWER
 
 
@@ -88,9 +94,9 @@ def _status(run_dir: Path, given: Namespace) -> int:
         state = _ask(run_dir, given)
     except NobodyThereError as error:
         why, state = str(error), state_of(run_dir)
-    print(json.dumps(state) if given.json else "\n".join(_shown(state)))
+    say(json.dumps(state) if given.json else "\n".join(_shown(state)))
     if state["state"] == "died":
-        print(f"esper-ctl: {why}; to go on: {_going_on(run_dir)}", file=sys.stderr)
+        say(f"esper-ctl: {why}; to go on: {_going_on(run_dir)}", sys.stderr)
         return NOT_RUNNING
     return DONE
 
@@ -101,16 +107,18 @@ def _command(run_dir: Path, given: Namespace) -> int:
     except NobodyThereError as error:
         state = state_of(run_dir)
         reason = {"finished": "the run is finished", "stopped": "the run was stopped"}
-        print(f"esper-ctl: {reason.get(state['state'], error)}", file=sys.stderr)
+        say(f"esper-ctl: {reason.get(state['state'], error)}", sys.stderr)
         if state["state"] in ("stopped", "died"):
-            print(f"  to go on: {_going_on(run_dir)}", file=sys.stderr)
+            say(f"  to go on: {_going_on(run_dir)}", sys.stderr)
         return NOT_RUNNING
-    print(json.dumps(result) if given.json else result["said"])
+    say(json.dumps(result) if given.json else result["said"])
     return DONE
 
 
 def _going_on(run_dir: Path) -> str:
-    return f"esper-train run_dir={run_dir} checkpoint.resume_from_checkpoint=auto"
+    from esper.config.quoting import command_word  # imported here: it takes a tenth of a second
+
+    return f"esper-train {command_word('run_dir', str(run_dir))} checkpoint.resume_from_checkpoint=auto"
 
 
 def _shown(state: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from esper.core.lock import FolderLock
 from esper.core.runtime import resolve_device, seed_everything
 from esper.data import DataBundle
 from esper.kasmina import MorphableModel
-from esper.leyline import FINISHED_BY, EventName
+from esper.leyline import FINISHED_BY, EventName, Level
 from esper.records import (
     Display,
     RunInfo,
     StatusSink,
-    closing_table,
     draw_run,
     setup_logging,
+    show_closing_table,
     summarise_metrics,
     write_summary,
 )
@@ -50,6 +50,7 @@ from esper.surroundings import (
     open_door,
     process_settings,
     saved_logger_ids,
+    worth_a_line,
 )
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run
@@ -200,7 +201,8 @@ class Job:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with suppress(SystemExit):  # so rich ends the process where the reader of a pipe has gone
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _info(self, run: Run, checkpoint: Checkpoint | None, origin: Origin) -> RunInfo:
         saved: Mapping[str, Any] = checkpoint.state["run"] if checkpoint is not None else {}
@@ -238,7 +240,9 @@ class Job:
         run.telemetry.emit(EventName.RUN_STARTED, facts)
         notes = [*data.notes, *idle_options(self.config)]
         if notes:
-            run.telemetry.emit(EventName.OPTION_IDLE, {"notes": "; ".join(notes)})
+            run.telemetry.emit(EventName.OPTION_IDLE, {"notes": "; ".join(notes)}, level=Level.DEBUG)
+        for shown in worth_a_line(notes, self.config):
+            run.telemetry.emit(EventName.OPTION_IDLE, {"notes": shown})
         for text in [*self._warnings, *run.loss.notes]:
             run.telemetry.warn(EventName.NOTICE, {"message": text})
 
@@ -286,7 +290,7 @@ class Job:
         self._write_results(run, summary, attempt)
         with attempt("the run's records"):
             self._owned.close()
-        self.console.print(closing_table(summary))
+        show_closing_table(self.console, summary)
         attempt.check()
         return summary
 

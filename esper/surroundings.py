@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from esper.answers import Answers
 from esper.config import LoggingConfig, TolariaConfig
+from esper.config.plain import options
 from esper.core.atomic import write_json_atomic
 from esper.core.runtime import set_deterministic, set_threads
 from esper.records import (
@@ -31,6 +33,7 @@ from esper.remote.place import socket_path
 from esper.remote.server import Server
 
 LOGGERS_FILE = "loggers.json"
+_SHOWN_LINE = 100  # characters
 
 
 def make_recorder(
@@ -92,6 +95,37 @@ def idle_options(config: TolariaConfig) -> list[str]:
             "this run cannot be repeated exactly"
         )
     return notes
+
+
+def worth_a_line(notes: Sequence[str], config: TolariaConfig) -> list[str]:
+    """What a person is to see of these notes, in lines of about 100 characters; the rest is for the files.
+
+    Idle options are named where they were given another value than their default, all in one line and
+    without the reasons. A note that is not of idle options is shown as it is, but for where data come from.
+    """
+    names = [name for note in notes for name in _idle_names(note) if _was_set(name, config)]
+    others = [note for note in notes if " idle: " not in note and " is read from " not in note]
+    head = f"no effect here: {', '.join(names)}"
+    if len(head) > _SHOWN_LINE:
+        head = f"{head[: head.rindex(',', 0, _SHOWN_LINE - 12)]} and others"
+    return [head] * bool(names) + others
+
+
+def _idle_names(note: str) -> list[str]:
+    head, idle, _ = note.partition(" idle: ")
+    return re.findall(r"\b[a-z_]+\.[a-z_*]+", head) if idle else []
+
+
+def _was_set(name: str, config: TolariaConfig) -> bool:
+    """Whether the option, or one of the group `name.*`, differs from its default."""
+    prefix = name.removesuffix("*")
+    default, switch = options(TolariaConfig()), "morphogenetic.tamiyo_enabled"
+    found = options(config).items()
+    return any(
+        key.startswith(prefix) and key != switch and value != default[key]
+        for key, value in found
+        if key == name or prefix != name
+    )
 
 
 def keep_logger_ids(run_dir: Path, recorder: Recorder) -> None:

@@ -44,6 +44,7 @@ from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.problems import problem
 from esper.core.lock import FolderLock, in_use, live_holder
+from esper.core.output import flush_output, say
 from esper.errors import ConfigError
 from esper.unfinished import which_run
 
@@ -62,7 +63,7 @@ def main() -> int:
 
 def _main(argv: Sequence[str], owned: ExitStack) -> int:
     if "--version" in argv:
-        print(f"esper {__version__}")
+        say(f"esper {__version__}")
         return DONE
     try:
         flags = parse_flags(argv)
@@ -70,7 +71,7 @@ def _main(argv: Sequence[str], owned: ExitStack) -> int:
             return _show(flags)
         plan = _checked(flags)
         if any(job.config.validate_only for job in plan.jobs):
-            print(f"valid: {len(plan.jobs)} {'jobs' if plan.sweep else 'run'}, nothing was started")
+            say(f"valid: {len(plan.jobs)} {'jobs' if plan.sweep else 'run'}, nothing was started")
             return DONE
         _prepare(plan, owned)
     except KeyboardInterrupt:
@@ -78,13 +79,13 @@ def _main(argv: Sequence[str], owned: ExitStack) -> int:
     except ConfigError as error:
         complain(error.problems)
         return REFUSED
-    except BrokenPipeError:
-        # whoever reads what is shown has read enough; the interpreter is not to complain of it at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # Hydra's own prints: whoever reads what is shown has read enough
         return DONE
     except OSError as error:
         complain([_sentence(error)], "what the command reads")
         return REFUSED
+    finally:
+        flush_output()
     return _run(plan)
 
 
@@ -195,7 +196,7 @@ def _show(flags: Flags) -> int:
     if flags.composes:
         groups, composed = compose_shown(flags)
         if flags.shows[0] == "--help":
-            print(help_text(groups, composed), flush=True)
+            say(help_text(groups, composed))
             return DONE
     return _hydra(flags.arguments(flags.config_name, flags.overrides))
 
@@ -204,7 +205,7 @@ def _run(plan: Plan) -> int:
     """Have Hydra run every job; what they left in their folders says how it went."""
     launched = _hydra(plan.arguments)
     if plan.sweep:
-        print(outcome_table(plan))
+        say(outcome_table(plan))
     # a signal ends the whole sweep, whatever its other jobs say
     return launched if launched > 128 else exit_code(plan) or launched
 

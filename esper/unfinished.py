@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from esper.config import TolariaConfig
+from esper.config.quoting import command_word
 from esper.core.lock import live_holder
 from esper.core.reading import read_object
 from esper.errors import ConfigError
@@ -37,7 +38,8 @@ def which_run(outputs: Path, config: TolariaConfig) -> str:
     found = newest_unfinished(outputs, config.hash())
     if found is None:
         return "run_dir=<folder of the run to go on with> beside it, or that folder in place of auto"
-    return f"run_dir=<folder> beside it; the newest unfinished run of this configuration is run_dir={found}"
+    word = command_word("run_dir", str(found))
+    return f"run_dir=<folder> beside it; the newest unfinished run of this configuration is {word}"
 
 
 def _unfinished(file: Path, config_hash: str) -> bool:

@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from esper.build.arguments import RESERVED, Target, check_arguments, leading_arguments, takes
+from esper.build.inputs import dtype_problems
 from esper.build.targets import Resolver
 from esper.build.weights import load_weights
 from esper.config import TolariaConfig, names
@@ -60,6 +61,8 @@ def make_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
     _refuse(
         [problem(f"{key}.{name}", m.model_params[name], f"{facts[name]}, as the data has") for name in clash]
     )
+    if m.architecture in (*names.MODELS, *names.MODELS.values()):
+        _refuse(list(dtype_problems(data_info)))
     model = _make(config, key, target, m.model_params, facts)
     if not isinstance(model, nn.Module):
         expected = "a target that makes a torch.nn.Module"

@@ -75,7 +75,7 @@ def _omegaconf(inner: OmegaConfBaseException, outer: Exception) -> str:
     hint = option_type(TolariaConfig, key)
     if isinstance(inner, InterpolationResolutionError):
         given = f"an interpolation that cannot be resolved ({_one_line(inner)})"
-        return f"{key}: given {given}, expected {_what(hint)}"
+        return f"{key}: given {given}, expected {_what(hint)}; as a text, ${{ is written \\${{"
     if isinstance(inner, ValidationError):
         return problem(key, inner.value, _what(hint))
     text = _one_line(inner)

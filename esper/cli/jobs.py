@@ -13,6 +13,7 @@ from typing import Any
 from esper.cli.plan import Plan
 from esper.core.atomic import write_json_atomic
 from esper.core.reading import read_object
+from esper.core.output import say
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
 from esper.signals import before_end
 
@@ -42,7 +43,7 @@ def complain(problems: Sequence[str], what: str = "the configuration") -> None:
     """One block on the error stream: how many problems, then each in a line."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [f"esper-train: {count} in {what}", *(f"  {text}" for text in problems)]
-    print("\n".join(lines), file=sys.stderr)
+    say("\n".join(lines), sys.stderr)
 
 
 def carry_out(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
@@ -65,7 +66,7 @@ def _keep(folder: Path, record: dict[str, Any]) -> None:
         write_json_atomic(folder / STATUS_FILE, record)
     except OSError as error:
         _unwritten[record["job"]] = record
-        print(f"esper-train: {folder / STATUS_FILE} cannot be written: {error.strerror}", file=sys.stderr)
+        say(f"esper-train: {folder / STATUS_FILE} cannot be written: {error.strerror}", sys.stderr)
     else:
         _unwritten.pop(record["job"], None)
 
@@ -91,7 +92,7 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
 
 def _crashed(error: Exception, folder: Path) -> tuple[int, str]:
     text = "".join(traceback.format_exception(error))
-    print(text, file=sys.stderr, end="")
+    say(text.rstrip("\n"), sys.stderr)
     with suppress(OSError):
         (folder / CRASH_FILE).write_text(text, encoding="utf-8")
     return CRASHED, f"{type(error).__name__}: {error}"

@@ -6,7 +6,8 @@ Hydra stops at the first wrong one; here all of them are found, and by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esper.cli.explain import explain, unknown_choice, unknown_option
+from esper.cli.quoting import key_and_value, quoted, quoted_list
 from esper.config import TolariaConfig
 from esper.config.plain import describe, free_parent, option_names, option_type
 from esper.config.problems import nearest_name, problem, unknown_key
@@ -29,10 +31,28 @@ def override_problems(lines: Sequence[str], groups: Groups, parser: OverridesPar
         try:
             [override] = parser.parse_overrides([line])
         except HydraException as error:
-            problems.append(explain(error))
+            problems.append(_unreadable(line, error, groups, parser))
         else:
-            problems += _problems(override, groups)
+            problems += _problems(override, groups, parser)
     return problems
+
+
+def add_free_keys(lines: Sequence[str], parser: OverridesParser) -> list[str]:
+    """The same overrides, those of a key inside a free dictionary with `++`: it need not be there before.
+
+    What such a dictionary may hold is checked where it is used.
+    """
+    return [f"++{line}" if _changes_free_key(line, parser) else line for line in lines]
+
+
+def comma_hint(override: Override, parser: OverridesParser) -> str:
+    """For a text with commas that was read as several values: how to write it as one."""
+    hint = option_type(TolariaConfig, override.key_or_group)
+    line = key_and_value(str(override.input_line))
+    if line is None or not _takes_text(hint):
+        return ""
+    word = quoted(*line, parser)
+    return f"; one value with commas in it is {word}" if word else ""
 
 
 def values_of(override: Override) -> list[Any]:
@@ -45,21 +65,77 @@ def values_of(override: Override) -> list[Any]:
     return [override.value()]
 
 
-def _problems(override: Override, groups: Groups) -> Iterator[str]:
+def _changes_free_key(line: str, parser: OverridesParser) -> bool:
+    try:
+        [override] = parser.parse_overrides([line])
+    except HydraException:
+        return False
+    plain = not (override.is_add() or override.is_force_add() or override.is_delete())
+    return plain and free_parent(TolariaConfig, override.key_or_group) is not None
+
+
+def _unreadable(line: str, error: HydraException, groups: Groups, parser: OverridesParser) -> str:
+    """The sentence for a line that Hydra's grammar does not read, with one that it does."""
+    found = key_and_value(line)
+    if found is None:
+        return explain(error)
+    written, text = found
+    key = written.lstrip("+")
+    hint = option_type(TolariaConfig, key)
+    free = free_parent(TolariaConfig, key) is not None
+    if key in groups:
+        return unknown_choice(key, text, groups[key])
+    if hint is None and not free and not key.startswith("hydra."):
+        return _unknown(key, text, groups)
+    word = _word(written, text, hint, parser)
+    what = describe(hint) if hint is not None else "a value that Hydra's grammar reads"
+    return problem(key, text, f"quotes: {word}" if word else what)
+
+
+def _word(key: str, text: str, hint: Any, parser: OverridesParser) -> str | None:
+    """The word that gives an option of this type the text; None where no quotes would help."""
+    if text.startswith("[") and list[str] in (hint, *get_args(hint)):
+        return quoted_list(key, text, parser)
+    return quoted(key, text, parser) if hint is None or _takes_text(hint) else None
+
+
+def _takes_text(hint: Any) -> bool:
+    return hint is str or (isinstance(hint, UnionType) and str in get_args(hint))
+
+
+def _group_problem(key: str, given: Any, groups: Groups) -> str | None:
+    """The sentence for a group of configurations that is written with dots, as if it were an option."""
+    group = key.replace(".", "/")
+    if "." not in key or group not in groups or isinstance(given, dict):
+        return None
+    option = nearest_name(str(given), groups[group]) or groups[group][0]
+    return problem(key, given, f"{group}=<option>, one of {', '.join(groups[group])}", f"{group}={option}")
+
+
+def _problems(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
     key, line = override.key_or_group, str(override.input_line)
     own = not key.startswith(("hydra.", "hydra/"))
     if not key:
         yield problem(line, line, "key=value")
     elif override.is_sweep_override() and (key == "run_dir" or not own):
-        yield problem(key, line, "one value: this cannot be swept")
+        yield problem(key, line, f"one value: this cannot be swept{comma_hint(override, parser)}")
     elif override.package is not None:
         yield problem(f"{key}@{override.package}", line, "a group without a package", key)
     elif key in groups and not isinstance(override.value(), dict):
         yield from _choice(override, groups)
-    elif "/" in key:
+    else:
+        yield from _no_choice(override, groups, parser)
+
+
+def _no_choice(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
+    key = override.key_or_group
+    misplaced = _group_problem(key, override.value(), groups)
+    if "/" in key:
         yield problem(key, override.value(), "a group of configurations", nearest_name(key, groups))
-    elif own:
-        yield from _option(override, groups)
+    elif misplaced is not None:
+        yield misplaced
+    elif not key.startswith("hydra."):
+        yield from _option(override, groups, parser)
 
 
 def _choice(override: Override, groups: Groups) -> Iterator[str]:
@@ -72,7 +148,7 @@ def _choice(override: Override, groups: Groups) -> Iterator[str]:
                 yield unknown_choice(key, str(name), groups[key])
 
 
-def _option(override: Override, groups: Groups) -> Iterator[str]:
+def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
     key, given = override.key_or_group, override.value()
     hint = option_type(TolariaConfig, key)
     if hint is None and free_parent(TolariaConfig, key) is not None:
@@ -83,9 +159,19 @@ def _option(override: Override, groups: Groups) -> Iterator[str]:
         yield problem(key, override.input_line, "a value: an option cannot be taken away")
     elif override.is_add() and not isinstance(given, dict):
         yield problem(key, override.input_line, f"{key}=<value> without +: the option is already there", key)
+    elif isinstance(given, list | dict) and _takes_text(hint):
+        yield _bracketed(override, hint, parser)
     else:
         for value in values_of(override):
             yield from _type_problems(key, value, hint)
+
+
+def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
+    """The sentence for a list or dictionary where a text is expected, which may have brackets in it."""
+    line = key_and_value(str(override.input_line))
+    word = quoted(*line, parser) if line else None
+    expected = f"{describe(hint)}; a text with brackets is {word}" if word else describe(hint)
+    return problem(override.key_or_group, override.value(), expected)
 
 
 def _unknown(key: str, given: Any, groups: Groups) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from esper.cli.composer import Composer, plain
 from esper.cli.explain import COMPOSE_ERRORS, explain
 from esper.cli.flags import Flags
-from esper.cli.overrides import Groups, override_problems, values_of
+from esper.cli.overrides import Groups, add_free_keys, comma_hint, override_problems, values_of
 from esper.config import TolariaConfig
 from esper.config.plain import read
 from esper.config.problems import problem
@@ -75,6 +75,7 @@ class Plan:
 def make_plan(flags: Flags) -> Plan:
     """Compose every job; raises `ConfigError` for overrides that cannot be read or do not fit the schema."""
     composer = Composer(flags)
+    flags = _with_free_keys(composer, flags)
     try:
         _check_overrides(composer, flags.overrides, composer.groups(flags.overrides))
         return _compose(composer, flags)
@@ -85,12 +86,17 @@ def make_plan(flags: Flags) -> Plan:
 def compose_shown(flags: Flags) -> tuple[Groups, DictConfig]:
     """The groups there are and the configuration that is to be shown; raises `ConfigError`."""
     composer = Composer(flags)
+    flags = _with_free_keys(composer, flags)
     try:
         groups = composer.groups(flags.overrides)
         _check_overrides(composer, flags.overrides, groups)
         return groups, composer.compose(flags.overrides, RunMode.RUN)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
+
+
+def _with_free_keys(composer: Composer, flags: Flags) -> Flags:
+    return replace(flags, overrides=tuple(add_free_keys(flags.overrides, composer.parser)))
 
 
 def _check_overrides(composer: Composer, lines: Sequence[str], groups: Groups) -> None:
@@ -119,7 +125,12 @@ def _master(composer: Composer, flags: Flags, swept: Sequence[Override]) -> tupl
     sweep = flags.multirun or master.hydra.mode == RunMode.MULTIRUN
     if swept and not sweep:
         expected = "one value, or --multirun beside it"
-        raise ConfigError([problem(each.key_or_group, each.input_line, expected) for each in swept])
+        raise ConfigError(
+            [
+                problem(each.key_or_group, each.input_line, expected + comma_hint(each, composer.parser))
+                for each in swept
+            ]
+        )
     return master, sweep
 
 

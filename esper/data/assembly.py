@@ -16,7 +16,7 @@ from esper.config.schema import DatasetConfig
 from esper.data.augment import ImageFinish, Statistics, channel_statistics
 from esper.data.catalogue import DataInfo
 from esper.data.custom import CustomData
-from esper.data.folder import FileList, FolderDataset, decode_all
+from esper.data.folder import FileList, FolderDataset, check_readable, decode_all
 from esper.data.host import HostLoader, MapStyle
 from esper.data.inspection import augmentation_of
 from esper.data.loaders import DeviceLoader, Loader
@@ -76,6 +76,8 @@ class Assembly:
     def on_host_from_files(self, files: Mapping[str, FileList], params: FolderParams) -> DataBundle:
         """Images that are decoded when they are needed, and finished on the device."""
         listed = files["train"]
+        for each in files.values():
+            check_readable(each, params, self.config.num_workers)
         cut = self._cut(listed.labels, files)
         rng = np.random.default_rng(derive_seed(self.seed, "statistics"))
         seen = rng.permutation(cut["train"])[:STATISTICS_SAMPLES]

@@ -14,7 +14,8 @@ class DataInfo:
     """What a model has to fit; None where it is known only once the dataset is opened, or never.
 
     `image_size` is (height, width) in pixels, `input_shape` the shape of one input without the batch.
-    `official_test` says that the test set is the dataset's own, not a part split off here.
+    `official_test` says that the test set is the dataset's own, not a part split off here; `dtype` is that of
+    the inputs in a batch, by the name that torch gives it.
     """
 
     name: str
@@ -23,6 +24,7 @@ class DataInfo:
     image_size: tuple[int, int] | None
     input_shape: tuple[int, ...] | None
     official_test: bool
+    dtype: str | None = None
 
 
 def image_info(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -52,9 +52,10 @@ def open_custom(
         parts = _part_arguments(config, accepted)
         train, *rest = [_open(config.name, factory, {**given, **part}) for part in parts]
         collate = collate or getattr(train, "collate", None) or default_collate
-        first = _first_sample(config.name, train, collate)
+        first, batch = _first_sample(config.name, train, collate)
     labels = _labels(train)
     info = _info(config.name, train, labels, first, official_test=bool(rest))
+    info = replace(info, dtype=_dtype(batch))
     return CustomData(train, rest[0] if rest else None, labels, collate, info, idle)
 
 
@@ -101,16 +102,21 @@ def _open(name: str, factory: DatasetFactory, arguments: dict[str, Any]) -> MapS
     return found
 
 
-def _first_sample(name: str, dataset: MapStyle, collate: Collate) -> Any:
+def _first_sample(name: str, dataset: MapStyle, collate: Collate) -> tuple[Any, Any]:
+    """The first sample, and the batch of it alone."""
     try:
         first = dataset[0]
-        collate([first])
+        return first, collate([first])
     except Exception as error:
         raise DataError(
             f"the first sample of {name} cannot be made into a batch: {type(error).__name__}: {error}; "
             "give tensors, arrays or numbers, or the dataset a method `collate` that takes a list of samples"
         ) from error
-    return first
+
+
+def _dtype(batch: Any) -> str | None:
+    inputs = batch[0] if isinstance(batch, list | tuple) and batch else None
+    return str(inputs.dtype).removeprefix("torch.") if isinstance(inputs, Tensor) else None
 
 
 def _labels(dataset: MapStyle) -> NDArray[np.int64] | None:

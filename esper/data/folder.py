@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +14,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from esper.data.catalogue import DataInfo, image_info
 from esper.data.formats import Bytes
+from esper.data.image_modes import check_mode, to_levels
+from esper.data.image_tree import SUFFIXES, image_files, subfolders
 from esper.data.options import FolderParams, size_of
 from esper.errors import DataError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 IN_MEMORY_BYTES = 256 << 20
+# Of files that are read as they are needed: up to so many bytes all are decoded before the training, else the
+# headers of up to so many, at 0.1 ms each.
+CHECKED_BYTES = 256 << 20
+CHECKED_HEADERS = 200_000
 VALIDATION_NAMES = ("val", "validation", "valid")
 
 
@@ -47,16 +54,32 @@ def list_folder(root: Path) -> dict[str, FileList]:
 
 
 def decode(path: Path, params: FolderParams) -> Bytes:
-    """One image as (channels, height, width): scaled to cover the size, then cropped at its centre."""
+    """One image as (channels, height, width): scaled to cover the size, then cropped at its centre.
+
+    What levels each kind of image gets is said in `esper.data.image_modes`. Raises `DataError` with the path.
+    """
     height, width = size_of(params.image_size)
-    try:
-        with Image.open(path) as image:
-            plain = image.convert("L" if params.channels == 1 else "RGB")
-            fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
-    pixels = np.asarray(fitted, np.uint8).reshape(height, width, params.channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    with _opened(path) as image:
+        plain = to_levels(image, params.channels)
+        fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(fitted).reshape(height, width, -1)
+    levels = pixels if pixels.dtype == np.uint8 else np.rint(pixels).clip(0, 255).astype(np.uint8)
+    shaped = np.broadcast_to(levels, (height, width, params.channels))
+    return np.ascontiguousarray(shaped.transpose(2, 0, 1))
+
+
+def check_readable(files: FileList, params: FolderParams, threads: int) -> None:
+    """Raise `DataError` for a file that cannot be read, as far as finding it takes seconds.
+
+    Up to `CHECKED_BYTES` of files, all are decoded. Of more than that the first bytes are looked at, which
+    finds a file that is no image or too large or of an unknown range, but not one that is cut short.
+    """
+    small = sum(path.stat().st_size for path in files.paths if path.exists()) <= CHECKED_BYTES
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        if small:
+            list(pool.map(lambda path: decode(path, params).shape, files.paths))
+        else:
+            list(pool.map(_check_header, files.paths[:CHECKED_HEADERS]))
 
 
 def decode_all(files: FileList, params: FolderParams, threads: int) -> Bytes:
@@ -105,19 +128,42 @@ def _parts(root: Path) -> dict[str, Path]:
 
 
 def _classes(folder: Path) -> list[str]:
-    names = _subfolders(folder)
+    names = subfolders(folder)
     if len(names) < 2:
         found = ", ".join(names) or "none"
         raise DataError(f"{folder} needs a folder of images for each of two classes or more; found: {found}")
     return names
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image, for as long as it is read; whatever goes wrong meanwhile is a `DataError` with the path."""
+    if not path.is_file():
+        reason = "no regular file" if path.exists() else "a link to a file that is missing"
+        raise DataError(f"{path} cannot be read as an image: it is {reason}")
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:
+        # the readers of some formats raise more than Pillow documents: SyntaxError, struct.error, EOFError
+        raise DataError(f"{path} cannot be read as an image: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no known image format" if path.stat().st_size else "the file is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_header(path: Path) -> None:
+    with _opened(path) as image:
+        check_mode(image)
 
 
 def _list(folder: Path, classes: list[str]) -> FileList:
-    foreign = sorted(set(_subfolders(folder)) - set(classes))
+    foreign = sorted(set(subfolders(folder)) - set(classes))
     if foreign:
         raise DataError(
             f"{folder} has classes that train lacks: {', '.join(foreign)}; known: {', '.join(classes)}"
@@ -125,7 +171,7 @@ def _list(folder: Path, classes: list[str]) -> FileList:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = image_files(folder / name) if (folder / name).is_dir() else []
         paths += found
         labels += [label] * len(found)
     known = f"known suffixes: {', '.join(sorted(SUFFIXES))}"

@@ -103,7 +103,8 @@ class SyntheticParams(Params):
 @dataclass(frozen=True)
 class FolderParams(Params):
     """Options of `image_folder`: size and channels (1 or 3) of what the model gets; `in_memory` null:
-    on the device where the decoded images take at most 256 MiB, else read again each epoch.
+    on the device where the decoded images take at most 256 MiB, else read again each epoch. How each kind of
+    image becomes levels of 0 to 255 is said in `esper.data.image_modes`.
     """
 
     image_size: Size = 64

@@ -1,6 +1,6 @@
 """What a run leaves behind and shows: files, loggers, display, log lines, picture."""
 
-from esper.records.closing import closing_table
+from esper.records.closing import closing_table, show_closing_table
 from esper.records.dispatch import Recorder
 from esper.records.display import Display
 from esper.records.jsonl import JsonlSink
@@ -28,6 +28,7 @@ __all__ = [
     "draw_run",
     "read_lines",
     "setup_logging",
+    "show_closing_table",
     "summarise_metrics",
     "write_summary",
 ]

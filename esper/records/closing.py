@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from esper.core.output import say
 from esper.records.words import decimal, duration, percent, seed_name
 
 
@@ -24,6 +26,15 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     if not summary.get("seeds"):
         table.add_row("seeds", "none grew")
     return table
+
+
+def show_closing_table(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print the table; into a file or a pipe without blanks at the ends of its lines."""
+    with console.capture() as captured:
+        console.print(closing_table(summary))
+    lines = captured.get().splitlines()
+    plain = lines if console.is_terminal else [line.rstrip() for line in lines]
+    say("\n".join(plain), cast("TextIO", console.file))
 
 
 def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

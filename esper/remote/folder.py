@@ -35,10 +35,14 @@ def state_of(run_dir: Path) -> dict[str, Any]:
     last: dict[str, Any] = next(_lines_backwards(run_dir / _METRICS), {})
     saved = (e for e in _lines_backwards(run_dir / _EVENTS) if e.get("name") == "checkpoint_saved")
     event: dict[str, Any] = next(saved, {})
-    names = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "seeds")
+    names = ("train_loss", "val_loss", "val_accuracy", "seeds")
+    # an epoch that was broken off has no line among the metrics, but events with its steps
+    latest = next(_lines_backwards(run_dir / _EVENTS), {})
+    at = max((last, latest), key=lambda line: (int(line.get("step", 0)), int(line.get("epoch", 0))))
     return {
         "run_dir": str(run_dir),
         **_life(run_dir, summary),
+        **{name: at[name] for name in ("epoch", "step") if name in at},
         **{name: last[name] for name in names if name in last},
         **{name: summary[name] for name in ("test_accuracy", "test_loss") if summary.get(name) is not None},
         "last_checkpoint": event.get("data", {}).get("name"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -174,3 +175,43 @@ def test_no_socket_is_a_sentence_and_no_error(tmp_path: Path) -> None:
     answers = Answers(small_config(), tmp_path, Wishes(), StatusSink())
     server, problem = open_door(answers, tmp_path / "file", {"XDG_RUNTIME_DIR": str(tmp_path)})
     assert server is None and problem.startswith("esper-ctl cannot reach this run: ")
+
+
+@pytest.mark.parametrize("argv", [["status"], ["status", "--json"], ["--help"], ["pause"]])
+def test_a_reader_that_has_read_enough_is_no_error(tmp_path: Path, argv: list[str]) -> None:
+    """`esper-ctl RUN status | head -1`"""
+    (tmp_path / "summary.json").write_text('{"stopped_by": "max_epochs", "epochs_run": 3}')
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = [] if argv == ["--help"] else [str(tmp_path)]
+    command = [sys.executable, "-m", "esper.ctl", *run, *argv]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode == (3 if argv == ["pause"] else 0)
+    assert done.stderr == ("esper-ctl: the run is finished\n" if argv == ["pause"] else "")
+
+
+@pytest.mark.parametrize("last_event", [(0, 0), (62, 1), (95, 2)])
+def test_an_ended_run_is_at_the_step_that_it_stopped_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], last_event: tuple[int, int]
+) -> None:
+    """An epoch that was broken off has no line among the metrics."""
+    step, epoch = last_event
+    (tmp_path / "summary.json").write_text('{"stopped_by": "sigint"}')
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "step": 40, "train_loss": 0.5}\n')
+    event = {"time": 0, "name": "run_finished", "level": "info", "step": step, "epoch": epoch, "data": {}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(event) + "\n")
+    code, text = told(capsys, str(tmp_path), "status", "--json")
+    state = json.loads(text)
+    assert (code, state["step"], state["epoch"]) == (0, max(step, 40), max(epoch, 1))
+    assert state["train_loss"] == 0.5
+
+
+def test_how_to_go_on_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a=b, it's"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("")
+    code, text = told(capsys, str(folder), "status")
+    command = text.partition("to go on: ")[2]
+    assert code == 3
+    assert shlex.split(command)[1] == f'run_dir="{folder}"'

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from esper.config import LoggingConfig
+from esper.config import LoggingConfig, TolariaConfig
 from esper.records import Display, JsonlSink, Recorder, RunInfo, Sink, StatusSink, WandbSink
-from esper.surroundings import LOGGERS_FILE, keep_logger_ids, make_recorder, saved_logger_ids
+from esper.surroundings import LOGGERS_FILE, keep_logger_ids, make_recorder, saved_logger_ids, worth_a_line
 
 
 class Remembers(Sink):
@@ -85,3 +85,44 @@ def test_a_dry_recorder_writes_nothing(tmp_path: Path) -> None:
     recorder.start(info(tmp_path))
     recorder.close()
     assert list(tmp_path.iterdir()) == []
+
+
+IDLE = [
+    "dataset.data_root and dataset.download are idle: digits comes from scikit-learn",
+    "dataset.num_workers and dataset.pin_memory are idle: digits lives on the device (cpu)",
+]
+
+
+def test_nothing_is_shown_of_idle_options_that_have_their_defaults() -> None:
+    assert worth_a_line([*IDLE, "mnist is read from /data"], TolariaConfig()) == []
+
+
+def test_idle_options_that_were_set_are_named_in_one_short_line() -> None:
+    config = TolariaConfig.from_dict({"dataset": {"num_workers": 2, "data_root": "/mine"}})
+    assert worth_a_line(IDLE, config) == ["no effect here: dataset.data_root, dataset.num_workers"]
+
+
+def test_a_line_of_many_idle_options_is_cut() -> None:
+    changed = {
+        "num_workers": 2,
+        "data_root": "/mine",
+        "download": False,
+        "pin_memory": False,
+        "test_split": 0.3,
+    }
+    config = TolariaConfig.from_dict({"dataset": changed})
+    [line] = worth_a_line([*IDLE, "dataset.test_split is idle: it has a test set of its own"], config)
+    assert len(line) <= 100 and line.startswith("no effect here: dataset.data_root, ") and "others" in line
+
+
+def test_a_group_that_is_idle_is_named_where_one_of_its_options_was_set() -> None:
+    note = "morphogenetic.* is idle: tamiyo_enabled is false"
+    off = {"tamiyo_enabled": False}
+    assert worth_a_line([note], TolariaConfig.from_dict({"morphogenetic": off})) == []
+    config = TolariaConfig.from_dict({"morphogenetic": {**off, "adaptation_cooldown": 3.0}})
+    assert worth_a_line([note], config) == ["no effect here: morphogenetic.*"]
+
+
+def test_notes_that_matter_are_shown_whole() -> None:
+    note = "the splits of my.Data are not stratified: it has no `targets` or `labels`"
+    assert worth_a_line([note], TolariaConfig()) == [note]

@@ -29,8 +29,9 @@ class Broadcaster:
     """Sends signals in their order, at most `cap` in every `window_s` seconds.
 
     One that fails is tried again and holds back those behind it; one that exceeds the cap waits. All that
-    wait are counted in `status`. The queue is bounded: where it is full, the oldest one that waits is given
-    up, and counted, for the newest says how things are now. `send` may block for as long as it likes; the
+    wait are counted in `status`. The queue is bounded: where it is full, the oldest of the lowest level among
+    those that wait is given up, counted, and named by `problems`; the newest, which says how things are now,
+    and the highest levels stay. `send` may block for as long as it likes; the
     thread is started by the first signal and does not keep the process from ending.
     """
 
@@ -54,6 +55,7 @@ class Broadcaster:
         self._closing = self._given_up = False
         self._sending_since: float | None = None
         self._told_late = False
+        self._told_dropped, self._lost = 0, ""
         self._retry_s = FIRST_RETRY_S
         self.sent = self.failures = self.dropped = self.capped = 0
         self.last_latency_ms: float | None = None
@@ -62,14 +64,20 @@ class Broadcaster:
         """Queue a signal; returns at once."""
         with self._change:
             if len(self._queue) >= self._capacity:
-                # the first one may be on its way just now
-                del self._queue[1]
-                self.dropped += 1
+                self._give_one_up()
             self._queue.append(signal)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="esper-broadcast", daemon=True)
                 self._thread.start()
             self._change.notify_all()
+
+    def _give_one_up(self) -> None:
+        """Not the first one, which may be on its way just now."""
+        place = min(range(1, len(self._queue)), key=lambda index: (self._queue[index].level, index))
+        lost = self._queue[place]
+        del self._queue[place]
+        self.dropped += 1
+        self._lost = f"the last of them of level {int(lost.level)} at step {lost.step}"
 
     def problems(self) -> list[DispatchProblem]:
         """What has gone wrong since the last time; to be called by the loop now and then."""
@@ -82,6 +90,11 @@ class Broadcaster:
         found = []
         while self._problems:
             found.append(self._problems.popleft())
+        lost, self._told_dropped = self.dropped - self._told_dropped, self.dropped
+        if lost:
+            count = f"{lost} broadcasts were" if lost > 1 else "1 broadcast was"
+            reason = f"{count} given up: {self._capacity} are waiting; {self._lost}"
+            found.append(DispatchProblem(False, reason))
         return found
 
     def status(self) -> dict[str, Any]:

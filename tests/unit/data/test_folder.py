@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,15 @@ import pytest
 from helpers.datasets import write_image_folder
 from PIL import Image
 
-from esper.data.folder import FolderDataset, decode, decode_all, fits_in_memory, folder_info, list_folder
+from esper.data.folder import (
+    FolderDataset,
+    check_readable,
+    decode,
+    decode_all,
+    fits_in_memory,
+    folder_info,
+    list_folder,
+)
 from esper.data.options import FolderParams
 from esper.errors import DataError
 
@@ -69,6 +78,73 @@ def test_a_cut_image_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"a\.png cannot be read"):
         decode(path, SMALL)
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Files of every kind that cannot be read, each with the reason that is given for it."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    for suffix in ("png", "jpg", "gif", "bmp", "tif", "ppm", "webp"):
+        path = folder / f"cut.{suffix}"
+        Image.fromarray(pixels).save(path)
+        path.write_bytes(path.read_bytes()[:-400])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "page.png").write_bytes(b"<html>404</html>")
+    (folder / "lost.png").symlink_to(folder / "nowhere.png")
+    # a header that promises 30000 x 30000 pixels
+    (folder / "bomb.pgm").write_bytes(b"P5 30000 30000 255\n0")
+    os.mkfifo(folder / "pipe.png")
+    return {
+        **{f"cut.{suffix}": "" for suffix in ("png", "jpg", "gif", "bmp", "tif", "ppm", "webp")},
+        "empty.png": "the file is empty",
+        "page.png": "its content is no known image format",
+        "lost.png": "it is a link to a file that is missing",
+        "bomb.pgm": "it has more than 178,956,970 pixels; scale it down",
+        "pipe.png": "it is no regular file",
+    }
+
+
+def test_every_broken_file_is_named_with_a_reason(tmp_path: Path) -> None:
+    for name, reason in broken_files(tmp_path).items():
+        path = tmp_path / name
+        with pytest.raises(DataError) as caught:
+            decode(path, SMALL)
+        text = str(caught.value)
+        assert text.startswith(f"{path} cannot be read as an image: {reason}") and "\n" not in text
+        assert len(text) > len(f"{path} cannot be read as an image: ")
+
+
+def test_files_that_are_read_as_needed_are_all_decoded_before_training(tmp_path: Path) -> None:
+    files = list_folder(write_image_folder(tmp_path, classes=2, per_class=30))["train"]
+    check_readable(files, SMALL, 2)
+    last = files.paths[-1]
+    last.write_bytes(last.read_bytes()[:-30])
+    with pytest.raises(DataError, match=f"{last} cannot be read as an image"):
+        check_readable(files, SMALL, 2)
+
+
+def test_of_many_bytes_only_the_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esper.data.folder.CHECKED_BYTES", 100)
+    files = list_folder(write_image_folder(tmp_path, classes=2, per_class=3))["train"]
+    files.paths[0].write_bytes(files.paths[0].read_bytes()[:-30])
+    check_readable(files, SMALL, 2)  # cut short: found when it is read
+    Image.new("I", (4, 4)).save(files.paths[1], "TIFF")
+    with pytest.raises(DataError, match=f"{files.paths[1]} cannot be read as an image: signed whole numbers"):
+        check_readable(files, SMALL, 2)
+    files.paths[1].write_bytes(b"")
+    with pytest.raises(DataError, match=f"{files.paths[1]} cannot be read as an image: the file is empty"):
+        check_readable(files, SMALL, 2)
+
+
+def test_hidden_files_and_folders_change_nothing(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, classes=2, per_class=4)
+    before = list_folder(tmp_path)["train"].paths
+    for name in (".DS_Store", "class0/.DS_Store", "class0/._0.png", "class1/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"not an image")
+    for name in (".ipynb_checkpoints", "class0/.ipynb_checkpoints", "__MACOSX", "__MACOSX/class0", ".Trash"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(b"not an image")
+    assert folder_info(tmp_path, SMALL).num_classes == 2
+    assert list_folder(tmp_path)["train"].paths == before
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:

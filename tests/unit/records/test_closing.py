@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from esper.records import closing_table
+from esper.records import closing_table, show_closing_table
 
 _SUMMARY: dict[str, Any] = {
     "session_name": "esper_training",
@@ -108,3 +108,15 @@ def test_a_run_that_was_halted_says_why() -> None:
     assert any("ended by emergency" in line for line in lines)
     assert any(line.startswith("halted") and "the loss is nan at step 9" in line for line in lines)
     assert not any(line.startswith("halted") for line in _print(_SUMMARY, 100))
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_a_table_in_a_file_has_no_blanks_at_the_ends_of_its_lines(width: int) -> None:
+    shown = io.StringIO()
+    show_closing_table(Console(file=shown, width=width), _SUMMARY)
+    lines = shown.getvalue().splitlines()
+    assert lines == [line.rstrip() for line in lines] and len(lines) > 5
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as captured:
+        console.print(closing_table(_SUMMARY))
+    assert lines == [line.rstrip() for line in captured.get().splitlines()], "all else is as it was"

@@ -35,6 +35,19 @@ def test_levels_are_events_and_stand_in_the_run_folder(tmp_path: Path) -> None:
     assert status["broadcasts"]["sent"] == 2
 
 
+def test_broadcasts_that_are_given_up_are_an_event_and_counted(tmp_path: Path) -> None:
+    notes = Notes()
+    made = alarm(tmp_path, notes)
+    # the file's place is taken by a folder: nothing can be sent
+    made.path.mkdir()
+    for number in range(70):
+        made.emergency.escalate(1 + number % 2, str(number))
+    made.attend()
+    events = [e for e in notes.named("tolaria.emergency.dispatch_error") if "given up" in e.data["reason"]]
+    assert [(e.level, e.data["dropped"], e.data["queued"]) for e in events] == [("warning", 6, 64)]
+    assert events[0].data["reason"].startswith("6 broadcasts were given up: 64 are waiting; the last of them")
+
+
 def test_a_recovery_is_told_and_one_without_an_emergency_is_not(tmp_path: Path) -> None:
     notes = Notes()
     made = alarm(tmp_path, notes)

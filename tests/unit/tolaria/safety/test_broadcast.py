@@ -10,8 +10,8 @@ from esper.leyline import EmergencyLevel, EmergencySignal
 from esper.tolaria.safety.broadcast import Broadcaster
 
 
-def signal(step: int) -> EmergencySignal:
-    return EmergencySignal("run", EmergencyLevel.ELEVATED, "why", 1.0, step, 0)
+def signal(step: int, level: int = EmergencyLevel.ELEVATED) -> EmergencySignal:
+    return EmergencySignal("run", EmergencyLevel.of(level), "why", 1.0, step, 0)
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
@@ -115,6 +115,26 @@ def test_the_queue_is_bounded_and_the_newest_is_kept() -> None:
     receiver.open.set()
     assert broadcaster.close() == 0
     assert receiver.got == [0, 4, 5]
+
+
+def test_a_full_queue_keeps_the_highest_levels_and_the_newest_and_says_what_it_gave_up() -> None:
+    receiver = Receiver()
+    receiver.open.clear()
+    broadcaster = Broadcaster(receiver, capacity=4)
+    broadcaster.publish(signal(0))
+    assert wait_for(lambda: receiver.calls == 1)
+    for step, level in ((1, 4), (2, 1), (3, 3), (4, 2), (5, 1), (6, 1)):
+        broadcaster.publish(signal(step, level))
+    assert broadcaster.dropped == 3
+    [problem] = broadcaster.problems()
+    assert not problem.late
+    assert problem.reason == (
+        "3 broadcasts were given up: 4 are waiting; the last of them of level 1 at step 5"
+    )
+    assert broadcaster.problems() == [], "told once"
+    receiver.open.set()
+    assert broadcaster.close() == 0
+    assert receiver.got == [0, 1, 3, 6]
 
 
 def test_without_a_signal_there_is_no_thread() -> None:

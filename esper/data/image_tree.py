@@ -1,0 +1,70 @@
+"""The image files below a folder: hidden ones left out, links followed, loops of links ended. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from esper.errors import DataError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Folders that archives, file servers and interpreters leave behind; what they hold is nobody's data.
+_LEFT_BEHIND = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+
+Identity = tuple[int, int]  # device and inode
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted; without hidden ones and links to a folder above themselves.
+
+    Raises `DataError` for a folder that cannot be read.
+    """
+    with _errors_named(folder):
+        above = _with_parents(folder)
+        return [item.name for item in _visible(folder) if item.is_dir() and _identity(item) not in above]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every visible file below `folder` with an image's suffix, sorted, a link to a missing one included.
+
+    Raises `DataError` for a folder that cannot be read.
+    """
+    with _errors_named(folder):
+        return sorted(_walk(folder, _with_parents(folder) | _with_parents(folder.parent)))
+
+
+def _walk(folder: Path, above: frozenset[Identity]) -> Iterator[Path]:
+    for item in _visible(folder):
+        if item.is_dir():
+            identity = _identity(item)
+            if identity not in above:  # else a link to a folder that holds it: its images are listed already
+                yield from _walk(item, above | {identity})
+        elif item.suffix.lower() in SUFFIXES:
+            yield item
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; names that start with a dot are hidden, as for every program."""
+    found = sorted(folder.iterdir())
+    return [item for item in found if not item.name.startswith(".") and item.name not in _LEFT_BEHIND]
+
+
+def _with_parents(folder: Path) -> frozenset[Identity]:
+    real = folder.resolve(strict=True)
+    return frozenset(_identity(each) for each in (real, *real.parents))
+
+
+def _identity(folder: Path) -> Identity:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def _errors_named(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
