@@ -39,7 +39,8 @@ class PlainBackward:
 
     def add(self, losses: Losses, share: float) -> None:
         loss = in_total(losses)
-        self.precision.backward(loss if share == 1 else loss * share)
+        if loss.requires_grad:  # not where everything is frozen, before a seed has joined
+            self.precision.backward(loss if share == 1 else loss * share)
 
     def finish(self) -> None:
         """Everything is in place already."""
