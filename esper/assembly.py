@@ -10,22 +10,29 @@ from torch import nn
 from esper import build
 from esper.config import TolariaConfig
 from esper.data import DataBundle
+from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel, wrap
 from esper.tolaria.parts import Parts, Records, Watcher
 
 
 def grow_host(config: TolariaConfig, data: DataBundle, model: nn.Module | None) -> MorphableModel:
-    """The host that the configuration names, or `model` in its place, made growable."""
+    """The host that the configuration names, or `model` in its place, made growable.
+
+    Raises `ConfigError` for one that cannot be.
+    """
     m = config.model
-    return wrap(
-        build.build_model(config, data.info) if model is None else model,
-        m.target_layers,
-        m.seeds_per_layer,
-        cache_size_mb=m.cache_size_mb,
-        telemetry_enabled=m.telemetry_enabled,
-        preserve_original=m.preserve_original,
-        seed=config.seed,
-    )
+    try:
+        return wrap(
+            build.build_model(config, data.info) if model is None else model,
+            m.target_layers,
+            m.seeds_per_layer,
+            cache_size_mb=m.cache_size_mb,
+            telemetry_enabled=m.telemetry_enabled,
+            preserve_original=m.preserve_original,
+            seed=config.seed,
+        )
+    except GrowthError as error:
+        raise ConfigError(f"model: {error}") from error
 
 
 def make_parts(

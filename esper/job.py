@@ -314,7 +314,4 @@ class Job:
     def _draw(self, run: Run) -> None:
         if not self.config.logging.track_metrics or run.progress.epoch == 0:
             return
-        try:
-            draw_run(self.run_dir)
-        except (OSError, ValueError, RuntimeError) as error:
-            run.telemetry.warn(EventName.NOTICE, {"message": f"no picture: {error}"})
+        run.measurements.take("the picture of the run", lambda: draw_run(self.run_dir))

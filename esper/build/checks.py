@@ -34,7 +34,7 @@ from esper.config.targets import (
 from esper.core.runtime import resolve_device, restore_rng_state, rng_state
 from esper.data import DataInfo, inspect_data
 from esper.errors import EsperError, GrowthError
-from esper.kasmina import blueprint_names, match_layers
+from esper.kasmina import blueprint_names, host_problems, match_layers
 from esper.tolaria.schedule import Horizon
 from esper.tolaria.state import find_checkpoint
 from esper.tolaria.state.find import saved_config
@@ -162,8 +162,8 @@ def _folder_problems(folder: Path) -> list[str]:
 
 def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]:
     info = _data_info(config)
+    builtin = model is None and config.model.architecture in names.MODELS
     if model is None:
-        builtin = config.model.architecture in names.MODELS
         # a model of the user's own may compute with its weights while it is made, which meta tensors cannot
         with torch.device("meta") if builtin else nullcontext():
             model = parts.make_model(config, info)
@@ -175,7 +175,9 @@ def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]
         layers = match_layers(model, config.model.target_layers)
     except GrowthError as error:
         return [problem("model.target_layers", config.model.target_layers, f"layers of the model ({error})")]
-    return list(_plan_problems(config, layers))
+    # ours have no values yet, to be made quickly, and nothing that could not be saved
+    unfit = [] if builtin else [f"model: {sentence}" for sentence in host_problems(model)]
+    return [*unfit, *_plan_problems(config, layers)]
 
 
 def _plan_problems(config: TolariaConfig, layers: Sequence[str]) -> Iterator[str]:

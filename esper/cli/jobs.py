@@ -12,8 +12,8 @@ from typing import Any
 
 from esper.cli.plan import Plan
 from esper.core.atomic import write_json_atomic
-from esper.core.reading import read_object
 from esper.core.output import say
+from esper.core.reading import read_object
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
 from esper.signals import before_end
 

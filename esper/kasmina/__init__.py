@@ -12,13 +12,15 @@ from esper.kasmina.blueprints import (
 from esper.kasmina.change import Clock, StageMove, TopologyChange
 from esper.kasmina.fold import fold, fold_with_names
 from esper.kasmina.health import HealthMonitor
+from esper.kasmina.hosts import host_problems
 from esper.kasmina.kernels import KernelCache, KernelStore
 from esper.kasmina.manager import SeedManager
-from esper.kasmina.model import MorphableModel, wrap
+from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
 from esper.kasmina.sites import match_layers
 from esper.kasmina.transplant import extract
+from esper.kasmina.wrapping import wrap
 
 __all__ = [
     "Blueprint",
@@ -39,6 +41,7 @@ __all__ = [
     "fold",
     "fold_with_names",
     "get_blueprint",
+    "host_problems",
     "match_layers",
     "name_blueprint",
     "register_blueprint",

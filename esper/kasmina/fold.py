@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import nn
 
 from esper.errors import GrowthError
+from esper.kasmina.copying import copy_model
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.sites import WHOLE_HOST, first_tensor, layer_module, main_output, with_main_output
 from esper.leyline import SeedStage
@@ -71,7 +71,7 @@ def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
     if unfinished:
         names = ", ".join(f"{r.layer} seed {r.index} ({r.stage})" for r in unfinished)
         raise GrowthError(f"only fossilised seeds can be folded; still on their way: {names}")
-    grown = copy.deepcopy(model)
+    grown = copy_model(model)
     copies = list(grown.named_parameters())
     host = grown.host
     folded: dict[str, GrownLayer] = {}

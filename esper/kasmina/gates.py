@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.core.runtime import seeded_rng
+from esper.kasmina.buffers import kept_buffers
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.leyline import Gate, Impact, impact_evidence
 
@@ -66,14 +67,12 @@ def _shape_reason(got: tuple[int, ...], wanted: tuple[int, ...], finite: bool) -
 
 
 def _trial(seed: Seed, x: Tensor, h: Tensor) -> list[Tensor]:
-    was_training, buffers = seed.training, [(buffer, buffer.clone()) for buffer in seed.buffers()]
+    was_training = seed.training
     try:
-        with torch.no_grad(), seeded_rng(seed.rng_seed, x.device):
+        with kept_buffers(seed), torch.no_grad(), seeded_rng(seed.rng_seed, x.device):
             return [seed.train(training).delta(x, h) for training in (False, True)]
     finally:
         seed.train(was_training)
-        for buffer, before in buffers:
-            buffer.copy_(before)
 
 
 def gradient(seed: Seed) -> Verdict:

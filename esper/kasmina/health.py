@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.core.runtime import seeded_rng
+from esper.kasmina.buffers import kept_buffers
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, Seed
@@ -54,13 +55,14 @@ class HealthMonitor:
             visits[layer] = visit = _Visit(self.model, layer)
             handles.append(module.register_forward_pre_hook(visit.enter))
             handles.append(module.register_forward_hook(visit.leave, with_kwargs=True, prepend=True))
-        try:
-            with watching(self.model):
+        # also the backward pass, in which a host may run parts of its forward again
+        with kept_buffers(self.model), watching(self.model):
+            try:
                 loss = probe()
-        finally:
-            for handle in handles:
-                handle.remove()
-        _gradients(loss, visits)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            _gradients(loss, visits)
         taken = [pair for visit in visits.values() for pair in visit.signals(samples)]
         lives = {_life(record) for record, _ in taken}
         self.history = {life: rows for life, rows in self.history.items() if life in lives}

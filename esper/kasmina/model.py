@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,20 @@ from torch.utils.hooks import RemovableHandle
 from esper.errors import GrowthError
 from esper.kasmina.blueprints import SiteShape, get_blueprint
 from esper.kasmina.bounds import check_sizes, parse_topology
-from esper.kasmina.kernels import KernelCache, KernelSource
+from esper.kasmina.buffers import (
+    below,
+    buffer_layout,
+    fit_buffers,
+    fit_shapes,
+    kept_buffers,
+    layout_changes,
+)
+from esper.kasmina.extra_state import pack_state, unpack_state
+from esper.kasmina.hosts import check_observed, parameter_names
+from esper.kasmina.kernels import KernelCache
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Graft, Seed
-from esper.kasmina.sites import LayerTarget, SiteRecord, layer_module, match_layers, observe, watching
+from esper.kasmina.sites import SiteRecord, layer_module, observe, watching
 from esper.kasmina.transplant import implant
 from esper.leyline import JOINED, SeedStage
 
@@ -61,6 +70,7 @@ class MorphableModel(nn.Module):
         self.kernels: KernelCache | None = None
         self._joined = 0
         self._hooks: dict[str, RemovableHandle] = {}
+        self._buffers_at_start = buffer_layout(host)
         self._nested = {
             name: module.use_nested_tensor
             for name, module in host.named_modules()
@@ -140,9 +150,15 @@ class MorphableModel(nn.Module):
         return "\n".join(lines)
 
     def observe(self, *args: Any, **kwargs: Any) -> None:
-        """Run one batch (no gradients, eval mode) to learn the shapes at every site; needed once."""
-        with watching(self):
+        """Run one batch (no gradients, eval mode) to learn the shapes at every site; needed once.
+
+        Lazy modules get their parameters by it. Raises `GrowthError` where a module has none afterwards, or
+        some that nobody could load: they are made by the forward, and not by the module's constructor.
+        """
+        before = parameter_names(self.host)
+        with kept_buffers(self), watching(self):
             observe(self.host, self.sites, args, kwargs)
+        check_observed(self.host, before)
 
     def site_shape(self, layer: str, placement: str) -> SiteShape:
         """Shapes that a seed at `layer` has to fit; raises `GrowthError` where none can."""
@@ -251,6 +267,7 @@ class MorphableModel(nn.Module):
     def topology(self) -> dict[str, Any]:
         """Everything that is not a tensor, as JSON: sites, and the record of every slot in use."""
         rows = [record for row in self.records.values() for record in row]
+        changed = layout_changes(self._buffers_at_start, buffer_layout(self.host))
         return {
             "format": TOPOLOGY_FORMAT,
             "layers": {name: len(row) for name, row in self.records.items()},
@@ -259,6 +276,7 @@ class MorphableModel(nn.Module):
                 for name, s in self.sites.items()
             },
             "seeds": [record.to_json() for record in rows if record.stage is not SeedStage.DORMANT],
+            **({"buffers": changed} if changed else {}),
         }
 
     def restore_topology(self, topology: Mapping[str, Any]) -> None:
@@ -309,38 +327,20 @@ class MorphableModel(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing left to do: the topology was restored before the tensors were read."""
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module, and of tensors alone: extra state of the host's modules is packed into bytes."""
+        found = super().state_dict(*args, **kwargs)
+        pack_state(found, kwargs.get("prefix", args[1] if len(args) > 1 else ""))
+        return found
+
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}_extra_state")
+        topology: Mapping[str, Any] = {}
         if saved is not None:
             topology = parse_topology(saved)
             check_sizes(topology, state_dict, prefix)
             self.restore_topology(topology)
+        unpack_state(state_dict, prefix)
+        fit_buffers(self.host, self._buffers_at_start, topology, below(state_dict, f"{prefix}host."))
+        fit_shapes(self.seeds, below(state_dict, f"{prefix}seeds."))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def wrap(
-    model: nn.Module,
-    target_layers: Sequence[LayerTarget] = ("nn.Linear",),
-    seeds_per_layer: int = 4,
-    cache_size_mb: float = 128,
-    telemetry_enabled: bool = True,
-    preserve_original: bool = True,
-    *,
-    kernels: KernelSource | None = None,
-    seed: int = 0,
-) -> MorphableModel:
-    """Make a model growable at the layers that `target_layers` select.
-
-    A target is a layer class, the name of one, or a pattern of module paths; see `match_layers`.
-    With `preserve_original` a deep copy is grown and `model` is left as it is. `kernels` is where
-    `load_kernel` finds trained seeds, cached in memory up to `cache_size_mb`. Without
-    `telemetry_enabled` no health is taken. `seed` fixes the weights of later seeds.
-    Raises `GrowthError` for targets that match nothing.
-    """
-    layers = match_layers(model, target_layers)
-    host = copy.deepcopy(model) if preserve_original else model
-    grown = MorphableModel(host, layers, seeds_per_layer, rng_seed=seed)
-    grown.telemetry_enabled = telemetry_enabled
-    if kernels is not None:
-        grown.kernels = KernelCache(kernels, cache_size_mb)
-    return grown

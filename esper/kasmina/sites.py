@@ -49,12 +49,12 @@ def match_layers(model: nn.Module, targets: Sequence[LayerTarget]) -> list[str]:
     """
     if not targets:
         raise GrowthError("target_layers is empty: name at least one layer, layer type or path pattern")
-    layers = {WHOLE_HOST: model, **dict(_layers(model))}
+    layers = dict(_layers(model))
     chosen: set[str] = set()
     for target in targets:
         found = {name for name, module in layers.items() if _selects(target, name, module)}
         if not found:
-            raise GrowthError(_nothing_matched(target, layers))
+            raise GrowthError(_nothing_matched(target, layers, _scripted(model)))
         chosen |= found
     return [name for name in layers if name in chosen]
 
@@ -62,12 +62,13 @@ def match_layers(model: nn.Module, targets: Sequence[LayerTarget]) -> list[str]:
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     attention: list[str] = []
     for name, module in model.named_modules():
-        if not name or any(name.startswith(f"{outer}.") for outer in attention):
+        # a scripted module takes no hooks, and one inside it is none of Python's
+        if isinstance(module, torch.jit.ScriptModule) or any(name.startswith(f"{a}.") for a in attention):
             continue
         if isinstance(module, nn.MultiheadAttention):
             # its out_proj is never called as a module, so nothing grafted there would be reached
             attention.append(name)
-        yield name, module
+        yield name or WHOLE_HOST, module
 
 
 def layer_module(host: nn.Module, layer: str) -> nn.Module:
@@ -98,7 +99,17 @@ def _path_matches(path: list[str], pattern: list[str]) -> bool:
     return bool(path) and fnmatchcase(path[0], pattern[0]) and _path_matches(path[1:], pattern[1:])
 
 
-def _nothing_matched(target: LayerTarget, layers: dict[str, nn.Module]) -> str:
+def _scripted(model: nn.Module) -> list[str]:
+    """Names of the scripted (or traced) modules, the outermost of each."""
+    names = (n for n, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule))
+    found: list[str] = []
+    for name in names:
+        if not any(not outer or name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return found
+
+
+def _nothing_matched(target: LayerTarget, layers: dict[str, nn.Module], scripted: Sequence[str]) -> str:
     layers = {name: module for name, module in layers.items() if name != WHOLE_HOST}
     types = sorted({type(module).__name__ for module in layers.values()})
     label = target if isinstance(target, str) else target.__name__
@@ -106,7 +117,14 @@ def _nothing_matched(target: LayerTarget, layers: dict[str, nn.Module]) -> str:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     names = list(layers)
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return f"target layer {label!r} matches nothing.{hint} Layers: {shown}. Types: {', '.join(types)}."
+    found = f"target layer {label!r} matches nothing.{hint} Layers: {shown}. Types: {', '.join(types)}."
+    if scripted:
+        what = ", ".join(repr(name) if name else "the whole model" for name in scripted)
+        found += (
+            f" What is scripted ({what}) takes no hooks and cannot bear seeds: name a layer outside of it, "
+            "or pass the model before torch.jit.script or torch.jit.trace."
+        )
+    return found
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -160,7 +178,7 @@ def _problem(module: nn.Module, h: Tensor | None, output: Any, batch: int | None
 
 
 def _batch_is_second(module: nn.Module, h: Tensor, batch: int | None) -> bool:
-    sequence_first = isinstance(module, nn.MultiheadAttention) and not module.batch_first
+    sequence_first = isinstance(module, nn.MultiheadAttention | nn.RNNBase) and not module.batch_first
     return sequence_first or (h.shape[0] != batch and h.shape[1] == batch)
 
 

@@ -120,9 +120,9 @@ class SystemStatePacket:
     run over the last `performance_window` epochs, oldest first, and are empty before the first epoch ends.
     `accuracy` entries are None-free: a task without accuracy has empty accuracy histories.
     `train_loss` is the running mean of the current epoch (the last whole one at its end).
-    `max_params` bounds `params_now` after growth, `max_flops` bounds `flops_now` (of a forward of one
-    sample); None where no bound is stated. `inputs` is how many values of one sample enter the host, or
-    the site that is reached first; 0 where nobody counted.
+    `max_params` bounds `params_now` after growth, `max_flops` bounds `flops_now` (of a forward of one sample,
+    0 where it could not be counted); None where no bound is stated. `inputs` is how many values of one sample
+    enter the host, or the site that is reached first; 0 where nobody counted.
     """
 
     session_name: str

@@ -1,25 +1,41 @@
-"""What a run has cost so far: time, FLOPs and parameter-steps, exact through changes of topology."""
+"""What a run has cost so far: time, FLOPs and parameter-steps, exact through changes of topology.
+
+FLOPs that cannot be counted make the sum unknown (None): a number would be too low.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from esper.kasmina import MorphableModel
 from esper.leyline import SeedStage
 from esper.tolaria.flops import count_flops
+from esper.tolaria.measure import Measurements
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import Progress
 from esper.tolaria.room import seed_flops
 
 
 class Account:
-    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology."""
+    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology.
 
-    def __init__(self, model: MorphableModel, progress: Progress, probe: Probe) -> None:
+    Without `measurements` a count that fails is raised.
+    """
+
+    def __init__(
+        self,
+        model: MorphableModel,
+        progress: Progress,
+        probe: Probe,
+        measurements: Measurements | None = None,
+    ) -> None:
         self.model = model
         self.progress = progress
         self.probe = probe
         self.params = model.total_params()
+        self.measurements = measurements
+        self._counted = False
         self._flops: tuple[float, float] | None = None
         self._began = self._began_cpu = 0.0
 
@@ -35,14 +51,18 @@ class Account:
 
     def topology_changed(self) -> None:
         self.params = self.model.total_params()
-        self._flops = None
+        self._counted = False
 
     def step(self, samples: int, passes: int = 1) -> None:
         """One optimiser step on so many samples, with so many backward passes a forward."""
-        forward, both = self.per_sample()
         self.progress.samples_seen += samples
         self.progress.param_steps += self.params
-        self.progress.train_flops += samples * (both + (passes - 1) * (both - forward))
+        flops = self.per_sample()
+        if flops is not None:
+            forward, both = flops
+            self.add(samples * (both + (passes - 1) * (both - forward)))
+        else:
+            self.add(None)
 
     def spent(self) -> tuple[float, int]:
         """FLOPs and parameter-steps so far, for `charge`; the times are brought up to date."""
@@ -56,15 +76,33 @@ class Account:
 
     def forwards(self, samples: int) -> None:
         """Forwards made for the seeds' sake: health probes and impact."""
-        self.progress.train_flops += samples * self.per_sample()[0]
+        forward = self.forward_flops()
+        self.add(None if forward is None else samples * forward)
 
-    def per_sample(self) -> tuple[float, float]:
-        """FLOPs of a forward, and of a step, for one sample at the present topology."""
-        if self._flops is None:
-            forward, both = count_flops(self.model, self.probe.loss, self.probe.samples)
-            # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
-            self._flops = forward, both + 3 * self._isolated()
+    def add(self, flops: float | None) -> None:
+        """Charge so many FLOPs; None where nobody knows how many, and then the sum is not known either."""
+        total = self.progress.train_flops
+        self.progress.train_flops = None if flops is None or total is None else total + flops
+
+    def forward_flops(self) -> float | None:
+        """FLOPs of a forward of one sample; None where they could not be counted."""
+        flops = self.per_sample()
+        return None if flops is None else flops[0]
+
+    def per_sample(self) -> tuple[float, float] | None:
+        """FLOPs of a forward, and of a step, for one sample at the present topology; None where unknown."""
+        if not self._counted:
+            self._flops = self._try(self._count)
+            self._counted = True
         return self._flops
+
+    def _try(self, count: Callable[[], tuple[float, float]]) -> tuple[float, float] | None:
+        return count() if self.measurements is None else self.measurements.take("train_flops", count)
+
+    def _count(self) -> tuple[float, float]:
+        forward, both = count_flops(self.model, self.probe.loss, self.probe.samples)
+        # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
+        return forward, both + 3 * self._isolated()
 
     def _isolated(self) -> int:
         total = 0

@@ -17,6 +17,8 @@ def clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float, scope: str =
     "group" each by its own, so that a young seed with large gradients does not shrink the host's step.
     Nothing waits for the device.
     """
+    if any(_is_sparse(p) for group in groups for p in group):
+        return _clip_sparse(groups, max_norm, scope)
     if scope == "all":
         return nn.utils.clip_grad_norm_([p for group in groups for p in group], max_norm)
     norms = [nn.utils.clip_grad_norm_(group, max_norm) for group in groups if _has_gradient(group)]
@@ -28,10 +30,35 @@ def gradient_norm(params: Sequence[nn.Parameter]) -> Tensor:
 
     As `torch.nn.utils.get_total_norm`, at two thirds of its price where all lie on one device.
     """
-    grads = [p.grad for p in params if p.grad is not None]
+    grads = [_values(p) for p in params if p.grad is not None]
     if not grads or any(grad.device != grads[0].device for grad in grads):
         return nn.utils.get_total_norm(grads)
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+
+
+def _is_sparse(param: nn.Parameter) -> bool:
+    return param.grad is not None and param.grad.is_sparse
+
+
+def _values(param: nn.Parameter) -> Tensor:
+    """The gradient; of a sparse one (of an embedding) the values, summed where a row has several."""
+    assert param.grad is not None
+    if not param.grad.is_sparse:
+        return param.grad
+    param.grad = param.grad.coalesce()
+    return param.grad.values()
+
+
+def _clip_sparse(groups: Sequence[Sequence[nn.Parameter]], max_norm: float, scope: str) -> Tensor:
+    """As `clip`, which torch cannot do for sparse gradients."""
+    parts = [[_values(p) for p in group if p.grad is not None] for group in groups]
+    whole = nn.utils.get_total_norm([value for part in parts for value in part])
+    for part in filter(None, parts):
+        norm = whole if scope == "all" else nn.utils.get_total_norm(part)
+        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+        for value in part:
+            value.mul_(scale.to(value.device))
+    return whole
 
 
 def _has_gradient(group: Sequence[nn.Parameter]) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from esper.kasmina import MorphableModel
+from esper.kasmina.buffers import kept_buffers
+from esper.kasmina.sites import watching
 
 
 def conv_backward_flops(
@@ -40,22 +42,40 @@ def conv_backward_flops(
 _MAPPING = {torch.ops.aten.convolution_backward: conv_backward_flops}
 
 
+class _Untracked:
+    """In place of torch's module tracker: everything is counted as the whole model's.
+
+    The tracker hangs hooks at the inputs of every module. With a parametrisation (weight_norm, spectral_norm,
+    orthogonal) such an input is a parameter itself, and `torch.autograd.grad` then raises a RuntimeError.
+    """
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+def flop_counter() -> FlopCounterMode:
+    """A `FlopCounterMode` that counts grouped convolutions at their real price and parametrised modules."""
+    counter = FlopCounterMode(display=False, custom_mapping=_MAPPING)
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+    return counter
+
+
 def count_flops(model: MorphableModel, probe: Callable[[], Tensor], samples: int) -> tuple[float, float]:
     """FLOPs of one sample: (forward, forward and backward), as `torch.utils.flop_counter` counts them.
 
     `probe` runs `samples` samples through the model and returns the loss; it is run in eval mode and no
     `.grad` and no buffer is touched.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        counter = FlopCounterMode(display=False, custom_mapping=_MAPPING)
-        with counter:
-            loss = probe()
-            forward = counter.get_total_flops()
-            if loss.requires_grad:
-                params = [p for p in model.parameters() if p.requires_grad]
-                torch.autograd.grad(loss, params, allow_unused=True)
-        return forward / samples, counter.get_total_flops() / samples
-    finally:
-        model.train(was_training)
+    counter = flop_counter()
+    with kept_buffers(model), watching(model), counter:
+        loss = probe()
+        forward = counter.get_total_flops()
+        if loss.requires_grad:
+            params = [p for p in model.parameters() if p.requires_grad]
+            torch.autograd.grad(loss, params, allow_unused=True)
+    return forward / samples, counter.get_total_flops() / samples

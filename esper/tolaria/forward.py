@@ -10,6 +10,14 @@ from torch import Tensor
 
 from esper.core.runtime import restore_rng_state, rng_state
 from esper.kasmina import MorphableModel
+from esper.kasmina.buffers import kept_buffers
+
+
+def compile_obstacle(aggregates: bool, has_objectives: Callable[[], bool]) -> str | None:
+    """Why the forward is not to be compiled: a compiled graph can be differentiated only once."""
+    if not aggregates or not has_objectives():
+        return None
+    return "several objectives take several backward passes, and a compiled graph allows one"
 
 
 class TrainingForward:
@@ -65,17 +73,14 @@ class TrainingForward:
         Back ends compile the backward only when it is first run; by then it would be too late to turn back.
         """
         generators = rng_state()
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            roots = [t.sum() for t in tensors(graph(*args, **kwargs)) if t.requires_grad]
-            if roots:
-                params = [p for p in self.model.parameters() if p.requires_grad]
-                torch.autograd.grad(torch.stack(roots).sum(), params, allow_unused=True)
+            with kept_buffers(self.model):
+                roots = [t.sum() for t in tensors(graph(*args, **kwargs)) if t.requires_grad]
+                if roots:
+                    params = [p for p in self.model.parameters() if p.requires_grad]
+                    torch.autograd.grad(torch.stack(roots).sum(), params, allow_unused=True)
         finally:
             restore_rng_state(*generators)
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
         self._fresh = False
 
     def _give_up(self, error: Exception) -> None:

@@ -8,11 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from esper.config import MorphogeneticConfig
-from esper.kasmina import Clock, HealthMonitor, SeedManager, SeedRecord
-from esper.leyline import EventName, HealthSignal, Level, SeedStage, SystemStatePacket
+from esper.kasmina import Clock, HealthMonitor, Seed, SeedManager, SeedRecord
+from esper.kasmina.buffers import kept_buffers
+from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
 from esper.tolaria.account import Account
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.measure import Measurements
 from esper.tolaria.packet import PacketBuilder
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import Progress
@@ -22,7 +24,8 @@ from esper.tolaria.telemetry import Telemetry
 class Growth:
     """Runs the seeds' side of an epoch in the order of the specification.
 
-    What is measured for the seeds' sake is charged to `account`. `attend` is called before each probe and
+    What is measured for the seeds' sake is charged to `account`; what cannot be measured is missing, and
+    without a state to decide by nothing is decided. `attend` is called before each probe and
     before the decisions at an epoch's end; where it raises, that end has to be done over.
     """
 
@@ -36,6 +39,7 @@ class Growth:
         telemetry: Telemetry,
         account: Account,
         config: MorphogeneticConfig,
+        measurements: Measurements,
         attend: Callable[[], None] = lambda: None,
     ) -> None:
         self.control = control
@@ -46,6 +50,7 @@ class Growth:
         self.account = account
         self.config = config
         self.probe = probe
+        self.measurements = measurements
         self.attend = attend
         self.health: dict[str, HealthSignal] = {}
 
@@ -73,19 +78,30 @@ class Growth:
 
     def finish(self, progress: Progress, train_loss: float) -> None:
         """The run is at its end, and nothing of it will be decided any more."""
-        self.control.finish(self._packet(progress, train_loss))
+        packet = self._packet(progress, train_loss)
+        if packet is not None:
+            self.control.finish(packet)
 
     def _decide(self, progress: Progress, train_loss: float, *, running_epoch: int) -> None:
-        self.control.decide(self._packet(progress, train_loss), running_epoch)
+        packet = self._packet(progress, train_loss)
+        if packet is not None:
+            self.control.decide(packet, running_epoch)
 
-    def _packet(self, progress: Progress, train_loss: float) -> SystemStatePacket:
-        return self.packets.build(
-            step=progress.step, epoch=progress.epoch, train_loss=train_loss, health=self.health
+    def _packet(self, progress: Progress, train_loss: float) -> SystemStatePacket | None:
+        return self.measurements.take(
+            "the state that Tamiyo decides by",
+            lambda: self.packets.build(
+                step=progress.step, epoch=progress.epoch, train_loss=train_loss, health=self.health
+            ),
         )
 
     def _take_health(self) -> None:
-        assert self.monitor is not None
-        self.health = self.monitor.measure(self.probe.loss, self.probe.samples)
+        monitor, probe = self.monitor, self.probe
+        assert monitor is not None
+        found = self.measurements.take(
+            "the health of the seeds", lambda: monitor.measure(probe.loss, probe.samples)
+        )
+        self.health = found or {}
         self.account.forwards(self.probe.samples)
         for signal in self.health.values():
             if signal.stage is not SeedStage.DORMANT:
@@ -105,12 +121,21 @@ class Growth:
         if not due:
             return
         modules = [self.seeds.model.seed_module(record) for record in due]
-        found = self.evaluator.impacts(modules, self.probe.held_out)
-        self.account.forwards((len(due) + 1) * found[0].samples)
-        for record, impact in zip(due, found, strict=True):
-            record.impact = impact
-            data = {"layer": record.layer, "seed": record.index} | asdict(impact)
+        found = self.measurements.take("the impact of the seeds", lambda: self._impacts(modules))
+        if found is None:
+            self.account.add(None)  # nobody knows how far it came
+        else:
+            self.account.forwards((len(due) + 1) * found[0].samples)
+        for number, record in enumerate(due):
+            record.impact = None if found is None else found[number]
+            if record.impact is None:
+                continue
+            data = {"layer": record.layer, "seed": record.index} | asdict(record.impact)
             self.telemetry.emit(EventName.SEED_IMPACT, data)
+
+    def _impacts(self, modules: list[Seed]) -> list[Impact]:
+        with kept_buffers(self.seeds.model):
+            return self.evaluator.impacts(modules, self.probe.held_out)
 
     # -- state -----------------------------------------------------------------------------------
 

@@ -19,22 +19,23 @@ from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.examine import examine
 from esper.tolaria.foresight import Lookahead, Scout
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.forward import TrainingForward, compile_obstacle
 from esper.tolaria.gradients import Tally, TaskBackward
 from esper.tolaria.gradients.attribution import AttributedBackward, SeedAttribution
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
 from esper.tolaria.losses import sum_losses
+from esper.tolaria.measure import Measurements
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.owners import register_owners
-from esper.tolaria.packet import History, PacketBuilder
+from esper.tolaria.packet import History, PacketBuilder, hardware
 from esper.tolaria.parts import Parts
 from esper.tolaria.precision import Precision
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import EarlyStopping, Progress
 from esper.tolaria.rebuilds import RECOVERY_EPOCHS, Rebuilds
 from esper.tolaria.room import FlopRoom, decision_interval
-from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Watch
+from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Unhealthy, Watch
 from esper.tolaria.schedule import Horizon, LearningRate
 from esper.tolaria.signals import Wishes
 from esper.tolaria.single_samples import refuse_single_samples
@@ -63,6 +64,7 @@ class Machinery:
         self.model = parts.model
         self.progress = Progress()
         self.telemetry = Telemetry(parts.records)
+        self.measurements = Measurements(self.telemetry, passing=(Unhealthy,))
         limits = config.trainer
         self.train_batches = BatchSource(
             parts.train, limit=limits.limit_train_batches, repeat_first=config.overfit_one_batch
@@ -121,7 +123,9 @@ class Machinery:
             backend=c.trainer.compile_backend,
             batch_size=parts.train.batch_size,
             on_fallback=lambda why: self.telemetry.warn(EventName.COMPILE_FALLBACK, {"reason": why}),
-            obstacle=self._obstacle() if c.compile_model else None,
+            obstacle=compile_obstacle(parts.aggregator is not None, self.probe.has_objectives)
+            if c.compile_model
+            else None,
         )
         self.attribution = self._build_attribution()
         self.tasks = self._build_tasks()
@@ -137,20 +141,12 @@ class Machinery:
             total=self.total,
             attend=self._attend,
         )
-        self.account = Account(self.model, self.progress, self.probe)
+        self.account = Account(self.model, self.progress, self.probe, self.measurements)
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
         self.best = BestModel(self.model, higher_is_better=self.loss.higher_is_better)
         self.history = History(c.morphogenetic.performance_window)
-        self.flops = FlopRoom(
-            self.model, lambda: self.account.per_sample()[0], c.morphogenetic.max_flops_ratio
-        )
+        self.flops = FlopRoom(self.model, self.account.forward_flops, c.morphogenetic.max_flops_ratio)
         self.growth = self._build_growth() if parts.tamiyo is not None else None
-
-    def _obstacle(self) -> str | None:
-        """Why the forward is not to be compiled: a compiled graph can be differentiated only once."""
-        if self.parts.aggregator is None or not self.probe.has_objectives():
-            return None
-        return "several objectives take several backward passes, and a compiled graph allows one"
 
     def _build_tasks(self) -> TaskBackward | None:
         if self.parts.aggregator is None:
@@ -172,6 +168,7 @@ class Machinery:
             self.parts.device,
             apply=t.seed_weighting == "apply",
             layers=t.tolaria_seed_layer_topk if t.tolaria_seed_layer_summaries_enabled else 0,
+            attempt=self.measurements.take,
         )
 
     def _build_stepper(self, schedule: LearningRate) -> Stepper:
@@ -205,6 +202,7 @@ class Machinery:
             history=self.history,
             on_broken=lambda why: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": why}),
             flops=self.flops,
+            facts=lambda: self.measurements.take("the state of the hardware", hardware) or {},
         )
         control = ControlLoop(
             self.parts.tamiyo,
@@ -228,6 +226,7 @@ class Machinery:
             self.telemetry,
             self.account,
             m,
+            self.measurements,
             self._attend,
         )
 
@@ -316,8 +315,9 @@ class Machinery:
 
     def report_steps(self) -> None:
         """Tell what an epoch's steps have shown of seeds' gradients and of fp16; waits for the device."""
-        self.attribution.flush(self.telemetry)
-        self.precision.report(self.telemetry)
+        take = self.measurements.take
+        take("the report on seeds' gradients", lambda: self.attribution.flush(self.telemetry))
+        take("the report on skipped steps", lambda: self.precision.report(self.telemetry))
 
     def _topology_changed(self, change: TopologyChange) -> None:
         self._forward_changed()

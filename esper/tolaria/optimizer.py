@@ -55,6 +55,7 @@ class OptimizerManager:
         host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.lr}
         self.main = self.factory([host])
         _check_rates(self.main)
+        _check_sparse(self.model.host, self.factory)
         self.isolated: dict[str, torch.optim.Optimizer] = {}
         # a model may come with seeds: loaded kernels, or a grown model that trains on
         for record in self.model.living():
@@ -254,3 +255,26 @@ def _check_rates(optimizer: torch.optim.Optimizer) -> None:
                 "an optimiser whose groups have lr, which the schedule sets",
             )
         )
+
+
+def _check_sparse(host: nn.Module, factory: OptimizerFactory) -> None:
+    """Raise `ConfigError` where a layer has sparse gradients and the optimiser cannot use or keep them."""
+    kinds = nn.Embedding | nn.EmbeddingBag
+    found = [name for name, m in host.named_modules() if isinstance(m, kinds) and m.sparse]
+    if not found:
+        return
+    tried = nn.Parameter(torch.zeros(2, 2))
+    optimizer = factory([{"params": [tried], "name": "host", "base_lr": 0.0}])
+    if reason := _trouble_with_sparse(optimizer, tried):
+        expected = f"one for the sparse gradients of {found[0]!r}, or sparse=False there ({reason})"
+        raise ConfigError(problem("optimization.optimizer", type(optimizer).__name__, expected))
+
+
+def _trouble_with_sparse(optimizer: torch.optim.Optimizer, tried: nn.Parameter) -> str:
+    tried.grad = torch.ones(2, 2).to_sparse(1)
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        return str(error)
+    kept = [value for value in optimizer.state[tried].values() if isinstance(value, torch.Tensor)]
+    return "its state is sparse and could not be saved" if any(t.is_sparse for t in kept) else ""

@@ -51,6 +51,7 @@ class PacketBuilder:
     """Builds a `SystemStatePacket`; offers only blueprints that fit a site and the budget of parameters.
 
     A blueprint that raises when it is asked for its sizes is told to `on_broken` and no longer offered.
+    `facts` describes the hardware; `hardware` unless given.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class PacketBuilder:
         history: History,
         on_broken: Callable[[str], None],
         flops: FlopRoom | None = None,
+        facts: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
+        self.facts = facts or hardware
         self.seeds = seeds
         self.model: MorphableModel = seeds.model
         self.session_name = session_name
@@ -98,9 +101,9 @@ class PacketBuilder:
             params_now=self.model.total_params(),
             seeds=tuple(self._seed(r, step, epoch, health) for r in self._occupied()),
             sites=self.sites(health),
-            hardware=hardware(),
+            hardware=self.facts(),
             max_params=self.max_params,
-            flops_now=self.flops.used if self.flops is not None else 0,
+            flops_now=(self.flops.used or 0) if self.flops is not None else 0,
             max_flops=self.flops.limit if self.flops is not None else None,
             inputs=self._inputs(),
         )

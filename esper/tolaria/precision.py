@@ -66,7 +66,7 @@ class Precision:
         """Step, or skip the step where fp16 overflowed."""
         if self.scaler is None:
             optimizer.step()
-        else:
+        elif self.scaler._found_inf_per_device(optimizer):  # none where nothing had a gradient
             self.scaler.step(optimizer)
             self.scaler.update()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from esper.config import SeedConfig
 from esper.core.runtime import seeded_rng
+from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel
+from esper.kasmina.hosts import where_raised
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
 from esper.tolaria.precision import Precision
@@ -48,8 +50,22 @@ class Probe:
         self.batch = head(next(iter(batches.batches(0))), config.probe_samples)
         args, kwargs, targets = form(self.batch)
         self.samples = batch_length(targets)
-        with seeded_rng(rng_seed, device), precision.autocast():
-            model.observe(*args, **kwargs)
+        self._observe(args, kwargs)
+
+    def _observe(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise `ConfigError`, naming the module, where the first batch does not pass through the model."""
+        try:
+            with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
+                self.model.observe(*args, **kwargs)
+        except GrowthError as error:
+            raise ConfigError(f"model: {error}") from error
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            where = where_raised(self.model.host, error)
+            raise ConfigError(
+                f"model: the first validation batch does not pass through {where} ({reason}); "
+                "expected a model that takes what dataset.batch_form makes of a batch"
+            ) from error
 
     def loss(self) -> Tensor:
         """The loss of the probe batch, from a forward in whatever mode the model is in."""

@@ -17,7 +17,8 @@ class Progress:
     batch: int = 0
     samples_seen: int = 0
     param_steps: int = 0
-    train_flops: float = 0.0
+    # None where a part of it could not be counted
+    train_flops: float | None = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
     stopped_by: str = ""

@@ -14,11 +14,12 @@ from esper.leyline import AdaptationCommand, CommandKind
 class FlopRoom:
     """The FLOPs of a forward of one sample: the host's, those of the seeds, and what they may add up to.
 
-    `forward` counts the model as it is. `ratio` bounds the sum as a multiple of the host's; None: no bound.
+    `forward` counts the model as it is; None where it cannot. `ratio` bounds the sum as a multiple of the
+    host's; None: no bound. Where nothing can be counted a bound leaves no room at all.
     """
 
     def __init__(
-        self, model: MorphableModel, forward: Callable[[], float], ratio: float | None = None
+        self, model: MorphableModel, forward: Callable[[], float | None], ratio: float | None = None
     ) -> None:
         self.model = model
         self.forward = forward
@@ -26,11 +27,11 @@ class FlopRoom:
         self._host: int | None = None
 
     @property
-    def host(self) -> int:
-        """Of the host alone; counted once."""
-        if self._host is None:
+    def host(self) -> int | None:
+        """Of the host alone, counted once; None where it could not be counted."""
+        if self._host is None and (forward := self.forward()) is not None:
             joined = sum(seed_flops(r) for r in self.model.living() if r.joined)
-            self._host = round(self.forward()) - joined
+            self._host = round(forward) - joined
         return self._host
 
     def state_dict(self) -> dict[str, int | None]:
@@ -41,26 +42,32 @@ class FlopRoom:
         self._host = state["host"]
 
     @property
-    def used(self) -> int:
-        """Of the host and every living seed, as if all had joined."""
-        return self.host + sum(map(seed_flops, self.model.living()))
+    def used(self) -> int | None:
+        """Of the host and every living seed, as if all had joined; None where the host's are not known."""
+        host = self.host
+        return None if host is None else host + sum(map(seed_flops, self.model.living()))
 
     @property
     def limit(self) -> int | None:
-        return None if self.ratio is None else int(self.ratio * self.host)
+        host = self.host
+        return None if self.ratio is None or host is None else int(self.ratio * host)
 
     @property
     def left(self) -> float:
         """FLOPs that further seeds may cost; infinite where nothing bounds them."""
-        limit = self.limit
-        return math.inf if limit is None else limit - self.used
+        if self.ratio is None:
+            return math.inf
+        limit, used = self.limit, self.used
+        return 0 if limit is None or used is None else limit - used
 
     def excess(self, flops: int) -> str:
         """Why a seed of so many FLOPs is too much, or nothing where it is not."""
-        limit = self.limit
-        if limit is None or (total := self.used + flops) <= limit:
+        if self.ratio is None:
             return ""
-        return f"{total:,} FLOPs a sample with it, at most {limit:,}"
+        limit, used = self.limit, self.used
+        if limit is None or used is None:
+            return "the FLOPs of a forward could not be counted, so max_flops_ratio leaves no room"
+        return "" if used + flops <= limit else f"{used + flops:,} FLOPs a sample with it, at most {limit:,}"
 
 
 def over_budget(

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.config import TolariaConfig
+from esper.kasmina.buffers import kept_buffers
 from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.attention import Interrupted
 from esper.tolaria.best import best_weights
@@ -48,6 +49,11 @@ class Run(Machinery):
             owned.callback(self.alarm.close)
             self._start_profiler(owned)
             self.alarm.start()
+            if not any(p.requires_grad for p in self.model.parameters()):
+                message = (
+                    "no parameter of the model can be trained as it is (requires_grad): only seeds will be"
+                )
+                self.telemetry.warn(EventName.NOTICE, {"message": message})
             if not self._finished():
                 self._guarded(self.guard.start)
             while not self._finished():
@@ -150,7 +156,8 @@ class Run(Machinery):
             if inside and (ended_blend or (interval and self.progress.step % interval == 0)):
                 self._decide_inside(self.growth)
         self.guard.between_steps(self.progress.batch < len(self.train_batches))
-        self.parts.watcher.progress(math.ceil(self.progress.batch / self.accumulation), None)
+        done = math.ceil(self.progress.batch / self.accumulation)
+        self.measurements.take("the live display", lambda: self.parts.watcher.progress(done, None))
         if self.attention.between_steps():
             self.progress.stopped_by = self.wishes.stop_reason
             return self.progress.batch < len(self.train_batches)
@@ -191,7 +198,8 @@ class Run(Machinery):
             self.telemetry.emit(EventName.EARLY_STOPPED, {"waited_epochs": self.early.waited})
 
     def _record(self, trained: tuple[float, float | None], validation: Evaluation, epoch_time: float) -> None:
-        aggregated = self.tasks.tally.flush(self.telemetry) if self.tasks else None
+        tasks, telemetry, take = self.tasks, self.telemetry, self.measurements.take
+        aggregated = take("the report on tasks", lambda: tasks.tally.flush(telemetry)) if tasks else None
         self.report_steps()
         if not self.config.logging.track_metrics:
             return
@@ -247,7 +255,8 @@ class Run(Machinery):
         self.best.restore()
         self.attention.enter(None, may_leave=True)
         try:
-            return self.evaluator.run(self.parts.test.batches(0))
+            with kept_buffers(self.model):  # what is saved at the end is the best model, and not one after it
+                return self.evaluator.run(self.parts.test.batches(0))
         except Interrupted as wish:
             self.progress.stopped_by = str(wish)
             return None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from esper.core.runtime import versions
+from esper.kasmina.buffers import kept_buffers
 from esper.leyline import FINISHED_BY
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run
@@ -93,7 +94,12 @@ def _impacts_at_end(run: Run) -> dict[str, dict[str, Any]]:
     if not joined or (run.config.mode == "train" and run.progress.stopped_by not in FINISHED_BY):
         return {}
     modules = [run.model.seed_module(record) for record in joined]
-    found = run.evaluator.impacts(modules, run.probe.held_out)
+    with kept_buffers(run.model):
+        found = run.measurements.take(
+            "the impact of the seeds at the end", lambda: run.evaluator.impacts(modules, run.probe.held_out)
+        )
+    if found is None:
+        return {}
     return {record.key: asdict(impact) for record, impact in zip(joined, found, strict=True)}
 
 

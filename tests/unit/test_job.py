@@ -65,7 +65,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_notice(tmp_path: Path) -> None:
         made.train()
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     (notice,) = [event for event in events if event["name"] == "notice"]
-    assert "no picture" in notice["data"]["message"]
+    assert "the picture of the run" in notice["data"]["message"]
     assert (tmp_path / "summary.json").exists()
 
 

@@ -70,16 +70,27 @@ class Lookahead:
         trial = trial_with(self.evaluator.model, command, place.step)
         params = [p for p in trial.parameters() if p.requires_grad]
         optimizer = self.optimizer([{"params": params, "name": "trial", "base_lr": rate, "lr": rate}])
-        forward, both = count_flops(trial, lambda: self._loss(trial, self.probe.batch)[0], self.probe.samples)
+        forward, both = self._costs(trial)
         trial.train()
         with seeded_rng(self.evaluator.rng_seed + place.step, self.evaluator.device):
             for at, batch in enumerate(self._upcoming(place, steps)):
                 self.evaluator.attend()
                 optimizer.param_groups[0]["lr"] = rate * _factor(at, steps)
-                self.account.progress.train_flops += both * self._step(trial, optimizer, batch)
+                samples = self._step(trial, optimizer, batch)
+                self.account.add(None if both is None else both * samples)
         found = self.evaluator.of(trial).run(self.probe.held_out())
-        self.account.progress.train_flops += forward * found.samples
+        self.account.add(None if forward is None else forward * found.samples)
         return found.loss
+
+    def _costs(self, trial: MorphableModel) -> tuple[float, float] | tuple[None, None]:
+        """FLOPs of a sample in the trial, forward and in all; None twice where they cannot be counted."""
+
+        def count() -> tuple[float, float]:
+            return count_flops(trial, lambda: self._loss(trial, self.probe.batch)[0], self.probe.samples)
+
+        measurements = self.account.measurements
+        found = count() if measurements is None else measurements.take("train_flops", count)
+        return (None, None) if found is None else found
 
     def _upcoming(self, place: Place, steps: int) -> Iterator[Any]:
         """Batches from where the run stands, over the end of an epoch into the one after it."""

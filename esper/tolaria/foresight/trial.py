@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-
 from esper.kasmina import MorphableModel
+from esper.kasmina.copying import copy_model
 from esper.leyline import AdaptationCommand, SeedStage
 
 
@@ -14,7 +13,7 @@ def trial_with(model: MorphableModel, command: AdaptationCommand | None, step: i
     The seed has the weights that it would be born with after `step` steps; its output is zero all the same.
     Raises `GrowthError` where it cannot be planted.
     """
-    trial = copy.deepcopy(model)
+    trial = copy_model(model)
     if command is None:
         return trial
     born = trial.record(command.layer, command.seed_index).cleared()

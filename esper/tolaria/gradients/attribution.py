@@ -16,7 +16,7 @@ device before the epoch is over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ from esper.tolaria.telemetry import Telemetry
 # Looking at a step costs a reading of its gradients: about a tenth of one, so under a percent of all.
 SAMPLE_STEPS = 16
 HOST = "host"
+_WHAT = "the shares of host and seeds in the gradient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class SeedAttribution:
     Call `microbatch` after each backward pass of a window of several (or `tasks` where their gradients
     are at hand), `before_step` once gradients have their true size and rates are set, `flush` once an epoch.
     With `apply` the steps of seeds are scaled by their weights. `layers` is how many of each seed's layers
-    are reported by norm, 0 for none.
+    are reported by norm, 0 for none. What only looks at gradients is called through `attempt`, under a name.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class SeedAttribution:
         *,
         apply: bool = False,
         layers: int = 0,
+        attempt: Callable[[str, Callable[[], None]], object] | None = None,
     ) -> None:
+        self.attempt = attempt or (lambda what, look: look())
         self.optimizers = optimizers
         self.seeds = seeds
         self.device = device
@@ -100,6 +103,9 @@ class SeedAttribution:
 
     def microbatch(self) -> None:
         """Note what a micro-batch has just added to the seeds' gradients."""
+        self.attempt(_WHAT, self._note_microbatch)
+
+    def _note_microbatch(self) -> None:
         for owner in self._sampled()[1:]:
             if owner.params:
                 now = flat_gradient([p.grad for p in owner.params], owner.params)
@@ -122,6 +128,11 @@ class SeedAttribution:
         """Look at the whole window's gradients, where this one is looked at; scale steps where asked to."""
         if self.apply:
             mix(self.optimizers.main.param_groups, self._weights())
+        self.attempt(_WHAT, self._look)
+        self._steps += 1
+        self._forget_window()
+
+    def _look(self) -> None:
         owners = self._sampled()
         if owners:
             self._seat(owners)
@@ -130,8 +141,6 @@ class SeedAttribution:
             if self.layers:
                 self._add_layers(owners[1:], squares[1:], sound)
             self._count_conflicts(sound)
-        self._steps += 1
-        self._forget_window()
 
     def _weights(self) -> dict[str, float]:
         living = self.seeds.model.living()

@@ -39,7 +39,9 @@ class PlainBackward:
         self.microbatches = microbatches
 
     def add(self, losses: Losses, share: float | Tensor) -> None:
-        self.precision.backward(scaled(in_total(losses), share))
+        loss = in_total(losses)
+        if loss.requires_grad:  # not where everything is frozen, before a seed has joined
+            self.precision.backward(scaled(loss, share))
 
     def finish(self) -> None:
         """Everything is in place already."""

@@ -20,13 +20,18 @@ def collapse(gradients: Sequence[Sequence[Tensor | None]], device: torch.device)
 
     One tensor an owner, as long as its list: empty for an owner that took no part. Nothing waits.
     """
-    known = [g for row in gradients for g in row if g is not None]
+    known = [_dense(g) for row in gradients for g in row if g is not None]
     if not known:
         return [torch.zeros(len(row), device=device) for row in gradients]
     norms = iter(torch._foreach_norm(known))
     zero = torch.zeros((), device=device)
     flat = [zero if g is None else _home(next(norms), device) for row in gradients for g in row]
     return list(torch.stack(flat).square().split([len(row) for row in gradients]))
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """The gradient, or the values of a sparse one, which have its norm."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _home(norm: Tensor, device: torch.device) -> Tensor:

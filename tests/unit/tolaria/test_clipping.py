@@ -71,3 +71,19 @@ def test_the_norm_of_all_gradients_is_that_of_torch(missing: int) -> None:
         param.grad = torch.randn(param.shape, generator=generator)
     expected = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
     assert torch.equal(gradient_norm(params), expected)
+
+
+@pytest.mark.parametrize("scope", ["all", "group"])
+def test_sparse_gradients_are_clipped_as_dense_ones_are(scope: str) -> None:
+    """Rows that come more than once in a batch count as their sum."""
+    clipped = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        table, other = nn.Embedding(5, 3, sparse=sparse), nn.Linear(3, 2)
+        (10 * other(table(torch.tensor([1, 1, 4]))).square().sum()).backward()
+        groups = [list(table.parameters()), list(other.parameters())]
+        norms = gradient_norm([*groups[0], *groups[1]]), clip(groups, 0.5, scope)
+        grads = [table.weight.grad, other.weight.grad, other.bias.grad]
+        clipped.append([*norms, *(g.to_dense() if g.is_sparse else g for g in grads if g is not None)])
+    assert all(torch.allclose(a, b) for a, b in zip(*clipped, strict=True))
+    assert clipped[0][0] > 0.5

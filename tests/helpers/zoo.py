@@ -1,0 +1,209 @@
+"""Hosts of every kind, each with a way to train, and a plan of growth; whole runs in little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from helpers import zoo_layers as layers
+from helpers import zoo_state as state
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from esper.api import TolariaTrainer
+from esper.config import TolariaConfig
+from esper.kasmina import MorphableModel
+from esper.leyline import SeedStage
+
+QUIET = Console(quiet=True)
+EPOCHS = 2
+
+
+def points(split: str = "train") -> TensorDataset:
+    """Points (8,) and the largest of their first three coordinates."""
+    generator = torch.Generator().manual_seed(len(split))
+    x = torch.randn(64 if split == "train" else 24, layers.WIDTH, generator=generator)
+    return TensorDataset(x, x[:, : layers.CLASSES].argmax(1))
+
+
+def two_inputs(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
+    x, y = batch
+    return (x, x.flip(1)), {"scale": 2.0}, y
+
+
+def dict_input(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
+    x, y = batch
+    return ({"x": x},), {}, y
+
+
+def scores_of(output: Any) -> Tensor:
+    """The scores in a host's output, whatever its form."""
+    if isinstance(output, tuple):
+        return output[0]
+    return output["scores"] if isinstance(output, Mapping) else getattr(output, "scores", output)
+
+
+class ScoresLoss(nn.Module):
+    """Cross entropy of the scores in any output."""
+
+    def forward(self, output: Any, targets: Tensor) -> Tensor:
+        return F.cross_entropy(scores_of(output).float(), targets)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A host, the layer where a seed is planted, and how it is fed."""
+
+    make: Callable[[], nn.Module]
+    layer: str = "body"
+    blueprint: str = "mlp"
+    form: str | None = None
+    optimizer: str = "adam"
+    # whether a seed can grow in it, and whether it learns at all without one
+    grows: bool = True
+    learns: bool = True
+
+    def host(self) -> nn.Module:
+        torch.manual_seed(1)
+        return self.make()
+
+
+LSTM, GRU = nn.LSTM, nn.GRU
+CASES = {
+    "plain": Case(layers.Plain),
+    "weight_norm": Case(layers.parametrized("weight_norm")),
+    "spectral_norm": Case(layers.parametrized("spectral_norm")),
+    "orthogonal": Case(layers.parametrized("orthogonal")),
+    "old weight_norm": Case(layers.reparametrized("weight_norm")),
+    "old spectral_norm": Case(layers.reparametrized("spectral_norm")),
+    "tied": Case(layers.Tied),
+    "shared": Case(layers.Shared),
+    "unused": Case(layers.Unused),
+    "lazy": Case(layers.Lazy),
+    "lazy convolution": Case(layers.LazyConvolution, blueprint="conv_light"),
+    "scripted": Case(layers.scripted, "inp"),
+    "traced": Case(layers.traced, "head"),
+    "lstm": Case(partial(layers.Recurrent, LSTM)),
+    "gru": Case(partial(layers.Recurrent, GRU, num_layers=2, dropout=0.1)),
+    "time first": Case(layers.TimeFirst),
+    "attention": Case(layers.Attention),
+    "encoder": Case(layers.Encoder),
+    "checkpointed": Case(partial(layers.Checkpointed, reentrant=False)),
+    "checkpointed reentrant": Case(partial(layers.Checkpointed, reentrant=True)),
+    "in place": Case(layers.InPlace),
+    "norms": Case(layers.Norms, blueprint="conv_light"),
+    "frozen norm": Case(layers.FrozenNorm),
+    "embeddings": Case(partial(layers.Embeddings, sparse=False)),
+    "sparse embeddings": Case(partial(layers.Embeddings, sparse=True), optimizer="sgd"),
+    "convolutions": Case(layers.Convolutions, blueprint="conv_light"),
+    "nested": Case(layers.Nested, "inner.a/b.0"),
+    "deep": Case(layers.deep),
+    "functional": Case(layers.Functional, "."),
+    "own function": Case(layers.OwnFunction),
+    "hooked": Case(layers.Hooked),
+    "remembering": Case(layers.Remembering),
+    "two inputs": Case(state.TwoInputs, form="two_inputs"),
+    "dict input": Case(state.DictInput, form="dict_input"),
+    "dict output": Case(state.DictOutput),
+    "tuple output": Case(state.TupleOutput),
+    "dataclass output": Case(state.DataclassOutput),
+    "frozen": Case(state.frozen, learns=False),
+    "partly frozen": Case(state.partly_frozen),
+    "parameterless": Case(state.Parameterless, grows=False, learns=False),  # twice nothing is no room
+    "complex": Case(state.Complex),
+    "double": Case(state.Double),
+    "mixed types": Case(state.MixedTypes),
+    "integer weights": Case(state.IntegerWeights),
+    "extra state": Case(state.ExtraState),
+    "growing buffer": Case(state.GrowingBuffer),
+    "late buffers": Case(state.LateBuffers),
+    "transient": Case(state.Transient),
+    "counting": Case(state.Counting),
+    "slots": Case(state.slotted),
+}
+
+
+def config(case: Case, run_dir: Path, **options: Any) -> TolariaConfig:
+    """Four steps an epoch; a seed is planted after the first and is in the host before the epoch is over."""
+    here = __name__
+    given = {
+        "run_dir": str(run_dir),
+        "allowed_targets": ["helpers"],
+        "dataset__name": f"{here}.points",
+        "dataset__batch_form": f"{here}.{case.form}" if case.form else None,
+        "dataset__batch_size": 8,
+        "dataset__num_workers": 0,
+        "dataset__validation_split": 0.25,
+        "dataset__use_augmentation": False,
+        "trainer__limit_train_batches": 4,
+        "model__target_layers": [case.layer],
+        "model__seeds_per_layer": 1,
+        "optimization__max_epochs": EPOCHS,
+        "optimization__learning_rate": 0.02 if case.optimizer == "adam" else 0.1,
+        "optimization__optimizer": case.optimizer,
+        "optimization__weight_decay": 0.0,
+        "optimization__momentum": 0.0,
+        "optimization__loss_function": f"{here}.ScoresLoss",
+        "morphogenetic__decision_frequency": 1,
+        "morphogenetic__decision_interval_steps": 2,
+        "morphogenetic__adaptation_cooldown": 0.0,
+        "morphogenetic__blueprints": [case.blueprint],
+        "morphogenetic__max_params_ratio": 99.0,
+        "morphogenetic__seed__isolation_steps": 1,
+        "morphogenetic__seed__blend_steps": 1,
+        "morphogenetic__seed__warmup_steps": 1,
+        "morphogenetic__seed__probation_epochs": 0,
+        "morphogenetic__policy": {
+            "_target_": "scheduled",
+            "seeds": [{"layer": case.layer, "blueprint": case.blueprint, "at_step": 2}],
+            "judge": "keep",
+        },
+        "checkpoint__checkpoint_frequency": 1,
+        "logging__log_level": "ERROR",
+        "logging__progress": False,
+        "logging__track_metrics": False,  # nor is a picture drawn, which takes longer than the run
+        "logging__step_interval": 0,
+        "logging__save_metrics": False,
+        "services__control_socket": False,
+    }
+    made = TolariaConfig()
+    for path, value in (given | options).items():
+        *groups, name = path.split("__")
+        owner: Any = made
+        for group in groups:
+            owner = getattr(owner, group)
+        assert hasattr(owner, name), path
+        setattr(owner, name, value)
+    return made
+
+
+def trainer(case: Case, run_dir: Path, **options: Any) -> TolariaTrainer:
+    return TolariaTrainer(config(case, run_dir, **options), model=case.host(), console=QUIET)
+
+
+def outputs(case: Case, model: nn.Module, split: str = "test") -> Tensor:
+    """The model's scores in eval mode on a part of the data."""
+    x, y = points(split).tensors
+    forms: Mapping[str | None, Any] = {"two_inputs": two_inputs, "dict_input": dict_input}
+    args, kwargs, _ = forms[case.form]((x, y)) if case.form else ((x,), {}, y)
+    with torch.no_grad():
+        return scores_of(model.eval()(*args, **kwargs))
+
+
+def train_loss(case: Case, model: nn.Module) -> float:
+    """Cross entropy of the model on all the data that it is trained and validated on."""
+    return F.cross_entropy(outputs(case, model, "train").float(), points("train").tensors[1]).item()
+
+
+def fossilize_all(model: MorphableModel) -> None:
+    """Bring every living seed to its last stage at full strength, whatever its gates would say."""
+    for record in model.living():
+        record.stage = SeedStage.FOSSILIZED
+        model.seed_module(record).set_alpha(1.0)
+    model.sync_stages()
