@@ -64,12 +64,12 @@ class Account:
         else:
             self.add(None)
 
-    def spent(self) -> tuple[float, int]:
+    def spent(self) -> tuple[float | None, int]:
         """FLOPs and parameter-steps so far, for `charge`; the times are brought up to date."""
         self.read_clock()
         return self.progress.train_flops, self.progress.param_steps
 
-    def charge(self, spent: tuple[float, int]) -> None:
+    def charge(self, spent: tuple[float | None, int]) -> None:
         """Count what had been spent before a rollback: the work that it undid was done all the same."""
         self.progress.train_flops, self.progress.param_steps = spent
         self.read_clock()
