@@ -113,9 +113,9 @@ class Job:
             lock = FolderLock.take(self.run_dir)
             self._owned.callback(lock.release)
         if lock.former is not None:
-            self._warnings.append(f"{lock.former} ended without giving this folder free")
+            self._warnings.append(lock.taken_over)
         if not lock.guarded:
-            self._warnings.append("the file system has no locks: keep other runs out of this folder")
+            self._warnings.append("the file system has no working locks: keep other runs out of this folder")
         c = self.config.checkpoint
         for place in (".", c.checkpoint_dir, str(Path(c.model_save_path).parent)):
             folder = (self.run_dir / place).resolve()
