@@ -1,4 +1,4 @@
-"""A file whose time of change shows that its owner still runs, also to another machine that shares the disk."""
+"""A file whose time of change shows that its owner still runs, also to another machine on the same disk."""
 
 from __future__ import annotations
 

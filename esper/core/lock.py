@@ -1,7 +1,7 @@
 """One run to a folder: a lock that dies with its holder, and says who that is (rows R20 and R22).
 
-A folder is free when the kernel says so, whatever host and process its lock file names: a container that starts
-again has another host name. Only where the kernel cannot know, the heartbeat in the lock file decides: on a
+A folder is free when the kernel says so, whatever host and process its lock file names: a container that
+starts again has another host name. Only where the kernel cannot know, the heartbeat in the lock file decides: on a
 file system without working locks, and where the holder ran on another machine, whose locks a network file
 system may or may not pass on. A holder that beats is alive, one that has been silent for 30 s is dead.
 """
@@ -106,7 +106,7 @@ class FolderLock:
 
     @property
     def taken_over(self) -> str:
-        """What is said of a holder that died: who it was and how that is known; empty where there was none."""
+        """What is said of a holder that died: who it was and how that is known; else empty."""
         if self.former is None:
             return ""
         said = f"{self.former} ended without giving this folder free"
