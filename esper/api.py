@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from esper import build
 from esper.build.parts import make_model
+from esper.build.paths import unusable
 from esper.config import TolariaConfig, names
 from esper.config.problems import problem
 from esper.core.lock import FolderLock
@@ -62,9 +63,12 @@ class TolariaTrainer:
         problems = build.check_run(config, model=model)
         if config.checkpoint.resume_from_checkpoint == "auto" and named is None:
             problems.append(problem(RESUME, "auto", which_run(OUTPUTS, config)))
-        problems += origin_problems(config, self.run_dir)
+        if reason := unusable(self.run_dir):
+            problems.append(problem("run_dir", str(self.run_dir), f"a path that can be opened ({reason})"))
+        else:
+            problems += origin_problems(config, self.run_dir)
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(list(dict.fromkeys(problems)))
         self.config = config
         self.job = Job(config, self.run_dir, model=model, console=console, group=group, name=name, lock=lock)
 
@@ -226,7 +230,7 @@ def run_job(
     if config.dry_run:
         print(trainer.dry_run())
         return 0
-    with on_signals(trainer.stop):
+    with on_signals(trainer.stop, starting=lambda: trainer.job.run is None):
         summary = trainer.run_training()
     return exit_code(summary["stopped_by"])
 

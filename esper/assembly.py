@@ -58,4 +58,5 @@ def make_parts(
         watcher=watcher,
         run_dir=run_dir,
         aggregator=build.build_aggregator(config),
+        metric=build.build_metric(config),
     )

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
+
+from esper.signals import ended_by_signals
+
+if __name__ == "__main__":
+    # before the imports below, which take time
+    with ended_by_signals():
+        from esper.ctl import main as run_main
+
+        sys.exit(run_main())
+
+import json
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +144,3 @@ def _losses(state: Mapping[str, Any]) -> str:
 def _scores(loss: float | None, accuracy: float | None) -> str:
     shown = "" if loss is None else f"{loss:.4f}"
     return shown if accuracy is None else f"{shown} ({100 * accuracy:.1f} %)"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

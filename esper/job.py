@@ -200,9 +200,9 @@ class Job:
         cleared = clear_killed(self.run_dir, self.config) if wanted == "auto" and not origin.own else []
         keep_beginning(origin, self.config, self.run_dir)
         if cleared:
-            start = "anew" if origin.path is None else f"again from {origin.path}"
+            begins = "begins anew" if origin.path is None else f"begins again from {origin.path}"
             self._warnings.append(
-                f"no checkpoint here to go on from, so the run begins {start}; removed what an earlier start has "
+                f"no checkpoint here to go on from, so the run {begins}; removed what an earlier start has "
                 f"left: {', '.join(cleared)}"
             )
         # of an end that is no longer one: a run that is killed now has died, whatever it did before
@@ -260,7 +260,7 @@ class Job:
         notes = [*data.notes, *idle_options(self.config)]
         if notes:
             run.telemetry.emit(EventName.OPTION_IDLE, {"notes": "; ".join(notes)})
-        for text in self._warnings:
+        for text in [*self._warnings, *run.loss.notes]:
             run.telemetry.warn(EventName.NOTICE, {"message": text})
 
     # -- the three modes -------------------------------------------------------------------------

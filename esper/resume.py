@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from esper.beginning import forget_beginning, record_beginning, recorded_beginni
 from esper.config import TolariaConfig
 from esper.config.changes import Change, changes
 from esper.config.problems import problem, show
+from esper.core.reading import read_object
 from esper.core.runtime import set_threads
 from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
@@ -172,10 +172,9 @@ def _finished(config: TolariaConfig, run_dir: Path, changed: list[Change]) -> Ma
 
 def _summary(run_dir: Path) -> dict[str, Any]:
     try:
-        found = json.loads((run_dir / SUMMARY_FILE).read_bytes())
+        return read_object(run_dir / SUMMARY_FILE)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _has_content(path: Path) -> bool:

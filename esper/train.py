@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from esper.signals import before_end, ended_by_signals
+
+if __name__ == "__main__":
+    # before the imports below, which take time; and `task` under its own name, so that a launcher can find it
+    with ended_by_signals():
+        from esper.train import main as run_main
+
+        sys.exit(run_main())
+
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,6 +21,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,24 +29,34 @@ from esper import __version__
 from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf, plain
 from esper.cli.flags import Flags, parse_flags
 from esper.cli.help import help_text
-from esper.cli.jobs import BY_SIGINT, DONE, REFUSED, carry_out, complain, exit_code, forget, outcome_table
+from esper.cli.jobs import (
+    BY_SIGINT,
+    CRASHED,
+    DONE,
+    REFUSED,
+    carry_out,
+    complain,
+    exit_code,
+    forget,
+    outcome_table,
+)
 from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.problems import problem
 from esper.core.lock import FolderLock, in_use, live_holder
 from esper.errors import ConfigError
-from esper.signals import ended_by_sigterm
 from esper.unfinished import which_run
 
+_RAISE = "HYDRA_FULL_ERROR"
 # The folders that this process has locked.
 _locks: dict[Path, FolderLock] = {}
 
 
 def main() -> int:
     """Do what the command line asks; the exit code is 0 done, 1 internal error, 2 configuration or input,
-    3 halted by an emergency, 130 and 143 by signal.
+    3 halted by an emergency, 129, 130 and 143 by signal.
     """
-    with ended_by_sigterm(), ExitStack() as owned:
+    with ended_by_signals(), ExitStack() as owned:
         return _main(sys.argv[1:], owned)
 
 
@@ -61,6 +82,9 @@ def _main(argv: Sequence[str], owned: ExitStack) -> int:
         # whoever reads what is shown has read enough; the interpreter is not to complain of it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        complain([_sentence(error)], "what the command reads")
+        return REFUSED
     return _run(plan)
 
 
@@ -114,12 +138,13 @@ def _checked(flags: Flags) -> Plan:
     _refuse(plan.collect(lambda job: job.problems or _in_use(job.folder)))
     # not before: this loads torch, and a typing error is answered without it
     from esper.build import check_hydra, check_run
+    from esper.build.paths import unusable
     from esper.resume import origin_problems
 
     def deep(job: Job) -> list[str]:
         hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)
         config = replace(job.config, run_dir=str(job.folder))
-        origin = origin_problems(config, job.folder)
+        origin = [] if unusable(job.folder) else origin_problems(config, job.folder)
         return [*_unnamed(plan, job), *hydra_problems, *check_run(config), *origin]
 
     _refuse(plan.collect(deep))
@@ -147,6 +172,7 @@ def _lock(folder: Path, owned: ExitStack) -> None:
     _locks[folder] = lock = FolderLock.take(folder)
     owned.callback(_locks.pop, folder)
     owned.callback(lock.release)
+    owned.enter_context(before_end(lambda _: lock.release()))
 
 
 def _key(folder: Path) -> Path:
@@ -186,12 +212,36 @@ def _run(plan: Plan) -> int:
 def _hydra(arguments: Sequence[str]) -> int:
     """Enter Hydra's own main function with these arguments; its exit code."""
     application = hydra.main(str(find_conf()), CONFIG_NAME, HYDRA_VERSION_BASE)(task)
-    with _arguments(arguments):
+    with _arguments(arguments), _errors_raised():
         try:
             application()
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else DONE
+        except CompactHydraException as error:
+            complain(str(error).splitlines(), "what Hydra was asked for")
+            return REFUSED
+        except OSError as error:
+            complain([_sentence(error)], "writing the first files of a run; expected a folder with room")
+            return CRASHED
     return DONE
+
+
+def _sentence(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+
+
+@contextmanager
+def _errors_raised() -> Iterator[None]:
+    """Hydra prints an error with its traceback and exits, unless the environment asks it not to."""
+    before = os.environ.get(_RAISE)
+    os.environ[_RAISE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_RAISE, None)
+        else:
+            os.environ[_RAISE] = before
 
 
 @contextmanager
@@ -203,10 +253,3 @@ def _arguments(arguments: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-if __name__ == "__main__":
-    # under its own name, so that a launcher can find `task` again in another process
-    from esper.train import main as run_main
-
-    sys.exit(run_main())

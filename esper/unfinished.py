@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from esper.config import TolariaConfig
 from esper.core.lock import live_holder
+from esper.core.reading import read_object
 from esper.errors import ConfigError
 from esper.leyline import FINISHED_BY
 
@@ -27,10 +27,9 @@ def newest_unfinished(outputs: Path, config_hash: str) -> Path | None:
 def is_finished(run_dir: Path) -> bool:
     """Whether the run in the folder came to its own end, as its summary says."""
     try:
-        summary = json.loads((run_dir / "summary.json").read_bytes())
+        return read_object(run_dir / "summary.json").get("stopped_by") in FINISHED_BY
     except (OSError, ValueError):
         return False
-    return isinstance(summary, dict) and summary.get("stopped_by") in FINISHED_BY
 
 
 def which_run(outputs: Path, config: TolariaConfig) -> str:

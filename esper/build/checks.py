@@ -17,6 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from torch import nn
 
 from esper.build import parts
+from esper.build.paths import path_problems
 from esper.build.targets import Resolver, find_object
 from esper.build.weights import weight_problems
 from esper.config import TolariaConfig, names
@@ -48,7 +49,7 @@ def check_run(config: TolariaConfig, *, model: nn.Module | None = None) -> list[
     away; no file is written, random numbers stay where they were. What one option breaks is not reported
     again for those that depend on it.
     """
-    found = config.validate()
+    found = [*config.validate(), *path_problems(config)]
     broken = {re.split(r"[.:]", text, maxsplit=1)[0] for text in found}
     with _untouched_generators():
         for groups, check in _CHECKS:
@@ -77,6 +78,8 @@ def _attempt(check: Callable[..., list[str] | None], *arguments: Any) -> list[st
         return check(*arguments) or []
     except EsperError as error:
         return str(error).splitlines()
+    except OSError as error:
+        return [f"{error.filename}: {error.strerror}; expected a path that can be opened"]
 
 
 @contextmanager
@@ -103,6 +106,10 @@ def _schedule(config: TolariaConfig) -> None:
 
 def _loss(config: TolariaConfig) -> None:
     parts.build_loss(config)
+
+
+def _metric(config: TolariaConfig) -> None:
+    parts.build_metric(config)
 
 
 def _aggregator(config: TolariaConfig) -> None:
@@ -250,6 +257,7 @@ _CHECKS: tuple[tuple[set[str], Callable[[TolariaConfig], list[str] | None]], ...
     ({"optimization"} | _ANYWHERE, _schedule),
     ({"optimization"} | _ANYWHERE, _loss),
     ({"optimization", "dataset", "model"} | _ANYWHERE, _fit_problems),
+    ({"optimization"} | _ANYWHERE, _metric),
     ({"trainer"} | _ANYWHERE, _aggregator),
     ({"morphogenetic"} | _ANYWHERE, _policy),
     ({"morphogenetic"}, _blueprints),

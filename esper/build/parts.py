@@ -27,6 +27,7 @@ from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_ta
 from esper.data import DataBundle, DataInfo, build_data
 from esper.errors import AggregationError, ConfigError, EsperError
 from esper.kasmina import name_blueprint
+from esper.tolaria.criterion import Metric
 from esper.tolaria.gradients import Aggregator, MatrixAggregator
 from esper.tolaria.losses import LossFunction
 from esper.tolaria.optimizer import OptimizerFactory
@@ -34,6 +35,7 @@ from esper.tolaria.schedule import Horizon, LearningRate, ScheduleFactory, with_
 from esper.tolaria.task import BatchForm, pair_form
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
+_METRIC_METHODS = ("update", "compute", "reset")
 _POLICY_METHODS = ("decide", "report", "state_dict", "load_state_dict")
 
 
@@ -70,13 +72,26 @@ def _facts(config: TolariaConfig, data_info: DataInfo) -> dict[str, Any]:
     architecture, classes = config.model.architecture, class_count(config, data_info)
     if architecture not in (*names.MODELS, *names.MODELS.values()):
         return {} if classes is None else {"num_classes": classes}
-    size = data_info.image_size
-    facts = {"num_classes": classes, "channels": data_info.channels, "image_size": size}
-    unknown = [name for name, value in facts.items() if value is None]
-    if unknown:
-        expected = f"a dotted target: {data_info.name} does not tell {', '.join(unknown)}"
-        raise ConfigError(problem("model.architecture", architecture, expected))
-    return facts
+    if classes is None:
+        expected = f"the number of outputs: {data_info.name} does not tell its classes"
+        raise ConfigError(problem("model.num_classes", None, expected))
+    target = _resolve(config, "model.architecture", architecture)
+    return {"num_classes": classes} | _input_facts(architecture, target, data_info)
+
+
+def _input_facts(architecture: str, target: Target, data_info: DataInfo) -> dict[str, Any]:
+    """What a shipped architecture has to know of its inputs: channels and size of images, or any shape."""
+    shape, size = data_info.input_shape, data_info.image_size
+    if takes(target, "input_shape") and shape is not None:
+        return {"input_shape": list(shape)}
+    if data_info.channels is not None and size is not None:
+        return {"channels": data_info.channels, "image_size": size}
+    key, others = "model.architecture", "a dotted target"
+    if shape is None:
+        has = f"the first input of {data_info.name} is no tensor or array, so that its shape is not known"
+        raise ConfigError(problem(key, architecture, f"{others}: {has}"))
+    has = f"{architecture} needs images (channels, height, width), and the first input of {data_info.name}"
+    raise ConfigError(problem(key, architecture, f"mlp, or {others}: {has} has the shape {tuple(shape)}"))
 
 
 def class_count(config: TolariaConfig, data_info: DataInfo) -> int | None:
@@ -159,6 +174,22 @@ def build_loss(config: TolariaConfig) -> LossFunction:
     arguments = _arguments(config, key, params)
     _refuse(check_arguments(target, arguments, key, (*leading_arguments(target, 2), *weights)))
     return functools.partial(target, **arguments, **weights) if params or weights else target
+
+
+def build_metric(config: TolariaConfig) -> Metric | None:
+    """The user's own metric that `optimization.metric` names, made with `metric_params`; else None."""
+    o, key = config.optimization, "optimization.metric_params"
+    if o.metric in names.METRICS:
+        expected = f"no parameter: {o.metric} has none"
+        _refuse([problem(f"{key}.{given}", value, expected) for given, value in o.metric_params.items()])
+        return None
+    made = _make(config, key, _resolve(config, "optimization.metric", o.metric), o.metric_params, {})
+    missing = [name for name in _METRIC_METHODS if not callable(getattr(made, name, None))]
+    if missing:
+        expected = f"a metric: {type(made).__name__} has no {', '.join(missing)}"
+        raise ConfigError(problem("optimization.metric", o.metric, expected))
+    metric: Metric = made
+    return metric
 
 
 def build_policy(config: TolariaConfig) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,22 +12,27 @@ from typing import Any
 
 from esper.cli.plan import Plan
 from esper.core.atomic import write_json_atomic
+from esper.core.reading import read_object
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
+from esper.signals import before_end
 
 STATUS_FILE = "status.json"
 CRASH_FILE = "crash.txt"
 
-DONE, CRASHED, REFUSED, HALTED, BY_SIGINT, BY_SIGTERM = 0, 1, 2, 3, 130, 143
+DONE, CRASHED, REFUSED, HALTED, BY_SIGHUP, BY_SIGINT, BY_SIGTERM = 0, 1, 2, 3, 129, 130, 143
 _STATUS = {
     DONE: "done",
     CRASHED: "crashed",
     REFUSED: "refused",
     HALTED: "halted",
+    BY_SIGHUP: "hung up",
     BY_SIGINT: "interrupted",
     BY_SIGTERM: "terminated",
 }
-# A disk that is full, failing or read-only: said in a sentence, for no line of code is at fault.
+# A disk that is full, failing or read-only, a path that is not accessible: said in a sentence, for no line of
+# code is at fault.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}
 # The status of jobs, by number, that could not be written.
 _unwritten: dict[int | None, dict[str, Any]] = {}
 _LONGEST_ERROR = 60  # characters of an error in the table
@@ -44,9 +48,14 @@ def complain(problems: Sequence[str], what: str = "the configuration") -> None:
 def carry_out(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
     """Call `run`, keep its status in the folder, and give back the exit code, whatever `run` raises."""
     record: dict[str, Any] = {"job": number, "overrides": list(overrides), "status": "running"}
-    _keep(folder, record)
-    code, error = _guarded(run, folder)
-    _keep(folder, record | {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error})
+
+    def over(code: int, error: str | None = None) -> None:
+        _keep(folder, record | {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error})
+
+    with before_end(over):
+        _keep(folder, record)
+        code, error = _guarded(run, folder)
+        over(code, error)
     return code
 
 
@@ -68,7 +77,7 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
         complain(str(error).splitlines(), "the configuration or its input")
         return REFUSED, str(error)
     except OSError as error:
-        if not isinstance(error, OutputError) and error.errno not in _NO_ROOM:
+        if not isinstance(error, OutputError) and error.errno not in _NO_ROOM | _NO_PLACE:
             return _crashed(error, folder)
         complain(str(error).splitlines(), f"writing to {folder}; what is there stands")
         return CRASHED, str(error)
@@ -140,7 +149,7 @@ def _records(plan: Plan) -> list[dict[str, Any]]:
 def _read(path: Path) -> dict[str, Any]:
     """The status in a file; empty where it is none, as after a power failure."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path)
         return record if {"job", "status", "overrides"} <= record.keys() else {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return {}

@@ -47,6 +47,9 @@ AGGREGATORS = {
     "weighted": "esper.tolaria.gradients.Weighted",
 }
 
+# kinds of accuracy; auto takes the one that loss and shapes give a meaning
+METRICS = ("auto", "accuracy", "binary_accuracy", "none")
+
 COMPILE_BACKENDS = ("inductor", "aot_eager", "cudagraphs", "eager")
 
 MODELS = {
@@ -77,5 +80,6 @@ SHORT_NAMES: dict[str, Mapping[str, str]] = {
     "optimization.optimizer": OPTIMIZERS,
     "optimization.scheduler": SCHEDULERS,
     "optimization.loss_function": LOSSES,
+    "optimization.metric": {},
     "trainer.aggregation": AGGREGATORS,
 }

@@ -116,6 +116,7 @@ RULES: dict[str, Rule] = {
     "optimization.early_stopping_patience": _NATURAL,
     "optimization.early_stopping_min_delta": _NATURAL,
     "optimization.loss_function": _name(names.LOSSES),
+    "optimization.metric": _name(names.METRICS),
     "optimization.gradient_clip_norm": _POSITIVE,
     "optimization.gradient_clip_scope": _choice("all", "group"),
     "optimization.accumulation_steps": _COUNT,

@@ -66,9 +66,11 @@ class OptimizationConfig(Group):
     scheduler_params: dict[str, Any] = field(default_factory=dict)
     max_epochs: int = 100
     early_stopping_patience: int = 10  # epochs; 0: never stop early
-    early_stopping_min_delta: float = 1e-4
+    early_stopping_min_delta: float = 1e-4  # in units of the loss: it does not follow the loss's scale
     loss_function: str = "cross_entropy"
     loss_params: dict[str, Any] = field(default_factory=dict)
+    metric: str = "auto"  # auto, accuracy, binary_accuracy, none, or a target with update, compute, reset
+    metric_params: dict[str, Any] = field(default_factory=dict)
     gradient_clip_norm: float | None = None
     gradient_clip_scope: str = "all"  # host and joined seeds together: all; each parameter group: group
     accumulation_steps: int = 1  # batches a step
@@ -133,7 +135,7 @@ class MorphogeneticConfig(Group):
 class CheckpointConfig(Group):
     """What is saved, where, and what a run starts from."""
 
-    save_checkpoints: bool = True
+    save_checkpoints: bool = True  # false: nothing is durable, a rollback's decisions included
     checkpoint_dir: str = "./checkpoints"  # relative: to the run folder
     checkpoint_frequency: int = 10  # epochs; the last and the best are always kept
     keep_best_only: bool = False
@@ -185,7 +187,7 @@ class TrainerConfig(Group):
     governor_loss_factor: float | None = 10.0  # times the first loss is an explosion; null: nothing is
     max_rollbacks: int = 3  # in a run; one more verdict against it halts it
     rollback_lr_factor: float = 0.5  # on all learning rates, with every rollback
-    rollback_deadline_ms: float = 30_000.0  # a rollback that takes longer halts the run
+    rollback_deadline_ms: float = 30_000.0  # a restore that takes longer halts the run
     seed_weighting: str = "report"  # weights of seeds: none, report, apply (scale the steps of seeds)
     tolaria_seed_layer_summaries_enabled: bool = False  # gradient norms of the layers inside each seed
     tolaria_seed_layer_topk: int = 5  # of which so many, the largest, are reported

@@ -1,8 +1,8 @@
 """One run to a folder: a lock that dies with its holder, and says who that is (rows R20 and R22).
 
 A folder is free when the kernel says so, whatever host and process its lock file names: a container that
-starts again has another host name. Only where the kernel cannot know, the heartbeat in the lock file decides: on a
-file system without working locks, and where the holder ran on another machine, whose locks a network file
+starts again has another host name. Only where the kernel cannot know, the heartbeat in the lock file decides:
+on a file system without working locks, and where the holder ran on another machine, whose locks a network file
 system may or may not pass on. A holder that beats is alive, one that has been silent for 30 s is dead.
 """
 
@@ -26,6 +26,7 @@ import psutil
 
 from esper.core.forks import closed_in_children
 from esper.core.heartbeat import SILENT_S, Heartbeat, is_beating, seems_fresh
+from esper.core.reading import read_object
 from esper.errors import ConfigError
 
 LOCK_FILE = "run.lock"
@@ -160,9 +161,7 @@ class FolderLock:
 def holder_of(folder: Path) -> Holder | None:
     """Who is written into the folder's lock file, alive or not; None where nobody is."""
     try:
-        with (folder / LOCK_FILE).open("rb") as file:
-            found = json.loads(file.read(_LIMIT_BYTES))
-        return _parse(found)
+        return _parse(read_object(folder / LOCK_FILE, _LIMIT_BYTES))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

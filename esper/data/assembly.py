@@ -126,6 +126,7 @@ class Assembly:
             "batch_size": self.config.batch_size,
             "seed": derive_seed(self.seed, part),
             "shuffle": part == "train" and self.config.shuffle_train,
+            "training": part == "train",
         }
 
     def _cut(self, labels: Labels, found: Mapping[str, object]) -> dict[str, Labels]:

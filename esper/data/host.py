@@ -100,8 +100,9 @@ def _default_signals(worker: int) -> None:
 class HostLoader:
     """Samples of a map-style dataset, collated by a DataLoader (in `num_workers` processes) and moved over.
 
-    `indices` are the samples of this split. A batch is what `collate` makes of a list of samples, every
-    tensor in it on the device; `finish`, where given, turns its first element (uint8 images) into inputs.
+    `indices` are the samples of this split, `training` says that it is trained on (see `BatchPlan`). A
+    batch is what `collate` makes of a list of samples, every tensor in it on the device; `finish`, where
+    given, turns its first element (uint8 images) into inputs.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class HostLoader:
         batch_size: int,
         seed: int,
         shuffle: bool,
+        training: bool,
         device: torch.device,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -124,7 +126,7 @@ class HostLoader:
         self._num_workers = num_workers
         self._pin = pin_memory and device.type == "cuda"
         self._finish = finish
-        self._plan = BatchPlan(len(indices), batch_size, seed=seed, shuffle=shuffle)
+        self._plan = BatchPlan(len(indices), batch_size, seed=seed, shuffle=shuffle, training=training)
 
     @property
     def num_samples(self) -> int:

@@ -36,16 +36,18 @@ class Loader(Protocol):
 class BatchPlan:
     """Which samples, by their place in the split, are in which batch of which epoch.
 
-    A shuffled epoch is for training, where a last batch of one sample would stop batch norm: there
-    it is joined to the batch before it.
+    With `training`, a last batch of one sample is merged into the batch before it, shuffled or not: batch
+    norm cannot train on one sample, and none is dropped. Without, every batch but the last has `batch_size`.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, num_samples: int, batch_size: int, *, seed: int, shuffle: bool, training: bool
+    ) -> None:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
-        single = shuffle and batch_size > 1 and num_samples > batch_size and num_samples % batch_size == 1
+        single = training and batch_size > 1 and num_samples > batch_size and num_samples % batch_size == 1
         self.count = -(-num_samples // batch_size) - int(single)
 
     def order(self, epoch: int) -> Tensor:
@@ -73,7 +75,8 @@ class DeviceLoader:
     """A small image set that lives on the device as bytes; nothing is copied from the host in a step.
 
     images: uint8 (count, channels, height, width); targets: int64 (count,). A batch is (inputs, targets):
-    float32 (batch, channels, height, width) and int64 (batch,).
+    float32 (batch, channels, height, width) and int64 (batch,). `training` says that these batches are
+    trained on; see `BatchPlan`.
     """
 
     def __init__(
@@ -85,12 +88,13 @@ class DeviceLoader:
         batch_size: int,
         seed: int,
         shuffle: bool,
+        training: bool,
         device: torch.device,
     ) -> None:
         self._images = images.to(device)
         self._targets = targets.to(device)
         self._finish = finish
-        self._plan = BatchPlan(len(images), batch_size, seed=seed, shuffle=shuffle)
+        self._plan = BatchPlan(len(images), batch_size, seed=seed, shuffle=shuffle, training=training)
 
     @property
     def num_samples(self) -> int:

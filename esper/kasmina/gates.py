@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esper.core.runtime import seeded_rng
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
-from esper.leyline import Gate, Impact
+from esper.leyline import Gate, Impact, impact_evidence
 
 # A seed whose gradient is larger than this is not learning, it is running away.
 MAX_GRADIENT_NORM = 1e4
@@ -99,18 +99,14 @@ def impact(measured: Impact | None) -> Verdict:
     """The seed helps on held-out data: the loss with it off is higher than with it on."""
     if measured is None:
         return Verdict(Gate.IMPACT, False, "its impact has not been measured")
-    evidence = {
-        "loss_gain": measured.loss_gain,
-        "loss_gain_error": measured.loss_gain_error,
-        "accuracy_gain": measured.accuracy_gain,
-        "samples": float(measured.samples),
-    }
     passed = math.isfinite(measured.loss_gain) and measured.loss_gain > 0.0
-    reason = (
-        f"held-out loss {measured.loss_gain:+.4f} +- {measured.loss_gain_error:.4f} better with it, "
-        f"accuracy {100 * measured.accuracy_gain:+.2f} points"
-    )
-    return Verdict(Gate.IMPACT, passed, reason, evidence)
+    error = f"{measured.loss_gain_error:.4f}"
+    if measured.error_over != "samples":
+        error += f" (over {measured.error_values} {measured.error_over})"
+    reason = f"held-out loss {measured.loss_gain:+.4f} +- {error} better with it"
+    if measured.accuracy_gain is not None:
+        reason += f", accuracy {100 * measured.accuracy_gain:+.2f} points"
+    return Verdict(Gate.IMPACT, passed, reason, impact_evidence(measured))
 
 
 def reset(parameters: int, hooks: int, optimiser: int | None) -> Verdict:

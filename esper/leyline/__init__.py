@@ -12,6 +12,7 @@ from esper.leyline.signals import (
     SeedState,
     SiteState,
     SystemStatePacket,
+    impact_evidence,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "SiteState",
     "SystemStatePacket",
     "check_move",
+    "impact_evidence",
 ]

@@ -37,14 +37,34 @@ class HealthSignal:
 class Impact:
     """Validation with one seed on against off, everything else equal.
 
-    `loss_gain` is loss off minus loss on (positive: the seed helps), `loss_gain_error` the standard
-    error of that paired difference over the samples, `accuracy_gain` accuracy on minus off.
+    `loss_gain` is loss off minus loss on (positive: the seed helps), `loss_gain_error` the standard error of
+    that paired difference over `error_values` samples, or over batches where `error_over` says so: not every
+    loss has a value for each sample. Where samples weigh differently it is that of a ratio,
+    sqrt(n / (n - 1) * sum((d - R w)^2)) / sum(w) with R = sum(d) / sum(w), d the weighted difference of a
+    sample and w its weight. `accuracy_gain` is accuracy on minus off (of a metric where lower is better: off
+    minus on), None where the task has no accuracy.
     """
 
     loss_gain: float
     loss_gain_error: float
-    accuracy_gain: float
+    accuracy_gain: float | None
     samples: int
+    error_over: str = "samples"
+    error_values: int | None = None
+
+
+def impact_evidence(impact: Impact) -> dict[str, float]:
+    """The measured numbers, for a verdict's evidence; `error_batches` where the error is over batches."""
+    evidence = {
+        "loss_gain": impact.loss_gain,
+        "loss_gain_error": impact.loss_gain_error,
+        "samples": float(impact.samples),
+    }
+    if impact.accuracy_gain is not None:
+        evidence["accuracy_gain"] = impact.accuracy_gain
+    if impact.error_over != "samples":
+        evidence[f"error_{impact.error_over}"] = float(impact.error_values or 0)
+    return evidence
 
 
 @dataclass(frozen=True, slots=True)

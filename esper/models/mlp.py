@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from esper.errors import ConfigError
 from esper.models.checks import ACTIVATIONS, choice, share, whole_list
 
 
@@ -16,21 +17,25 @@ class MLP(nn.Module):
     """Linear layers `body.fc1`, `body.fc2`, ... with an activation after each but the last.
 
     They sit in one container, `body`, from the flattened input to the logits, so that a seed can lie in
-    parallel to all of them. Input (batch, channels, *image_size), output (batch, num_classes).
+    parallel to all of them. Input (batch, *input_shape), of any shape and real type, is flattened and given
+    the type of the weights; output (batch, num_classes). Images may be described by `channels` and
+    `image_size` instead. Raises `ConfigError` where the shape of an input is not known.
     """
 
     def __init__(
         self,
         num_classes: int,
-        channels: int,
-        image_size: tuple[int, int],
+        channels: int | None = None,
+        image_size: tuple[int, int] | None = None,
         *,
+        input_shape: Sequence[int] | None = None,
         hidden: Sequence[int] = (128, 128),
         activation: str = "gelu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        sizes = [channels * math.prod(image_size), *whole_list("hidden", hidden), num_classes]
+        features = _features(channels, image_size, input_shape)
+        sizes = [features, *whole_list("hidden", hidden), num_classes]
         make_activation = ACTIVATIONS[choice("activation", activation, list(ACTIVATIONS))]
         dropout = share("dropout", dropout)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -43,4 +48,15 @@ class MLP(nn.Module):
         self.body = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x.flatten(1))
+        flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
+        return self.body(flat.to(next(self.body.parameters()).dtype))
+
+
+def _features(
+    channels: int | None, image_size: tuple[int, int] | None, input_shape: Sequence[int] | None
+) -> int:
+    if input_shape is None and channels is not None and image_size is not None:
+        input_shape = (channels, *image_size)
+    if input_shape is None:
+        raise ConfigError("the mlp needs the shape of one input: input_shape, or channels and image_size")
+    return math.prod(input_shape)

@@ -20,7 +20,12 @@ TARGETS = {
     "resnet34": "esper.models.resnet.resnet34",
     "vit": "esper.models.vit.VisionTransformer",
 }
-FACTS = ("num_classes", "channels", "image_size")  # come from the dataset, not from model_params
+FACTS = (
+    "num_classes",
+    "channels",
+    "image_size",
+    "input_shape",
+)  # come from the dataset, not from model_params
 
 Builder = Callable[..., "nn.Module"]
 

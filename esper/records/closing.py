@@ -65,5 +65,7 @@ def _story(seed: Mapping[str, Any]) -> Iterator[str]:
 def _impact(impact: Mapping[str, Any]) -> str:
     gain = impact["loss_gain"]
     side = "lower" if gain >= 0 else "higher"
-    loss = f"loss {abs(gain):.4f} +- {impact['loss_gain_error']:.4f} {side} with it"
-    return f"{loss}, accuracy {100 * impact['accuracy_gain']:+.1f} points"
+    over = "" if impact.get("error_over", "samples") == "samples" else f" over {impact['error_over']}"
+    loss = f"loss {abs(gain):.4f} +- {impact['loss_gain_error']:.4f}{over} {side} with it"
+    accuracy = impact.get("accuracy_gain")
+    return loss if accuracy is None else f"{loss}, accuracy {100 * accuracy:+.1f} points"

@@ -99,9 +99,15 @@ class Recorder:
 
     def state(self) -> dict[str, dict[str, Json]]:
         """Return each sink's state by its name; right from the start, and so before the first step."""
+        return self._states({sink.name: sink.state() for sink in self._files})
+
+    def rewound(self, state: Mapping[str, Any]) -> dict[str, dict[str, Json]]:
+        """Return what `state()` will return after `rewind(state)`: for a checkpoint that is saved before."""
+        return self._states({sink.name: sink.rewound(state.get(sink.name, {})) for sink in self._files})
+
+    def _states(self, of_files: dict[str, dict[str, Json]]) -> dict[str, dict[str, Json]]:
         assert self._info is not None, "Recorder.state() before start()"
-        states = {sink.name: sink.state() for sink in self._files}
-        states |= self._crew.states(self._info.state)
+        states = of_files | self._crew.states(self._info.state)
         return {name: state for name, state in states.items() if state}
 
     def sync(self) -> None:

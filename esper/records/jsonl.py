@@ -73,12 +73,19 @@ class JsonlSink(Sink):
 
     def rewind(self, state: Mapping[str, Json]) -> None:
         """Cut what tells of epochs and steps back to the lengths they had; what has happened stays told."""
-        for name in (METRICS_FILE, STEPS_FILE):
-            if (file := self._files.pop(name, None)) is not None:
-                file.close()
-                length = state.get(name, 0)
-                _cut(self._run_dir / name, length if isinstance(length, int) else 0)
+        for name, length in self._earlier(state).items():
+            self._files.pop(name).close()
+            _cut(self._run_dir / name, length)
         self._open(METRICS_FILE)
+
+    def rewound(self, state: Mapping[str, Json]) -> dict[str, Json]:
+        """Return the lengths in bytes that the files will have after `rewind(state)`."""
+        return {**self.state(), **self._earlier(state)}
+
+    def _earlier(self, state: Mapping[str, Json]) -> dict[str, int]:
+        """The lengths to cut to, of the files that are cut."""
+        lengths = {name: state.get(name, 0) for name in (METRICS_FILE, STEPS_FILE) if name in self._files}
+        return {name: length if isinstance(length, int) else 0 for name, length in lengths.items()}
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
         self._open(name).write(to_line(record) + "\n")

@@ -72,6 +72,10 @@ class Sink(Protocol):
         """Go back to where `state()` was once this: the epochs and steps after it come again."""
         return
 
+    def rewound(self, state: Mapping[str, Json]) -> dict[str, Json]:
+        """Return what `state()` will return after `rewind(state)`; nothing is changed yet."""
+        return self.state()
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Take the summary of a run that came to its end (spec C9)."""
         return

@@ -14,6 +14,9 @@ from esper.errors import EsperError
 from esper.remote.place import LONGEST_PATH_BYTES, Note
 from esper.remote.protocol import REPLY_LIMIT_BYTES, decode, encode
 
+# How soon it is tried again where too many are waiting to be accepted.
+_QUEUE_POLL_S = 0.01
+
 
 class NobodyThereError(EsperError):
     """The run that the note speaks of does not listen any more."""
@@ -69,8 +72,7 @@ def _check_socket(note: Note) -> None:
 def _exchange(path: str, request: bytes, timeout_s: float) -> bytes:
     end = time.monotonic() + timeout_s
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        connection.connect(path)
+        _connect(connection, path, end)
         with suppress(BrokenPipeError):  # answered, maybe, before all of it was read
             connection.sendall(request)
         received = bytearray()
@@ -81,3 +83,16 @@ def _exchange(path: str, request: bytes, timeout_s: float) -> bytes:
                 raise ValueError("the answer ends before its end" if not part else "the answer is too long")
             received += part
         return bytes(received)
+
+
+def _connect(connection: socket.socket, path: str, end: float) -> None:
+    """Connect before `end` (`time.monotonic`), also while the queue of the run's socket is full."""
+    while True:
+        connection.settimeout(max(end - time.monotonic(), 0.001))
+        try:
+            connection.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError from None
+            time.sleep(_QUEUE_POLL_S)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from esper.core.lock import LOCK_FILE, live_holder
+from esper.core.reading import parse_object, read_object, read_regular
 from esper.leyline import FINISHED_BY
 from esper.remote.place import NOTE_FILE
 
@@ -56,24 +57,17 @@ def _life(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        return read_object(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _lines_backwards(path: Path) -> Iterator[dict[str, Any]]:
     """The objects at the end of a file of JSON lines, the last first; a torn one is passed over."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(file.seek(0, 2) - _TAIL_BYTES, 0))
-            lines = file.read().splitlines()
-    except OSError:
+        lines = read_regular(path, _TAIL_BYTES, tail=True).splitlines()
+    except (OSError, ValueError):
         return
     for line in reversed(lines):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            yield found
+        with suppress(ValueError):
+            yield parse_object(line)

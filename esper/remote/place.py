@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from esper.core.reading import read_object
+
 # The run folder's note of where its socket is.
 NOTE_FILE = "control.json"
 # How old a socket has to be before nobody listening there means that its run is dead.
@@ -35,8 +37,7 @@ class Note:
 def read_note(run_dir: Path) -> Note | None:
     """The note in a run folder; None where there is none or it cannot be read."""
     try:
-        with (run_dir / NOTE_FILE).open("rb") as file:
-            found = json.loads(file.read(_NOTE_LIMIT_BYTES))
+        found = read_object(run_dir / NOTE_FILE, _NOTE_LIMIT_BYTES)
         return Note(str(found["socket"]), int(found["pid"]), str(found["host"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from esper.core.reading import parse_object
+
 COMMANDS = ("status", "pause", "resume", "stop", "checkpoint")
 
 REQUEST_LIMIT_BYTES = 4096
@@ -22,10 +24,4 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 def decode(line: bytes) -> dict[str, Any]:
     """The object in a line; raises `ValueError` for anything else."""
-    try:
-        found = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"a JSON {type(found).__name__}, expected an object")
-    return found
+    return parse_object(line)

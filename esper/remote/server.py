@@ -8,9 +8,9 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,13 @@ _log = logging.getLogger("esper.remote")
 # What a command leads to: a result at once, or the name of something that is still to be made.
 Answer = Mapping[str, Any] | Future[str]
 
-_MOST_CLIENTS = 32
-_CROWDED_TIMEOUT_S = 0.2
+# Of clients that are slow to ask or to read, the oldest is dropped once there are more than this. A client
+# that asks at once has been read before so many others are accepted: a turn of the loop accepts only a few.
+_MOST_SLOW = 128
+_ACCEPTED_AT_ONCE = 16
+_QUEUE = 1024  # how many may wait to be accepted; where the system allows fewer, clients ask again
+# How many may wait for what is still to be made, such as a checkpoint.
+_MOST_WAITING = 32
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -33,7 +38,8 @@ class Server:
     """Answers commands by `actions`, which are called on the server's own thread, until it is closed.
 
     One request to a connection. Clients of other users are refused; one that sends too much, too slowly or
-    nonsense gets an error or no answer, and the others wait for none of it. `close` removes the socket.
+    nonsense gets an error or no answer, and the others wait for none of it: however many are slow, a client
+    that asks at once is answered at once. `close` removes the socket.
     """
 
     def __init__(
@@ -48,6 +54,8 @@ class Server:
         self._answer_timeout_s = answer_timeout_s
         self._owned = ExitStack()
         self._clients: set[asyncio.Task[None]] = set()
+        self._slow: dict[asyncio.Task[None], None] = {}  # in the order in which they came
+        self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
 
@@ -64,7 +72,7 @@ class Server:
             listener.bind(str(path))
             owned.callback(path.unlink, missing_ok=True)
             path.chmod(0o600)  # before it listens: until then nobody can connect
-            listener.listen(_MOST_CLIENTS)
+            listener.listen(_QUEUE)
             note = run_dir / NOTE_FILE
             write_bytes_atomic(note, render_note(Note(str(path), os.getpid(), socket.gethostname())))
             owned.callback(_remove, note)
@@ -91,7 +99,10 @@ class Server:
     async def _listen(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda loop, context: _log.debug("remote control: %s", context))
-        server = await asyncio.start_unix_server(self._meet, sock=listener, limit=REQUEST_LIMIT_BYTES)
+        server = await asyncio.start_unix_server(
+            self._meet, sock=listener, limit=REQUEST_LIMIT_BYTES, backlog=_ACCEPTED_AT_ONCE
+        )
+        listener.listen(_QUEUE)  # asyncio takes one number for the queue and for what it accepts in a turn
         ready.set()
         await self._ended.wait()
         server.close()
@@ -105,32 +116,45 @@ class Server:
         task.add_done_callback(self._clients.discard)
         try:
             await self._serve(reader, writer)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.CancelledError) as error:
             _log.debug("a client was left: %s", error)
         finally:
             with suppress(AttributeError):  # how asyncio says that the connection is closed already
                 writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        crowded = len(self._clients) > _MOST_CLIENTS
         # read in any case: who is answered before it has asked may not hear the answer
-        try:
-            async with asyncio.timeout(_CROWDED_TIMEOUT_S if crowded else self._request_timeout_s):
+        async with self._hurried():
+            try:
                 line = await reader.readline()
-        except ValueError:
-            line = b" " * REQUEST_LIMIT_BYTES
-        if problem := self._unwanted(writer, line, crowded):
+            except ValueError:
+                line = b" " * REQUEST_LIMIT_BYTES
+        if problem := self._unwanted(writer, line):
             reply: Mapping[str, Any] = {"ok": False, "error": problem}
         else:
             reply = await self._reply(line)
-        async with asyncio.timeout(self._request_timeout_s):
+        async with self._hurried():
             writer.write(encode(reply))
             writer.close()
             await writer.wait_closed()
 
-    def _unwanted(self, writer: asyncio.StreamWriter, line: bytes, crowded: bool) -> str:
-        if crowded:
-            return f"{_MOST_CLIENTS} others are being answered; try again"
+    @asynccontextmanager
+    async def _hurried(self) -> AsyncIterator[None]:
+        """What depends on how fast the client is: it has a deadline, and ends where too many are slow."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._slow[task] = None
+        if len(self._slow) > _MOST_SLOW:
+            oldest = next(iter(self._slow))
+            del self._slow[oldest]
+            oldest.cancel()
+        try:
+            async with asyncio.timeout(self._request_timeout_s):
+                yield
+        finally:
+            self._slow.pop(task, None)
+
+    def _unwanted(self, writer: asyncio.StreamWriter, line: bytes) -> str:
         if len(line) >= REQUEST_LIMIT_BYTES:
             return f"a request of more than {REQUEST_LIMIT_BYTES} bytes"
         uid = _user_of(writer.get_extra_info("socket"))
@@ -151,14 +175,24 @@ class Server:
         try:
             answer = action()
             if isinstance(answer, Future):
-                async with asyncio.timeout(self._answer_timeout_s):
-                    name = await asyncio.wrap_future(answer)
+                name = await self._waited(answer)
                 answer = {"name": name, "said": f"saved {name}"}
             return {"ok": True, "result": dict(answer)}
         except TimeoutError:
             return {"ok": False, "error": f"not done within {self._answer_timeout_s:g} s"}
         except Exception as error:  # noqa: BLE001 - it is told to the client, and must not reach the run
             return {"ok": False, "error": str(error) or type(error).__name__}
+
+    async def _waited(self, answer: Future[str]) -> str:
+        if self._waiting >= _MOST_WAITING:
+            answer.cancel()
+            raise RuntimeError(f"{_MOST_WAITING} others are waiting for their answers; try again")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._answer_timeout_s):
+                return await asyncio.wrap_future(answer)
+        finally:
+            self._waiting -= 1
 
 
 def _user_of(peer: Any) -> int | None:

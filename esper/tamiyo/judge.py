@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper.errors import ConfigError
-from esper.leyline import ALIVE, CommandKind, Impact, SeedStage, SeedState, SystemStatePacket
+from esper.leyline import (
+    ALIVE,
+    CommandKind,
+    Impact,
+    SeedStage,
+    SeedState,
+    SystemStatePacket,
+    impact_evidence,
+)
 from esper.tamiyo.settings import counted
 
 MODES = ("impact", "keep")
@@ -100,14 +108,7 @@ class Judge:
     def _by_impact(self, seed: SeedState, impact: Impact, packet: SystemStatePacket) -> Verdict | None:
         needed = self.min_gain * abs(_last(packet.val_loss_history))
         chance = chance_above(impact, needed)
-        evidence = {
-            "loss_gain": impact.loss_gain,
-            "loss_gain_error": impact.loss_gain_error,
-            "accuracy_gain": impact.accuracy_gain,
-            "samples": float(impact.samples),
-            "min_gain": needed,
-            "chance": chance,
-        }
+        evidence = impact_evidence(impact) | {"min_gain": needed, "chance": chance}
         told = _told(impact, needed)
         if chance >= self.sure:
             self._against.pop(_key(seed), None)
@@ -171,12 +172,15 @@ def chance_above(impact: Impact, needed: float) -> float:
 
 def _told(impact: Impact, needed: float) -> str:
     side = "lower" if impact.loss_gain >= 0 else "higher"
-    measured = f"standard error {impact.loss_gain_error:.2g}, {impact.samples} samples"
-    return (
+    over = "" if impact.error_over == "samples" else f" over {impact.error_values} {impact.error_over}"
+    measured = f"standard error {impact.loss_gain_error:.2g}{over}, {impact.samples} samples"
+    told = (
         f"validation loss is {abs(impact.loss_gain):.4g} {side} with it than without "
-        f"({measured}, asked for {needed:.2g} lower), "
-        f"accuracy {100 * impact.accuracy_gain:+.2f} points"
+        f"({measured}, asked for {needed:.2g} lower)"
     )
+    if impact.accuracy_gain is None:
+        return told
+    return f"{told}, accuracy {100 * impact.accuracy_gain:+.2f} points"
 
 
 def _last(history: tuple[float, ...]) -> float:

@@ -44,6 +44,16 @@ class Account:
         self.progress.param_steps += self.params
         self.progress.train_flops += samples * (both + (passes - 1) * (both - forward))
 
+    def spent(self) -> tuple[float, int]:
+        """FLOPs and parameter-steps so far, for `charge`; the times are brought up to date."""
+        self.read_clock()
+        return self.progress.train_flops, self.progress.param_steps
+
+    def charge(self, spent: tuple[float, int]) -> None:
+        """Count what had been spent before a rollback: the work that it undid was done all the same."""
+        self.progress.train_flops, self.progress.param_steps = spent
+        self.read_clock()
+
     def forwards(self, samples: int) -> None:
         """Forwards made for the seeds' sake: health probes and impact."""
         self.progress.train_flops += samples * self.per_sample()[0]

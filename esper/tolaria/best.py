@@ -29,9 +29,9 @@ class BestModel:
     brings its topology up to date.
     """
 
-    def __init__(self, model: MorphableModel) -> None:
+    def __init__(self, model: MorphableModel, *, higher_is_better: bool = True) -> None:
         self.model = model
-        self.mark = Best()
+        self.mark = Best(higher_is_better=higher_is_better)
         self.weights: dict[str, Tensor] = {}
         self._current = False
 

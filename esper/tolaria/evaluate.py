@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,16 +13,21 @@ from torch import Tensor, nn
 from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
-from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
+from esper.tolaria.criterion import as_criterion
+from esper.tolaria.kept import SAMPLES, KeptLosses, Parts
+from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
 from esper.tolaria.precision import Precision
-from esper.tolaria.task import BatchForm, Meter, batch_length, follow, per_sample
+from esper.tolaria.ratio import standard_error
+from esper.tolaria.task import BatchForm, Meter, batch_length, follow
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Mean loss and accuracy (None where the task has none); `losses` per sample, or per batch.
+    """Mean loss and accuracy (None where the task has none).
 
-    `objectives` has the mean of each where the loss has several.
+    `losses` and `weights` say what the loss was made of: it is `losses.sum() / weights.sum()`, with a value
+    for each sample, or for each batch where `error_over` is "batches". Without `weights` all weigh the same
+    and `losses` are means. `objectives` has the mean of each where the loss has several.
     """
 
     loss: float
@@ -31,6 +35,8 @@ class Evaluation:
     samples: int
     losses: Tensor = field(repr=False, default_factory=lambda: torch.zeros(0))
     objectives: Mapping[str, float] = field(default_factory=dict)
+    weights: Tensor | None = field(repr=False, default=None)
+    error_over: str = SAMPLES
 
 
 class Evaluator:
@@ -52,8 +58,7 @@ class Evaluator:
         attend: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
-        self.loss = loss
-        self.single = per_sample(loss)
+        self.loss = as_criterion(loss)
         self.form = form
         self.precision = precision
         self.device = device
@@ -75,37 +80,42 @@ class Evaluator:
         )
 
     def run(self, batches: Iterable[Any], *, keep_losses: bool = False) -> Evaluation:
-        """Evaluate over `batches`; with `keep_losses` also the loss of every sample."""
+        """Evaluate over `batches`; with `keep_losses` also the loss of every sample, or of every batch."""
         was_training = self.model.training
         self.model.eval()
-        meter, kept = Meter(self.device, self.total), []
+        meter = Meter(self.device, self.total, self.loss.accuracy)
+        kept = KeptLosses(self.loss, self.total) if keep_losses else None
+        if self.loss.metric is not None:
+            self.loss.metric.reset()
         try:
             with torch.no_grad(), seeded_rng(self.rng_seed, self.device):
                 for batch in batches:
                     self.attend()
-                    losses = self._batch(batch, meter, keep_losses)
-                    if losses is not None:
-                        kept.append(losses)
+                    self._batch(batch, meter, kept)
         finally:
             self.model.train(was_training)
         loss, accuracy = meter.read()
-        losses = torch.cat(kept) if kept else torch.zeros(0)
-        return Evaluation(loss, accuracy, meter.samples, losses, meter.objectives())
+        if self.loss.metric is not None and meter.samples:
+            accuracy = float(self.loss.metric.compute())
+        parts = Parts(torch.zeros(0)) if kept is None else kept.read()
+        return Evaluation(
+            loss, accuracy, meter.samples, parts.sums, meter.objectives(), parts.weights, parts.over
+        )
 
-    def _batch(self, batch: Any, meter: Meter, keep_losses: bool) -> Tensor | None:
+    def _batch(self, batch: Any, meter: Meter, kept: KeptLosses | None) -> None:
         args, kwargs, targets = self.form(batch)
         with self.precision.autocast():
             self.model.count_forward()
             output = self.model.forward(*args, **kwargs)
             targets = follow(targets, output)
             found = judge(self.loss, output, targets)
-        meter.add(found, output, targets, batch_length(targets))
-        if not keep_losses:
-            return None
-        if self.single is None or isinstance(found, Mapping):
-            return in_total(found, self.total).reshape(1).float()
-        with self.precision.autocast():
-            return self.single(output, targets).float()
+            samples = batch_length(targets)
+            weight = self.loss.divisor.of_batch(targets, samples)
+            if kept is not None:
+                kept.add(found, output, targets, samples, weight)
+        meter.add(found, output, targets, samples, weight)
+        if self.loss.metric is not None:
+            self.loss.metric.update(output, targets)
 
     def impact(self, seed: Seed, batches: Callable[[], Iterable[Any]]) -> Impact:
         """What `seed` is worth on held-out `batches`: with it on, against its alpha at 0; see `impacts`."""
@@ -116,11 +126,12 @@ class Evaluator:
 
         Batch norms judge each batch by its own statistics meanwhile: the running ones lag behind a
         network that has just changed, and know nothing of it with the seed off. One sample has no
-        statistics: a last batch of that size is left out, and with batches of one the running ones do.
+        statistics: a last batch of that size is left out there, and with batches of one the running ones do.
         """
         with batch_statistics(self.model) if self._size(next(iter(batches()))) > 1 else nullcontext():
             with_it = self.run(self._judged(batches()), keep_losses=True)
-            return [_compare(with_it, self._without(seed, batches)) for seed in seeds]
+            sign = 1 if self.loss.higher_is_better else -1
+            return [_compare(with_it, self._without(seed, batches), sign) for seed in seeds]
 
     def _without(self, seed: Seed, batches: Callable[[], Iterable[Any]]) -> Evaluation:
         alpha = seed.alpha.clone()
@@ -134,32 +145,38 @@ class Evaluator:
         return batch_length(self.form(batch)[2])
 
     def _judged(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches that have more than one sample; all of them where the first has not."""
-        first = 0
+        """The batches of more than one sample; all where the first has one, or where there are no norms."""
+        first = 0 if any(_batch_norms(self.model)) else 1
         for batch in batches:
             first = first or self._size(batch)
             if self._size(batch) > 1 or first == 1:
                 yield batch
 
 
-def _compare(with_it: Evaluation, without: Evaluation) -> Impact:
-    gain = without.losses - with_it.losses
-    spread = gain.std().item() if gain.numel() > 1 else math.inf
-    accuracy = 0.0
+def _compare(with_it: Evaluation, without: Evaluation, sign: int) -> Impact:
+    paired = with_it.losses.shape == without.losses.shape
+    gain = without.losses - with_it.losses if paired else torch.zeros(0)
+    accuracy = None
     if with_it.accuracy is not None and without.accuracy is not None:
-        accuracy = with_it.accuracy - without.accuracy
+        accuracy = sign * (with_it.accuracy - without.accuracy)
     return Impact(
         loss_gain=without.loss - with_it.loss,
-        loss_gain_error=spread / math.sqrt(max(gain.numel(), 1)),
+        loss_gain_error=standard_error(gain, with_it.weights),
         accuracy_gain=accuracy,
         samples=with_it.samples,
+        error_over=with_it.error_over,
+        error_values=gain.numel(),
     )
+
+
+def _batch_norms(model: nn.Module) -> Iterator[nn.modules.batchnorm._BatchNorm]:
+    return (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Within the block batch norms normalise by the batch, also in eval mode; their buffers stay."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = list(_batch_norms(model))
     kept = [m.track_running_stats for m in norms]
     buffers = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in norms]
     for norm in norms:

@@ -67,7 +67,7 @@ class TrainingForward:
         generators = rng_state()
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            roots = [t.sum() for t in _tensors(graph(*args, **kwargs)) if t.requires_grad]
+            roots = [t.sum() for t in tensors(graph(*args, **kwargs)) if t.requires_grad]
             if roots:
                 params = [p for p in self.model.parameters() if p.requires_grad]
                 torch.autograd.grad(torch.stack(roots).sum(), params, allow_unused=True)
@@ -92,13 +92,13 @@ class TrainingForward:
             self._fresh = True
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors(output: Any) -> Iterator[Tensor]:
     """Every tensor in a model's output, whatever its form."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for value in output.values():
-            yield from _tensors(value)
+            yield from tensors(value)
     elif isinstance(output, list | tuple):
         for value in output:
-            yield from _tensors(value)
+            yield from tensors(value)

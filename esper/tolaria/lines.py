@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
+from esper.tolaria.accuracy import Accuracy
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.losses import Total, sum_losses
 from esper.tolaria.parts import Records
@@ -19,15 +20,20 @@ from esper.tolaria.task import Meter
 class StepLines:
     """Measurements of single steps, kept on the device until the epoch ends."""
 
-    def __init__(self, interval: int, device: torch.device, total: Total = sum_losses) -> None:
+    def __init__(
+        self, interval: int, device: torch.device, total: Total = sum_losses, accuracy: Accuracy | None = None
+    ) -> None:
         self.interval = interval
         self.device = device
         self.total = total
+        self.accuracy = accuracy
         self._pending: list[tuple[int, Meter, Tensor | None, Mapping[str, Tensor]]] = []
 
     def meter(self, step: int) -> Meter | None:
         """A meter for step number `step` (from 1) where that one is to be recorded."""
-        return Meter(self.device, self.total) if self.interval > 0 and step % self.interval == 0 else None
+        if self.interval <= 0 or step % self.interval:
+            return None
+        return Meter(self.device, self.total, self.accuracy)
 
     def add(
         self, step: int, meter: Meter, norm: Tensor | None, conflicts: Mapping[str, Tensor] | None = None

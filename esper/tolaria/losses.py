@@ -1,4 +1,10 @@
-"""What a loss may answer: one number, or several objectives by name."""
+"""What a loss may answer: one number, or several objectives by name.
+
+A loss whose mean is not over samples may say what it is divided by, in a method `divisor(targets)` that
+returns a number or a tensor of one value, for example `(targets != self.padding).sum()`. It sees the targets
+alone: how much the micro-batches of a step weigh has to be known before the first of them is differentiated.
+The losses of torch need no such method, nor does one that a few rules fit (see `divisor_search`).
+"""
 
 from __future__ import annotations
 
@@ -23,13 +29,18 @@ def judge(loss: LossFunction, output: Any, targets: Any) -> Losses:
     """
     losses = loss(output, targets)
     if not isinstance(losses, Mapping):
-        return losses
+        return _without_dimensions(losses)
     wrong = {name: value for name, value in losses.items() if not isinstance(name, str) or not _scalar(value)}
     if wrong or not losses:
         given = {name: _described(value) for name, value in wrong.items()}
         expected = "one number, or a scalar tensor for each objective's name"
         raise ConfigError(problem("optimization.loss_function", given, expected))
     return dict(losses)
+
+
+def _without_dimensions(loss: Tensor) -> Tensor:
+    """A tensor of one value as a scalar; anything else as it is."""
+    return loss.reshape(()) if isinstance(loss, Tensor) and loss.dim() and loss.numel() == 1 else loss
 
 
 def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
@@ -43,6 +54,13 @@ def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
 def in_total(losses: Losses, total: Total = sum_losses) -> Tensor:
     """The one number that a batch's losses come to: several by `total`, a single one as it is."""
     return losses if isinstance(losses, Tensor) else total(losses)
+
+
+def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
+    """A loss times a share, which may lie on another device; 1 leaves it as it is. Nothing waits."""
+    if isinstance(share, Tensor):
+        return loss * share.to(loss.device, loss.dtype, non_blocking=True)
+    return loss if share == 1 else loss * share
 
 
 def from_model(output: Any, targets: Any) -> Losses:

@@ -17,6 +17,7 @@ from esper.tolaria.batches import BatchSource
 from esper.tolaria.best import BestModel
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.examine import examine
 from esper.tolaria.foresight import Lookahead, Scout
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.gradients import Tally, TaskBackward
@@ -25,6 +26,7 @@ from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
 from esper.tolaria.losses import sum_losses
 from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.owners import register_owners
 from esper.tolaria.packet import History, PacketBuilder
 from esper.tolaria.parts import Parts
 from esper.tolaria.precision import Precision
@@ -35,7 +37,8 @@ from esper.tolaria.room import FlopRoom, decision_interval
 from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Watch
 from esper.tolaria.schedule import Horizon, LearningRate
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import Checkpoint, Generators, StateManager
+from esper.tolaria.single_samples import refuse_single_samples
+from esper.tolaria.state import Checkpoint
 from esper.tolaria.state.find import load_newest
 from esper.tolaria.state.rollback import Rollback
 from esper.tolaria.state.snapshots import Snapshots
@@ -74,7 +77,6 @@ class Machinery:
         self.accumulation = config.optimization.accumulation_steps
         self.steps_per_epoch = math.ceil(len(self.train_batches) / self.accumulation)
         self.total = sum_losses if parts.aggregator is None else parts.aggregator.total
-        self.meter = Meter(parts.device, self.total)
         self.precision = Precision(config.mixed_precision, parts.device)
         self.probe = Probe(
             self.model,
@@ -87,11 +89,15 @@ class Machinery:
             rng_seed=config.seed,
             total=self.total,
         )
+        refuse_single_samples(self.model, parts.train, parts.form, self.precision, parts.device)
         wanted = config.logging.step_interval if config.logging.track_metrics else 0
-        self.lines = StepLines(wanted, parts.device, self.total)
+        self.loss = examine(config, parts, self.probe)
+        self.meter = Meter(parts.device, self.total, self.loss.accuracy)
+        self.lines = StepLines(wanted, parts.device, self.total, self.loss.accuracy)
         self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
         self._build_loop()
-        self._register_state()
+        self.state = register_owners(self)
+        self.store = Store(self.config, self.parts, self.state, self.telemetry)
         self._build_safety()
 
     # -- wiring ----------------------------------------------------------------------------------
@@ -123,7 +129,7 @@ class Machinery:
         self.stepper = self._build_stepper(self.schedule)
         self.evaluator = Evaluator(
             self.model,
-            parts.loss,
+            self.loss,
             parts.form,
             self.precision,
             parts.device,
@@ -133,7 +139,7 @@ class Machinery:
         )
         self.account = Account(self.model, self.progress, self.probe)
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
-        self.best = BestModel(self.model)
+        self.best = BestModel(self.model, higher_is_better=self.loss.higher_is_better)
         self.history = History(c.morphogenetic.performance_window)
         self.flops = FlopRoom(
             self.model, lambda: self.account.per_sample()[0], c.morphogenetic.max_flops_ratio
@@ -177,7 +183,7 @@ class Machinery:
             self.optimizers,
             self.seeds,
             schedule,
-            parts.loss,
+            self.loss,
             parts.form,
             self.precision,
             o.gradient_clip_norm,
@@ -233,31 +239,6 @@ class Machinery:
         steps = self.config.morphogenetic.lookahead_steps
         return Scout(lookahead, self.progress, steps, lambda: main.param_groups[0]["base_lr"])
 
-    def _register_state(self) -> None:
-        self.state = StateManager()
-        self.state.register("model", self.model, use="copies")
-        self.state.register("optimizers", self.optimizers, use="copies")
-        self.state.register("rebuilds", self.optimizers.rebuilds)
-        self.state.register("schedule", self.schedule)
-        self.state.register("scaler", self.precision)
-        self.state.register("attribution", self.attribution, use="copies")
-        self.state.register("meter", self.meter, use="copies")
-        self.state.register("run", self)
-        self.state.register("best", self.best, use="reads")
-        self.state.register("generators", Generators(), use="copies")
-        if self.tasks is not None:
-            self.state.register("gradients", self.tasks, use="copies")
-        if self.growth is not None:
-            self.state.register("seeds", self.seeds)
-            self.state.register("flops", self.flops)
-            if self.config.checkpoint.save_morphogenetic_state:
-                self.state.register("history", self.history)
-                self.state.register("control", self.growth.control)
-                self.state.register("growth", self.growth)
-                if self.growth.monitor is not None:
-                    self.state.register("health", self.growth.monitor)
-        self.store = Store(self.config, self.parts, self.state, self.telemetry)
-
     def _build_safety(self) -> None:
         """What watches over the run, saved like the rest of it (spec S5 to S8)."""
         c, t = self.config, self.config.trainer
@@ -276,7 +257,7 @@ class Machinery:
         self.alarm = Alarm(self.parts.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(
             self.model,
-            self.progress,
+            self.account,
             self.guard,
             Rollback(self.state, snapshots, self.store, read=self._read_newest),
             self.schedule,
@@ -306,6 +287,7 @@ class Machinery:
         self.guard.inspect()
         self.lines.flush(self.parts.records)
         self.account.read_clock()
+        self.guard.keep_good()
 
     def _rewind(self, records: Mapping[str, Any]) -> None:
         self.lines.forget()

@@ -14,6 +14,7 @@ from esper.kasmina import MorphableModel
 from esper.leyline import Event
 from esper.tolaria.batches import Loader
 from esper.tolaria.control import Tamiyo
+from esper.tolaria.criterion import Metric
 from esper.tolaria.gradients import Aggregator
 from esper.tolaria.losses import LossFunction
 from esper.tolaria.optimizer import OptimizerFactory
@@ -36,6 +37,8 @@ class Records(Protocol):
 
     def rewind(self, state: Mapping[str, Any]) -> None: ...
 
+    def rewound(self, state: Mapping[str, Any]) -> dict[str, Any]: ...
+
 
 class Watcher(Protocol):
     """Somebody who is told after each optimiser step how many are done in the epoch; must be cheap."""
@@ -47,7 +50,8 @@ class Watcher(Protocol):
 class Parts:
     """Everything a run needs besides its configuration.
 
-    `tamiyo` is None where nothing is to grow, `aggregator` where gradients are plainly added up.
+    `tamiyo` is None where nothing is to grow, `aggregator` where gradients are plainly added up, `metric`
+    where accuracy is measured or nothing.
     """
 
     model: MorphableModel
@@ -65,3 +69,4 @@ class Parts:
     watcher: Watcher
     run_dir: Path
     aggregator: Aggregator | None = None
+    metric: Metric | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -60,15 +61,28 @@ class Probe:
 
     def has_objectives(self) -> bool:
         """Whether the loss has several objectives by name, from a forward in eval mode without gradients."""
-        args, kwargs, targets = self.form(self.batch)
+        with torch.no_grad(), self.in_eval_mode():
+            output, targets = self.answer()
+            with self.precision.autocast():
+                return isinstance(judge(self.judge, output, targets), Mapping)
+
+    @contextmanager
+    def in_eval_mode(self) -> Iterator[None]:
+        """Within the block the model is in eval mode; generators are put back at its end."""
         training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad(), seeded_rng(self.rng_seed, self.device), self.precision.autocast():
-                output = self.model.forward(*args, **kwargs)
-                return isinstance(judge(self.judge, output, follow(targets, output)), Mapping)
+            with seeded_rng(self.rng_seed, self.device):
+                yield
         finally:
             self.model.train(training)
+
+    def answer(self, batch: Any = None) -> tuple[Any, Any]:
+        """The model's output for the probe batch, or for another one, and the targets on its device."""
+        args, kwargs, targets = self.form(self.batch if batch is None else batch)
+        with self.precision.autocast():
+            output = self.model.forward(*args, **kwargs)
+        return output, follow(targets, output)
 
     def held_out(self) -> Iterator[Any]:
         """A fresh pass over the samples that impact is measured on."""

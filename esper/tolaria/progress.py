@@ -35,10 +35,12 @@ class Progress:
 class Best:
     """The best epoch so far: highest validation accuracy, or least validation loss where there is none.
 
-    A loss that is not finite is never best.
+    Without `higher_is_better` (a metric of the user's own) it is the lowest. A loss that is not finite is
+    never best.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, higher_is_better: bool = True) -> None:
+        self.sign = 1 if higher_is_better else -1
         self.epoch = -1
         self.loss = math.inf
         self.accuracy: float | None = None
@@ -52,9 +54,8 @@ class Best:
         self.epoch, self.loss, self.accuracy = epoch, loss, accuracy
         return True
 
-    @staticmethod
-    def _rank(loss: float, accuracy: float | None) -> tuple[float, float]:
-        return (-math.inf if accuracy is None else accuracy, -loss)
+    def _rank(self, loss: float, accuracy: float | None) -> tuple[float, float]:
+        return (-math.inf if accuracy is None else self.sign * accuracy, -loss)
 
     def to_json(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "accuracy": self.accuracy, "loss": _or_none(self.loss)}

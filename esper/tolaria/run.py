@@ -95,7 +95,8 @@ class Run(Machinery):
         self._keep_state()
         trained = self.meter.read()
         validation = self.evaluator.run(self.val_batches.batches(0))
-        if math.isfinite(validation.loss):
+        good = math.isfinite(validation.loss)
+        if good:
             self.guard.vouch()
         improved = self._close_epoch(trained, validation)
         if self.growth is not None:
@@ -105,6 +106,9 @@ class Run(Machinery):
         self._record(trained, validation, time.perf_counter() - began)
         self.recovery.epoch_over()
         self.account.read_clock()
+        self.attention.enter(None, may_leave=False)  # the snapshot that it had may go now
+        if good:
+            self.guard.keep_good()
         self.store.save(self.progress, improved=improved)
 
     def _train_pass(self) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
 from esper.tolaria.clipping import clip, gradient_norm
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.criterion import as_criterion
+from esper.tolaria.divisors import BatchWeight, shares
+from esper.tolaria.forward import TrainingForward, tensors
 from esper.tolaria.gradients import Backward, PlainBackward
 from esper.tolaria.gradients.attribution import SeedAttribution
 from esper.tolaria.losses import LossFunction, judge
@@ -43,7 +46,7 @@ class Stepper:
         self.optimizers = optimizers
         self.seeds = seeds
         self.schedule = schedule
-        self.loss = loss
+        self.loss = as_criterion(loss)
         self.form = form
         self.precision = precision
         self.clip_norm = clip_norm
@@ -56,22 +59,28 @@ class Stepper:
     ) -> Tensor | None:
         """Do step number `at` (steps done so far) and return the gradient norm where it was wanted or taken.
 
-        Losses of the window's batches weigh by their share of samples, so that their gradients add up
-        to that of one big batch, also for a window that is short. Every meter counts every batch. What the
-        gradients of several micro-batches or objectives come to is up to `backward`.
+        Losses of the window's batches weigh by their share of what its mean is divided by (samples, labels
+        that count, class weights), so that their gradients add up to that of one big batch, also for a
+        window that is short. Every meter counts every batch. What the gradients of several micro-batches or
+        objectives come to is up to `backward`.
         """
         parts = [self.form(batch) for batch in window]
         sizes = [batch_length(targets) for _, _, targets in parts]
-        total = sum(sizes)
-        self.backward.begin()
-        for (args, kwargs, targets), size in zip(parts, sizes, strict=True):
+        divisor = self.loss.divisor
+        weights = [divisor.of_batch(part[2], size) for part, size in zip(parts, sizes, strict=True)]
+        self.backward.begin(len(parts))
+        for (args, kwargs, targets), size, weight, share in zip(
+            parts, sizes, weights, shares(weights), strict=True
+        ):
             with self.precision.autocast():
                 output = self.forward(size, args, kwargs)
                 targets = follow(targets, output)
                 losses = judge(self.loss, output, targets)
+            if self.loss.gradient_may_break:
+                _guard_gradient(output, weight)
             for meter in meters:
-                meter.add(losses, output, targets, size)
-            self.backward.add(losses, size / total)
+                meter.add(losses, output, targets, size, weight)
+            self.backward.add(losses, share)
         self.backward.finish()
         return self._finish(at, want_norm)
 
@@ -109,3 +118,12 @@ class Stepper:
             self.schedule.apply_alone(optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+def _guard_gradient(output: Any, weight: BatchWeight) -> None:
+    """Let no NaN into the model from a batch in which nothing counts: its mean is 0 by 0."""
+    if isinstance(weight.units, Tensor):
+        for tensor in tensors(output):
+            if tensor.requires_grad:
+                counts = (weight.units > 0).to(tensor.device, non_blocking=True)
+                tensor.register_hook(lambda gradient, counts=counts: torch.where(counts, gradient, 0.0))

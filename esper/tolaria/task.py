@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from esper.tolaria.losses import Losses, LossFunction, Total, sum_losses
+from esper.tolaria.accuracy import Accuracy
+from esper.tolaria.divisors import BatchWeight
+from esper.tolaria.losses import Losses, Total, in_total, sum_losses
+from esper.tolaria.mean import Mean
 
 BatchForm = Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any], Any]]
 
@@ -38,97 +41,84 @@ def follow(targets: Any, output: Any) -> Any:
     return targets
 
 
-def is_classification(output: Any, targets: Any) -> bool:
-    """Whether accuracy makes sense: scores of shape (N, classes) against N class numbers."""
-    return (
-        isinstance(output, Tensor)
-        and isinstance(targets, Tensor)
-        and output.dim() == 2
-        and targets.dim() == 1
-        and not targets.is_floating_point()
-    )
-
-
-def per_sample(loss: LossFunction) -> Callable[[Any, Any], Tensor] | None:
-    """The same loss, one value a sample; None where the loss cannot say it."""
-    if not (isinstance(loss, nn.Module) and getattr(loss, "reduction", None) == "mean"):
-        return None
-    single = copy.copy(loss)
-    setattr(single, "reduction", "none")  # noqa: B010 - Module types its attributes as tensors
-
-    def by_sample(output: Any, targets: Any) -> Tensor:
-        values: Tensor = single(output, targets)
-        return values.flatten(1).mean(dim=1) if values.dim() > 1 else values
-
-    return by_sample
-
-
 class Counts(Protocol):
-    """Anything that is told of every batch of a step."""
+    """Counts every batch of a step; without a `weight` its loss is the mean over its samples."""
 
-    def add(self, losses: Losses, output: Any, targets: Any, samples: int) -> None: ...
+    def add(
+        self, losses: Losses, output: Any, targets: Any, samples: int, weight: BatchWeight | None = None
+    ) -> None: ...
 
 
 class Meter:
-    """Sums of loss and hits over samples, kept on the device until they are read.
+    """Sums of loss, divisors and right answers, kept on the device until they are read.
 
     Where a loss has several objectives, `total` makes one number of them, and each is summed besides.
     """
 
-    def __init__(self, device: torch.device, total: Total = sum_losses) -> None:
+    def __init__(
+        self, device: torch.device, total: Total = sum_losses, accuracy: Accuracy | None = None
+    ) -> None:
         self.total = total
-        self.loss = torch.zeros((), device=device)
-        self._named: dict[str, Tensor] = {}
-        self._named_samples: dict[str, int] = {}
-        self.hits = torch.zeros((), device=device, dtype=torch.int64)
+        self.accuracy = accuracy or Accuracy()
+        self.loss = Mean(device)
+        self.named: dict[str, Mean] = {}
+        self.hits = Mean(device, torch.int64)
         self.samples = 0
-        self.judged = 0
 
-    def add(self, losses: Losses, output: Any, targets: Any, samples: int) -> None:
+    def add(
+        self, losses: Losses, output: Any, targets: Any, samples: int, weight: BatchWeight | None = None
+    ) -> None:
         """Count one batch of `samples`, of which `losses` are means; nothing waits for the device."""
+        weight = weight or BatchWeight(samples)
         if isinstance(losses, Mapping):
-            self._add_named(losses, samples)
-            loss = self.total(losses)
-        else:
-            loss = losses
-        self.loss.add_(loss.detach().to(self.loss.device, non_blocking=True), alpha=samples)
+            for name, loss in losses.items():
+                self.named.setdefault(name, Mean(self.loss.device)).add(loss, weight)
+        self.loss.add(in_total(losses, self.total), weight)
         self.samples += samples
-        if is_classification(output, targets):
-            hits = (output.detach().argmax(dim=1) == targets).sum()
-            self.hits += hits.to(self.hits.device, non_blocking=True)
-            self.judged += samples
-
-    def _add_named(self, losses: Mapping[str, Tensor], samples: int) -> None:
-        for name, loss in losses.items():
-            summed = self._named.setdefault(name, torch.zeros_like(self.loss))
-            summed.add_(loss.detach().to(summed.device, non_blocking=True), alpha=samples)
-            self._named_samples[name] = self._named_samples.get(name, 0) + samples
+        counted = self.accuracy.count(output, targets)
+        if counted is not None:
+            hits, answers = counted
+            self.hits.add(hits, BatchWeight(answers, summed=True))
 
     def objectives(self) -> dict[str, float]:
-        """The mean of each objective over the samples that had it; empty where the loss is one number."""
-        return {name: summed.item() / self._named_samples[name] for name, summed in self._named.items()}
+        """The mean of each objective over the batches that had it; empty where the loss is one number."""
+        return {name: mean.read() for name, mean in self.named.items()}
 
     def read(self) -> tuple[float, float | None]:
-        """Mean loss and accuracy over the samples so far (NaN before the first; None where no accuracy)."""
-        loss = self.loss.item() / self.samples if self.samples else float("nan")
-        return loss, self.hits.item() / self.judged if self.judged else None
+        """Mean loss and accuracy so far (NaN where nothing has counted yet; None where no accuracy)."""
+        accuracy = self.hits.read()
+        return self.loss.read(), None if math.isnan(accuracy) else accuracy
 
     def reset(self) -> None:
         """Begin anew."""
-        self.loss.zero_()
-        self.hits.zero_()
-        self.samples = self.judged = 0
-        self._named.clear()
-        self._named_samples.clear()
+        self.loss.reset()
+        self.hits.reset()
+        self.samples = 0
+        self.named.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        named = {"objectives": self._named, "objective_samples": self._named_samples}
-        counts = {"samples": self.samples, "judged": self.judged}
-        return {"loss": self.loss, "hits": self.hits, **counts, **named}
+        state = {"loss": self.loss.total, "hits": self.hits.total, "samples": self.samples}
+        named = {name: mean.total for name, mean in self.named.items()}
+        counts = {name: mean.units for name, mean in self.named.items()}
+        return {
+            **state,
+            "judged": self.hits.units,
+            "units": self.loss.units,
+            "objectives": named,
+            "objective_samples": counts,
+            "weighted": {
+                "loss": self.loss.weighted(),
+                "hits": self.hits.weighted(),
+                "objectives": {name: mean.weighted() for name, mean in self.named.items()},
+            },
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.loss.copy_(state["loss"])
-        self.hits.copy_(state["hits"])
-        self.samples, self.judged = state["samples"], state["judged"]
-        self._named = {name: summed.to(self.loss, copy=True) for name, summed in state["objectives"].items()}
-        self._named_samples = dict(state["objective_samples"])
+        weighted = state.get("weighted", {})
+        self.samples = state["samples"]
+        self.loss.load(state["loss"], state.get("units", self.samples), weighted.get("loss"))
+        self.hits.load(state["hits"], state["judged"], weighted.get("hits"))
+        self.named = {name: Mean(self.loss.device) for name in state["objectives"]}
+        for name, mean in self.named.items():
+            parts = weighted.get("objectives", {}).get(name)
+            mean.load(state["objectives"][name], state["objective_samples"][name], parts)

@@ -48,5 +48,5 @@ def test_a_wheel_finds_its_own_configuration_from_any_folder(unpacked: Path, tmp
 
 def test_a_wheel_names_its_command_and_its_licence(unpacked: Path) -> None:
     (info,) = unpacked.glob("esper-*.dist-info")
-    assert "esper-train = esper.train:main" in (info / "entry_points.txt").read_text()
+    assert "esper-train = esper.entry:train" in (info / "entry_points.txt").read_text()
     assert "MIT" in (info / "METADATA").read_text()

@@ -63,6 +63,9 @@ class Notes:
     def rewind(self, state: Mapping[str, Any]) -> None:
         del self.epochs[state["epochs"] :], self.steps[state["steps"] :]
 
+    def rewound(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(state)
+
     def named(self, name: str) -> list[Event]:
         return [event for event in self.events if event.name == name]
 

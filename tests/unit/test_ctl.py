@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +122,36 @@ def test_a_dead_run_is_called_dead_and_a_deaf_one_alive(
     code, said = told(capsys, str(desk.folder), "status")
     assert code == 0 and said.startswith("running: epoch 0")
     lock.release()
+
+
+@pytest.mark.parametrize(
+    "name", ["control.json", "run.lock", "summary.json", "metrics.jsonl", "events.jsonl"]
+)
+@pytest.mark.parametrize("kind", ["fifo", "device", "nested", "huge"])
+def test_what_is_no_file_of_a_run_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    """It neither waits for another process nor reads without an end."""
+    (tmp_path / "summary.json").write_text('{"stopped_by": "sigterm"}')
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "nested":
+        path.write_text("[" * 200_000)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    if name == "summary.json":
+        (tmp_path / "metrics.jsonl").write_text('{"epoch": 7}\n')
+    code, said = told(capsys, str(tmp_path), "status")
+    died = name == "summary.json"
+    assert said.splitlines()[0] == (
+        "died: epoch 7, step 0" if died else "stopped by sigterm: epoch 0, step 0"
+    )
+    assert code == (ctl.NOT_RUNNING if died else ctl.DONE)
 
 
 def test_no_run_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

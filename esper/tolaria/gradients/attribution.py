@@ -266,7 +266,7 @@ class AttributedBackward(PlainBackward):
         super().__init__(precision)
         self.attribution = attribution
 
-    def add(self, losses: Losses, share: float) -> None:
+    def add(self, losses: Losses, share: float | Tensor) -> None:
         super().add(losses, share)
-        if share != 1:
+        if self.microbatches > 1:
             self.attribution.microbatch()

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from esper.tolaria.gradients.aggregator import Aggregator
 from esper.tolaria.gradients.tally import Tally
 from esper.tolaria.gradients.tasks import Row, Tasks
-from esper.tolaria.losses import Losses, in_total
+from esper.tolaria.losses import Losses, in_total, scaled
 from esper.tolaria.precision import Precision
 
 
 class Backward(Protocol):
     """Takes the losses of one window after the other and leaves its gradient in the parameters' `grad`."""
 
-    def begin(self) -> None:
-        """A new window."""
+    def begin(self, microbatches: int = 1) -> None:
+        """A new window of so many micro-batches."""
 
-    def add(self, losses: Losses, share: float) -> None:
-        """Differentiate a micro-batch that has this share of the window's samples, and free its graph."""
+    def add(self, losses: Losses, share: float | Tensor) -> None:
+        """Differentiate a micro-batch that has this share of the window's mean, and free its graph."""
 
     def finish(self) -> None:
         """The window is whole."""
@@ -33,13 +33,13 @@ class PlainBackward:
 
     def __init__(self, precision: Precision) -> None:
         self.precision = precision
+        self.microbatches = 1
 
-    def begin(self) -> None:
-        """Nothing is kept between windows."""
+    def begin(self, microbatches: int = 1) -> None:
+        self.microbatches = microbatches
 
-    def add(self, losses: Losses, share: float) -> None:
-        loss = in_total(losses)
-        self.precision.backward(loss if share == 1 else loss * share)
+    def add(self, losses: Losses, share: float | Tensor) -> None:
+        self.precision.backward(scaled(in_total(losses), share))
 
     def finish(self) -> None:
         """Everything is in place already."""
@@ -73,16 +73,16 @@ class TaskBackward:
         self.passes = 1
         self.begin()
 
-    def begin(self) -> None:
+    def begin(self, microbatches: int = 1) -> None:
         # also what a window left that was never finished
         self._clear()
         self.tally.begin()
 
     def _clear(self) -> None:
         self._rows: dict[str, Row] = {}
-        self._shares: list[float] = []
+        self._shares: list[float | Tensor] = []
 
-    def add(self, losses: Losses, share: float) -> None:
+    def add(self, losses: Losses, share: float | Tensor) -> None:
         self.tally.microbatches += 1
         if isinstance(losses, Tensor):
             factor = share if self.aggregator.by_share else 1.0
@@ -95,12 +95,12 @@ class TaskBackward:
             row = self._differentiate(loss, share, last=left == 0)
             self._rows[name] = _added(self._rows[name], row) if name in self._rows else row
 
-    def _differentiate(self, loss: Tensor, factor: float, *, last: bool) -> Row:
+    def _differentiate(self, loss: Tensor, factor: float | Tensor, *, last: bool) -> Row:
         parameters = self.parameters()
         if not loss.requires_grad:
             return [None] * len(parameters)
-        scaled = self.precision.scaled(loss if factor == 1 else loss * factor)
-        return torch.autograd.grad(scaled, parameters, retain_graph=not last, allow_unused=True)
+        value = self.precision.scaled(scaled(loss, factor))
+        return torch.autograd.grad(value, parameters, retain_graph=not last, allow_unused=True)
 
     def finish(self) -> None:
         tasks = Tasks(tuple(self._rows), tuple(self._rows.values()), self._shares or None)

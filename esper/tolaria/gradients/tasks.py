@@ -24,7 +24,7 @@ class Tasks:
     """One gradient a task and parameter, None where a task does not reach a parameter.
 
     `rows` has one entry a task, each with one entry a parameter; `names` are those of the objectives;
-    `shares` are the shares of samples where the tasks are micro-batches, else None.
+    `shares` are the shares of the window's mean where the tasks are micro-batches, else None.
 
     A parameter is shared where at least two tasks reach it. Only there can tasks be at odds: what a single
     task reaches (a head of its own) takes no part in inner products and norms.
@@ -32,7 +32,7 @@ class Tasks:
 
     names: Sequence[str]
     rows: Sequence[Row]
-    shares: Sequence[float] | None = None
+    shares: Sequence[float | Tensor] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(row) for row in self.rows}

@@ -12,16 +12,23 @@ from esper.errors import AggregationError
 from esper.tolaria.gradients.aggregator import Aggregator, Combined
 from esper.tolaria.gradients.tasks import Row, Tasks
 
+Weight = float | Tensor
 
-def normalized(weights: Sequence[float]) -> list[float]:
-    """The weights divided by their sum. Raises `AggregationError` where that is zero or not finite."""
+
+def normalized(weights: Sequence[Weight]) -> list[Weight]:
+    """The weights divided by their sum. Raises `AggregationError` where that is zero or not finite.
+
+    Weights on a device are shares already, and come back as they are: reading them would wait for it.
+    """
+    if any(isinstance(weight, Tensor) for weight in weights):
+        return list(weights)
     total = math.fsum(weights) if all(map(math.isfinite, weights)) else math.nan
     if not math.isfinite(total) or total == 0:
         raise AggregationError(f"weights {list(weights)} add up to {total}; expected a finite sum but zero")
     return [weight / total for weight in weights]
 
 
-def weighted(gradients: Row, weights: Sequence[float]) -> Tensor | None:
+def weighted(gradients: Row, weights: Sequence[Weight]) -> Tensor | None:
     """The mean of gradients of one shape (any rank), by weights that need not add up to 1.
 
     A gradient that is None counts as zero; the mean of nothing but None is None. Each weight is made on its
@@ -38,10 +45,16 @@ def weighted(gradients: Row, weights: Sequence[float]) -> Tensor | None:
     mean: Tensor | None = None
     for weight, gradient in zip(normalized(weights), gradients, strict=True):
         if gradient is not None:
-            # filled on the device: a copy from the processor would make it wait
-            factor = torch.full((), weight, dtype=gradient.dtype, device=gradient.device)
+            factor = _on_device(weight, gradient)
             mean = gradient * factor if mean is None else torch.addcmul(mean, gradient, factor)
     return mean
+
+
+def _on_device(weight: Weight, like: Tensor) -> Tensor:
+    if isinstance(weight, Tensor):
+        return weight.to(like.device, like.dtype, non_blocking=True)
+    # filled on the device: a copy from the processor would make it wait
+    return torch.full((), weight, dtype=like.dtype, device=like.device)
 
 
 class Mean(Aggregator):
@@ -53,7 +66,7 @@ class Mean(Aggregator):
         weights = normalized(self.weights(tasks))
         return Combined([weighted(column, weights) for column in tasks.columns], weights)
 
-    def weights(self, tasks: Tasks) -> Sequence[float]:
+    def weights(self, tasks: Tasks) -> Sequence[Weight]:
         """A weight for each task, not normalised."""
         return [1.0] * len(tasks.rows)
 
@@ -63,7 +76,8 @@ class Mean(Aggregator):
 
 
 class Weighted(Mean):
-    """A mean by weight: a micro-batch weighs by its samples, an objective by its entry in `weights`.
+    """A mean by weight: a micro-batch weighs by what its mean was divided by (samples, mostly), an objective
+    by its entry in `weights`.
 
     Without `weights` all objectives weigh the same. Raises `AggregationError` for weights without a sum, and
     for an objective that has none.
@@ -74,7 +88,7 @@ class Weighted(Mean):
             normalized(list(weights.values()))
         self._given = weights
 
-    def weights(self, tasks: Tasks) -> Sequence[float]:
+    def weights(self, tasks: Tasks) -> Sequence[Weight]:
         return self._named(tasks.names) if tasks.shares is None else tasks.shares
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:

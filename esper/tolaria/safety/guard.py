@@ -60,8 +60,7 @@ class Guard:
 
     def start(self) -> None:
         """The state that a run begins with, or is taken up with, is one to go back to; it must be sound."""
-        if self._keep() is not None:
-            self.vouch()
+        self.keep_good()
 
     def after_step(self, norm: Tensor | None) -> None:
         """A step is done; raises `Unhealthy` where it, or one before it, was not healthy."""
@@ -79,7 +78,8 @@ class Guard:
         """Judge all steps that have not been judged; raises `Unhealthy`."""
         seen = self.watch.read()
         for step, (loss, norm) in enumerate(seen, self.progress.step - len(seen) + 1):
-            if wrong := self.governor.judge(loss, norm):
+            # without a loss nothing in the step counted, and nothing was learnt
+            if loss is not None and (wrong := self.governor.judge(loss, norm)):
                 raise Unhealthy(f"{wrong} at step {step}")
         while self._trial and self._trial[0] + TRIAL_STEPS <= self.progress.step:
             self.snapshots.good(self._trial.pop(0))
@@ -100,6 +100,24 @@ class Guard:
         self.snapshots.good(self.progress.step)
         for step in self.snapshots.steps[:-KEPT_SNAPSHOTS]:
             self.snapshots.drop(step)
+
+    def keep_good(self) -> None:
+        """The present state is one to go back to: that of a checkpoint, at an epoch's end or on request.
+
+        So a run that was resumed from that checkpoint goes back to where one that was never stopped does.
+        Raises `Unhealthy`.
+        """
+        if self._keep() is not None:
+            self.vouch()
+
+    def rolled_back(self) -> None:
+        """Replace the snapshot that the run went back to by the present state, decisions included.
+
+        The next rollback starts from these decisions, as it does in a run resumed from their checkpoint.
+        """
+        if isinstance(self.snapshots.take(self.progress), Refused):
+            self.snapshots.drop(self.progress.step)
+        self.vouch()
 
     def forget(self) -> None:
         """The run goes back: what was seen of the steps that are undone does not count."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from esper.kasmina import Clock, MorphableModel, SeedRecord
 from esper.leyline import EmergencyLevel, EventName, Level
+from esper.tolaria.account import Account
 from esper.tolaria.control import ControlLoop
-from esper.tolaria.progress import Progress
 from esper.tolaria.safety.alarm import Alarm
 from esper.tolaria.safety.guard import Guard, Unhealthy
 from esper.tolaria.safety.suspect import suspect
@@ -28,12 +28,16 @@ class Recovery:
     rollback is an emergency of level 2, further ones are of level 3, where the network is left as it is,
     until an epoch has ended beyond the step of the failure. After `max_rollbacks` the next verdict halts the
     run, and so does a rollback that fails or misses its deadline. What is remembered here survives a restore.
+
+    Before training goes on the state is saved again, with what was decided, and the checkpoints of the course
+    that was left can no longer be resumed: a process that is killed at any moment starts again either from
+    before the rollback or from after it. The work that was undone stays counted in FLOPs and times.
     """
 
     def __init__(
         self,
         model: MorphableModel,
-        progress: Progress,
+        account: Account,
         guard: Guard,
         rollback: Rollback,
         schedule: LearningRate,
@@ -48,7 +52,8 @@ class Recovery:
         embargo_epochs: int,
     ) -> None:
         self.model = model
-        self.progress = progress
+        self.account = account
+        self.progress = account.progress
         self.guard = guard
         self.rollback = rollback
         self.schedule = schedule
@@ -89,6 +94,8 @@ class Recovery:
         times = f", after {self.rollbacks} rollbacks that did not help" if self.rollbacks else ""
         result = self._restore(fault)
         self._halt(fault.reason + times + ("" if result.ok else f"; {result.error}"))
+        if result.ok:
+            self._commit(result, failed, {})
 
     # -- going back ------------------------------------------------------------------------------
 
@@ -114,23 +121,40 @@ class Recovery:
             "embargoed": guilty,
             "lost": lost,
         }
-        self.telemetry.warn(EventName.ROLLBACK_DONE, facts)
+        self._raise_alarm(fault, result)
+        if self._commit(result, failed, facts):
+            self.telemetry.warn(EventName.ROLLBACK_DONE, facts)
+
+    def _raise_alarm(self, fault: Unhealthy, result: RollbackResult) -> None:
         if result.deadline_exceeded:
             self._halt(f"{fault.reason}, and the rollback took longer than {self.deadline_ms:g} ms")
             return
         level = EmergencyLevel.ELEVATED if self.rollbacks == 1 else EmergencyLevel.CONSERVATIVE
         self.alarm.emergency.escalate(level, fault.reason)
 
+    def _commit(self, result: RollbackResult, failed: int, event: Mapping[str, Any]) -> bool:
+        """Make the rollback durable, then cut the records; where that fails, halt with the disk as it is.
+
+        The order counts: a checkpoint of the course that is left needs its records until it is abandoned.
+        """
+        if not self.rollback.store.save_rollback(self.progress, result.records, failed, event):
+            self.sound = False
+            self._halt("the rollback could not be saved, and a restart would undo it; events.jsonl says why")
+            return False
+        self.rewind(result.records)
+        self.guard.rolled_back()
+        return True
+
     def _restore(self, fault: Unhealthy) -> RollbackResult:
         """The last good state, with what has to outlive it: this object's memory, the cut of the rates."""
         self.guard.forget()
-        kept, scale = self.state_dict(), self.schedule.scale
+        kept, scale, spent = self.state_dict(), self.schedule.scale, self.account.spent()
         result = self.rollback.back(self.deadline_ms)
         self.sound = result.ok
         if result.ok:
             self.load_state_dict(kept)
             self.schedule.scale = scale
-            self.rewind(result.records)
+            self.account.charge(spent)
         else:
             facts = {"reason": result.error, "fault": fault.reason, "latency_ms": result.latency_ms}
             self.telemetry.emit(EventName.ROLLBACK_FAILED, facts, level=Level.ERROR)

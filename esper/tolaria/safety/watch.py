@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from esper.tolaria.divisors import BatchWeight
 from esper.tolaria.losses import Losses, Total, in_total, sum_losses
 
 # On an accelerator reading a value waits for it; so many steps are then read at once.
@@ -25,30 +27,40 @@ class Watch:
     ) -> None:
         self.total = total
         self.interval = interval_steps or (1 if device.type == "cpu" else ACCELERATOR_STEPS)
-        self._parts: list[tuple[Tensor, int]] = []
+        self._parts: list[tuple[Tensor, BatchWeight]] = []
         self._losses: list[Tensor] = []
+        self._units: list[float | Tensor] = []
         self._norms: list[Tensor | None] = []
 
-    def add(self, losses: Losses, output: Any, targets: Any, samples: int) -> None:
-        """Note the mean loss of one micro-batch of `samples`."""
+    def add(
+        self, losses: Losses, output: Any, targets: Any, samples: int, weight: BatchWeight | None = None
+    ) -> None:
+        """Note the loss of one micro-batch of `samples`."""
         loss = in_total(losses, self.total)
-        self._parts.append((loss.detach(), samples))
+        self._parts.append((loss.detach(), weight or BatchWeight(samples)))
 
     def end_step(self, norm: Tensor | None) -> bool:
         """Close a step, with the norm of its gradient where there was one; True where it is time to read."""
-        total = sum(samples for _, samples in self._parts)
+        units: float | Tensor = sum(weight.units for _, weight in self._parts)
         first, *others = self._parts
         loss = first[0]
-        if others:
-            loss = torch.stack([part * (samples / total) for part, samples in self._parts]).sum()
+        if others or first[1].summed:
+            loss = _mean(self._parts, units)
         self._losses.append(loss)
+        self._units.append(units)
         self._norms.append(norm)
         self._parts.clear()
         return len(self._losses) >= self.interval
 
-    def read(self) -> list[tuple[float, float | None]]:
-        """Loss and gradient norm of every step since the last time, oldest first; waits for the device."""
-        losses = _values(self._losses)
+    def read(self) -> list[tuple[float | None, float | None]]:
+        """Loss and gradient norm of every step since the last time, oldest first; waits for the device.
+
+        None for the loss of a step in which nothing counted (all labels ignored).
+        """
+        losses = [
+            None if math.isnan(loss) and float(units) == 0 else loss
+            for loss, units in zip(_values(self._losses), self._units, strict=True)
+        ]
         norms = iter(_values([norm for norm in self._norms if norm is not None]))
         found = [
             (loss, None if norm is None else next(norms))
@@ -61,7 +73,15 @@ class Watch:
         """Drop what has not been read: it belongs to steps that are undone."""
         self._parts.clear()
         self._losses.clear()
+        self._units.clear()
         self._norms.clear()
+
+
+def _mean(parts: list[tuple[Tensor, BatchWeight]], units: float | Tensor) -> Tensor:
+    if isinstance(units, Tensor) or parts[0][1].summed:
+        sums = [weight.sum_of(loss) for loss, weight in parts]
+        return torch.stack(sums).sum() / units
+    return torch.stack([loss * (weight.units / units) for loss, weight in parts]).sum()
 
 
 def _values(tensors: list[Tensor]) -> list[float]:

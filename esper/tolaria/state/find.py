@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from esper.errors import CheckpointError
+from esper.tolaria.state.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
 from esper.tolaria.state.folder import CONFIG_FILE, checkpoint_folder, why_missing
 from esper.tolaria.state.index import is_checkpoint, list_checkpoints
@@ -36,8 +37,9 @@ def find_checkpoint(path: Path) -> Found:
     """The newest good one in `path`: a checkpoint, a folder of them, or the folder of a run.
 
     A run's own config.yaml says where its checkpoints are; without one they are in `checkpoints/`.
-    A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over. One
-    that its run removes meanwhile was neither: the folder is looked through again.
+    A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over, and so
+    are those that a rollback has abandoned. One that its run removes meanwhile was neither: the folder is
+    looked through again.
     Raises `CheckpointError` saying where it looked and why each one was refused.
     """
     return _newest(path, check_checkpoint)[0]
@@ -79,7 +81,9 @@ def _newest(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
 def _look(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
     _refuse_other(path)
     if is_checkpoint(path):
-        return Found(path, ()), _steady(path, read)
+        content = _steady(path, read)
+        refuse_abandoned(path)
+        return Found(path, ()), content
     own = checkpoint_folder(path)
     folder = own if own.is_dir() else path
     search = partial(_search, read=read, missing="" if own == folder else _why_not_there(path, own))
@@ -88,7 +92,11 @@ def _look(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
 
 def _search(folder: Path, read: Callable[[Path], T], missing: str) -> tuple[Found, T]:
     entries, refused = list_checkpoints(folder)
+    left = abandoned(entries)
     for entry in reversed(entries):
+        if entry.path in left:
+            refused.append(why_abandoned(entry.path, left[entry.path]))
+            continue
         try:
             content = _steady(entry.path, read)
         except CheckpointError as error:
@@ -138,11 +146,12 @@ def _refuse_other(path: Path) -> None:
 def load_newest(folder: Path, at_or_before_step: int = sys.maxsize) -> Checkpoint:
     """The newest good checkpoint in `folder` whose run stood at or before a step; every file is read once.
 
-    Raises `CheckpointError` saying why each one was refused.
+    Those that a rollback has abandoned do not count. Raises `CheckpointError` saying why each was refused.
     """
     entries, refused = list_checkpoints(folder)
+    left = abandoned(entries)
     for entry in reversed(entries):
-        if entry.step <= at_or_before_step:
+        if entry.step <= at_or_before_step and entry.path not in left:
             try:
                 return load_checkpoint(entry.path)
             except CheckpointError as error:

@@ -26,12 +26,12 @@ class Header:
             "versions": versions(),
         }
 
-    def make(self, progress: Progress) -> dict[str, Any]:
-        """The header for this moment: JSON."""
+    def make(self, progress: Progress, records: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The header for this moment: JSON. `records` replaces what the records say of themselves."""
         return {
             **self._fixed,
             "progress": progress.to_json(),
-            "records": self.records.state(),
+            "records": self.records.state() if records is None else records,
             "threads": torch.get_num_threads(),
         }
 

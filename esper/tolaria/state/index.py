@@ -22,7 +22,8 @@ STATE_LIMIT_BYTES = 6 << 20
 class Entry:
     """A checkpoint that can be named: where it is, and the how-manieth save in its folder it was.
 
-    `step`, `epoch` and `batch` say where its run stood, `is_best` whether its model was the best so far.
+    `step`, `epoch` and `batch` say where its run stood, `is_best` whether its model was the best so far,
+    `rollback` whether it was saved because the run had gone back there.
     """
 
     path: Path
@@ -31,6 +32,12 @@ class Entry:
     epoch: int = 0
     batch: int = 0
     is_best: bool = False
+    rollback: bool = False
+
+    @property
+    def position(self) -> tuple[int, int, int]:
+        """Where its run stood, as a tuple that grows as the run goes on."""
+        return self.step, self.epoch, self.batch
 
 
 def list_checkpoints(folder: Path) -> tuple[list[Entry], list[str]]:
@@ -72,7 +79,8 @@ def _entry(path: Path, found: dict[str, Any]) -> Entry:
     step, epoch, batch = (_whole(progress.get(name)) for name in ("step", "epoch", "batch"))
     best = _at(found["state"], "owners", "best", "mark").get("epoch")
     is_best = not batch and epoch > 0 and best == epoch
-    return Entry(path, found["sequence"], step, epoch, batch, is_best)
+    rollback = bool(_at(found["state"], "run", "rollback"))
+    return Entry(path, found["sequence"], step, epoch, batch, is_best, rollback)
 
 
 def _at(value: Any, *names: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esper.core.atomic import discard_folder
+from esper.tolaria.state.abandoned import abandoned
 from esper.tolaria.state.index import Entry, list_checkpoints
 
 
@@ -36,17 +37,20 @@ class Retention:
         return last
 
     def _milestone(self, entry: Entry) -> bool:
-        return self.every > 0 and entry.batch == 0 and entry.epoch % self.every == 0
+        return self.every > 0 and entry.batch == 0 and entry.epoch > 0 and entry.epoch % self.every == 0
 
 
 def prune(folder: Path, retention: Retention) -> list[str]:
     """Remove the checkpoints in `folder` that need not stay; returns their names.
 
+    Those that a rollback has abandoned go first: they take nobody's place among those that stay.
     To be called after a save has returned: only then is the new one durable. What cannot be read as a
     checkpoint is never removed, nor counted. Raises `CheckpointError` where one cannot be removed.
     """
     entries, _ = list_checkpoints(folder)
-    doomed = retention.doomed(entries)
+    left = abandoned(entries)
+    doomed = [entry for entry in entries if entry.path in left]
+    doomed += retention.doomed([entry for entry in entries if entry.path not in left])
     for entry in doomed:
         discard_folder(entry.path)
     return [entry.path.name for entry in doomed]

@@ -17,6 +17,7 @@ from esper.tolaria.progress import Progress
 from esper.tolaria.state.buffers import Buffers
 from esper.tolaria.state.checkpoint import Checkpoint, save_checkpoint
 from esper.tolaria.state.header import Header, name_of, position
+from esper.tolaria.state.index import list_checkpoints
 from esper.tolaria.state.manager import Generators, State, StateManager, Tensors
 from esper.tolaria.state.packing import Json
 from esper.tolaria.state.retention import Retention, prune
@@ -107,6 +108,41 @@ class Store:
         saved = self._named(progress)
         self._start(saved, snapshot.tensors, snapshot.state)
         return self._durable(saved)
+
+    def save_rollback(
+        self, progress: Progress, records: Mapping[str, Any], failed_step: int, event: Mapping[str, Any]
+    ) -> bool:
+        """Save the state that a rollback has brought back, with what was decided; wait until it is durable.
+
+        From then on the checkpoints of the course that is left are abandoned, and they are removed. `records`
+        is what the records are to be cut back to once this returns, not before: until the new checkpoint is
+        durable a restart goes on from an old one, with all of its records. `event` is what will be logged
+        then, and what a restart from here logs instead; empty means nothing.
+
+        Returns False where nothing was saved and a restart would take a checkpoint of the course that is
+        left: the run may not go on. With `save_checkpoints` false nothing is ever durable, and it goes on.
+        """
+        self.flush()
+        if not self.config.checkpoint.save_checkpoints:
+            return True
+        saved = self._named(progress.to_json())
+        try:
+            header = self.header.make(progress, self.parts.records.rewound(records))
+            header["rollback"] = {"failed_step": failed_step, "event": dict(event)}
+            tensors, owners = self.manager.capture(self._buffers)
+        except EXPECTED as error:
+            self._tell_failed(saved, error)
+        else:
+            self._start(saved, tensors, Json({"run": header, "owners": owners}))
+            self.flush()
+        return not saved.error or not self._has_later(position(saved.progress))
+
+    def _has_later(self, here: tuple[int, int, int]) -> bool:
+        try:
+            entries = list_checkpoints(self.folder)[0] if self.folder.is_dir() else []
+        except (CheckpointError, OSError):
+            return True  # nobody can tell
+        return any(entry.position > here for entry in entries)
 
     def poll(self) -> None:
         """Tell what became of a write that has ended since; to be called from the loop, waits for nothing."""
@@ -206,6 +242,15 @@ class Store:
         differing += [sentence for owner in generators for sentence in owner.inexact]
         if differing:
             self._tell(f"this run may not repeat the saved one to the bit: {'; '.join(differing)}")
+        self._log_rollback(checkpoint)
+
+    def _log_rollback(self, checkpoint: Checkpoint) -> None:
+        """Log the rollback that a checkpoint was saved at: it was to be logged once that was durable."""
+        rollback = checkpoint.state["run"].get("rollback")
+        event = rollback.get("event") if isinstance(rollback, dict) else None
+        own = checkpoint.path.resolve().parent == self.folder.resolve()
+        if own and event and isinstance(event, dict):
+            self.telemetry.warn(EventName.ROLLBACK_DONE, event)
 
     def _check_data(self, header: Mapping[str, Any], strict: bool) -> None:
         """Other splits than the saved run's would validate and test on what it has learnt from."""

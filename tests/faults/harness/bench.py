@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from unittest import mock
 
+from faults.harness.firing import VARIABLE
 from faults.harness.lives import Server
 from faults.harness.revival import Moment, Whole, interrupted, never_stopped, terminated
 
@@ -18,6 +21,17 @@ class Bench:
         self.folder = folder
         self._owned = owned
         self._count = 0
+        self._mark = folder / "fired"
+        # before the server starts: its children are to inherit it
+        owned.enter_context(mock.patch.dict(os.environ, {VARIABLE: str(self._mark)}))
+
+    @property
+    def fired(self) -> bool:
+        """Whether the patch of a broken build was called since `reset_fired`."""
+        return self._mark.exists()
+
+    def reset_fired(self) -> None:
+        self._mark.unlink(missing_ok=True)
 
     @cached_property
     def server(self) -> Server:

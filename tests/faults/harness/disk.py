@@ -5,38 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
+from faults.harness.powerloss import Platter
 from faults.harness.tally import Tally
 from helpers.disk import Disk
 from helpers.runs import notes_of
 
-from esper.core.atomic import Files, is_leftover, remove_stale
-from esper.core.tensors import save_tensors
+from esper.core.atomic import is_leftover, remove_stale
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
+from esper.tolaria.state import find_checkpoint, load_checkpoint
 from esper.tolaria.state.checkpoint import check_checkpoint
 
 CODES = (errno.ENOSPC, errno.EIO)
 _MOST_CALLS = 1000
-
-
-def naive_save(
-    parent: Path, name: str, *, tensors: Mapping[str, Any], state: Mapping[str, Any], io: Files
-) -> Path:
-    """The negative control: the files are written where they are to stand, one after the other."""
-    folder = parent / name
-    folder.mkdir(exist_ok=True)
-    try:
-        for stem, group in tensors.items():
-            io.write(folder / f"{stem}.safetensors", partial(save_tensors, tensors=group))
-            io.fsync(folder / f"{stem}.safetensors")
-    except OSError as error:
-        raise CheckpointError(str(error)) from error
-    return folder
 
 
 def failures(run: Run, folder: Path) -> Tally:
@@ -119,4 +102,34 @@ def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
         wrong.append("the folder is not on the disk before the rename")
     if ("fsync_dir", final.parent) not in calls[made:]:
         wrong.append("the rename is not on the disk")
+    return wrong
+
+
+def power_lost(run: Run, folder: Path) -> Tally:
+    """R7: the power fails right after a new save, and after one that replaces another, was acknowledged."""
+    tally = Tally("R7")
+    store = run.store
+    for epochs in (0, 1):
+        run.progress.step += 1
+        run.progress.epoch += epochs
+        platter = Platter(store.folder)
+        with platter.spinning():
+            saved = store.save(run.progress, final=True)
+        assert saved is not None, notes_of(run).events[-1]
+        left = platter.after_failure(folder / f"left-{epochs}")
+        tally.note(True, _lost(left, run.progress.step), "power failures")
+    return tally
+
+
+def _lost(left: Path, step: int) -> list[str]:
+    """What is wrong with what a power failure has left of the checkpoints."""
+    remove_stale(left)
+    try:
+        found = find_checkpoint(left)
+        saved = load_checkpoint(found.path).state["run"]["progress"]["step"]
+    except CheckpointError as error:
+        return [f"after the power failure nothing can be loaded: {error}"]
+    wrong = [f"after the power failure: {sentence}" for sentence in found.refused]
+    if saved != step:
+        wrong.append(f"after the power failure step {saved} is the newest, {step} was acknowledged")
     return wrong

@@ -102,6 +102,11 @@ class Life:
         os.kill(self.pid, number)
 
     @property
+    def handles_signals(self) -> bool:
+        """Whether it has a handler for SIGTERM, as the command has once its first lines have run."""
+        return catches_sigterm(self.pid)
+
+    @property
     def over(self) -> bool:
         """Whether it has ended; its server has not reaped it, so its number is still its own."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -119,6 +124,13 @@ class Life:
     def kill(self) -> Ended:
         self.send(signal.SIGKILL)
         return self.wait()
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether a process, which its parent has not reaped, has a handler for SIGTERM."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt")), "0")
+    return bool(int(caught, 16) & 1 << (signal.SIGTERM - 1))
 
 
 def run_command(*argv: str, cwd: Path, timeout_s: float = 120) -> Ended:

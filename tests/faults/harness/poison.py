@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from faults.harness.broken import replaced
+from faults.harness.firing import replaced
 from faults.harness.memory import remembered
 from faults.harness.tally import Budget, Tally
 from faults.harness.watching import Watching

@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults.harness.lives import MAIN, Ended, Life, Server, run_command, until
+from faults.harness.fresh import AnyLife, Fresh, Lives
+from faults.harness.lives import MAIN, Ended, Server, run_command, until
 from faults.harness.runs import command, differences, ending, epochs_over, events, saved_step, stages
+from faults.harness.steps import NOTED, begun_after
 from faults.harness.tally import Budget, Tally
 
 # Stages that a seed can be found in; `germinated` is over before the next step begins.
 STAGES = ("training", "blending", "probationary", "embargoed", "fossilized")
 MOST_S = 10.0
-EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+_SIGNALS = tuple(EXIT_CODES)
+# The step that is under way when the signal arrives is finished; one more may have begun at that very moment.
+_MOST_STEPS = 1
+# Every so many kills the command is started anew, with an interpreter of its own, and not forked.
+_FRESH_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,11 @@ class Moment:
     delay_s: float
     epochs: int = 0
 
-    def wait(self, life: Life, folder: Path, since_s: float) -> None:
+    def wait(self, life: AnyLife, folder: Path, since_s: float) -> None:
         """Return when it has come, or the life is over."""
-        if self.stage != "start":
+        if self.stage == "start":
+            until(lambda: life.handles_signals or life.over, timeout_s=60)
+        else:
             until(lambda: self._come(folder, since_s) or life.over, timeout_s=60)
         until(lambda: life.over, timeout_s=self.delay_s)
 
@@ -69,10 +78,10 @@ def never_stopped(folder: Path, *options: str) -> Whole:
     return Whole(ending(folder), times[-1] - times[0])
 
 
-Stop = Callable[[Life], Ended]
+Stop = Callable[[AnyLife], Ended]
 
 
-def interrupted(server: Server, folder: Path, moment: Moment, stop: Stop, call: str = MAIN) -> Ended:
+def interrupted(server: Lives, folder: Path, moment: Moment, stop: Stop, call: str = MAIN) -> Ended:
     """One life of the run in `folder`, stopped at `moment`."""
     began = time.time()
     life = server.start(*command(folder), call=call)
@@ -87,10 +96,13 @@ def killings(server: Server, folder: Path, whole: Whole, budget: Budget, call: s
     while budget.lasts(tally):
         run = folder / f"killed-{tally.tries}"
         moment = next(moments)
-        life = interrupted(server, run, moment, Life.kill, call)
+        fresh = tally.tries % _FRESH_EVERY == _FRESH_EVERY - 1
+        lives: Lives = Fresh(server) if fresh else server
+        life = interrupted(lives, run, moment, lambda life: life.kill(), call)
         fired = life.code == -signal.SIGKILL
         found = {"not begun"} if not events(run) else set(stages(run).values()) or {"dormant"}
-        done = server.run(*command(run), call=call)
+        found |= {"fresh interpreter"} if fresh else set()
+        done = lives.run(*command(run), call=call)
         tally.note(fired, [f"{moment}: {s}" for s in after(run, done, whole)], *found)
     missing = sorted({*STAGES, "dormant"} - tally.seen.keys())
     tally.demand(not missing, f"no kill met a seed that was {' or '.join(missing)}")
@@ -107,7 +119,7 @@ def chain(server: Server, folder: Path, whole: Whole, budget: Budget, call: str 
         moment = Moment(
             "first", budget.draw.uniform(0, whole.span_s / epochs), tally.fired * (epochs - 1) // budget.tries
         )
-        life = interrupted(server, run, moment, Life.kill, call)
+        life = interrupted(server, run, moment, lambda life: life.kill(), call)
         if life.code == 0:
             break
         tally.note(life.code == -signal.SIGKILL, [], *set(stages(run).values()))
@@ -125,24 +137,27 @@ def after(run: Path, done: Ended, whole: Whole) -> list[str]:
 
 
 def stoppings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
-    """R4: so many runs, asked to stop by SIGTERM and SIGINT in turn, then started again."""
+    """R4: so many runs, asked to stop by SIGTERM, SIGINT and SIGHUP in turn, then started again."""
     tally = Tally("R4")
     moments = whole.moments(budget.draw)
     while budget.lasts(tally):
         run = folder / f"stopped-{tally.tries}"
-        number = (signal.SIGTERM, signal.SIGINT)[tally.fired % 2]
+        number = _SIGNALS[tally.tries % len(_SIGNALS)]
         moment = next(moments)
         sent = Sent(number)
-        life = interrupted(server, run, moment, sent, call)
+        life = interrupted(server, run, moment, sent, f"{call}@{NOTED}")
         fired = not any(e["name"] == "run_finished" and e["time"] < sent.at_s for e in events(run))
         wrong = _stopped(run, life, sent)
+        late = begun_after(sent.pid, server.folder, sent.at_s)
+        if late > _MOST_STEPS:
+            wrong.append(f"{late} steps began after the signal")
         done = server.run(*command(run), call=call)
         wrong += after(run, done, whole)
         tally.note(fired, [f"{number.name} at {moment}: {s}" for s in wrong], number.name, moment.stage)
     return tally
 
 
-def terminated(life: Life) -> Ended:
+def terminated(life: AnyLife) -> Ended:
     """Ask a life to stop, and wait until it has."""
     life.send(signal.SIGTERM)
     return life.wait()
@@ -154,10 +169,12 @@ class Sent:
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
         self.at_s = self.took_s = 0.0
+        self.pid = 0
 
-    def __call__(self, life: Life) -> Ended:
-        self.at_s = time.time()
+    def __call__(self, life: AnyLife) -> Ended:
+        self.pid = life.pid
         life.send(self.number)
+        self.at_s = time.time()
         ended = life.wait(timeout_s=30)
         self.took_s = time.time() - self.at_s
         return ended
@@ -166,7 +183,7 @@ class Sent:
 def _stopped(run: Path, life: Ended, sent: Sent) -> list[str]:
     """What is wrong with the way a life ended that was asked to stop."""
     wrong = []
-    if life.code not in (EXIT_CODES[sent.number], -sent.number) or "Traceback" in life.err:
+    if life.code != EXIT_CODES[sent.number] or "Traceback" in life.err:
         wrong.append(f"it ended with {life.code}: {life.err[-600:]}")
     if sent.took_s > MOST_S:
         wrong.append(f"it took {sent.took_s:.1f} s")

@@ -28,6 +28,8 @@ GROWING = (
 )
 # What a resumed run says otherwise than one that was never stopped, and may.
 _OF_THE_LIFE = CLOCK_METRICS | {"run_dir", "resumed_from"}
+# Events that each life adds, and saves, whose step depends on when the thread that writes them is done.
+_PER_LIFE = {"run_started", "run_resumed", "option_idle", "notice", "checkpoint_saved"}
 
 
 def command(folder: Path, *options: str) -> tuple[str, ...]:
@@ -36,9 +38,12 @@ def command(folder: Path, *options: str) -> tuple[str, ...]:
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """What a run leaves, but for the clock: epochs, summary, SHA-256 of the weights, last checkpoint."""
+    """What a run leaves, but for the clock: events, epochs, summary, hash of the weights, last checkpoint."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return {
+        "events.jsonl": [
+            _timeless_event(event) for event in events(folder) if event["name"] not in _PER_LIFE
+        ],
         "metrics.jsonl": [_timeless(json.loads(line)) for line in lines],
         "summary.json": _timeless(json.loads((folder / "summary.json").read_text())),
         "weights": weights_hash(folder / "models" / "final_model.safetensors"),
@@ -109,6 +114,12 @@ def _memory(folder: Path) -> dict[str, Any]:
 
 def _timeless(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in _OF_THE_LIFE}
+
+
+def _timeless_event(event: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if name not in ("time", "data")} | {
+        "data": _timeless(event["data"])
+    }
 
 
 def _first(found: Any, expected: Any) -> str:

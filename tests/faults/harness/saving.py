@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from faults.harness.broken import replaced
 from faults.harness.lives import Server, until
 from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
-from esper.core.atomic import Files, is_leftover, remove_stale
-from esper.core.manifest import MANIFEST, measure, render
-from esper.core.tensors import save_tensors
+from esper.core.atomic import is_leftover, remove_stale
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint, store
+from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
 
-_HERE = "faults.harness.saving"
+SAVER = "faults.harness.saving:save_for_ever"
 _LONGEST_S = 0.05  # a few saves long
 
 
@@ -59,34 +53,13 @@ def save_for_ever(parent: str) -> None:
         os.write(acknowledged, b"%d\n" % number)
 
 
-def save_for_ever_naively(parent: str) -> None:
-    """The negative control: the same, over the files of the last save."""
-    with replaced(store, "save_checkpoint", _overwrite):
-        save_for_ever(parent)
-
-
-def _overwrite(
-    parent: Path, name: str, *, tensors: Mapping[str, Any], state: Mapping[str, Any], io: Files
-) -> Path:
-    folder = parent / "last"
-    folder.mkdir(exist_ok=True)
-    content = {"format": "esper-checkpoint", "version": 1, "sequence": 1, "state": state}
-    io.write(folder / "state.json", json.dumps(content).encode())
-    for stem, group in tensors.items():
-        io.write(folder / f"{stem}.safetensors", partial(save_tensors, tensors=group))
-        io.fsync(folder / f"{stem}.safetensors")
-    entries = {path.name: measure(path) for path in folder.iterdir() if path.name != MANIFEST}
-    io.write(folder / MANIFEST, render(entries))
-    return folder
-
-
-def killed_saves(server: Server, folder: Path, budget: Budget, saver: str = "save_for_ever") -> Tally:
+def killed_saves(server: Server, folder: Path, budget: Budget, call: str = SAVER) -> Tally:
     """R1: so many processes, each killed a random moment after its first save."""
     tally = Tally("R1")
     while budget.lasts(tally):
         parent = folder / f"saves-{tally.tries}"
         parent.mkdir(parents=True)
-        last = _killed(server, parent, saver, budget.draw.uniform(0, _LONGEST_S))
+        last = _killed(server, parent, call, budget.draw.uniform(0, _LONGEST_S))
         seen = ["in mid-save"] if _in_save(parent, last) else []
         tally.note(True, [f"kill {tally.tries}: {s}" for s in _wrong(parent, last)], *seen)
         shutil.rmtree(parent)
@@ -96,10 +69,10 @@ def killed_saves(server: Server, folder: Path, budget: Budget, saver: str = "sav
     return tally
 
 
-def _killed(server: Server, parent: Path, saver: str, delay_s: float) -> int:
+def _killed(server: Server, parent: Path, call: str, delay_s: float) -> int:
     """Kill a process so long after its first save; the number of the save that it acknowledged last."""
     ack = parent.with_suffix(".ack")
-    life = server.start(call=f"{_HERE}:{saver}", arguments=[str(parent)])
+    life = server.start(call=call, arguments=[str(parent)])
     until(lambda: (ack.exists() and ack.stat().st_size > 0) or life.over, timeout_s=30, every_s=0.0002)
     time.sleep(delay_s)
     ended = life.kill()

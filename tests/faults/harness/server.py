@@ -12,7 +12,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,15 @@ def function(name: str) -> Callable[..., Any]:
     return found
 
 
+def called(call: str, arguments: Sequence[Any]) -> Any:
+    """Call `module:name`; of `module:name@module:build` the context manager `build` is in place meanwhile."""
+    name, *builds = call.split("@")
+    with ExitStack() as owned:
+        for build in builds:
+            owned.enter_context(function(build)())
+        return function(name)(*arguments)
+
+
 def _reply(number: int) -> None:
     sys.stdout.write(f"{number}\n")
     sys.stdout.flush()
@@ -76,8 +86,11 @@ def _live(request: dict[str, Any]) -> Any:
         os.close(opened)
     os.chdir(request["cwd"])
     sys.argv = ["esper-train", *request["argv"]]
-    return function(request["call"])(*request["arguments"])
+    return called(request["call"], request["arguments"])
 
 
 if __name__ == "__main__":
-    sys.exit(serve(*sys.argv[1:]))
+    # under its own name, so that what a build replaces here is replaced for all
+    from faults.harness import server
+
+    sys.exit(server.serve(*sys.argv[1:]))

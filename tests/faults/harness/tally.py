@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -40,10 +40,6 @@ class Tally:
     seen: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
-    @property
-    def green(self) -> bool:
-        return self.fired > 0 and not self.wrong
-
     def note(self, fired: bool, wrong: Sequence[str], *seen: str) -> None:
         """Add one try; what is seen or wrong without the fault is of no account."""
         self.tries += 1
@@ -57,19 +53,41 @@ class Tally:
         self.wrong += [] if met else [sentence]
 
 
-_HEAD = ("row", "verdict", "fired", "of", "wrong", "seconds", "negative control", "seen")
+@dataclass(frozen=True)
+class Found:
+    """What a row found, how many faults it was asked for, and of each control why it is not red."""
+
+    tally: Tally
+    asked: int
+    controls: Mapping[str, str]
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `FAIL`, or `INCOMPLETE` where nothing was wrong but fewer faults fired than asked."""
+        if self.tally.wrong or not self.controls or any(self.controls.values()):
+            return "FAIL"
+        return "pass" if self.tally.fired >= self.asked else "INCOMPLETE"
+
+    @property
+    def wrong(self) -> list[str]:
+        """All that was wrong, the controls that are not red included."""
+        return [*self.tally.wrong, *(f"not red: {why}" for why in self.controls.values() if why)]
 
 
-def table(found: Sequence[tuple[Tally, bool]]) -> str:
-    """Each row, and whether its negative control was caught, as a Markdown table; then all that was wrong."""
-    lines = [_HEAD, ("---",) * len(_HEAD), *(_line(tally, caught) for tally, caught in found)]
+_HEAD = ("row", "verdict", "fired", "asked", "tries", "wrong", "seconds", "controls", "seen")
+
+
+def table(found: Sequence[Found]) -> str:
+    """Each row with its controls as a Markdown table; then all that was wrong."""
+    lines = [_HEAD, ("---",) * len(_HEAD), *(_line(row) for row in found)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    wrong = [f"- {tally.row}: {sentence}" for tally, _ in found for sentence in tally.wrong]
+    wrong = [f"- {row.tally.row}: {sentence}" for row in found for sentence in row.wrong]
     return "\n".join([text, *([""] if wrong else []), *wrong])
 
 
-def _line(tally: Tally, caught: bool) -> tuple[str, ...]:
-    counts = [str(n) for n in (tally.fired, tally.tries, len(tally.wrong), round(tally.seconds))]
-    seen = ", ".join(f"{name} {count}" for name, count in sorted(tally.seen.items()))
-    verdict = "pass" if tally.green and caught else "FAIL"
-    return (tally.row, verdict, *counts, "red" if caught else "NOT RED", seen)
+def _line(row: Found) -> tuple[str, ...]:
+    tally = row.tally
+    counts = (tally.fired, row.asked, tally.tries, len(tally.wrong), round(tally.seconds))
+    controls = [f"{name} {'NOT RED' if why else 'red'}" for name, why in row.controls.items()]
+    seen = [f"{name} {count}" for name, count in sorted(tally.seen.items())]
+    return (tally.row, row.verdict, *map(str, counts), ", ".join(controls), ", ".join(seen))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +133,33 @@ def test_a_target_that_makes_no_model(
 
 
 def test_a_shipped_model_needs_data_that_tell_their_form() -> None:
-    with pytest.raises(ConfigError, match=r"own\.Data does not tell num_classes, channels, image_size"):
+    with pytest.raises(
+        ConfigError, match=r"model\.num_classes: given null, .* own\.Data does not tell its cl"
+    ):
         build_model(digits(), UNKNOWN)
+    with pytest.raises(ConfigError, match=r"first input of own\.Data is no tensor or array"):
+        build_model(digits(), replace(UNKNOWN, num_classes=3))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 6), (1, 8, 8), (2, 3, 4, 5)])
+def test_an_mlp_takes_data_of_any_shape(shape: tuple[int, ...]) -> None:
+    """D0, D5"""
+    model = build_model(digits(architecture="mlp"), replace(UNKNOWN, num_classes=3, input_shape=shape))
+    assert model.body.fc1.in_features == math.prod(shape)
+    for inputs in (torch.randn(2, *shape), torch.ones(2, *shape, dtype=torch.float64)):
+        output = model(inputs)
+        assert output.shape == (2, 3)
+        assert output.dtype == torch.float32
+    assert model(torch.ones(2, *shape, dtype=torch.uint8)).equal(model(torch.ones(2, *shape)))
+
+
+@pytest.mark.parametrize("architecture", ["convnet", "resnet18", "vit"])
+@pytest.mark.parametrize("shape", [(5,), (4, 6)])
+def test_a_model_of_images_says_what_takes_other_shapes(architecture: str, shape: tuple[int, ...]) -> None:
+    """D0"""
+    said = rf"expected mlp, or a dotted target: {architecture} needs images .* has the shape \({shape[0]},"
+    with pytest.raises(ConfigError, match=said):
+        build_model(digits(architecture=architecture), replace(UNKNOWN, num_classes=3, input_shape=shape))
 
 
 def test_pretrained_weights_are_loaded(tmp_path: Path) -> None:

@@ -38,10 +38,8 @@ def mixing_collate(samples: list[Any]) -> torch.Tensor:
 
 def loader_of(*, workers: int = 0, seed: int = 0, shuffle: bool = True, **kind: Any) -> HostLoader:
     indices = torch.arange(2, 22)
-    kind.setdefault("dataset", Noisy())
-    return HostLoader(
-        indices=indices, batch_size=6, seed=seed, shuffle=shuffle, device=CPU, num_workers=workers, **kind
-    )
+    given = {"dataset": Noisy(), "indices": indices, "batch_size": 6, "training": True} | kind
+    return HostLoader(seed=seed, shuffle=shuffle, device=CPU, num_workers=workers, **given)
 
 
 def drawn(loader: HostLoader, epoch: int, start: int = 0) -> list[torch.Tensor]:
@@ -60,6 +58,19 @@ def test_an_epoch_has_the_samples_of_its_split() -> None:
     assert [len(batch) for batch in batches] == [6, 6, 6, 2]
     assert sorted(torch.cat(batches)[:, 0].tolist()) == list(range(2, 22))
     assert torch.cat(drawn(loader_of(shuffle=False), 0))[:, 0].tolist() == list(range(2, 22))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_last_batch_of_one_is_merged_in_training_and_kept_in_evaluation(shuffle: bool) -> None:
+    sizes = {}
+    for training in (True, False):
+        loader = loader_of(shuffle=shuffle, training=training, indices=torch.arange(13))
+        batches = drawn(loader, 1)
+        sizes[training] = [len(batch) for batch in batches]
+        assert len(loader) == len(batches)
+        assert sorted(torch.cat(batches)[:, 0].tolist()) == list(range(13))
+        assert same(drawn(loader, 1, start=1), batches[1:])
+    assert sizes == {True: [6, 7], False: [6, 6, 1]}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -16,7 +16,13 @@ CPU = torch.device("cpu")
 
 
 def loader_of(
-    count: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, augmented: bool = True
+    count: int,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    training: bool = True,
+    augmented: bool = True,
 ) -> DeviceLoader:
     """Images whose every pixel is the sample's number, so that a batch tells what is in it."""
     numbers = torch.arange(count, dtype=torch.uint8)
@@ -24,19 +30,26 @@ def loader_of(
     asked = Augmentation(crop_padding=1, horizontal_flip=0.5) if augmented else Augmentation()
     finish = ImageFinish(Statistics((0.0,), (1.0,)), asked, seed=seed, device=CPU)
     return DeviceLoader(
-        images, torch.arange(count), finish, batch_size=batch_size, seed=seed, shuffle=shuffle, device=CPU
+        images,
+        torch.arange(count),
+        finish,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        training=training,
+        device=CPU,
     )
 
 
 sizes = st.integers(1, 60), st.integers(1, 20)
 
 
-@given(*sizes, st.booleans(), st.integers(0, 3), st.integers(0, 3))
+@given(*sizes, st.booleans(), st.booleans(), st.integers(0, 3), st.integers(0, 3))
 def test_an_epoch_has_every_sample_once_and_as_many_batches_as_it_says(
-    count: int, batch_size: int, shuffle: bool, seed: int, epoch: int
+    count: int, batch_size: int, shuffle: bool, training: bool, seed: int, epoch: int
 ) -> None:
     """D4: the partial last batch is included."""
-    loader = loader_of(count, batch_size, seed=seed, shuffle=shuffle, augmented=False)
+    loader = loader_of(count, batch_size, seed=seed, shuffle=shuffle, training=training, augmented=False)
     batches = list(loader.batches(epoch))
     assert len(batches) == len(loader)
     assert (loader.num_samples, loader.batch_size) == (count, batch_size)
@@ -48,15 +61,15 @@ def test_an_epoch_has_every_sample_once_and_as_many_batches_as_it_says(
     assert all(len(targets) == batch_size for _, targets in batches[:-2])
 
 
-@given(*sizes, st.integers(0, 3), st.data())
+@given(*sizes, st.booleans(), st.integers(0, 3), st.data())
 def test_a_position_resumes_to_the_exact_next_batch(
-    count: int, batch_size: int, epoch: int, data: st.DataObject
+    count: int, batch_size: int, shuffle: bool, epoch: int, data: st.DataObject
 ) -> None:
     """D4, pains 1 to 3"""
-    loader = loader_of(count, batch_size)
+    loader = loader_of(count, batch_size, shuffle=shuffle)
     start = data.draw(st.integers(0, len(loader)))
     whole = list(loader.batches(epoch))
-    tail = list(loader_of(count, batch_size).batches(epoch, start=start))
+    tail = list(loader_of(count, batch_size, shuffle=shuffle).batches(epoch, start=start))
     assert len(tail) == len(whole) - start
     for (inputs, targets), (inputs_again, targets_again) in zip(whole[start:], tail, strict=True):
         assert torch.equal(inputs, inputs_again) and torch.equal(targets, targets_again)
@@ -93,22 +106,25 @@ def test_global_generators_are_neither_read_nor_moved() -> None:
         assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize(
-    ("count", "batch_size", "shuffle", "lengths"),
+    ("count", "batch_size", "training", "lengths"),
     [
-        (9, 4, True, [4, 5]),  # a single one at the end would stop batch norm
+        (9, 4, True, [4, 5]),  # batch norm cannot train on a last batch of one
         (9, 4, False, [4, 4, 1]),
         (10, 4, True, [4, 4, 2]),
         (3, 1, True, [1, 1, 1]),
         (1, 4, True, [1]),
     ],
 )
-def test_a_single_last_training_sample_joins_the_batch_before(
-    count: int, batch_size: int, shuffle: bool, lengths: list[int]
+def test_a_last_training_batch_of_one_is_merged_whether_shuffled_or_not(
+    count: int, batch_size: int, training: bool, lengths: list[int], shuffle: bool
 ) -> None:
-    plan = BatchPlan(count, batch_size, seed=0, shuffle=shuffle)
+    plan = BatchPlan(count, batch_size, seed=0, shuffle=shuffle, training=training)
     order = plan.order(0)
-    assert [len(order[where]) for _, where in plan.slices(0)] == lengths
+    batches = [order[where].tolist() for _, where in plan.slices(0)]
+    assert [len(batch) for batch in batches] == lengths
+    assert sorted(i for batch in batches for i in batch) == list(range(count)), "nothing is dropped"
     assert plan.count == len(lengths)
 
 

@@ -193,3 +193,21 @@ def test_a_run_that_goes_back_to_its_start_has_no_line(
     sink.close()
     for name in ("metrics.jsonl", "steps.jsonl"):
         assert (tmp_path / name).read_bytes() == b""
+
+
+def test_what_a_rewind_will_leave_is_known_before(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
+    """A checkpoint that is saved before the files are cut holds the lengths that they will have."""
+    sink = JsonlSink()
+    sink.start(make_info())
+    sink.epoch(make_epoch(1))
+    then = sink.state()
+    sink.epoch(make_epoch(2))
+    sink.step({"step": 1, "loss": 0.5, "accuracy": 0.25, "grad_norm": 2.0})
+    before = sink.state()
+    foretold = sink.rewound(then)
+    assert sink.state() == before  # nothing is cut yet
+    sink.rewind(then)
+    after = sink.state()
+    assert foretold == {**after, "steps.jsonl": 0}
+    assert after["metrics.jsonl"] == then["metrics.jsonl"]
+    sink.close()

@@ -183,10 +183,10 @@ def test_nonsense_and_floods_are_refused(door: Open, request_: bytes) -> None:
     assert door.alive()
 
 
-def test_slow_and_silent_clients_keep_nobody_waiting(door: Open) -> None:
-    """R18 in little: fifty that say nothing, never end their line, or never read."""
+def slow_clients(door: Open, count: int) -> list[socket.socket]:
+    """Clients that say nothing, never end their line, or never read."""
     slow = []
-    for n in range(50):
+    for n in range(count):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(door.path))
         if n % 3 == 1:
@@ -194,20 +194,47 @@ def test_slow_and_silent_clients_keep_nobody_waiting(door: Open) -> None:
         if n % 3 == 2:
             connection.sendall(encode({"command": "status"}))  # and never reads the answer
         slow.append(connection)
+    return slow
+
+
+def test_a_client_that_asks_at_once_is_answered_while_300_slow_ones_hang_on(short: Path) -> None:
+    door = Open(short, request_timeout_s=60.0)
+    slow: list[socket.socket] = []
+    for _ in range(3):
+        slow += slow_clients(door, 100)
+        began = time.monotonic()
+        assert ask(door.note, "status", timeout_s=5)
+        assert time.monotonic() - began < 2.5
+    assert door.server.clients <= 130  # their number is bounded
+    for connection in slow:
+        connection.close()
+    door.server.close()
+
+
+def test_a_slow_client_is_left_at_its_deadline(door: Open) -> None:
+    slow = slow_clients(door, 9)
     end = time.monotonic() + 10
-    answered = False
-    while not answered and time.monotonic() < end:
-        try:
-            answered = door.alive()
-        except NoAnswerError as error:
-            assert "others are being answered" in str(error)
-            time.sleep(0.05)
-    assert answered
     while door.server.clients and time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.02)
     assert door.server.clients == 0
     for connection in slow:
         connection.close()
+
+
+def test_so_many_may_wait_for_a_checkpoint_and_the_others_are_answered(short: Path) -> None:
+    door = Open(short)
+    waiting = []
+    for _ in range(33):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(door.path))
+        connection.sendall(encode({"command": "checkpoint"}))
+        waiting.append(connection)
+    waiting[-1].settimeout(10)
+    assert "32 others are waiting" in decode(waiting[-1].recv(999))["error"]
+    assert ask(door.note, "status", timeout_s=5)
+    for connection in waiting:
+        connection.close()
+    door.server.close()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from esper.tolaria.criterion import Criterion
 from esper.tolaria.evaluate import Evaluator, batch_statistics
 from esper.tolaria.precision import Precision
 from esper.tolaria.task import pair_form
@@ -51,8 +52,67 @@ def test_numbers_are_means_over_samples(sizes: list[int]) -> None:
 
 def test_a_loss_that_knows_only_means_gives_one_value_a_batch() -> None:
     grown = make_host()
-    found = evaluator(grown, nn.functional.cross_entropy).run(split(batch(10), [4, 6]), keep_losses=True)
-    assert found.losses.shape == (2,)
+    made = evaluator(grown, lambda output, targets: nn.functional.cross_entropy(output, targets))
+    found = made.run(split(batch(10), [4, 6]), keep_losses=True)
+    assert (found.losses.shape, found.error_over) == ((2,), "batches")
+    assert found.weights is not None
+    assert found.losses.sum().item() / found.weights.sum().item() == pytest.approx(found.loss, rel=1e-6)
+
+
+def test_the_impact_of_a_loss_without_values_by_sample_says_so() -> None:
+    """A focal loss that ignores `reduction` must not end a run once a seed is judged."""
+
+    class Focal(nn.CrossEntropyLoss):
+        def forward(self, output: Tensor, targets: Tensor) -> Tensor:
+            each = nn.functional.cross_entropy(output, targets, reduction="none")
+            return ((1 - (-each).exp()) ** 2 * each).mean()
+
+    grown = with_seed()
+    made = evaluator(grown, Focal())
+    impact = made.impact(
+        grown.model.seed_module(grown.model.record("a", 0)), lambda: split(batch(9), [3] * 3)
+    )
+    assert (impact.error_over, impact.error_values, impact.samples) == ("batches", 3, 9)
+    assert 0 < impact.loss_gain_error < math.inf
+    assert impact.accuracy_gain is not None
+
+
+def test_a_task_without_accuracy_has_no_gain_of_accuracy() -> None:
+    grown = with_seed()
+    x, _ = batch(8)
+    impact = evaluator(grown, nn.MSELoss()).impact(
+        grown.model.seed_module(grown.model.record("a", 0)), lambda: [(x, x[:, :3])]
+    )
+    assert (impact.accuracy_gain, impact.error_over, impact.error_values) == (None, "samples", 8)
+
+
+class MeanError:
+    """A metric of the user's own, of which less is better."""
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def update(self, output: Tensor, targets: Tensor) -> None:
+        self.seen.append((output.argmax(1) != targets).float())
+
+    def compute(self) -> Tensor:
+        return torch.cat(self.seen).mean()
+
+
+def test_a_metric_of_the_users_own_takes_the_place_of_accuracy() -> None:
+    grown, batches = with_seed(), split(batch(9), [4, 5])
+    seed = grown.model.seed_module(grown.model.record("a", 0))
+    made = evaluator(grown, Criterion(LOSS, metric=MeanError()))
+    usual = evaluator(grown)
+    right, gain = usual.run(batches).accuracy, usual.impact(seed, lambda: batches).accuracy_gain
+    assert right is not None
+    assert made.run(batches).accuracy == pytest.approx(1 - right)
+    assert made.impact(seed, lambda: batches).accuracy_gain == pytest.approx(gain)
 
 
 @pytest.mark.parametrize("training", [True, False])

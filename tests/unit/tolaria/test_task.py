@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.tolaria.task import Meter, batch_length, follow, is_classification, pair_form, per_sample
+from esper.tolaria.accuracy import Accuracy
+from esper.tolaria.divisors import class_divisor
+from esper.tolaria.task import Meter, batch_length, follow, pair_form
 
 CPU = torch.device("cpu")
 
@@ -87,44 +89,38 @@ def test_the_length_of_a_batch_whatever_its_targets_are(targets: Any, length: in
     assert batch_length(targets) == length
 
 
-@pytest.mark.parametrize(
-    ("output", "targets", "expected"),
-    [
-        (torch.zeros(5, 3), torch.zeros(5, dtype=torch.long), True),
-        (torch.zeros(5, 3), torch.zeros(5), False),
-        (torch.zeros(5), torch.zeros(5, dtype=torch.long), False),
-        (torch.zeros(5, 3, 2), torch.zeros(5, 2, dtype=torch.long), False),
-        ({"logits": torch.zeros(5, 3)}, torch.zeros(5, dtype=torch.long), False),
-    ],
-)
-def test_accuracy_is_for_scores_against_classes(output: Any, targets: Any, expected: bool) -> None:
-    assert is_classification(output, targets) is expected
+def test_ignored_labels_and_weights_are_divided_by_what_counts() -> None:
+    """In batches of 5, one of them all ignored, as in one batch; only labels that count are answers."""
+    output, targets = answers(20)
+    targets[::3] = targets[5:10] = -100
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 1.0, 2.0]))
+    meter, divisor = Meter(CPU, accuracy=Accuracy(ignore_index=-100)), class_divisor(loss)
+    for part, truth in zip(output.split(5), targets.split(5), strict=True):
+        meter.add(loss(part, truth), part, truth, 5, divisor.of_batch(truth, 5))
+    found, accuracy = meter.read()
+    counted = targets != -100
+    assert found == pytest.approx(loss(output, targets).item(), abs=1e-6)
+    assert accuracy == pytest.approx((output.argmax(1) == targets)[counted].float().mean().item())
+    assert meter.samples == 20
+    other = Meter(CPU)
+    other.load_state_dict(meter.state_dict())
+    assert other.read() == (found, accuracy)
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.2), nn.NLLLoss(), nn.MultiMarginLoss()],
-)
-def test_a_loss_by_sample_has_the_same_mean_and_leaves_the_loss_alone(loss: Any) -> None:
-    output, targets = answers(11)
-    before = loss(output, targets)
-    single = per_sample(loss)
-    assert single is not None
-    assert single(output, targets).shape == (11,)
-    assert single(output, targets).mean().item() == pytest.approx(before.item(), rel=1e-5)
-    assert loss.reduction == "mean"
+def test_batches_in_which_nothing_counts_have_no_loss() -> None:
+    meter = Meter(CPU, accuracy=Accuracy(ignore_index=-100))
+    output, ignored = torch.zeros(3, 4), torch.full((3,), -100)
+    meter.add(torch.tensor(math.nan), output, ignored, 3, class_divisor(nn.NLLLoss()).of_batch(ignored, 3))
+    assert math.isnan(meter.read()[0])
+    assert meter.read()[1] is None
 
 
-def test_a_loss_over_many_values_is_averaged_within_a_sample() -> None:
-    output, targets = torch.randn(5, 3, 2), torch.randn(5, 3, 2)
-    single = per_sample(nn.MSELoss())
-    assert single is not None
-    assert torch.allclose(single(output, targets), (output - targets).square().flatten(1).mean(1))
-
-
-def test_a_loss_that_cannot_say_it_by_sample_says_so() -> None:
-    assert per_sample(nn.functional.cross_entropy) is None
-    assert per_sample(nn.CrossEntropyLoss(reduction="sum")) is None
+def test_the_state_of_an_older_version_is_taken_up() -> None:
+    meter = Meter(CPU)
+    old = {"loss": torch.tensor(6.0), "hits": torch.tensor(2), "samples": 4, "judged": 4}
+    meter.load_state_dict(old | {"objectives": {"a": torch.tensor(2.0)}, "objective_samples": {"a": 4}})
+    assert meter.read() == (1.5, 0.5)
+    assert meter.objectives() == {"a": 0.5}
 
 
 def test_the_usual_batch_is_a_pair() -> None:

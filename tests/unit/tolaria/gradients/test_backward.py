@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,6 +107,41 @@ def test_any_accumulation_by_weight_has_the_full_batchs_gradient(sizes: list[int
     whole = {n: p.grad for n, p in host.named_parameters() if p.grad is not None}
     assert close(gradients(None, sizes), whole)
     assert close(gradients(Weighted(), sizes), whole)
+
+
+UNEVEN = {
+    "class weights": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 0.25])),
+    "ignored class": nn.CrossEntropyLoss(ignore_index=1),
+    "a class of no weight": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 0.0, 2.0])),
+    "summed": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 0.25]), reduction="sum"),
+}
+
+
+@pytest.mark.parametrize("loss", UNEVEN.values(), ids=UNEVEN)
+@pytest.mark.parametrize("sizes", [(5, 3, 4, 7), (1,) * 6, (2, 6)])
+def test_micro_batches_weigh_by_what_their_mean_was_divided_by(loss: Any, sizes: tuple[int, ...]) -> None:
+    """Each is all of one class: by samples they would be far off, and one class may count for nothing."""
+    host = copy.deepcopy(make_host().model.host)
+    x, y = conflicting(sizes)
+    loss(host(x), y).backward()
+    whole = {n: p.grad for n, p in host.named_parameters() if p.grad is not None}
+    for aggregator in (None, Weighted()) if loss.reduction == "mean" else (None,):
+        grown = make_host()
+        grown.model.train()
+        seen = Seen(grown)
+        stepper(grown, aggregator, loss=loss).step(split((x, y), list(sizes)), [Meter(CPU)], 1)
+        assert close(seen.steps[0], whole)
+
+
+@pytest.mark.parametrize("loss", [*UNEVEN.values()][1:3], ids=["ignored", "no weight"])
+def test_a_step_in_which_nothing_counts_has_no_gradient(loss: Any) -> None:
+    grown = make_host()
+    seen = Seen(grown)
+    x, _ = batch(6)
+    meter = Meter(CPU)
+    stepper(grown, None, loss=loss).step([(x, torch.ones(6, dtype=torch.long))], [meter], 1)
+    assert all(not gradient.any() for gradient in seen.steps[0].values())
+    assert math.isnan(meter.read()[0])
 
 
 def by_hand(sizes: Sequence[int], seed: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,10 @@ from helpers.runs import (
 
 from esper.leyline import CommandKind, Refusal, SeedStage
 from esper.tolaria.run import Run
+from esper.tolaria.signals import Wishes
 from esper.tolaria.state import load_checkpoint
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
-# what is to differ from the snapshot: the cut of the rates, and what recovery remembers
-DELIBERATE = ("schedule", "recovery")
 
 
 class Compares(Notes):
@@ -40,29 +39,45 @@ class Compares(Notes):
         super().__init__()
         self.run: Run | None = None
         self.verdicts: list[bool] = []
-        self.kept: list[tuple[Any, Any]] = []
+        self.kept: dict[int, tuple[Any, Any]] = {}
         self.unchanged: list[bool] = []
 
-    def rewind(self, state: Mapping[str, Any]) -> None:
-        super().rewind(state)
-        assert self.run is not None
-        snapshot = self.run.guard.snapshots.nearest(self.run.progress.step)
+    def attach(self, run: Run) -> None:
+        self.run = run
+        back, settled = run.recovery.rollback.back, run.guard.rolled_back
+
+        def went_back(*args: Any, **options: Any) -> Any:
+            result = back(*args, **options)
+            self.verdicts.append(self._stands_at(run, result.step))
+            return result
+
+        def keep() -> None:
+            settled()
+            self._keep(run)
+
+        run.recovery.rollback.back = went_back  # type: ignore[method-assign]
+        run.guard.rolled_back = keep  # type: ignore[method-assign]
+
+    def _stands_at(self, run: Run, step: int) -> bool:
+        snapshot = run.guard.snapshots.nearest(step)
         assert snapshot is not None
-        tensors, owners = self.run.state.capture()
-        others = [name for name in owners if name not in DELIBERATE]
-        self.verdicts.append(
-            owners.keys() == snapshot.state["owners"].keys()
+        tensors, owners = run.state.capture()
+        return (
+            owners == snapshot.state["owners"]
             and tensors.keys() == snapshot.tensors.keys()
             and all(same(tensors[name], snapshot.tensors[name]) for name in tensors)
-            and all(owners[name] == snapshot.state["owners"][name] for name in others)
         )
+
+    def _keep(self, run: Run) -> None:
+        snapshot = run.guard.snapshots.nearest(run.progress.step)
+        assert snapshot is not None
         copies = {n: {k: t.clone() for k, t in g.items()} for n, g in snapshot.tensors.items()}
-        self.kept.append((snapshot, (copies, copy.deepcopy(snapshot.state))))
+        self.kept[snapshot.step] = snapshot, (copies, copy.deepcopy(snapshot.state))
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None:
         super().progress(step_in_epoch, loss)
         assert self.run is not None
-        for snapshot, (tensors, state) in self.kept:
+        for snapshot, (tensors, state) in self.kept.values():
             if self.run.progress.step == snapshot.step + 10:
                 whole = all(same(snapshot.tensors[n], tensors[n]) for n in tensors)
                 self.unchanged.append(whole and snapshot.state == state)
@@ -87,7 +102,9 @@ def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> R
     notes = notes or Compares()
     given = LONG | {"optimization__max_epochs": 6} | options
     run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
-    if isinstance(notes, Compares | FaultyWeight):
+    if isinstance(notes, Compares):
+        notes.attach(run)
+    if isinstance(notes, FaultyWeight):
         notes.run = run
     return run
 
@@ -107,16 +124,23 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> R
             {1: [germinate()], 2: [tell(CommandKind.CULL, number=2)]},
             {"morphogenetic__seed__embargo_epochs": 9},
         ),
+        SeedStage.FOSSILIZED: (
+            {1: [germinate()], 2: [tell(CommandKind.FOSSILIZE, number=2)]},
+            {"morphogenetic__seed__probation_epochs": 0},
+        ),
     }
     commands, options = plans.get(stage, ({}, {}))
     notes, parts = Compares(), {} if loss is None else {"loss": loss}
     given = LONG | {"optimization__max_epochs": 5, "trainer__max_rollbacks": 2} | options
-    notes.run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
-    return notes.run
+    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    notes.attach(run)
+    return run
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
-@pytest.mark.parametrize("stage", ["dormant", "training", "blending", "probationary", "embargoed"])
+@pytest.mark.parametrize(
+    "stage", ["dormant", "training", "blending", "probationary", "fossilized", "embargoed"]
+)
 def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
     tmp_path: Path, stage: str, factor: float
 ) -> None:
@@ -130,12 +154,14 @@ def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
     assert isinstance(notes, Compares)
     assert loss.fired == 2
     assert notes.verdicts == [True, True]
-    assert notes.unchanged == [True, True]
+    assert notes.unchanged == [True]  # both went back to the same step: that is one snapshot
     assert orphans(run) == []
     assert (run.progress.epoch, run.progress.stopped_by) == (5, "max_epochs")
     assert [line["epoch"] for line in notes.epochs] == [3, 4, 5]
     assert sound(run)
     assert run.schedule.scale == 0.25
+    # part of the host by then: it is not blamed, and stays
+    assert (run.model.record("block1", 0).stage == "fossilized") == (stage == "fossilized")
 
 
 @pytest.mark.parametrize("name", ["gated", "accumulation", "dropout", "sgd", "inside"])
@@ -253,7 +279,7 @@ class Insists(Plan):
 
 
 def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> None:
-    """S7: the seed was born after the snapshot, so it has never been; its place stays empty for a while."""
+    """S7: the seed blended in the epoch that failed; its place stays empty for a while."""
     loss = FaultyLoss(9)
     options = LONG | {"optimization__max_epochs": 5, "morphogenetic__seed__embargo_epochs": 2}
     run = make_run(tmp_path, tamiyo=Insists(), parts={"loss": loss}, **options)
@@ -261,13 +287,24 @@ def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> 
     notes = notes_of(run)
     (event,) = notes.named(ROLLBACK)
     assert event.data["embargoed"] == "block1#0"
-    assert event.data["lost"] == [
-        {"layer": "block1", "index": 0, "blueprint": "conv_light", "germinated_step": 6}
-    ]
-    assert (event.step, event.epoch) == (6, 0)
+    assert event.data["lost"] == []
+    assert (event.step, event.epoch) == (6, 1)
     born = [e.epoch for e in notes.named("seed_stage") if e.data["to"] == "germinated"]
     assert born == [1, 3]  # the failed epoch was the second: barred until three are over
     assert orphans(run) == []
+
+
+def test_a_seed_that_was_born_in_the_failed_epoch_is_told_of(tmp_path: Path) -> None:
+    """It was born after the state that the run is back at: there it has never been."""
+    commands, options = LIVES["inside"]
+    given = LONG | options
+    run = make_run(tmp_path, tamiyo=Plan(commands), parts={"loss": FaultyLoss(6)}, **given)
+    run.train()
+    (event,) = notes_of(run).named(ROLLBACK)
+    assert (event.step, event.data["failed_step"]) == (0, 6)
+    assert event.data["lost"] == [
+        {"layer": "block1", "index": 0, "blueprint": "conv_light", "germinated_step": 4}
+    ]
 
 
 def test_a_seed_that_blends_in_the_snapshot_is_taken_out_there(tmp_path: Path) -> None:
@@ -302,7 +339,7 @@ def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcom
     )
     run.train()
     refusals = [(o.epoch, o.refusal) for o in plan.outcomes if o.refusal is not None]
-    assert (1, Refusal.CONSERVATIVE) in refusals
+    assert (2, Refusal.CONSERVATIVE) in refusals
     assert int(run.alarm.level) == 0
     levels = [e.data["level"] for e in notes_of(run).events if e.name == "tolaria.emergency.escalated"]
     assert levels == [2, 3]
@@ -322,15 +359,15 @@ def test_what_no_rollback_helps_against_halts_the_run(tmp_path: Path) -> None:
     assert len(notes.named(ROLLBACK)) == 3
     (event,) = notes.named(HALT)
     assert event.data["reason"] == "the loss is nan at step 7, after 3 rollbacks that did not help"
-    assert list(checkpoints(run))[-1] == "epoch-0000-batch-000006"
+    assert list(checkpoints(run))[-1] == "epoch-0001"
     assert sound(run)
     assert run.schedule.scale == 0.125
-    assert [line["epoch"] for line in notes.epochs] == []
+    assert [line["epoch"] for line in notes.epochs] == [1]
 
 
 def test_a_halted_run_can_be_taken_up_and_has_its_rollbacks_again(tmp_path: Path) -> None:
     ran(tmp_path, "no growth", loss=FaultyLoss(*range(9, 1000))).train()
-    run = restored(ran(tmp_path, "no growth"), path_of(tmp_path, "epoch-0000-batch-000006"))
+    run = restored(ran(tmp_path, "no growth"), path_of(tmp_path, "epoch-0001"))
     assert (run.recovery.rollbacks, int(run.alarm.level)) == (0, 0)
     assert run.schedule.scale == 0.125
     run.train()
@@ -384,7 +421,7 @@ def test_a_missed_deadline_is_a_halt(tmp_path: Path) -> None:
     run.train()
     assert run.progress.stopped_by == "emergency"
     assert "longer than" in notes_of(run).named(HALT)[0].data["reason"]
-    assert list(checkpoints(run))[-1] == "epoch-0000-batch-000006"
+    assert list(checkpoints(run))[-1] == "epoch-0001"
 
 
 # -- resuming ------------------------------------------------------------------------------------
@@ -401,3 +438,68 @@ def test_a_run_that_was_rolled_back_is_resumed_exactly(tmp_path: Path, epoch: in
     resumed.train()
     assert resumed.recovery.rollbacks == 1
     assert alike(resumed, whole)
+
+
+@pytest.mark.parametrize("name", ["no growth", "blend", "reversed", "inside", "dropout"])
+def test_a_resumed_run_goes_back_to_where_one_that_was_never_stopped_does(tmp_path: Path, name: str) -> None:
+    """S2: the epoch's end, with what was decided there; the checkpoint is from before the fault."""
+    whole = ran(tmp_path / "whole", name, Notes(), loss=FaultyLoss(15))
+    whole.train()
+    (event,) = notes_of(whole).named(ROLLBACK)
+    assert event.step == 12
+    # as the folder was before the fault: the checkpoint of epoch 2 without what the rollback decided
+    before = ran(tmp_path / "before", name, Notes(), loss=FaultyLoss())
+    before.train()
+    resumed = restored(
+        ran(tmp_path / "resumed", name, Notes(), loss=FaultyLoss(3)),
+        path_of(tmp_path / "before", "epoch-0002"),
+    )
+    resumed.train()
+    assert alike(resumed, whole)
+    assert resumed.progress.train_flops == whole.progress.train_flops
+
+
+def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> None:
+    """S2, `esper-ctl RUN checkpoint`: by the run that saved it as by one that was resumed from it."""
+    wishes, notes = Wishes(), Notes()
+    progress = notes.progress
+
+    def ask(step_in_epoch: int, loss: float | None) -> None:
+        progress(step_in_epoch, loss)
+        if len(notes.places) == 15:
+            wishes.checkpoint()
+
+    notes.progress = ask  # type: ignore[method-assign]
+    commands, options = LIVES["blend"]
+    given = LONG | options
+    whole = make_run(
+        tmp_path / "whole",
+        tamiyo=Plan(commands),
+        notes=notes,
+        wishes=wishes,
+        parts={"loss": FaultyLoss(17)},
+        **given,
+    )
+    copy = tmp_path / "copy"
+    notes.event = keeping(notes, tmp_path / "whole" / "checkpoints", copy)  # type: ignore[method-assign]
+    whole.train()
+    (event,) = notes.named(ROLLBACK)
+    assert (event.step, event.data["failed_step"]) == (15, 17)
+    resumed = restored(
+        make_run(tmp_path / "resumed", tamiyo=Plan(commands), parts={"loss": FaultyLoss(2)}, **given), copy
+    )
+    assert resumed.recovery.rollbacks == 0  # the copy is from before the fault
+    resumed.train()
+    assert alike(resumed, whole)
+
+
+def keeping(notes: Notes, folder: Path, copy: Path) -> Any:
+    """Keeps a copy of the first checkpoint from the midst of an epoch, as it was before the rollback."""
+    event = notes.event
+
+    def kept(what: Any) -> None:
+        event(what)
+        if what.name == "checkpoint_saved" and "batch" in what.data["name"] and not copy.exists():
+            shutil.copytree(folder / what.data["name"], copy)
+
+    return kept

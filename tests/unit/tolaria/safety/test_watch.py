@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from esper.tolaria.divisors import BatchWeight
 from esper.tolaria.safety.watch import ACCELERATOR_STEPS, Watch
 
 CPU = torch.device("cpu")
@@ -59,3 +62,24 @@ def test_no_graph_is_kept_alive() -> None:
     watch.add((weight * 2).sum(), None, None, 1)
     watch.end_step(None)
     assert not any(loss.requires_grad for loss in watch._losses)
+
+
+def test_a_step_in_which_no_label_counts_has_no_loss() -> None:
+    """It must not look like a loss that has become NaN."""
+    nothing, much = BatchWeight(torch.tensor(0)), BatchWeight(torch.tensor(4.0))
+    watch = Watch(CPU, 9)
+    for parts in ([(math.nan, nothing)], [(math.nan, nothing), (2.0, much)], [(math.nan, much)]):
+        for loss, weight in parts:
+            watch.add(torch.tensor(loss), None, None, 8, weight)
+        watch.end_step(None)
+    first, second, third = [loss for loss, _ in watch.read()]
+    assert (first, second) == (None, 2.0)
+    assert third is not None
+    assert math.isnan(third)
+
+
+def test_a_sum_is_watched_per_sample() -> None:
+    watch = Watch(CPU)
+    watch.add(torch.tensor(6.0), None, None, 3, BatchWeight(3, summed=True))
+    watch.end_step(None)
+    assert watch.read() == [(2.0, None)]

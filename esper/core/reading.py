@@ -1,0 +1,47 @@
+"""Reads small files that anything may be in the place of: a FIFO, a device, a file of any size or content."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+LIMIT_BYTES = 16 << 20
+
+
+def read_regular(path: Path, limit_bytes: int = LIMIT_BYTES, *, tail: bool = False) -> bytes:
+    """The bytes of a regular file; with `tail` at most its last `limit_bytes`.
+
+    Never waits for another process, as opening a FIFO would. Raises `OSError` for what is no regular file and
+    for one that is longer than `limit_bytes`, and `ValueError` for a path with a null byte.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    with os.fdopen(descriptor, "rb") as file:
+        if found.st_size > limit_bytes:
+            if not tail:
+                raise OSError(errno.EFBIG, f"longer than {limit_bytes} bytes", str(path))
+            file.seek(found.st_size - limit_bytes)
+        return file.read(limit_bytes)
+
+
+def read_object(path: Path, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
+    """The JSON object in a file; raises as `read_regular` does, and `ValueError` for any other content."""
+    return parse_object(read_regular(path, limit_bytes))
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """The JSON object in a text; raises `ValueError` for anything else."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON {type(found).__name__}, expected an object")
+    return found

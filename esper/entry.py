@@ -1,0 +1,24 @@
+"""The commands `esper-train` and `esper-ctl`: signals are handled first, and only then is the rest imported.
+
+Importing torch and Hydra takes seconds, in which a signal would end in a traceback.
+"""
+
+from __future__ import annotations
+
+from esper.signals import ended_by_signals
+
+
+def train() -> int:
+    """`esper-train`; returns the exit code."""
+    with ended_by_signals():
+        from esper.train import main
+
+        return main()
+
+
+def ctl() -> int:
+    """`esper-ctl`; returns the exit code."""
+    with ended_by_signals():
+        from esper.ctl import main
+
+        return main()

@@ -1,0 +1,156 @@
+"""Finds out, on the probe batch and before training, what a loss's mean is and what it can be judged by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esper.config import TolariaConfig, names
+from esper.config.problems import problem
+from esper.errors import ConfigError, EsperError
+from esper.tolaria.accuracy import accuracy_for, scores_of_classes
+from esper.tolaria.criterion import Criterion, Metric
+from esper.tolaria.divisor_search import find_divisor
+from esper.tolaria.divisors import IGNORED_LABEL, known_divisor, setting, torch_loss
+from esper.tolaria.losses import Losses, LossFunction, judge
+from esper.tolaria.parts import Parts
+from esper.tolaria.probe import Probe
+from esper.tolaria.shapes import shape_problems
+from esper.tolaria.task import pair_form
+
+_KEY = "optimization.loss_function"
+
+
+def examine(config: TolariaConfig, parts: Parts, probe: Probe) -> Criterion:
+    """The loss with what is known of it.
+
+    Raises `ConfigError` where the loss cannot judge the model's output, where it is not one number, where
+    shapes would be broadcast, and where the metric does not fit.
+    """
+    o = config.optimization
+    with torch.no_grad(), probe.in_eval_mode():
+        loss = _private(parts.loss)
+        output, targets = probe.answer()
+        with _refusing(o.loss_function, output, targets), probe.precision.autocast():
+            _refuse(shape_problems(loss, o.loss_function, output, targets))
+            losses = judge(loss, output, targets)
+        _refuse(_scalar_problems(o.loss_function, losses))
+        ignorable = _may_ignore(config, parts, loss)
+        known = known_divisor(loss, ignorable=ignorable)
+        divisor, notes = known, list[str]()
+        if known is None or torch_loss(loss) is None:
+            divisor, notes = find_divisor(loss, known, probe, (output, targets, losses), ignorable)
+        classes = o.metric == "auto" and _judges_classes(loss, output, targets)
+        kind = "none" if parts.metric is not None else o.metric
+        accuracy = accuracy_for(loss, kind, classes=classes, ignorable=ignorable)
+        if o.metric in ("accuracy", "binary_accuracy") and accuracy.count(output, targets) is None:
+            _refuse([problem("optimization.metric", o.metric, _fitting(o.metric, output, targets))])
+        if parts.metric is not None:
+            _try_metric(o.metric, parts.metric, output, targets)
+    return Criterion(
+        parts.loss,
+        divisor,
+        batch_dependent=bool(notes),
+        accuracy=accuracy,
+        metric=parts.metric,
+        notes=notes,
+    )
+
+
+def _private(loss: LossFunction) -> LossFunction:
+    """A copy in eval mode: a loss may keep a state of its own, which is not to be moved."""
+    try:
+        private = copy.deepcopy(loss)
+    except Exception:  # noqa: BLE001 - an object of the user's own may refuse
+        return loss
+    return private.eval() if isinstance(private, nn.Module) else private
+
+
+@contextmanager
+def _refusing(name: str, output: Any, targets: Any) -> Iterator[None]:
+    """What the loss raises becomes a `ConfigError`."""
+    try:
+        yield
+    except EsperError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        given = f"{_described(output)} and targets {_described(targets)}"
+        expected = f"a loss of the model's output {given} ({reason:.200})"
+        raise ConfigError(problem(_KEY, name, expected)) from error
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError(problems)
+
+
+def _scalar_problems(name: str, losses: Losses) -> list[str]:
+    if isinstance(losses, Mapping) or (isinstance(losses, Tensor) and losses.dim() == 0):
+        return []
+    return [problem(_KEY, name, f"one number a batch, not {_described(losses)}: a mean or a sum")]
+
+
+def _described(value: Any) -> str:
+    return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _may_ignore(config: TolariaConfig, parts: Parts, loss: LossFunction) -> bool:
+    """Whether a label can be the one that the loss ignores: those of a shipped data set are known."""
+    shipped = config.dataset.name in names.DATASETS and parts.form is pair_form
+    classes = parts.data.num_classes
+    ignored = setting(loss, "ignore_index", IGNORED_LABEL)
+    return not (shipped and classes is not None and (ignored is None or not 0 <= ignored < classes))
+
+
+# -- the metric ---------------------------------------------------------------------------------------------
+
+
+def _judges_classes(loss: LossFunction, output: Any, targets: Any) -> bool:
+    """Whether a loss prefers scores of the right classes to those of the next ones, as a contrastive one
+    on embeddings does not."""
+    if not scores_of_classes(output, targets) or torch_loss(loss) is not None:
+        return True
+    classes = output.shape[1]
+    labels = targets.clamp(min=0)
+    if labels.max() >= classes:
+        return False
+    try:
+        right, wrong = (judge(loss, _scores(labels + shift, output), targets) for shift in (0, 1))
+    except Exception:  # noqa: BLE001 - it has judged the model's output, and that is what counts
+        return False
+    if not (isinstance(right, Tensor) and isinstance(wrong, Tensor)):
+        return False
+    return bool(right < wrong) and not torch.allclose(right, wrong, rtol=1e-3)
+
+
+def _scores(labels: Tensor, output: Tensor) -> Tensor:
+    one_hot = F.one_hot(labels % output.shape[1], output.shape[1]).movedim(-1, 1)
+    return one_hot.to(output.dtype) * 4.0
+
+
+def _fitting(kind: str, output: Any, targets: Any) -> str:
+    needed = (
+        "scores (N, classes, ...) and class numbers (N, ...)"
+        if kind == "accuracy"
+        else "an output and targets of one shape"
+    )
+    return f"auto or none, or {needed}; the output is {_described(output)}, targets {_described(targets)}"
+
+
+def _try_metric(name: str, metric: Metric, output: Any, targets: Any) -> None:
+    try:
+        metric.reset()
+        metric.update(output, targets)
+        float(metric.compute())
+        metric.reset()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        expected = f"a metric of the output {_described(output)} and targets {_described(targets)}"
+        raise ConfigError(problem("optimization.metric", name, f"{expected} ({reason:.200})")) from error

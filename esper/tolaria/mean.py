@@ -1,0 +1,57 @@
+"""A mean that is added up batch by batch on a device, whatever it is divided by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from esper.tolaria.divisors import BatchWeight
+from esper.tolaria.gradients.gram import widest_dtype
+
+
+class Mean:
+    """A sum and its divisor. Batches whose divisor is a tensor have sums of their own, in float64 where the
+    device has it: their weights may be of any size.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.device = device
+        self.total = torch.zeros((), device=device, dtype=dtype)
+        self.units: float = 0
+        self._weighted: Tensor | None = None
+
+    def add(self, value: Tensor, weight: BatchWeight) -> None:
+        """Add a batch's mean, or its sum where it is `summed`; nothing waits for the device."""
+        value = value.detach().to(self.device, non_blocking=True)
+        if isinstance(weight.units, Tensor):
+            wide = widest_dtype(self.device)
+            units = weight.units.to(self.device, wide, non_blocking=True)
+            both = torch.stack([BatchWeight(units, weight.summed).sum_of(value.to(wide)), units])
+            self._weighted = both if self._weighted is None else self._weighted.add_(both)
+            return
+        self.total.add_(value, alpha=1 if weight.summed else weight.units)
+        self.units += weight.units
+
+    def read(self) -> float:
+        """The mean; NaN where nothing has counted. Waits for the device."""
+        total, units = self.total.item(), self.units
+        if self._weighted is not None:
+            more, by = self._weighted.tolist()
+            total, units = total + more, units + by
+        return total / units if units else float("nan")
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.total.zero_()
+        self.units = 0
+        self._weighted = None
+
+    def weighted(self) -> Tensor | None:
+        """Sum and divisor of the batches whose divisor is a tensor; None where there were none."""
+        return self._weighted
+
+    def load(self, total: Tensor, units: float, weighted: Tensor | None) -> None:
+        """Go on where a saved one stood."""
+        self.total.copy_(total)
+        self.units = units
+        self._weighted = None if weighted is None else weighted.to(self.device, copy=True)

@@ -1,0 +1,45 @@
+"""Whose state is saved and restored, and in which order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esper.tolaria.state import Generators, StateManager
+
+if TYPE_CHECKING:
+    from esper.tolaria.machinery import Machinery
+
+
+def register_owners(run: Machinery) -> StateManager:
+    """A state manager with every owner of state that the loop moves; safety adds its own.
+
+    The model comes first: it plants its seeds, and what follows is about their parameters.
+    """
+    state = StateManager()
+    state.register("model", run.model, use="copies")
+    state.register("optimizers", run.optimizers, use="copies")
+    state.register("rebuilds", run.optimizers.rebuilds)
+    state.register("schedule", run.schedule)
+    state.register("scaler", run.precision)
+    state.register("attribution", run.attribution, use="copies")
+    state.register("meter", run.meter, use="copies")
+    state.register("run", run)
+    state.register("best", run.best, use="reads")
+    state.register("generators", Generators(), use="copies")
+    if run.tasks is not None:
+        state.register("gradients", run.tasks, use="copies")
+    if run.growth is not None:
+        _register_growth(run, state)
+    return state
+
+
+def _register_growth(run: Machinery, state: StateManager) -> None:
+    assert run.growth is not None
+    state.register("seeds", run.seeds)
+    state.register("flops", run.flops)
+    if run.config.checkpoint.save_morphogenetic_state:
+        state.register("history", run.history)
+        state.register("control", run.growth.control)
+        state.register("growth", run.growth)
+        if run.growth.monitor is not None:
+            state.register("health", run.growth.monitor)

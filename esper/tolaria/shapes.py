@@ -1,0 +1,80 @@
+"""Whether an output and its targets have shapes that a loss compares one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.config.problems import problem
+from esper.tolaria.divisors import ELEMENTWISE, torch_loss
+from esper.tolaria.losses import LossFunction
+
+_KEY = "optimization.loss_function"
+
+
+def shape_problems(loss: LossFunction, name: str, output: Any, targets: Any) -> list[str]:
+    """A sentence where a loss would broadcast its arguments: (N, 1) against (N) compares all with all.
+
+    torch's elementwise losses take equal shapes only; a loss of the user's own is tried with shapes that are
+    equal. Call without gradients.
+    """
+    if not (isinstance(output, Tensor) and isinstance(targets, Tensor)) or output.shape == targets.shape:
+        return []
+    known = torch_loss(loss)
+    if known is None and not _broadcasts(loss, output, targets):
+        return []
+    if known is not None and known not in ELEMENTWISE:
+        return []
+    return [problem(_KEY, name, _expected(output, targets))]
+
+
+def _broadcasts(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -> bool:
+    """Whether a loss of the user's own compares all with all because of a dimension of 1.
+
+    It then depends on the whole batch, and is a plain mean of its samples' once the shapes are equal. One
+    that aligns them itself is such a mean as it is, and one that compares samples on purpose never is.
+    """
+    if _squeezed(output) != _squeezed(targets) or output.shape[:1] != targets.shape[:1] or output.numel() < 2:
+        return False
+    # low targets first, and outputs that follow them: what compares all with all then shows in any half
+    order = targets.flatten().argsort()
+    output, targets = output[order], targets[order]
+    output = output + targets.reshape(output.shape)
+    if _is_mean(loss, output, targets):
+        return False
+    return _is_mean(loss, output, targets.reshape(output.shape)) or _is_mean(
+        loss, output.reshape(targets.shape), targets
+    )
+
+
+def _is_mean(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -> bool:
+    """Whether the loss of all samples is the mean, or the sum, of the losses of two halves."""
+    n, half = len(output), len(output) // 2
+    try:
+        whole = loss(output, targets)
+        first, second = loss(output[:half], targets[:half]), loss(output[half:], targets[half:])
+        mean = (half * first + (n - half) * second) / n
+        return any(torch.allclose(whole, made, rtol=1e-3) for made in (mean, first + second))
+    except Exception:  # noqa: BLE001 - the shapes are not those that the loss was made for
+        return False
+
+
+def _squeezed(tensor: Tensor) -> list[int]:
+    return [size for size in tensor.shape if size != 1]
+
+
+def _expected(output: Tensor, targets: Tensor) -> str:
+    given = f"{tuple(output.shape)} and {tuple(targets.shape)}"
+    try:
+        wide = torch.broadcast_shapes(output.shape, targets.shape)
+        given += f", which would be broadcast to {tuple(wide)}"
+    except RuntimeError:
+        pass
+    expected = f"an output and targets of one shape (they have {given}): "
+    if _squeezed(output) == _squeezed(targets):
+        wanted = "squeeze(-1)" if output.dim() > targets.dim() else "unsqueeze(-1)"
+        return expected + f"end the model with {wanted}, or give targets of shape {tuple(output.shape)}"
+    return expected + f"give targets of shape {tuple(output.shape)}, or another loss"

@@ -1,0 +1,58 @@
+"""Broken builds for R2: a run that is killed and resumed takes another course, or keeps another record."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from faults.harness.firing import broken
+
+from esper.records import jsonl
+from esper.records.lines import EVENTS_FILE, METRICS_FILE
+from esper.tolaria.state.manager import StateManager
+
+
+def control_state_forgotten() -> AbstractContextManager[None]:
+    """What the control loop and Tamiyo remember is neither saved nor restored."""
+    return _without("control")
+
+
+def schedule_forgotten() -> AbstractContextManager[None]:
+    """The learning-rate schedule begins anew."""
+    return _without("schedule")
+
+
+def generators_forgotten() -> AbstractContextManager[None]:
+    """The random generators go on as they are after the start."""
+    return _without("generators")
+
+
+def events_not_cut() -> AbstractContextManager[None]:
+    """What happened after the checkpoint stays in events.jsonl, and happens again."""
+    cut = jsonl._cut
+
+    def all_but_events(path: Path, length: int | None) -> None:
+        cut(path, None if path.name == EVENTS_FILE else length)
+
+    return broken(jsonl, "_cut", all_but_events)
+
+
+def metrics_not_cut() -> AbstractContextManager[None]:
+    """The same for metrics.jsonl."""
+    cut = jsonl._cut
+
+    def all_but_metrics(path: Path, length: int | None) -> None:
+        cut(path, None if path.name == METRICS_FILE else length)
+
+    return broken(jsonl, "_cut", all_but_metrics)
+
+
+def _without(owner: str) -> AbstractContextManager[None]:
+    register = StateManager.register
+
+    def all_but_one(manager: StateManager, name: str, *arguments: Any, **options: Any) -> None:
+        if name != owner:
+            register(manager, name, *arguments, **options)
+
+    return broken(StateManager, "register", all_but_one)

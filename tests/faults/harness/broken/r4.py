@@ -1,0 +1,68 @@
+"""Broken builds for R4: a run that is asked to stop does not save, stops late, or says so wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from faults.harness.firing import broken, fire
+
+from esper import api, signals
+from esper.tolaria.attention import Attention
+from esper.tolaria.state.store import Store
+
+
+@contextmanager
+def no_final_save() -> Iterator[None]:
+    """It stops without saving."""
+    save = Store.save
+
+    def unless_final(store: Store, *arguments: Any, final: bool = False, **options: Any) -> Path | None:
+        return None if final else save(store, *arguments, **options)
+
+    with broken(Store, "save", unless_final), broken(Store, "save_snapshot", lambda *_, **__: None):
+        yield
+
+
+def heeded_at_epoch_end() -> AbstractContextManager[None]:
+    """A request to stop is looked at only between two epochs."""
+    between_steps = Attention.between_steps
+
+    def at_the_end(attention: Attention) -> bool:
+        return attention.progress.batch == 0 and between_steps(attention)
+
+    return broken(Attention, "between_steps", at_the_end)
+
+
+def exit_code_lost() -> AbstractContextManager[None]:
+    """It saves and stops, and says that all is done."""
+    return broken(api, "exit_code", lambda _: 0)
+
+
+def sighup_unhandled() -> AbstractContextManager[None]:
+    """SIGHUP kills the process, as it does without a handler."""
+    fire()
+    kept = {number: reason for number, reason in signals.REASONS.items() if reason != "sighup"}
+    return _with(signals, "REASONS", kept)
+
+
+def stopped_an_older_save() -> AbstractContextManager[None]:
+    """What is saved last is the last whole epoch: the steps since then are lost."""
+    save = Store.save
+
+    def only_whole(store: Store, progress: Any, **options: Any) -> Path | None:
+        return None if progress.batch else save(store, progress, **options)
+
+    return broken(Store, "save", only_whole)
+
+
+@contextmanager
+def _with(owner: object, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

@@ -1,0 +1,35 @@
+"""R2: SIGKILL of the command, then resume: once each, and many times in a row."""
+
+from __future__ import annotations
+
+from faults.harness.commands import of_command
+from faults.harness.revival import chain, killings
+from faults.harness.row import Control, Row
+
+
+def _killed(name: str, symptom: str, *, fast: bool = False) -> Control:
+    return Control(name, of_command(killings, f"r2:{name}"), symptom, 2, fast)
+
+
+ROWS = {
+    "R2": Row(
+        *(5, 100, of_command(killings)),
+        [
+            _killed("control_state_forgotten", "metrics.jsonl differs"),
+            _killed("events_not_cut", "events.jsonl differs", fast=True),
+            _killed("metrics_not_cut", "metrics.jsonl differs"),
+            _killed("schedule_forgotten", "weights differs"),
+            _killed("generators_forgotten", "memory differs"),
+        ],
+    ),
+    "R2-chain": Row(
+        *(5, 20, of_command(chain)),
+        [
+            Control(
+                "control_state_forgotten",
+                of_command(chain, "r2:control_state_forgotten"),
+                *("metrics.jsonl differs", 3),
+            )
+        ],
+    ),
+}

@@ -1,0 +1,32 @@
+"""R5: flipped bits, truncations, deleted and exchanged files."""
+
+from __future__ import annotations
+
+from faults.harness.bench import Bench
+from faults.harness.broken import r5
+from faults.harness.damage import corruptions
+from faults.harness.grown import grown_run
+from faults.harness.row import Build, Control, Row, on
+from faults.harness.tally import Budget, Tally
+
+
+def _damage(bench: Bench, budget: Budget) -> Tally:
+    return corruptions(grown_run(bench.fresh()).store.folder, budget)
+
+
+def _control(build: Build, symptom: str = "loaded without a word") -> Control:
+    return Control(build.__name__, on(build, _damage), symptom, 50)
+
+
+ROWS = {
+    "R5": Row(
+        *(300, 5000, _damage),
+        [
+            _control(r5.hashes_unchecked),
+            _control(r5.sizes_only),
+            _control(r5.first_block_hashed),
+            _control(r5.damaged_without_name, "refused without its name"),
+            _control(r5.model_hashed_only),
+        ],
+    )
+}

@@ -1,0 +1,32 @@
+"""R8: hostile checkpoints."""
+
+from __future__ import annotations
+
+from faults.harness.bench import Bench
+from faults.harness.commands import broken_call
+from faults.harness.forgery import FORGERIES
+from faults.harness.grown import grown_run
+from faults.harness.hostile import MEET, meetings
+from faults.harness.row import Control, Harness, Row
+from faults.harness.tally import Budget, Tally
+
+
+def _hostile(build: str = "") -> Harness:
+    call = broken_call(build, MEET)
+
+    def run(bench: Bench, budget: Budget) -> Tally:
+        folder = bench.fresh()
+        whole = max(grown_run(folder / "run").store.folder.iterdir())
+        return meetings(bench.server, folder, whole, budget, call)
+
+    return run
+
+
+_MET = sum(len(forgery.ways) for forgery in FORGERIES.values())
+
+ROWS = {
+    "R8": Row(
+        *(_MET, _MET, _hostile()),
+        [Control("pickles_read", _hostile("r8:pickles_read"), "its payload ran", 2)],
+    )
+}
