@@ -29,8 +29,8 @@ from esper.results import read_model
 from esper.resume import origin_problems
 from esper.signals import exit_code, on_signals
 from esper.tolaria.best import best_weights
-from esper.tolaria.state import find_checkpoint, load_checkpoint
-from esper.tolaria.state.find import saved_config
+from esper.tolaria.state import find_and_load
+from esper.tolaria.state.find import find_config
 from esper.unfinished import which_run
 
 OUTPUTS = Path("outputs")
@@ -179,7 +179,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Tensor], Mapping[str, Any], Mappi
     """Where it was found, the best model's state dict, the run's configuration and data."""
     if path.is_file() and path.suffix == ".safetensors":
         return path, *read_model(path)
-    checkpoint = load_checkpoint(find_checkpoint(path).path)
+    _, checkpoint = find_and_load(path)
     run = checkpoint.state["run"]
     return checkpoint.path, best_weights(checkpoint), run["config"], run["data"]
 
@@ -242,7 +242,7 @@ def _as_trained(config: TolariaConfig, wanted: str) -> TolariaConfig:
     Other splits would test it on what it has learnt from. Device, records, threads and where the data lies
     are those of `config`.
     """
-    found = saved_config(find_checkpoint(Path(wanted)).path)
+    _, found = find_config(Path(wanted))
     saved = TolariaConfig.from_checkpoint(found, config.allowed_targets)
     same = saved.dataset.name == config.dataset.name
     root = config.dataset.data_root if same else saved.dataset.data_root

@@ -40,9 +40,12 @@ from esper.resume import (
     clear_killed,
     describe_origin,
     find_origin,
+    keep_beginning,
+    load_origin,
     take_up,
     what_finished,
 )
+from esper.storage import claim, clear_unfinished, folder_to_write
 from esper.surroundings import (
     idle_options,
     keep_logger_ids,
@@ -55,7 +58,7 @@ from esper.surroundings import (
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import Checkpoint, load_checkpoint
+from esper.tolaria.state import Checkpoint
 from esper.tolaria.summary import summarize
 
 
@@ -91,6 +94,7 @@ class Job:
         self._given_lock = lock
         self._owned = ExitStack()
         self._warnings: list[str] = []
+        self._claimed = False
         self._status = StatusSink()
         self._answers = Answers(config, run_dir, self.wishes, self._status)
 
@@ -114,15 +118,29 @@ class Job:
             lock = FolderLock.take(self.run_dir)
             self._owned.callback(lock.release)
         if lock.former is not None:
-            self._warnings.append(f"{lock.former} ended without giving this folder free")
+            self._warnings.append(lock.taken_over)
         if not lock.guarded:
-            self._warnings.append("the file system has no locks: keep other runs out of this folder")
+            self._warnings.append("the file system has no working locks: keep other runs out of this folder")
         c = self.config.checkpoint
-        for place in (".", c.checkpoint_dir, str(Path(c.model_save_path).parent)):
-            folder = (self.run_dir / place).resolve()
-            if folder.is_relative_to(self.run_dir.resolve()):  # elsewhere others may be writing
-                remove_stale(folder)
-        return find_origin(self.config, self.run_dir)
+        clear_unfinished(self.run_dir, (".", c.checkpoint_dir, str(Path(c.model_save_path).parent)))
+        origin = find_origin(self.config, self.run_dir)
+        if (
+            origin.finished is None
+            and self._claim()
+            and remove_stale(folder_to_write(self.run_dir, self.config))
+        ):
+            return find_origin(
+                self.config, self.run_dir
+            )  # a save that was replacing another one has been undone
+        return origin
+
+    def _claim(self, *, make: bool = False) -> bool:
+        """Take a checkpoint folder that lies elsewhere for this run alone; whether there was one to take."""
+        lock = None if self._claimed else claim(self.run_dir, self.config, make=make)
+        if lock is not None:
+            self._claimed = True
+            self._owned.callback(lock.release)
+        return lock is not None
 
     def _listen(self) -> None:
         if not self.config.services.control_socket:
@@ -142,7 +160,7 @@ class Job:
         """
         config = self.config
         origin = origin or self.enter()
-        checkpoint = None if origin.path is None else load_checkpoint(origin.path)
+        origin, checkpoint = load_origin(origin, config, self.run_dir)
         if not dry:
             self._begin_files(origin)
         self._display = Display(self.console, config.logging.progress)
@@ -179,10 +197,13 @@ class Job:
 
     def _begin_files(self, origin: Origin) -> None:
         wanted = self.config.checkpoint.resume_from_checkpoint
-        cleared = clear_killed(self.run_dir, self.config) if wanted == "auto" and origin.path is None else []
+        self._claim(make=True)
+        cleared = clear_killed(self.run_dir, self.config) if wanted == "auto" and not origin.own else []
+        keep_beginning(origin, self.config, self.run_dir)
         if cleared:
+            begins = "begins anew" if origin.path is None else f"begins again from {origin.path}"
             self._warnings.append(
-                "no checkpoint here to go on from, so the run begins anew; removed what an earlier start has "
+                f"no checkpoint here to go on from, so the run {begins}; removed what an earlier start has "
                 f"left: {', '.join(cleared)}"
             )
         # of an end that is no longer one: a run that is killed now has died, whatever it did before

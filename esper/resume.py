@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from esper.beginning import forget_beginning, record_beginning, recorded_beginning
 from esper.config import TolariaConfig
 from esper.config.changes import Change, changes
 from esper.config.problems import problem, show
-from esper.core.atomic import is_leftover
 from esper.core.reading import read_object
 from esper.core.runtime import set_threads
 from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
+from esper.storage import folder_to_write, folder_with_checkpoints, is_own, refuse_lost, refuse_unwritable
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint, checkpoint_folder, find_checkpoint
-from esper.tolaria.state.find import saved_config
+from esper.tolaria.state import Checkpoint, Found, find_and_load, load_checkpoint
+from esper.tolaria.state.find import find_config
+from esper.tolaria.state.folder import is_same_folder
 
 SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"
@@ -53,20 +55,57 @@ def find_origin(config: TolariaConfig, run_dir: Path) -> Origin:
     wanted = config.checkpoint.resume_from_checkpoint
     if wanted is None:
         _refuse_used(run_dir, config)
+        refuse_unwritable(run_dir, config)
         return Origin()
-    here = _checkpoints_of(run_dir, config)
+    here = folder_with_checkpoints(run_dir, config)
     if wanted == "auto" and here is None:
         return _without_checkpoint(config, run_dir)
-    found = find_checkpoint(here if wanted == "auto" and here is not None else Path(wanted))
-    own = config.mode == "train" and run_dir.resolve() in found.path.resolve().parents
+    found, saved = find_config(here if wanted == "auto" and here is not None else Path(wanted))
+    own = config.mode == "train" and is_own(found.path, run_dir, config)
     if not own:
         _refuse_used(run_dir, config)
     if config.mode == "test":
         return Origin(found.path, refused=found.refused)
-    changed = changes(saved_config(found.path), config.to_dict())
-    _refuse_changes(changed, config, own)
+    return _from_checkpoint(config, run_dir, found, saved, own=own)
+
+
+def _from_checkpoint(
+    config: TolariaConfig, run_dir: Path, found: Found, saved: dict[str, Any], *, own: bool
+) -> Origin:
+    """What follows from a checkpoint that the job may start from, if its configuration may be another."""
+    changed = changes(saved, config.to_dict())
+    elsewhere = own and not is_same_folder(found.path.parent, folder_to_write(run_dir, config))
+    _refuse_changes(changed, config, elsewhere)
     finished = _finished(config, run_dir, changed) if own else None
+    if finished is None:
+        refuse_unwritable(run_dir, config)
     return Origin(found.path, own, found.refused, tuple(changed), finished)
+
+
+def load_origin(origin: Origin, config: TolariaConfig, run_dir: Path) -> tuple[Origin, Checkpoint | None]:
+    """The checkpoint that the job starts from; where its run has removed it since, a newer one of that run."""
+    if origin.path is None:
+        return origin, None
+    try:
+        return origin, load_checkpoint(origin.path)
+    except CheckpointError:
+        if origin.path.exists():
+            raise
+    wanted = config.checkpoint.resume_from_checkpoint
+    if origin.own or wanted is None or wanted == "auto":
+        raise CheckpointError(f"{origin.path} was removed by another process just now")
+    found, checkpoint = find_and_load(Path(wanted))
+    return replace(origin, path=found.path, refused=found.refused), checkpoint
+
+
+def keep_beginning(origin: Origin, config: TolariaConfig, run_dir: Path) -> None:
+    """Write down what a job starts from that has no checkpoint of its own yet."""
+    if config.mode != "train" or origin.own:
+        return
+    if origin.path is None:
+        forget_beginning(run_dir)
+    else:
+        record_beginning(run_dir, origin.path)
 
 
 def origin_problems(config: TolariaConfig, run_dir: Path) -> list[str]:
@@ -90,23 +129,19 @@ def origin_problems(config: TolariaConfig, run_dir: Path) -> list[str]:
 def _refuse_used(run_dir: Path, config: TolariaConfig) -> None:
     """A folder belongs to one run: another in it would leave a mixture of both."""
     used = [METRICS_FILE] if _has_content(run_dir / METRICS_FILE) else []
-    here = _checkpoints_of(run_dir, config)
-    used += [here.name] if here is not None else []
+    here = folder_with_checkpoints(run_dir, config)
+    used += [str(here)] if here is not None else []
     if used:
         other = f", or {_KEY}=auto to go on with that run" if config.mode == "train" else ""
         raise ConfigError(f"{run_dir} holds a run already ({used[0]}); expected a folder of its own{other}")
 
 
-def _checkpoints_of(run_dir: Path, config: TolariaConfig) -> Path | None:
-    """The folder with this run's checkpoints, where it has any."""
-    own = (checkpoint_folder(run_dir), run_dir / config.checkpoint.checkpoint_dir)
-    return next((f for f in own if f.is_dir() and any(not is_leftover(p) for p in f.iterdir())), None)
-
-
 def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> Origin:
-    """A fresh start, unless the run in the folder came to its end, which is not to be lost."""
+    """The start that the folder's run had, unless that run came to its end, or to work that is not to be lost."""
     if _summary(run_dir).get("stopped_by") not in FINISHED_BY:
-        return Origin()
+        refuse_lost(run_dir, config)
+        refuse_unwritable(run_dir, config)
+        return _first_origin(config, run_dir)
     saved = TolariaConfig.from_yaml(run_dir / CONFIG_FILE)
     changed = changes(saved.to_dict(), config.to_dict())
     finished = _finished(config, run_dir, changed)
@@ -114,6 +149,15 @@ def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> Origin:
         expected = f"the folder of a run with checkpoints: the one in {run_dir} is finished and kept none"
         raise ConfigError(problem(_KEY, "auto", expected))
     return Origin(finished=finished, own=True)
+
+
+def _first_origin(config: TolariaConfig, run_dir: Path) -> Origin:
+    """What the folder's run began from, for it was killed before it saved: nothing, or another run."""
+    began = recorded_beginning(run_dir)
+    if began is None:
+        return Origin()
+    found, saved = find_config(began)
+    return _from_checkpoint(config, run_dir, found, saved, own=False)
 
 
 def _finished(config: TolariaConfig, run_dir: Path, changed: list[Change]) -> Mapping[str, Any] | None:
@@ -162,18 +206,18 @@ def clear_killed(run_dir: Path, config: TolariaConfig) -> list[str]:
 # -- another configuration than the saved one ----------------------------------------------------
 
 
-def _refuse_changes(changed: list[Change], config: TolariaConfig, own: bool) -> None:
-    wrong = [(c, expected) for c in changed if (expected := _why_not(c, config, own))]
+def _refuse_changes(changed: list[Change], config: TolariaConfig, elsewhere: bool) -> None:
+    wrong = [(c, expected) for c in changed if (expected := _why_not(c, config, elsewhere))]
     if not wrong:
         return
     problems = [problem(c.key, c.given, f"{show(c.saved)}, {expected}") for c, expected in wrong]
-    if allowed := _and_may(c for c in changed if not _why_not(c, config, own)):
+    if allowed := _and_may(c for c in changed if not _why_not(c, config, elsewhere)):
         problems[-1] += f"; these differ too, and may: {allowed}"
     raise ConfigError(problems)
 
 
-def _why_not(change: Change, config: TolariaConfig, own: bool) -> str:
-    if own and change.key == "checkpoint.checkpoint_dir":
+def _why_not(change: Change, config: TolariaConfig, elsewhere: bool) -> str:
+    if elsewhere and change.key == "checkpoint.checkpoint_dir":
         return "as it was saved: a run keeps its checkpoints in one folder"
     if config.checkpoint.strict_loading and not change.allowed:
         return "as it was saved, or checkpoint.strict_loading=false"

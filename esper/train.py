@@ -163,9 +163,9 @@ def _unnamed(plan: Plan, job: Job) -> Iterator[str]:
 
 
 def _in_use(folder: Path) -> list[str]:
-    """The sentence for a folder that another process has; nothing is locked yet."""
+    """The sentence for a folder that a process of this machine has; of others, the lock itself knows more."""
     holder = live_holder(folder)
-    return [] if holder is None else [in_use(folder, holder)]
+    return [in_use(folder, holder)] if holder is not None and holder.local else []
 
 
 def _lock(folder: Path, owned: ExitStack) -> None:

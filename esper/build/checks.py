@@ -36,8 +36,7 @@ from esper.data import DataInfo, inspect_data
 from esper.errors import EsperError, GrowthError
 from esper.kasmina import blueprint_names, host_problems, match_layers
 from esper.tolaria.schedule import Horizon
-from esper.tolaria.state import find_checkpoint
-from esper.tolaria.state.find import saved_config
+from esper.tolaria.state.find import find_config
 
 _LOGGING = ("colorlog", "logging", "rich")
 _HYDRA_KINDS: Mapping[str, type] = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}
@@ -145,7 +144,7 @@ def _paths(config: TolariaConfig) -> list[str]:
 
 def _checkpoint_problems(resume: str) -> list[str]:
     try:
-        saved_config(find_checkpoint(Path(resume)).path)
+        find_config(Path(resume))
     except EsperError as error:
         expected = f"a checkpoint or a run folder ({' '.join(str(error).split())})"
         return [problem("checkpoint.resume_from_checkpoint", resume, expected)]

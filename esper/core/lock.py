@@ -1,4 +1,10 @@
-"""One run to a folder: a lock that dies with its holder, and says who that is (row R20)."""
+"""One run to a folder: a lock that dies with its holder, and says who that is (rows R20 and R22).
+
+A folder is free when the kernel says so, whatever host and process its lock file names: a container that
+starts again has another host name. Only where the kernel cannot know, the heartbeat in the lock file decides:
+on a file system without working locks, and where the holder ran on another machine, whose locks a network file
+system may or may not pass on. A holder that beats is alive, one that has been silent for 30 s is dead.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +25,7 @@ from typing import Any
 import psutil
 
 from esper.core.forks import closed_in_children
+from esper.core.heartbeat import SILENT_S, Heartbeat, is_beating, seems_fresh
 from esper.core.reading import read_object
 from esper.errors import ConfigError
 
@@ -34,13 +41,19 @@ _SAME_START_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that a folder belongs to; `born` is its start in seconds since 1970."""
+    """The process that a folder belongs to; `born` is its start in seconds since 1970.
+
+    `machine` and `numbers` say which kernel and which namespace of process numbers it ran in, whatever that
+    host was called; empty where the system does not tell, and in lock files of earlier versions.
+    """
 
     pid: int
     host: str
     born: float
     since: str
     command: str
+    machine: str = ""
+    numbers: str = ""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} (since {self.since}: {self.command})"
@@ -51,12 +64,22 @@ class Holder:
         born = psutil.Process().create_time()
         command = shlex.join(sys.argv)[:_LONGEST_COMMAND]
         now = datetime.now().isoformat(sep=" ", timespec="seconds")
-        return cls(os.getpid(), socket.gethostname(), born, now, command)
+        return cls(os.getpid(), socket.gethostname(), born, now, command, _machine(), _numbers())
+
+    @property
+    def same_machine(self) -> bool:
+        """Whether it ran under this kernel, which then knows of its locks."""
+        return self.machine == _machine() if self.machine else self.host == socket.gethostname()
+
+    @property
+    def local(self) -> bool:
+        """Whether its process number can be looked up here."""
+        return self.same_machine and (not self.numbers or self.numbers == _numbers())
 
     @property
     def alive(self) -> bool:
-        """Whether that very process runs; one on another host is taken to."""
-        if self.host != socket.gethostname():
+        """Whether that very process runs; one that cannot be looked up here is taken to."""
+        if not self.local:
             return True
         try:
             born = psutil.Process(self.pid).create_time()
@@ -69,7 +92,7 @@ class FolderLock:
     """Held from `take` to `release`, or to the death of the process; only of this one, not of its children.
 
     `former` is the holder that died without a release, if there was one. `guarded` is False where the file
-    system has no locks: two runs that start at the same moment would then not see each other.
+    system has no working locks: two runs that start at the same moment would then not see each other.
     """
 
     def __init__(self, path: Path, descriptor: int, former: Holder | None, *, guarded: bool) -> None:
@@ -80,10 +103,24 @@ class FolderLock:
         self._pid = os.getpid()
         self._owned = ExitStack()
         self._owned.enter_context(closed_in_children(descriptor))
+        self._owned.callback(Heartbeat(descriptor).stop)
+
+    @property
+    def taken_over(self) -> str:
+        """What is said of a holder that died: who it was and how that is known; else empty."""
+        if self.former is None:
+            return ""
+        said = f"{self.former} ended without giving this folder free"
+        if self.former.local:
+            return said
+        why = "the lock is free" if self.guarded else "the file system has no working locks"
+        if not (self.guarded and self.former.same_machine):
+            why += f", and {LOCK_FILE} has not been renewed for {SILENT_S:g} s"
+        return f"{said}, as far as {socket.gethostname()} can tell: {why}"
 
     @classmethod
-    def take(cls, folder: Path) -> FolderLock:
-        """Lock a folder that exists.
+    def take(cls, folder: Path, *, silent_s: float = SILENT_S) -> FolderLock:
+        """Lock a folder that exists; `silent_s` is how long a holder elsewhere is waited for.
 
         Raises `ConfigError` naming the holder where another run has it, this process's own included, and
         where the folder cannot be written to.
@@ -96,10 +133,13 @@ class FolderLock:
         except OSError as error:
             raise ConfigError(f"{folder} cannot be locked: {error.strerror}; expected a folder of its own "
                               "that can be written to") from error  # fmt: skip
-        former = holder_of(folder)
-        if not guarded and former is not None and former.alive:
+        try:
+            former = holder_of(folder)
+            if former is not None and _still_runs(former, path, guarded=guarded, silent_s=silent_s):
+                raise ConfigError(in_use(folder, former))
+        except BaseException:
             os.close(descriptor)
-            raise ConfigError(in_use(folder, former))
+            raise
         with suppress(OSError):  # on a full disk the lock holds all the same; it cannot say who has it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(asdict(Holder.here())).encode(), 0)
@@ -127,20 +167,53 @@ def holder_of(folder: Path) -> Holder | None:
 
 
 def live_holder(folder: Path) -> Holder | None:
-    """The process that a folder belongs to now. Looks at the process, and so never disturbs the lock."""
+    """The process that a folder belongs to now, as far as can be seen without disturbing the lock.
+
+    One that cannot be looked up here (another machine's, another container's) is alive by its heartbeat.
+    """
     holder = holder_of(folder)
-    return holder if holder is not None and holder.alive else None
+    if holder is None:
+        return None
+    alive = holder.alive if holder.local else seems_fresh(folder / LOCK_FILE)
+    return holder if alive else None
 
 
 def _parse(found: Mapping[str, Any]) -> Holder:
     texts = {name: str(found[name]) for name in ("host", "since", "command")}
+    texts |= {name: str(found.get(name, "")) for name in ("machine", "numbers")}
     return Holder(pid=int(found["pid"]), born=float(found["born"]), **texts)
 
 
 def in_use(folder: Path, holder: Holder | None) -> str:
     """The sentence for a folder that another run has."""
     who = "another process" if holder is None else str(holder)
-    return f"{folder} is in use by {who}; expected a folder that no other run writes to"
+    said = f"{folder} is in use by {who}; expected a folder that no other run writes to"
+    if holder is None or holder.local:
+        return said
+    return f"{said}. If that process is surely dead, remove {folder / LOCK_FILE}"
+
+
+def _still_runs(former: Holder, path: Path, *, guarded: bool, silent_s: float) -> bool:
+    """Whether the holder of a lock that could be had is alive all the same."""
+    if guarded and former.same_machine:
+        return False  # one kernel holds both locks: it would not have given the second
+    return former.alive if former.local else is_beating(path, silent_s)
+
+
+def _machine() -> str:
+    """Which kernel runs here, since its last start; a container has that of its host."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _numbers() -> str:
+    """Which namespace of process numbers this is: a container has one of its own."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""
 
 
 def _locked(path: Path) -> tuple[int, bool]:
@@ -158,7 +231,7 @@ def _locked(path: Path) -> tuple[int, bool]:
             os.close(descriptor)
             raise
         if _is_same(descriptor, path):
-            return descriptor, True
+            return descriptor, _excludes(path)
         os.close(descriptor)  # its holder has just removed it: another may have made a new one
 
 
@@ -167,3 +240,18 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
+
+
+def _excludes(path: Path) -> bool:
+    """Whether the lock that was just taken keeps a second one out: some file systems only pretend to."""
+    try:
+        second = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(second)
+    return False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from esper.core.openfiles import OpenFolder, opened_folder, plain_size
 from esper.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -40,8 +41,7 @@ def check_name(folder: Path, name: str) -> None:
 def measure(path: Path) -> FileEntry:
     """SHA-256 and size of a file, read in blocks."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileEntry(digest, file.tell())
+        return _measured(file)
 
 
 def render(entries: Mapping[str, FileEntry]) -> bytes:
@@ -50,46 +50,51 @@ def render(entries: Mapping[str, FileEntry]) -> bytes:
     return (json.dumps({"format": _FORMAT, "version": VERSION, "files": files}, indent=2) + "\n").encode()
 
 
-def read_manifest(folder: Path) -> dict[str, FileEntry]:
+def read_manifest(folder: Path | OpenFolder) -> dict[str, FileEntry]:
     """The entries of the folder's manifest, with names, kinds and sizes of its files checked, contents not.
 
     Raises `CheckpointError` for a manifest that is missing, altered or of a later version, for a file
     that is missing, foreign, a link or not a plain file, and for a size that differs.
     """
-    raw = read_bounded(folder / MANIFEST, _LIMIT_BYTES)
-    entries = _parse(folder, raw)
-    try:
-        present = {path.name for path in folder.iterdir()} - {MANIFEST}
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be listed: {error}") from error
-    for name in sorted(present - set(entries)):
-        raise CheckpointError(f"{folder}: {name!r} is not in its manifest")
-    for name, entry in entries.items():
-        size = _plain_size(folder / name)
-        if size != entry.size:
-            raise CheckpointError(f"{folder}: {name} is {size} bytes long, its manifest says {entry.size}")
-    return entries
+    with opened_folder(folder) as files:
+        entries = _parse(files.path, files.file(MANIFEST).read(_LIMIT_BYTES))
+        for name in sorted(files.names() - {MANIFEST} - set(entries)):
+            raise CheckpointError(f"{files.path}: {name!r} is not in its manifest")
+        for name, entry in entries.items():
+            size = files.file(name).size
+            if size != entry.size:
+                raise CheckpointError(
+                    f"{files.path}: {name} is {size} bytes long, its manifest says {entry.size}"
+                )
+        return entries
 
 
-def verify_folder(folder: Path) -> dict[str, FileEntry]:
+def verify_folder(folder: Path | OpenFolder) -> dict[str, FileEntry]:
     """The entries of a folder whose every file is what was written. Raises `CheckpointError` otherwise."""
-    entries = read_manifest(folder)
-    for name, entry in entries.items():
-        try:
-            found = measure(folder / name)
-        except OSError as error:
-            raise CheckpointError(f"{folder}: {name} cannot be read: {error}") from error
-        if found != entry:
-            raise CheckpointError(
-                f"{folder}: {name} is damaged: its SHA-256 is {found.sha256[:12]}..., "
-                f"its manifest says {entry.sha256[:12]}..."
-            )
-    return entries
+    with opened_folder(folder) as files:
+        entries = read_manifest(files)
+        for name, entry in entries.items():
+            try:
+                found = _measured(files.file(name).file)
+            except OSError as error:
+                raise CheckpointError(f"{files.path}: {name} cannot be read: {error}") from error
+            if found != entry:
+                raise CheckpointError(
+                    f"{files.path}: {name} is damaged: its SHA-256 is {found.sha256[:12]}..., "
+                    f"its manifest says {entry.sha256[:12]}..."
+                )
+        return entries
+
+
+def _measured(file: BufferedReader) -> FileEntry:
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(digest, file.tell())
 
 
 def read_bounded(path: Path, limit_bytes: int) -> bytes:
     """The bytes of a plain file of at most `limit_bytes`. Raises `CheckpointError`."""
-    size = _plain_size(path)
+    size = plain_size(path)
     if size > limit_bytes:
         raise CheckpointError(f"{path} is {size} bytes long; at most {limit_bytes} are expected")
     try:
@@ -139,15 +144,3 @@ def _parse(folder: Path, raw: bytes) -> dict[str, FileEntry]:
         # one spelling only: no flipped bit, doubled key or hidden field passes
         raise CheckpointError(f"{path} was altered: it is not written as Esper writes it")
     return entries
-
-
-def _plain_size(path: Path) -> int:
-    try:
-        status = path.lstat()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent}: {path.name} is missing") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path.parent}: {path.name} is no plain file but a link, folder or device")
-    return status.st_size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from esper.core.atomic import FILES, Files, write_atomic
+from esper.core.openfiles import OpenFile, opened_file
 from esper.errors import CheckpointError
 
 # room for some 60,000 tensors; a header is parsed in memory before anything in it can be believed
@@ -21,6 +23,8 @@ HEADER_LIMIT_BYTES = 8 << 20
 _SUFFIX = ".safetensors"
 # one key only: the library writes several in random order, and equal content must be equal bytes
 _NOTE = "esper"
+# the last is torch's, for a file that it cannot map into memory
+_UNREADABLE = (SafetensorError, OSError, RuntimeError)
 _DTYPES = frozenset(
     {
         torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -77,53 +81,58 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | No
     return safetensors.torch.save(plain, metadata=note)
 
 
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(
+    path: Path | OpenFile, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, copied to `device`, and the metadata of a `.safetensors` file.
 
-    Names that shared a tensor share it again. Raises `CheckpointError` for a file that is missing,
-    damaged or of another kind.
+    Names that shared a tensor share it again. A file that is replaced while it is read is read as it was.
+    Raises `CheckpointError` for a file that is missing, damaged or of another kind.
     """
-    _check_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            note = (file.metadata() or {}).get(_NOTE)
-            # a copy: the file's own pages would change under the tensors if the file did
-            tensors = {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
-    metadata, aliases = _parse_note(path, note)
+    with _checked(path) as source:
+        try:
+            with safe_open(source.place, framework="pt") as file:
+                note = (file.metadata() or {}).get(_NOTE)
+                # a copy: the file's own pages would change under the tensors if the file did
+                tensors = {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118
+        except _UNREADABLE as error:
+            raise CheckpointError(f"{source.path} is damaged or no safetensors file: {error}") from error
+    metadata, aliases = _parse_note(source.path, note)
     for alias, name in aliases.items():
         if alias in tensors or name not in tensors:
-            raise CheckpointError(f"{path}: {alias!r} cannot be another name of {name!r}")
+            raise CheckpointError(f"{source.path}: {alias!r} cannot be another name of {name!r}")
         tensors[alias] = tensors[name]
     return tensors, metadata
 
 
-def check_tensors(path: Path) -> None:
+def check_tensors(path: Path | OpenFile) -> None:
     """Raise `CheckpointError` unless the file's header is of bounded size, sound and covers the file exactly.
 
     No tensor is read.
     """
-    _check_header(path)
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    with _checked(path) as source:
+        try:
+            with safe_open(source.place, framework="pt"):
+                pass
+        except _UNREADABLE as error:
+            raise CheckpointError(f"{source.path} is damaged or no safetensors file: {error}") from error
 
 
-def _check_header(path: Path) -> None:
-    if path.suffix != _SUFFIX:
-        raise CheckpointError(f"{path} is no {_SUFFIX} file; weights in other formats are never read")
-    try:
-        size = _header_size(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if size > HEADER_LIMIT_BYTES:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file: it announces a header of {size} bytes, "
-            f"at most {HEADER_LIMIT_BYTES} are accepted"
-        )
+@contextmanager
+def _checked(path: Path | OpenFile) -> Iterator[OpenFile]:
+    """The file, open, its suffix and the size of its header checked."""
+    name = path.path if isinstance(path, OpenFile) else path
+    if name.suffix != _SUFFIX:
+        raise CheckpointError(f"{name} is no {_SUFFIX} file; weights in other formats are never read")
+    with opened_file(path) as source:
+        source.file.seek(0)
+        size = int.from_bytes(source.file.read(8), "little")
+        if size > HEADER_LIMIT_BYTES:
+            raise CheckpointError(
+                f"{name} is damaged or no safetensors file: it announces a header of {size} bytes, "
+                f"at most {HEADER_LIMIT_BYTES} are accepted"
+            )
+        yield source
 
 
 def _header_size(path: Path) -> int:

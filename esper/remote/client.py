@@ -32,9 +32,7 @@ def ask(note: Note, command: str, *, timeout_s: float) -> dict[str, Any]:
     Raises `NobodyThereError` for a run that is gone or on another host, `NoAnswerError` for an error that it
     answers, for none within `timeout_s`, and for a socket of somebody else's.
     """
-    here = socket.gethostname()
-    if note.host != here:
-        raise NobodyThereError(f"the run is on host {note.host}, this is {here}: ask it there")
+    # not by its host's name: that may have changed since, and a socket answers only where its run is
     _check_socket(note)
     try:
         reply = decode(_exchange(note.socket, encode({"command": command}), timeout_s))
@@ -51,6 +49,12 @@ def ask(note: Note, command: str, *, timeout_s: float) -> dict[str, Any]:
 
 
 def _gone(note: Note) -> str:
+    here = socket.gethostname()
+    if note.host != here:
+        return (
+            f"process {note.pid} was started on host {note.host}, this is {here}: nobody listens here at "
+            f"{note.socket}; ask it there, if it still runs"
+        )
     return f"process {note.pid} ended without closing the run; nobody listens at {note.socket}"
 
 

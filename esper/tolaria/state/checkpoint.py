@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from esper.core.atomic import FILES, Content, Files, commit_folder
 from esper.core.manifest import check_name, read_manifest, verify_folder
+from esper.core.openfiles import OpenFolder, opened_folder
 from esper.core.tensors import check_tensors, load_tensors, save_tensors
 from esper.errors import CheckpointError
 from esper.tolaria.state.index import (
@@ -23,7 +25,7 @@ from esper.tolaria.state.index import (
     VERSION,
     is_checkpoint,
     list_checkpoints,
-    read_state,
+    parse_state,
 )
 from esper.tolaria.state.manager import references
 from esper.tolaria.state.packing import Json
@@ -79,11 +81,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
 
     Raises `CheckpointError` for one that is missing, damaged, foreign or of a later version.
     """
-    found = check_checkpoint(path)
-    files = sorted(path.glob(f"*{_SUFFIX}"))
-    tensors = {file.stem: load_tensors(file, device)[0] for file in files}
-    _refuse_strays(path, found["state"].get("owners"), tensors)
-    return Checkpoint(path, found["state"], tensors)
+    with _opened(path) as folder:
+        found, names = _verified(folder)
+        tensors = {name.removesuffix(_SUFFIX): load_tensors(folder.file(name), device)[0] for name in names}
+    state = found["state"]
+    _refuse_strays(path, state.get("owners"), tensors)
+    return Checkpoint(path, state, tensors)
 
 
 def _refuse_strays(path: Path, owners: Any, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -106,20 +109,35 @@ def check_checkpoint(path: Path) -> dict[str, Any]:
     What is cheap is checked first, so that a hostile file is refused before its size can cost anything.
     Raises `CheckpointError`.
     """
+    with _opened(path) as folder:
+        return _verified(folder)[0]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[OpenFolder]:
+    """The folder of a checkpoint; what is opened of it can be read also when its run removes it meanwhile."""
     if not path.is_dir():
         raise CheckpointError(f"{path} is no checkpoint: expected a folder that Esper has saved")
     if not is_checkpoint(path):
         raise CheckpointError(f"{path} is no checkpoint: it holds no manifest.json and no {STATE}")
-    files = read_manifest(path)
+    with opened_folder(path) as folder:
+        yield folder
+
+
+def _verified(folder: OpenFolder) -> tuple[dict[str, Any], list[str]]:
+    """What state.json holds, and the names of the files with tensors."""
+    path = folder.path
+    files = read_manifest(folder)  # opens them all
     if STATE not in files:
         raise CheckpointError(f"{path}: {STATE} is missing from its manifest")
     for name in files:
         if name.endswith(_SUFFIX):
-            check_tensors(path / name)
+            check_tensors(folder.file(name))
         elif name != STATE:
             raise CheckpointError(f"{path}: {name} is no part of a checkpoint, unlike {STATE} and *{_SUFFIX}")
-    verify_folder(path)
-    return read_state(path)
+    verify_folder(folder)
+    found = parse_state(path / STATE, folder.file(STATE).read(STATE_LIMIT_BYTES))
+    return found, sorted(name for name in files if name != STATE)
 
 
 def _next_sequence(parent: Path) -> int:

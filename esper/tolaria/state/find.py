@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
-from esper.core.manifest import read_bounded
 from esper.errors import CheckpointError
 from esper.tolaria.state.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
-from esper.tolaria.state.index import is_checkpoint, list_checkpoints, read_state
+from esper.tolaria.state.folder import CONFIG_FILE, checkpoint_folder, why_missing
+from esper.tolaria.state.index import is_checkpoint, list_checkpoints
 
-CONFIG_FILE = "config.yaml"  # in the folder of a run
-DEFAULT_FOLDER = "checkpoints"
+# A run that saves and removes all the time can be faster than one look, but not than so many.
+_MOST_LOOKS = 50
 
-_CONFIG_LIMIT_BYTES = 64 << 10  # some ten times the default one; its parser reads 100 KB a second
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,68 @@ class Found:
     refused: tuple[str, ...]
 
 
+class _ChangedError(Exception):
+    """A checkpoint was removed or replaced while it was read."""
+
+
 def find_checkpoint(path: Path) -> Found:
     """The newest good one in `path`: a checkpoint, a folder of them, or the folder of a run.
 
     A run's own config.yaml says where its checkpoints are; without one they are in `checkpoints/`.
     A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over, and so
-    are those that a rollback has abandoned.
+    are those that a rollback has abandoned. One that its run removes meanwhile was neither: the folder is
+    looked through again.
     Raises `CheckpointError` saying where it looked and why each one was refused.
     """
+    return _newest(path, check_checkpoint)[0]
+
+
+def find_and_load(path: Path) -> tuple[Found, Checkpoint]:
+    """The same, with its content, which is read once: also of a run that removes it a moment later."""
+    return _newest(path, load_checkpoint)
+
+
+def find_config(path: Path) -> tuple[Found, dict[str, Any]]:
+    """The same, with the configuration of the run that saved it."""
+    found, content = _newest(path, check_checkpoint)
+    return found, config_of(found.path, content["state"])
+
+
+def config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in the state of the checkpoint `path`; raises `CheckpointError`."""
+    run = state.get("run")
+    config = run.get("config") if isinstance(run, dict) else None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} was saved by no run of Esper: it holds no configuration")
+    return config
+
+
+def _newest(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
+    """What `read` gives of the newest good checkpoint; it raises `CheckpointError` for one that is not."""
+    for _ in range(_MOST_LOOKS):
+        try:
+            return _look(path, read)
+        except _ChangedError as error:
+            reason = error
+    raise CheckpointError(
+        f"{path} changes faster than it can be read; expected a run that keeps more of its checkpoints "
+        f"(checkpoint.max_checkpoints), or none that writes ({reason})"
+    )
+
+
+def _look(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
     _refuse_other(path)
     if is_checkpoint(path):
-        check_checkpoint(path)
+        content = _steady(path, read)
         refuse_abandoned(path)
-        return Found(path, ())
+        return Found(path, ()), content
     own = checkpoint_folder(path)
     folder = own if own.is_dir() else path
+    search = partial(_search, read=read, missing="" if own == folder else _why_not_there(path, own))
+    return _steady(folder, search)
+
+
+def _search(folder: Path, read: Callable[[Path], T], missing: str) -> tuple[Found, T]:
     entries, refused = list_checkpoints(folder)
     left = abandoned(entries)
     for entry in reversed(entries):
@@ -51,13 +98,39 @@ def find_checkpoint(path: Path) -> Found:
             refused.append(why_abandoned(entry.path, left[entry.path]))
             continue
         try:
-            check_checkpoint(entry.path)
+            content = _steady(entry.path, read)
         except CheckpointError as error:
             refused.append(str(error))
         else:
-            return Found(entry.path, tuple(refused))
+            return Found(entry.path, tuple(refused)), content
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
-    raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{reasons}")
+    raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{missing}{reasons}")
+
+
+def _steady(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` gives of the folder; raises `_ChangedError` where it fails because that has changed."""
+    before = _identity(path)
+    try:
+        return read(path)
+    except CheckpointError as error:
+        if _identity(path) != before:
+            raise _ChangedError(" ".join(str(error).split())) from error
+        raise
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """Which folder has this name now, and when something last came into it or went."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _why_not_there(run_dir: Path, own: Path) -> str:
+    """What is said of a run that has checkpoints elsewhere, as it says itself, where they are not."""
+    told = (run_dir / CONFIG_FILE).is_file() or own.is_symlink()
+    return f"; {why_missing(own)}" if told else ""
 
 
 def _refuse_other(path: Path) -> None:
@@ -68,37 +141,6 @@ def _refuse_other(path: Path) -> None:
     if not is_folder:
         kind = "is a file" if exists else "does not exist"
         raise CheckpointError(f"{path} {kind}; expected a checkpoint, a folder of them, or a run folder")
-
-
-def saved_config(path: Path) -> dict[str, Any]:
-    """The configuration of the run that saved the checkpoint `path`; raises `CheckpointError`."""
-    run = read_state(path)["state"].get("run")
-    config = run.get("config") if isinstance(run, dict) else None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} was saved by no run of Esper: it holds no configuration")
-    return config
-
-
-def checkpoint_folder(run_dir: Path) -> Path:
-    """Where a run keeps its checkpoints, whether it has any yet or not."""
-    return run_dir / (_configured(run_dir / CONFIG_FILE) or DEFAULT_FOLDER)
-
-
-def _configured(file: Path) -> str | None:
-    """`checkpoint_dir` as a run's configuration names it, in a file that nobody has verified."""
-    try:
-        # the nodes only: building values from them could unfold a small file into a full memory
-        root = yaml.compose(read_bounded(file, _CONFIG_LIMIT_BYTES), Loader=yaml.SafeLoader)
-    except (CheckpointError, yaml.YAMLError, RecursionError, UnicodeDecodeError):
-        return None
-    found = _entry(_entry(root, "checkpoint"), "checkpoint_dir")
-    usable = isinstance(found, yaml.ScalarNode) and found.value and "\0" not in found.value
-    return str(found.value) if usable else None
-
-
-def _entry(node: Any, key: str) -> Any:
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return next((value for name, value in pairs if name.value == key), None)
 
 
 def load_newest(folder: Path, at_or_before_step: int = sys.maxsize) -> Checkpoint:

@@ -51,7 +51,8 @@ def list_checkpoints(folder: Path) -> tuple[list[Entry], list[str]]:
             found = read_state(path)
             entries.append(_entry(path, found))
         except CheckpointError as error:
-            problems.append(str(error))
+            if path.is_dir():  # else it was removed meanwhile, by the run that it belongs to
+                problems.append(str(error))
     return sorted(entries, key=lambda entry: (entry.sequence, entry.path.name)), problems
 
 
@@ -60,8 +61,12 @@ def read_state(path: Path) -> dict[str, Any]:
 
     Raises `CheckpointError` where it is missing, too big, foreign, of a later version or incomplete.
     """
-    file = path / STATE
-    found = parse_object(file, read_bounded(file, STATE_LIMIT_BYTES))
+    return parse_state(path / STATE, read_bounded(path / STATE, STATE_LIMIT_BYTES))
+
+
+def parse_state(file: Path, raw: bytes) -> dict[str, Any]:
+    """The same for the bytes of a state.json that was found at `file`."""
+    found = parse_object(file, raw)
     check_format(file, found, FORMAT, VERSION)
     if type(found.get("sequence")) is not int or not isinstance(found.get("state"), dict):
         raise CheckpointError(f"{file} lacks a part; expected a whole number as sequence, and state")

@@ -1,7 +1,8 @@
-"""R20: a folder has one run; a second is told who has it; the lock dies with its holder and no later."""
+"""R20, R22: a folder has one run; a second is told who has it; the lock dies with its holder and no later."""
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -9,11 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from esper.core import lock as lock_module
+from esper.core.heartbeat import Heartbeat
 from esper.core.lock import LOCK_FILE, FolderLock, Holder, holder_of, live_holder
 from esper.errors import ConfigError
 
@@ -140,12 +146,16 @@ def test_of_many_takers_one_has_it(tmp_path: Path) -> None:
 
 
 def test_only_the_very_process_is_alive() -> None:
-    """A number that another process has been given since, and a process of another host."""
+    """A number that another process has been given since, and a process of another machine."""
     here = Holder.here()
     assert here.alive
     assert not replace(here, born=here.born - 100).alive
-    assert not replace(here, pid=2**22 + 1).alive
-    assert replace(here, host="elsewhere", pid=2**22 + 1).alive
+    dead = replace(here, pid=2**22 + 1)
+    assert not dead.alive
+    assert not replace(dead, host="renamed").alive, "what a machine is called is not which one it is"
+    assert replace(dead, machine="another").alive and replace(dead, numbers="another").alive
+    old = replace(dead, machine="", numbers="")  # as earlier versions wrote it
+    assert not old.alive and replace(old, host="elsewhere").alive
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[]", b'{"pid": "x"}', b"{}" * 4000])
@@ -167,3 +177,170 @@ def test_what_cannot_be_locked_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be locked"):
         FolderLock.take(tmp_path)
     assert not (tmp_path / "elsewhere").exists()
+
+
+RENAMED = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
+CAN_RENAME = subprocess.run([*RENAMED, "true"], capture_output=True).returncode == 0
+SILENT_S = 0.4
+
+
+def killed_on(host: list[str], folder: Path) -> int:
+    """A holder that was started by way of `host` and killed; returns its number."""
+    process = subprocess.Popen(
+        [*host, sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True, cwd=folder
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    end(process)
+    return process.pid
+
+
+def note_of(folder: Path, **changes: object) -> Holder:
+    """The note of a holder of another machine whose lock is not known here."""
+    holder = replace(Holder.here(), host="far", machine="another", pid=2**22 + 1, **changes)
+    (folder / LOCK_FILE).write_text(json.dumps(asdict(holder)))
+    return holder
+
+
+def aged(folder: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(folder / LOCK_FILE, (then, then))
+
+
+@pytest.mark.skipif(not CAN_RENAME, reason="needs root to change the host name of a process")
+def test_a_holder_killed_under_another_host_name_is_followed_at_once(tmp_path: Path) -> None:
+    """R22: a container that starts again has another name; the kernel says that the lock is free."""
+    pid = killed_on(RENAMED, tmp_path)
+    began = time.monotonic()
+    lock = FolderLock.take(tmp_path)
+    assert time.monotonic() - began < 1.0
+    assert lock.former is not None and (lock.former.pid, lock.former.host) == (pid, "elsewhere")
+    assert lock.taken_over.startswith(f"process {pid} on elsewhere (since ")
+    assert lock.taken_over.endswith("ended without giving this folder free")
+    lock.release()
+
+
+@pytest.mark.skipif(not CAN_RENAME, reason="needs root to change the host name of a process")
+def test_a_living_holder_under_another_host_name_is_not(tmp_path: Path) -> None:
+    argv = [*RENAMED, sys.executable, "-c", HOLD, str(tmp_path)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=f"in use by process {process.pid} on elsewhere"):
+            FolderLock.take(tmp_path)
+        found = live_holder(tmp_path)
+        assert found is not None and found.local and found.pid == process.pid
+    finally:
+        end(process)
+
+
+def test_another_containers_holder_is_dead_when_its_lock_is_free(tmp_path: Path) -> None:
+    """The same kernel with other process numbers: number 2**22 + 1 may well be alive over there."""
+    former = replace(Holder.here(), host="pod-1", numbers="another")
+    (tmp_path / LOCK_FILE).write_text(json.dumps(asdict(former)))
+    assert live_holder(tmp_path) == former, "its last beat is fresh; nobody has asked the kernel yet"
+    lock = FolderLock.take(tmp_path)
+    assert lock.former == former
+    assert "on pod-1" in lock.taken_over and lock.taken_over.endswith("can tell: the lock is free")
+    lock.release()
+    aged_note = note_of(tmp_path)
+    aged(tmp_path, 60)
+    assert live_holder(tmp_path) is None and holder_of(tmp_path) == aged_note
+
+
+def test_another_machines_holder_that_beats_is_alive_though_its_lock_seems_free(tmp_path: Path) -> None:
+    """A network file system that does not pass locks on: what can be seen is that the file is renewed."""
+    note_of(tmp_path)
+    aged(tmp_path, 0.5)  # between two beats
+    with beating(tmp_path), pytest.raises(ConfigError, match="in use by process .* on far") as caught:
+        FolderLock.take(tmp_path, silent_s=5.0)
+    assert f"If that process is surely dead, remove {tmp_path / LOCK_FILE}" in str(caught.value)
+    lock = FolderLock.take(tmp_path, silent_s=SILENT_S)
+    assert "on far" in lock.taken_over
+    assert lock.taken_over.endswith("the lock is free, and run.lock has not been renewed for 30 s")
+    lock.release()
+
+
+@contextmanager
+def beating(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR)
+    beat = Heartbeat(descriptor, every_s=0.1)
+    try:
+        yield
+    finally:
+        beat.stop()
+        os.close(descriptor)
+
+
+def test_a_holder_that_has_been_silent_for_long_is_not_waited_for(tmp_path: Path) -> None:
+    note_of(tmp_path)
+    aged(tmp_path, 31)
+    began = time.monotonic()
+    FolderLock.take(tmp_path).release()
+    assert time.monotonic() - began < 1.0
+    note_of(tmp_path)
+    began = time.monotonic()
+    FolderLock.take(tmp_path, silent_s=SILENT_S).release()
+    assert SILENT_S / 2 < time.monotonic() - began, "a beat that may still come is waited for"
+
+
+def test_who_is_refused_does_not_make_the_holder_look_alive(tmp_path: Path) -> None:
+    """A run that is started over and over while another machine's beats would else never get the folder."""
+    note = note_of(tmp_path)
+    aged(tmp_path, 0.5)
+    beat = threading.Timer(0.1, os.utime, (tmp_path / LOCK_FILE, (1e9, 1e9)))
+    beat.start()
+    with pytest.raises(ConfigError):
+        FolderLock.take(tmp_path, silent_s=5.0)
+    beat.join()
+    assert (tmp_path / LOCK_FILE).stat().st_mtime == 1e9
+    assert holder_of(tmp_path) == note
+
+
+def test_a_holder_renews_its_file_and_stops_with_the_lock(tmp_path: Path) -> None:
+    lock_file = tmp_path / LOCK_FILE
+    lock_file.write_bytes(b"")
+    threads = threading.active_count()
+    with beating(tmp_path):
+        before = lock_file.stat().st_mtime_ns
+        end_s = time.monotonic() + 5
+        while lock_file.stat().st_mtime_ns == before and time.monotonic() < end_s:
+            time.sleep(0.01)
+        assert lock_file.stat().st_mtime_ns > before
+    lock = FolderLock.take(tmp_path)
+    assert threading.active_count() == threads + 1
+    lock.release()
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("pretends", [True, False])
+def test_a_file_system_without_working_locks_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretends: bool
+) -> None:
+    """One that says so, and one whose every lock succeeds; process numbers and heartbeats then decide."""
+
+    def flock(descriptor: int, flags: int) -> None:
+        if not pretends:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock_module.fcntl, "flock", flock)
+    lock = FolderLock.take(tmp_path)
+    assert not lock.guarded
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} "):
+        FolderLock.take(tmp_path)
+    lock.release()
+    note_of(tmp_path)
+    with beating(tmp_path), pytest.raises(ConfigError, match="in use by process .* on far"):
+        FolderLock.take(tmp_path, silent_s=5.0)
+    lock = FolderLock.take(tmp_path, silent_s=SILENT_S)
+    assert "no working locks, and run.lock has not been renewed" in lock.taken_over
+    lock.release()
+
+
+def test_one_folder_by_two_paths_is_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    lock = FolderLock.take(tmp_path / "run")
+    with pytest.raises(ConfigError, match="link is in use by process"):
+        FolderLock.take(tmp_path / "link")
+    lock.release()
+    FolderLock.take(tmp_path / "link").release()

@@ -1,0 +1,78 @@
+"""The folder in which a run keeps its checkpoints: which one it is, and why it cannot be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from esper.core.manifest import read_bounded
+from esper.errors import CheckpointError
+
+CONFIG_FILE = "config.yaml"  # in the folder of a run
+DEFAULT_FOLDER = "checkpoints"
+
+_CONFIG_LIMIT_BYTES = 64 << 10  # some ten times the default one; its parser reads 100 KB a second
+
+
+def checkpoint_folder(run_dir: Path) -> Path:
+    """Where a run keeps its checkpoints, whether it has any yet or not."""
+    return run_dir / (_configured(run_dir / CONFIG_FILE) or DEFAULT_FOLDER)
+
+
+def is_same_folder(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder that exists, by whatever links and mounts."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def why_missing(folder: Path) -> str:
+    """Why there is no such folder, as a clause; empty where there is one."""
+    try:
+        if folder.is_dir():
+            return ""
+        return _blocked(folder) or f"{folder} does not exist"
+    except OSError as error:
+        return f"{folder} cannot be looked at: {error.strerror}"
+
+
+def why_unwritable(folder: Path) -> str:
+    """Why nothing can be saved in the folder, or why it cannot be made, as a clause; empty where it can."""
+    try:
+        if blocked := _blocked(folder):
+            return blocked
+        above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        return "" if os.access(above, os.W_OK | os.X_OK) else f"{above} cannot be written to"
+    except OSError as error:
+        return f"{folder} cannot be looked at: {error.strerror}"
+
+
+def _blocked(folder: Path) -> str:
+    """What on the way to a folder is none; a link that leads nowhere is named with its target."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            return f"{path} is a link to {os.readlink(path)}, which is not there: is its disk mounted?"
+        if path.exists():
+            return "" if path.is_dir() else f"{path} is a file"
+    return ""
+
+
+def _configured(file: Path) -> str | None:
+    """`checkpoint_dir` as a run's configuration names it, in a file that nobody has verified."""
+    try:
+        # the nodes only: building values from them could unfold a small file into a full memory
+        root = yaml.compose(read_bounded(file, _CONFIG_LIMIT_BYTES), Loader=yaml.SafeLoader)
+    except (CheckpointError, yaml.YAMLError, RecursionError, UnicodeDecodeError):
+        return None
+    found = _entry(_entry(root, "checkpoint"), "checkpoint_dir")
+    usable = isinstance(found, yaml.ScalarNode) and found.value and "\0" not in found.value
+    return str(found.value) if usable else None
+
+
+def _entry(node: Any, key: str) -> Any:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((value for name, value in pairs if name.value == key), None)
