@@ -51,7 +51,7 @@ class Account:
     def per_sample(self) -> tuple[float, float]:
         """FLOPs of a forward, and of a step, for one sample at the present topology."""
         if self._flops is None:
-            forward, both = count_flops(self.model, self.probe.loss, self.probe.samples)
+            forward, both = count_flops(self.model, self.probe.loss, self.probe.samples, self.probe.judge)
             # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
             self._flops = forward, both + 3 * self._isolated()
         return self._flops

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from esper.kasmina import MorphableModel
@@ -40,11 +40,13 @@ def conv_backward_flops(
 _MAPPING = {torch.ops.aten.convolution_backward: conv_backward_flops}
 
 
-def count_flops(model: MorphableModel, probe: Callable[[], Tensor], samples: int) -> tuple[float, float]:
+def count_flops(
+    model: MorphableModel, probe: Callable[[], Tensor], samples: int, loss: Any = None
+) -> tuple[float, float]:
     """FLOPs of one sample: (forward, forward and backward), as `torch.utils.flop_counter` counts them.
 
     `probe` runs `samples` samples through the model and returns the loss; it is run in eval mode and no
-    `.grad` and no buffer is touched.
+    `.grad` and no buffer is touched. The gradients of a `loss` with parameters of its own count, too.
     """
     was_training = model.training
     model.eval()
@@ -54,7 +56,8 @@ def count_flops(model: MorphableModel, probe: Callable[[], Tensor], samples: int
             loss = probe()
             forward = counter.get_total_flops()
             if loss.requires_grad:
-                params = [p for p in model.parameters() if p.requires_grad]
+                more = loss.parameters() if isinstance(loss, nn.Module) else ()
+                params = [p for p in (*model.parameters(), *more) if p.requires_grad]
                 torch.autograd.grad(loss, params, allow_unused=True)
         return forward / samples, counter.get_total_flops() / samples
     finally:

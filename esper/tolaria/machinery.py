@@ -23,6 +23,7 @@ from esper.tolaria.gradients import Tally, TaskBackward
 from esper.tolaria.gradients.attribution import AttributedBackward, SeedAttribution
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
+from esper.tolaria.loss_state import LossState
 from esper.tolaria.losses import sum_losses
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.owners import register_owners
@@ -93,6 +94,9 @@ class Machinery:
         wanted = config.logging.step_interval if config.logging.track_metrics else 0
         self.lines = StepLines(wanted, parts.device, self.total)
         self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
+        self.loss_state = LossState(parts.loss)
+        if self.loss_state.module is not None:
+            self.probe.has_objectives()  # a forward: a loss may make its parameters in its first one
         self._build_loop()
         self.state = register_owners(self)
         self.store = Store(self.config, self.parts, self.state, self.telemetry)
@@ -112,6 +116,7 @@ class Machinery:
             isolation_lr=seed.isolation_learning_rate,
             warmup_steps=seed.warmup_steps,
             rebuilds=Rebuilds(self.telemetry, recovery_steps=RECOVERY_EPOCHS * self.steps_per_epoch),
+            loss=parts.loss,
         )
         self.forward = TrainingForward(
             self.model,
@@ -137,7 +142,7 @@ class Machinery:
         )
         self.account = Account(self.model, self.progress, self.probe)
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
-        self.best = BestModel(self.model)
+        self.best = BestModel(self.model, self.loss_state)
         self.history = History(c.morphogenetic.performance_window)
         self.flops = FlopRoom(
             self.model, lambda: self.account.per_sample()[0], c.morphogenetic.max_flops_ratio
@@ -251,6 +256,7 @@ class Machinery:
             snapshots,
             self.telemetry,
             c.checkpoint.snapshot_interval_steps,
+            loss=self.loss_state.module,
         )
         self.alarm = Alarm(self.parts.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(

@@ -14,6 +14,7 @@ from esper.config import SeedConfig
 from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import BatchSource
+from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
 from esper.tolaria.precision import Precision
 from esper.tolaria.task import BatchForm, batch_length, follow
@@ -51,9 +52,12 @@ class Probe:
             model.observe(*args, **kwargs)
 
     def loss(self) -> Tensor:
-        """The loss of the probe batch, from a forward in whatever mode the model is in."""
+        """The loss of the probe batch, from a forward in whatever mode the model is in.
+
+        A loss that is a module is in eval mode: a measurement updates nothing of it.
+        """
         args, kwargs, targets = self.form(self.batch)
-        with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
+        with seeded_rng(self.rng_seed, self.device), self.precision.autocast(), evaluating(self.judge):
             output = self.model.forward(*args, **kwargs)
             losses = judge(self.judge, output, follow(targets, output))
             return in_total(losses, self.total)
@@ -66,7 +70,8 @@ class Probe:
         try:
             with torch.no_grad(), seeded_rng(self.rng_seed, self.device), self.precision.autocast():
                 output = self.model.forward(*args, **kwargs)
-                return isinstance(judge(self.judge, output, follow(targets, output)), Mapping)
+                with evaluating(self.judge):
+                    return isinstance(judge(self.judge, output, follow(targets, output)), Mapping)
         finally:
             self.model.train(training)
 

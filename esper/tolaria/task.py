@@ -54,6 +54,7 @@ def per_sample(loss: LossFunction) -> Callable[[Any, Any], Tensor] | None:
     if not (isinstance(loss, nn.Module) and getattr(loss, "reduction", None) == "mean"):
         return None
     single = copy.copy(loss)
+    single.training = False  # for evaluation only
     setattr(single, "reduction", "none")  # noqa: B010 - Module types its attributes as tensors
 
     def by_sample(output: Any, targets: Any) -> Tensor:

@@ -6,27 +6,29 @@ annealed to zero it was the best signal that was measured (scripts/benchmarks/RE
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esper.core.runtime import seeded_rng
-from esper.kasmina import MorphableModel
 from esper.leyline import AdaptationCommand
 from esper.tolaria.account import Account
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.flops import count_flops
 from esper.tolaria.foresight.trial import trial_with
-from esper.tolaria.losses import in_total, judge
+from esper.tolaria.loss_state import evaluating
+from esper.tolaria.losses import LossFunction, in_total, judge
 from esper.tolaria.optimizer import OptimizerFactory
 from esper.tolaria.probe import Probe
 from esper.tolaria.schedule import ramp
 from esper.tolaria.task import batch_length, follow
+from esper.tolaria.trainable import Trainable
 
 # Share of the steps over which the rate climbs from nothing: the optimiser of a copy starts afresh.
 _WARMUP_SHARE = 0.2
@@ -68,18 +70,27 @@ class Lookahead:
         `rate` is the learning rate after the warm-up. Raises `GrowthError` where the seed does not fit.
         """
         trial = trial_with(self.evaluator.model, command, place.step)
-        params = [p for p in trial.parameters() if p.requires_grad]
+        # a loss may learn, too: what it would learn here is not the run's
+        judged = self.evaluator.of(trial, _own_copy(self.evaluator.loss))
+        params = Trainable(trial, judged.loss).required()
         optimizer = self.optimizer([{"params": params, "name": "trial", "base_lr": rate, "lr": rate}])
-        forward, both = count_flops(trial, lambda: self._loss(trial, self.probe.batch)[0], self.probe.samples)
+        forward, both = self._flops(judged)
         trial.train()
         with seeded_rng(self.evaluator.rng_seed + place.step, self.evaluator.device):
             for at, batch in enumerate(self._upcoming(place, steps)):
                 self.evaluator.attend()
                 optimizer.param_groups[0]["lr"] = rate * _factor(at, steps)
-                self.account.progress.train_flops += both * self._step(trial, optimizer, batch)
-        found = self.evaluator.of(trial).run(self.probe.held_out())
+                self.account.progress.train_flops += both * self._step(judged, optimizer, batch)
+        found = judged.run(self.probe.held_out())
         self.account.progress.train_flops += forward * found.samples
         return found.loss
+
+    def _flops(self, judged: Evaluator) -> tuple[float, float]:
+        def probe() -> Tensor:
+            with evaluating(judged.loss):
+                return self._loss(judged, self.probe.batch)[0]
+
+        return count_flops(judged.model, probe, self.probe.samples, judged.loss)
 
     def _upcoming(self, place: Place, steps: int) -> Iterator[Any]:
         """Batches from where the run stands, over the end of an epoch into the one after it."""
@@ -92,20 +103,24 @@ class Lookahead:
                     return
             epoch, start = epoch + 1, 0
 
-    def _step(self, trial: MorphableModel, optimizer: torch.optim.Optimizer, batch: Any) -> int:
-        loss, samples = self._loss(trial, batch)
+    def _step(self, judged: Evaluator, optimizer: torch.optim.Optimizer, batch: Any) -> int:
+        loss, samples = self._loss(judged, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return samples
 
-    def _loss(self, trial: MorphableModel, batch: Any) -> tuple[Tensor, int]:
-        e = self.evaluator
+    def _loss(self, judged: Evaluator, batch: Any) -> tuple[Tensor, int]:
+        e = judged
         args, kwargs, targets = e.form(batch)
         with e.precision.autocast():
-            output = trial.forward(*args, **kwargs)
+            output = e.model.forward(*args, **kwargs)
             losses = judge(e.loss, output, follow(targets, output))
             return in_total(losses, e.total), batch_length(targets)
+
+
+def _own_copy(loss: LossFunction) -> LossFunction:
+    return copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
 
 
 def _factor(at: int, steps: int) -> float:
