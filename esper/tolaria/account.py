@@ -13,14 +13,15 @@ from esper.tolaria.room import seed_flops
 
 
 class Account:
-    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology."""
+    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology, and where other
+    parameters of the model are frozen than before: their gradients are not computed.
+    """
 
     def __init__(self, model: MorphableModel, progress: Progress, probe: Probe) -> None:
         self.model = model
         self.progress = progress
         self.probe = probe
-        self.params = model.total_params()
-        self._flops: tuple[float, float] | None = None
+        self.topology_changed()
         self._began = self._began_cpu = 0.0
 
     def start_clock(self) -> None:
@@ -35,7 +36,9 @@ class Account:
 
     def topology_changed(self) -> None:
         self.params = self.model.total_params()
-        self._flops = None
+        self._parameters = list(self.model.parameters())
+        self._trained: list[bool] = []
+        self._flops: tuple[float, float] | None = None
 
     def step(self, samples: int, passes: int = 1) -> None:
         """One optimiser step on so many samples, with so many backward passes a forward."""
@@ -50,7 +53,9 @@ class Account:
 
     def per_sample(self) -> tuple[float, float]:
         """FLOPs of a forward, and of a step, for one sample at the present topology."""
-        if self._flops is None:
+        trained = [p.requires_grad for p in self._parameters]
+        if self._flops is None or trained != self._trained:
+            self._trained = trained
             forward, both = count_flops(self.model, self.probe.loss, self.probe.samples, self.probe.judge)
             # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
             self._flops = forward, both + 3 * self._isolated()

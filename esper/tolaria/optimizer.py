@@ -183,6 +183,7 @@ class OptimizerManager:
         for name, param in late:
             kind, _, rest = name.partition(".")
             by_group.setdefault(rest.partition(".")[0] if kind == "seeds" else kind, []).append(param)
+            param.grad = None  # nobody has cleared what it has gathered until now
         for group, params in by_group.items():
             self._take_in(group, params, step)
         return [name for name, _ in late]

@@ -117,7 +117,6 @@ class Run(Machinery):
             shown = ", ".join(late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
             message = f"became trainable and are optimised from here on: {shown}"
             self.telemetry.emit(EventName.NOTICE, {"message": message})
-        if self.optimizers.trainable.changed():
             self.account.topology_changed()
 
     def _train_pass(self) -> None:

@@ -32,7 +32,6 @@ class Trainable:
         for module, option in ((model.host, "model.architecture"), (loss, "optimization.loss_function")):
             check_tensors(module, option)
         self._shapes = self._fixed_shapes()
-        self._seen = self._required()
 
     def named(self) -> list[tuple[str, nn.Parameter]]:
         """Every parameter, trainable or not; one that the loss shares with the model is the model's."""
@@ -50,11 +49,6 @@ class Trainable:
     def required(self) -> list[nn.Parameter]:
         """Every parameter that can be trained now."""
         return [p for _, p in self.named() if p.requires_grad]
-
-    def changed(self) -> bool:
-        """Whether other parameters can be trained than when this was last asked."""
-        before, self._seen = self._seen, self._required()
-        return before != self._seen
 
     def check(self) -> None:
         """Raise `ConfigError` where host or loss has gained, lost or reshaped parameters since the start."""
@@ -78,9 +72,6 @@ class Trainable:
     def _fixed_shapes(self) -> dict[str, tuple[int, ...]]:
         fixed = (f"{LOSS}.", _HOST)
         return {name: tuple(p.shape) for name, p in self.named() if name.startswith(fixed)}
-
-    def _required(self) -> set[int]:
-        return {id(p) for p in self.required()}
 
     # -- what is frozen --------------------------------------------------------------------------
 
