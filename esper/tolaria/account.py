@@ -13,8 +13,10 @@ from esper.tolaria.room import seed_flops
 
 
 class Account:
-    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology, and where other
-    parameters of the model are frozen than before: their gradients are not computed.
+    """Adds up costs in `progress`.
+
+    FLOPs are counted anew, lazily, after a change of topology, and where other parameters of the model are
+    frozen than before: no gradients of these are computed.
     """
 
     def __init__(self, model: MorphableModel, progress: Progress, probe: Probe) -> None:

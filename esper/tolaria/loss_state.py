@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from esper.tolaria.losses import LossFunction
 
@@ -29,6 +30,14 @@ class LossState:
     def empty(self) -> bool:
         """Whether there is nothing to be saved."""
         return not self.state_dict()
+
+    @property
+    def waits(self) -> bool:
+        """Whether parameters are announced (lazy, or registered as None) that a first forward will make."""
+        if self.module is None:
+            return False
+        announced = [p for part in self.module.modules() for p in part._parameters.values()]
+        return any(p is None or is_lazy(p) for p in announced)
 
     def copy(self) -> dict[str, Any]:
         """The state as it is now, with tensors of its own."""

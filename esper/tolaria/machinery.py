@@ -95,8 +95,8 @@ class Machinery:
         self.lines = StepLines(wanted, parts.device, self.total)
         self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
         self.loss_state = LossState(parts.loss)
-        if self.loss_state.module is not None:
-            self.probe.has_objectives()  # a forward: a loss may make its parameters in its first one
+        if self.loss_state.waits:
+            self.probe.has_objectives()  # its first forward makes the parameters
         self._build_loop()
         self.state = register_owners(self)
         self.store = Store(self.config, self.parts, self.state, self.telemetry)

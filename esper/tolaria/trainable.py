@@ -65,7 +65,7 @@ class Trainable:
         shown = name.removeprefix(_HOST)
         expected = (
             f"the same parameters throughout training: {shown}{more} {what}, and a checkpoint could not be "
-            "resumed; make them in __init__, or in the first forward, in eval mode too"
+            "resumed; make them in __init__, or register them there as lazy ones or None"
         )
         raise ConfigError(problem(option, given, expected))
 

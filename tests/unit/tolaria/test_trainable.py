@@ -232,7 +232,7 @@ def test_a_buffer_takes_the_shape_that_was_saved() -> None:
 
 def test_layers_that_thaw_and_freeze_in_training_are_resumed_from_anywhere(tmp_path: Path) -> None:
     """`a` thaws in the second epoch and is optimised from the third on; `head` freezes in the third."""
-    whole = run_of(tmp_path / "whole", model=Thaws(), trainer__limit_val_batches=None)
+    whole = run_of(tmp_path / "whole", model=Thaws())
     began = {n: p.detach().clone() for n, p in whole.model.host.named_parameters()}
     whole.train()
     now = dict(whole.model.host.named_parameters())
@@ -356,13 +356,17 @@ def test_trainable_tensors_that_nothing_would_find_are_refused(tmp_path: Path) -
 
 
 class Lazy(nn.Module):
-    """Makes its head in the first forward."""
+    """Makes its parameters in the first forward."""
 
     def __init__(self) -> None:
         super().__init__()
         self.head = nn.LazyLinear(3)
+        self.register_parameter("scale", None)
 
     def forward(self, output: Tensor, targets: Tensor) -> Tensor:
+        if self.scale is None:
+            self.scale = nn.Parameter(torch.ones(output.shape[1]))
+        output = output * self.scale
         return nn.functional.cross_entropy(self.head(output), targets)
 
 
@@ -371,4 +375,4 @@ def test_a_lazy_loss_is_trained(tmp_path: Path) -> None:
     before = loss_state(run)
     run.train()
     assert before["head.weight"].shape == (3, 3)
-    assert not torch.equal(loss_state(run)["head.weight"], before["head.weight"])
+    assert all(not torch.equal(loss_state(run)[name], before[name]) for name in ("head.weight", "scale"))
