@@ -51,13 +51,13 @@ def is_own(checkpoint: Path, run_dir: Path, config: TolariaConfig) -> bool:
 def refuse_unwritable(run_dir: Path, config: TolariaConfig) -> None:
     """Raise `ConfigError` where the checkpoints of a run could not be saved."""
     c = config.checkpoint
-    if config.mode == "train" and c.save_checkpoints:
-        if reason := why_unwritable(folder_to_write(run_dir, config)):
-            raise ConfigError(problem(_KEY, c.checkpoint_dir, f"a folder that can be written to ({reason})"))
+    saves = config.mode == "train" and c.save_checkpoints
+    if saves and (reason := why_unwritable(folder_to_write(run_dir, config))):
+        raise ConfigError(problem(_KEY, c.checkpoint_dir, f"a folder that can be written to ({reason})"))
 
 
 def refuse_lost(run_dir: Path, config: TolariaConfig) -> None:
-    """Raise `ConfigError` where a run without checkpoints had some: starting anew would throw its work away."""
+    """Raise `ConfigError` where a run without checkpoints had some: a new start would lose its work."""
     folder = checkpoint_folder(run_dir)
     last = _last_saved(run_dir / EVENTS_FILE)
     missing = why_missing(folder)
@@ -69,8 +69,8 @@ def refuse_lost(run_dir: Path, config: TolariaConfig) -> None:
         problem(
             "checkpoint.resume_from_checkpoint",
             "auto",
-            f"the checkpoints of the run in {run_dir} ({reason}{saved}); put that folder back or mount its disk, "
-            f"or name where it is now by {_KEY}=<folder>, or begin a new run in another folder",
+            f"the checkpoints of the run in {run_dir} ({reason}{saved}); put that folder back or mount its "
+            f"disk, or name where it is now by {_KEY}=<folder>, or begin a new run in another folder",
         )
     )
 

@@ -34,6 +34,7 @@ from esper.tolaria.losses import LossFunction
 from esper.tolaria.optimizer import OptimizerFactory
 from esper.tolaria.schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
 from esper.tolaria.task import BatchForm, pair_form
+from esper.tolaria.trainable import check_tensors
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _METRIC_METHODS = ("update", "compute", "reset")
@@ -161,8 +162,16 @@ def schedule_factory(config: TolariaConfig) -> ScheduleFactory:
 def build_loss(config: TolariaConfig) -> LossFunction:
     """The loss of (output, targets): a class made with `loss_params`, or a function bound to them.
 
-    Lists for `weight` and `pos_weight` become tensors, on the CPU.
+    Lists for `weight` and `pos_weight` become tensors, on the CPU. What is trainable in it has to be a
+    parameter of a module.
     """
+    loss = _make_loss(config)
+    if not isinstance(loss, torch.nn.Module):
+        check_tensors(loss, "optimization.loss_function")
+    return loss
+
+
+def _make_loss(config: TolariaConfig) -> LossFunction:
     o, key = config.optimization, "optimization.loss_params"
     target = _resolve(config, "optimization.loss_function", o.loss_function)
     lists = {name: o.loss_params[name] for name in _TENSORS if isinstance(o.loss_params.get(name), list)}

@@ -18,7 +18,8 @@ from esper.tolaria.room import seed_flops
 
 
 class Account:
-    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology.
+    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology, and where
+    other parameters of the model are frozen than before: their gradients are not computed.
 
     Without `measurements` a count that fails is raised.
     """
@@ -33,10 +34,9 @@ class Account:
         self.model = model
         self.progress = progress
         self.probe = probe
-        self.params = model.total_params()
         self.measurements = measurements
-        self._counted = False
         self._flops: tuple[float, float] | None = None
+        self.topology_changed()
         self._began = self._began_cpu = 0.0
 
     def start_clock(self) -> None:
@@ -51,7 +51,8 @@ class Account:
 
     def topology_changed(self) -> None:
         self.params = self.model.total_params()
-        self._counted = False
+        self._parameters = list(self.model.parameters())
+        self._trained: list[bool] | None = None
 
     def step(self, samples: int, passes: int = 1) -> None:
         """One optimiser step on so many samples, with so many backward passes a forward."""
@@ -91,16 +92,17 @@ class Account:
 
     def per_sample(self) -> tuple[float, float] | None:
         """FLOPs of a forward, and of a step, for one sample at the present topology; None where unknown."""
-        if not self._counted:
+        trained = [p.requires_grad for p in self._parameters]
+        if trained != self._trained:
+            self._trained = trained
             self._flops = self._try(self._count)
-            self._counted = True
         return self._flops
 
     def _try(self, count: Callable[[], tuple[float, float]]) -> tuple[float, float] | None:
         return count() if self.measurements is None else self.measurements.take("train_flops", count)
 
     def _count(self) -> tuple[float, float]:
-        forward, both = count_flops(self.model, self.probe.loss, self.probe.samples)
+        forward, both = count_flops(self.model, self.probe.loss, self.probe.samples, self.probe.judge)
         # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
         return forward, both + 3 * self._isolated()
 

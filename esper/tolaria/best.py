@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import MorphableModel
+from esper.tolaria.loss_state import LossState
 from esper.tolaria.progress import Best
 from esper.tolaria.state import Checkpoint
 
@@ -22,17 +23,21 @@ def best_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 class BestModel:
-    """A copy of the model as it was when it was best.
+    """A copy of the model as it was when it was best, and of what a loss with parameters had learnt by then.
 
     It is copied right after validation, before the seeds are decided on, so that the copy is the model
     that was measured. Where the decisions then left its forward as it was (a seed fossilised), `refresh`
     brings its topology up to date.
     """
 
-    def __init__(self, model: MorphableModel, *, higher_is_better: bool = True) -> None:
+    def __init__(
+        self, model: MorphableModel, loss: LossState | None = None, *, higher_is_better: bool = True
+    ) -> None:
         self.model = model
+        self.loss = loss or LossState(lambda output, targets: output)
         self.mark = Best(higher_is_better=higher_is_better)
         self.weights: dict[str, Tensor] = {}
+        self.loss_weights: dict[str, Any] = {}
         self._current = False
 
     def consider(self, epoch: int, loss: float, accuracy: float | None) -> bool:
@@ -40,6 +45,7 @@ class BestModel:
         self._current = self.mark.update(epoch, loss, accuracy)
         if self._current:
             self.weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+            self.loss_weights = self.loss.copy()
         return self._current
 
     def topology_changed(self) -> None:
@@ -54,11 +60,15 @@ class BestModel:
         """Make the model the best one; without one, it stays as it is."""
         if self.weights:
             self.model.load_state_dict(self.weights)
+        if self.loss_weights:
+            self.loss.load_state_dict(self.loss_weights)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mark": self.mark.to_json(), "weights": self.weights}
+        kept = {"loss": self.loss_weights} if self.loss_weights else {}
+        return {"mark": self.mark.to_json(), "weights": self.weights, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.mark.load(state["mark"])
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         self.weights = {name: tensor.to(device) for name, tensor in state["weights"].items()}
+        self.loss_weights = dict(state.get("loss", {}))  # loading them moves them to where the loss is

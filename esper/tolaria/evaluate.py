@@ -15,6 +15,7 @@ from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
 from esper.tolaria.criterion import as_criterion
 from esper.tolaria.kept import SAMPLES, KeptLosses, Parts
+from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
 from esper.tolaria.precision import Precision
 from esper.tolaria.ratio import standard_error
@@ -42,6 +43,7 @@ class Evaluation:
 class Evaluator:
     """Evaluates a model in eval mode, without gradients, eagerly, leaving all generators as they were.
 
+    A loss that is a module is in eval mode, too.
     What a model draws in eval mode depends on `rng_seed` alone, so that two evaluations can be paired.
     `attend` is called before every batch; where it raises, the model is left as it was found.
     """
@@ -66,11 +68,11 @@ class Evaluator:
         self.total = total
         self.attend = attend
 
-    def of(self, model: MorphableModel) -> Evaluator:
-        """The same way of evaluating another model."""
+    def of(self, model: MorphableModel, loss: LossFunction | None = None) -> Evaluator:
+        """The same way of evaluating another model, by another loss where one is given."""
         return Evaluator(
             model,
-            self.loss,
+            loss or self.loss,
             self.form,
             self.precision,
             self.device,
@@ -88,7 +90,7 @@ class Evaluator:
         if self.loss.metric is not None:
             self.loss.metric.reset()
         try:
-            with torch.no_grad(), seeded_rng(self.rng_seed, self.device):
+            with torch.no_grad(), seeded_rng(self.rng_seed, self.device), evaluating(self.loss):
                 for batch in batches:
                     self.attend()
                     self._batch(batch, meter, kept)

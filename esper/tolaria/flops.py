@@ -65,17 +65,20 @@ def flop_counter() -> FlopCounterMode:
     return counter
 
 
-def count_flops(model: MorphableModel, probe: Callable[[], Tensor], samples: int) -> tuple[float, float]:
+def count_flops(
+    model: MorphableModel, probe: Callable[[], Tensor], samples: int, criterion: Any = None
+) -> tuple[float, float]:
     """FLOPs of one sample: (forward, forward and backward), as `torch.utils.flop_counter` counts them.
 
     `probe` runs `samples` samples through the model and returns the loss; it is run in eval mode and no
-    `.grad` and no buffer is touched.
+    `.grad` and no buffer is touched. The gradients of a `criterion` with parameters of its own count, too.
     """
     counter = flop_counter()
     with kept_buffers(model), watching(model), counter:
         loss = probe()
         forward = counter.get_total_flops()
         if loss.requires_grad:
-            params = [p for p in model.parameters() if p.requires_grad]
+            own = criterion.parameters() if isinstance(criterion, nn.Module) else ()
+            params = [p for p in (*model.parameters(), *own) if p.requires_grad]
             torch.autograd.grad(loss, params, allow_unused=True)
     return forward / samples, counter.get_total_flops() / samples

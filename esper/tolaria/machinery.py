@@ -24,6 +24,7 @@ from esper.tolaria.gradients import Tally, TaskBackward
 from esper.tolaria.gradients.attribution import AttributedBackward, SeedAttribution
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
+from esper.tolaria.loss_state import LossState
 from esper.tolaria.losses import sum_losses
 from esper.tolaria.measure import Measurements
 from esper.tolaria.optimizer import OptimizerManager
@@ -93,6 +94,9 @@ class Machinery:
         )
         refuse_single_samples(self.model, parts.train, parts.form, self.precision, parts.device)
         wanted = config.logging.step_interval if config.logging.track_metrics else 0
+        self.loss_state = LossState(parts.loss)
+        if self.loss_state.waits:
+            self.probe.has_objectives()  # its first forward makes the parameters
         self.loss = examine(config, parts, self.probe)
         self.meter = Meter(parts.device, self.total, self.loss.accuracy)
         self.lines = StepLines(wanted, parts.device, self.total, self.loss.accuracy)
@@ -116,6 +120,7 @@ class Machinery:
             isolation_lr=seed.isolation_learning_rate,
             warmup_steps=seed.warmup_steps,
             rebuilds=Rebuilds(self.telemetry, recovery_steps=RECOVERY_EPOCHS * self.steps_per_epoch),
+            loss=parts.loss,
         )
         self.forward = TrainingForward(
             self.model,
@@ -143,7 +148,7 @@ class Machinery:
         )
         self.account = Account(self.model, self.progress, self.probe, self.measurements)
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
-        self.best = BestModel(self.model, higher_is_better=self.loss.higher_is_better)
+        self.best = BestModel(self.model, self.loss_state, higher_is_better=self.loss.higher_is_better)
         self.history = History(c.morphogenetic.performance_window)
         self.flops = FlopRoom(self.model, self.account.forward_flops, c.morphogenetic.max_flops_ratio)
         self.growth = self._build_growth() if parts.tamiyo is not None else None
@@ -252,6 +257,7 @@ class Machinery:
             snapshots,
             self.telemetry,
             c.checkpoint.snapshot_interval_steps,
+            loss=self.loss_state.module,
         )
         self.alarm = Alarm(self.parts.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(

@@ -15,6 +15,10 @@ from esper.errors import CheckpointError, ConfigError, EsperError, GrowthError
 from esper.kasmina import MorphableModel, Seed, TopologyChange
 from esper.tolaria.rebuilds import Rebuilds
 from esper.tolaria.state import load_named_state, named_state
+from esper.tolaria.trainable import LOSS, Trainable
+
+# Stands beside the optimisers in their saved state; no seed's key is spelt so.
+_FLAGS = "trainable"
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -26,6 +30,11 @@ class OptimizerManager:
     reaches the host; when it joins, its group and its state move to the main one. `factory` makes an
     optimiser from parameter groups; `seed_lr` and `isolation_lr` are base rates. What became of every
     change is counted in `rebuilds`. Raises `ConfigError` for an optimiser whose groups have no `lr`.
+
+    The parameters of `loss`, where it has any, are a group of the main optimiser's called "loss", with the
+    same options and base rate as the host's. Parameters that become trainable later are taken in by `pick_up`
+    (at the start of each epoch, and with each change of topology), with fresh state, into the group of their
+    kind. One that is frozen later keeps its place and its state and is not stepped, as it gets no gradient.
     """
 
     def __init__(
@@ -39,8 +48,10 @@ class OptimizerManager:
         warmup_steps: int,
         rebuilds: Rebuilds | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        loss: Any = None,
     ) -> None:
         self.model = model
+        self.trainable = Trainable(model, loss)
         self.factory = factory
         self.lr = lr
         self.seed_lr = seed_lr
@@ -53,7 +64,8 @@ class OptimizerManager:
     def _begin(self) -> None:
         """Fresh optimisers for everything in the model that can be trained."""
         host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.lr}
-        self.main = self.factory([host])
+        own = self.trainable.of_loss()
+        self.main = self.factory([host, *([self._loss_group(own)] if own else [])])
         _check_rates(self.main)
         _check_sparse(self.model.host, self.factory)
         self.isolated: dict[str, torch.optim.Optimizer] = {}
@@ -64,6 +76,9 @@ class OptimizerManager:
             if record.joined:
                 self._join(record.key, seed, step=-self.warmup_steps)
 
+    def _loss_group(self, params: list[nn.Parameter]) -> dict[str, Any]:
+        return {"params": params, "name": LOSS, "base_lr": self.lr}
+
     # -- what is optimised -----------------------------------------------------------------------
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -73,7 +88,7 @@ class OptimizerManager:
                 yield from group["params"]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """What is clipped together: the host and the seeds that have joined it."""
+        """What is clipped together: the host, the loss's own, and the seeds that have joined."""
         return [p for group in self.main.param_groups for p in group["params"]]
 
     def entries(self, parameters: list[nn.Parameter]) -> int:
@@ -95,11 +110,15 @@ class OptimizerManager:
             return
         began = self.clock()
         groups, state = list(self.main.param_groups), dict(self.main.state)
+        members = [list(group["params"]) for group in groups]
         isolated = dict(self.isolated)
         try:
             self._follow(change, step)
+            self.pick_up(step)
         except Exception as error:
             self.main.param_groups[:] = groups
+            for group, params in zip(groups, members, strict=True):
+                group["params"][:] = params
             self.main.state.clear()
             self.main.state.update(state)
             self.isolated = isolated
@@ -152,6 +171,57 @@ class OptimizerManager:
         for param in seed.parameters():
             self.main.state.pop(param, None)
 
+    def pick_up(self, step: int) -> list[str]:
+        """Take in what has become trainable, forget what the host has replaced; returns the names taken in.
+
+        Raises `ConfigError` where parameters of host or loss have been added, taken away or reshaped.
+        """
+        self.trainable.check()
+        self._forget_replaced()
+        held = {id(p) for p in self.parameters()}
+        late = [(n, p) for n, p in self.trainable.named() if p.requires_grad and id(p) not in held]
+        by_group: dict[str, list[nn.Parameter]] = {}
+        for name, param in late:
+            kind, _, rest = name.partition(".")
+            by_group.setdefault(rest.partition(".")[0] if kind == "seeds" else kind, []).append(param)
+            param.grad = None  # nobody has cleared what it has gathered until now
+        for group, params in by_group.items():
+            self._take_in(group, params, step)
+        return [name for name, _ in late]
+
+    def _take_in(self, name: str, params: list[nn.Parameter], step: int) -> None:
+        optimizer = self.isolated.get(name, self.main)
+        group = next((group for group in optimizer.param_groups if group["name"] == name), None)
+        if group is None and name in self.model.seeds:
+            self._add_seed(name, step)
+            return
+        options = self._loss_group(params) if group is None else {**group, "params": params}
+        # some optimisers make their state with themselves: a throw-away one makes it for these
+        fresh = self.factory([dict(options)]).state
+        if group is None:
+            optimizer.add_param_group(options)
+        else:
+            group["params"].extend(params)
+        optimizer.state.update({param: fresh[param] for param in params if param in fresh})
+
+    def _add_seed(self, key: str, step: int) -> None:
+        """Optimise a seed of which nothing could be trained before."""
+        record = next(record for record in self.model.living() if record.key == key)
+        self._isolate(key, self.model.seed_module(record))
+        if record.joined:
+            self._join(key, self.model.seed_module(record), step)
+
+    def _forget_replaced(self) -> None:
+        """Let go of parameters that are no longer anywhere in model or loss."""
+        there = {id(p) for _, p in self.trainable.named()}
+        for optimizer in (self.main, *self.isolated.values()):
+            for group in optimizer.param_groups:
+                gone = [p for p in group["params"] if id(p) not in there]
+                if gone:
+                    group["params"][:] = [p for p in group["params"] if id(p) in there]
+                for param in gone:
+                    optimizer.state.pop(param, None)
+
     def follow_fold(self, folded: MorphableModel, names: Mapping[str, str], step: int) -> None:
         """Go over to a folded copy of the model that was made growable again.
 
@@ -163,13 +233,15 @@ class OptimizerManager:
         began = self.clock()
         old, new = dict(self.model.named_parameters()), dict(folded.host.named_parameters())
         heirs = {old[a]: new[b] for a, b in names.items() if a in old and b in new}
-        inherited = {heirs.get(param) for param in self.parameters()}
-        if self.isolated or inherited != set(_trainable(folded)):
+        heirs |= {param: param for name, param in self.trainable.named() if name.startswith(f"{LOSS}.")}
+        follows = Trainable(folded, self.trainable.loss)
+        inherited = {heirs.get(param) for param in self.parameters() if param.requires_grad}
+        if self.isolated or inherited != set(follows.required()):
             reason = "the folded model does not hold exactly the parameters that are optimised"
             self.rebuilds.failure(step, self._ms_since(began), reason)
             raise GrowthError(f"{reason}; expected wrap(host) with host, names = fold_with_names(model)")
         self._hand_over(heirs)
-        self.model = folded
+        self.model, self.trainable = folded, follows
         self.rebuilds.success(step, self._ms_since(began))
 
     def _hand_over(self, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
@@ -180,14 +252,20 @@ class OptimizerManager:
                 if param in state:
                     self.main.state[heirs[param]] = state[param]
             group["params"] = [heirs[param] for param in group["params"]]
-            group["name"] = group["name"] if group["name"] == "host" else f"folded {group['name']}"
+            group["name"] = group["name"] if group["name"] in ("host", LOSS) else f"folded {group['name']}"
 
     # -- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """State by parameter name: tensors and JSON, for each optimiser."""
-        names = list(self.model.named_parameters())
-        saved: dict[str, Any] = {}
+        """State by parameter name: tensors and JSON, for each optimiser, and which parameters are frozen.
+
+        `pending` are those that have become trainable and wait to be picked up.
+        """
+        self._forget_replaced()  # they have no name; nothing else depends on when they are forgotten
+        names = self.trainable.named()
+        held = {id(p) for p in self.parameters()}
+        pending = [name for name, p in names if p.requires_grad and id(p) not in held]
+        saved: dict[str, Any] = {_FLAGS: {"frozen": self.trainable.frozen(), "pending": pending}}
         for label, optimizer in (("main", self.main), *self.isolated.items()):
             tensors, meta = named_state(optimizer, names, copy=False)
             saved[label] = {"tensors": tensors, "meta": meta}
@@ -200,18 +278,21 @@ class OptimizerManager:
         are then as they were, or, where those would not be the model's any more, begin anew, and the error
         says so.
         """
+        flags, optimizers = _parted(saved)
+        thaw = self.trainable.freeze_only(flags["frozen"]) if "frozen" in flags else _nothing
         try:
-            restored = self._restored(saved)
+            restored = self._restored(optimizers, flags.get("pending", ()))
         except (EsperError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error) if isinstance(error, EsperError) else f"damaged: {error!r}"
-            if {id(p) for p in self.parameters()} != {id(p) for p in _trainable(self.model)}:
+            thaw()
+            if {p for p in self.parameters() if p.requires_grad} != set(self.trainable.required()):
                 self._begin()
                 reason += " (the optimisers begin anew)"
             raise CheckpointError(f"the saved optimisers cannot be restored: {reason}") from error
         self.main, self.isolated = restored.pop("main"), restored
 
-    def _restored(self, saved: Mapping[str, Any]) -> dict[str, torch.optim.Optimizer]:
-        names = dict(self.model.named_parameters())
+    def _restored(self, saved: Mapping[str, Any], pending: Iterable[str]) -> dict[str, torch.optim.Optimizer]:
+        names = dict(self.trainable.named())
         made: dict[str, torch.optim.Optimizer] = {}
         if "main" not in saved:
             raise CheckpointError("there is none for the host")
@@ -219,8 +300,17 @@ class OptimizerManager:
             groups = [{"params": _named(names, g["params"]), **_late(g)} for g in part["meta"]["groups"]]
             made[label] = self.factory(groups)
             load_named_state(made[label], list(names.items()), part["tensors"], part["meta"])
-        _check_each_held_once(names, made.values())
+        _check_each_held_once({n: p for n, p in names.items() if n not in set(pending)}, made.values())
         return made
+
+
+def _parted(saved: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What is said of the parameters, and the optimisers; a state of an older Esper says nothing of them."""
+    return saved.get(_FLAGS, {}), {label: part for label, part in saved.items() if label != _FLAGS}
+
+
+def _nothing() -> None:
+    """There is nothing to undo."""
 
 
 def _check_each_held_once(

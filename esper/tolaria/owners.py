@@ -17,6 +17,9 @@ def register_owners(run: Machinery) -> StateManager:
     """
     state = StateManager()
     state.register("model", run.model, use="copies")
+    if not run.loss_state.empty:
+        # of a checkpoint that an older Esper wrote, a loss keeps what it begins with
+        state.register("loss", run.loss_state, use="copies", optional=True)
     state.register("optimizers", run.optimizers, use="copies")
     state.register("rebuilds", run.optimizers.rebuilds)
     state.register("schedule", run.schedule)

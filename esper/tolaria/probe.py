@@ -17,6 +17,7 @@ from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel
 from esper.kasmina.hosts import where_raised
 from esper.tolaria.batches import BatchSource
+from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
 from esper.tolaria.precision import Precision
 from esper.tolaria.task import BatchForm, batch_length, follow
@@ -68,9 +69,12 @@ class Probe:
             ) from error
 
     def loss(self) -> Tensor:
-        """The loss of the probe batch, from a forward in whatever mode the model is in."""
+        """The loss of the probe batch, from a forward in whatever mode the model is in.
+
+        A loss that is a module is in eval mode: a measurement updates nothing of it.
+        """
         args, kwargs, targets = self.form(self.batch)
-        with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
+        with seeded_rng(self.rng_seed, self.device), self.precision.autocast(), evaluating(self.judge):
             output = self.model.forward(*args, **kwargs)
             losses = judge(self.judge, output, follow(targets, output))
             return in_total(losses, self.total)
@@ -79,7 +83,7 @@ class Probe:
         """Whether the loss has several objectives by name, from a forward in eval mode without gradients."""
         with torch.no_grad(), self.in_eval_mode():
             output, targets = self.answer()
-            with self.precision.autocast():
+            with self.precision.autocast(), evaluating(self.judge):
                 return isinstance(judge(self.judge, output, targets), Mapping)
 
     @contextmanager

@@ -25,6 +25,7 @@ from esper.tolaria.profiler import StepProfiler
 from esper.tolaria.safety import Unhealthy
 from esper.tolaria.signals import Wishes
 from esper.tolaria.state import Checkpoint
+from esper.tolaria.state.manager import state_of
 from esper.tolaria.task import Counts, batch_length, follow
 
 
@@ -95,7 +96,10 @@ class Run(Machinery):
         """One epoch in the order of the specification (T1); `train` calls it until the run is over."""
         began = time.perf_counter()
         self.model.train()
+        if self.progress.batch == 0:
+            self._pick_up()
         self._train_pass()
+        self.optimizers.trainable.check()
         if self.progress.stopped_by:
             return
         self._keep_state()
@@ -116,6 +120,14 @@ class Run(Machinery):
         if good:
             self.guard.keep_good()
         self.store.save(self.progress, improved=improved)
+
+    def _pick_up(self) -> None:
+        """Optimise what has become trainable since the last epoch began, in the model's train(), too."""
+        if late := self.optimizers.pick_up(self.progress.step):
+            shown = ", ".join(late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
+            message = f"became trainable and are optimised from here on: {shown}"
+            self.telemetry.emit(EventName.NOTICE, {"message": message})
+            self.account.topology_changed()
 
     def _train_pass(self) -> None:
         """One epoch of steps, from the position that the last one (or a checkpoint) left."""
@@ -241,10 +253,13 @@ class Run(Machinery):
     # -- the end ---------------------------------------------------------------------------------
 
     def load_model(self, checkpoint: Checkpoint) -> None:
-        """Take only the best model of a checkpoint, to evaluate it."""
+        """Take only the best model of a checkpoint, and what its loss had learnt by then, to evaluate it."""
         owners = checkpoint.state["owners"]
         self.best.mark.load(owners["best"]["mark"])
         self.model.load_state_dict(best_weights(checkpoint))
+        best = state_of("best", checkpoint.tensors, owners)
+        if learnt := best.get("loss") or state_of("loss", checkpoint.tensors, owners):
+            self.loss_state.load_state_dict(learnt)
         self.progress.load(owners["run"]["progress"])
 
     def test(self) -> Evaluation | None:

@@ -6,27 +6,30 @@ annealed to zero it was the best signal that was measured (scripts/benchmarks/RE
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esper.core.runtime import seeded_rng
-from esper.kasmina import MorphableModel
 from esper.leyline import AdaptationCommand
 from esper.tolaria.account import Account
 from esper.tolaria.batches import BatchSource
+from esper.tolaria.criterion import Criterion
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.flops import count_flops
 from esper.tolaria.foresight.trial import trial_with
+from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import in_total, judge
 from esper.tolaria.optimizer import OptimizerFactory
 from esper.tolaria.probe import Probe
 from esper.tolaria.schedule import ramp
 from esper.tolaria.task import batch_length, follow
+from esper.tolaria.trainable import Trainable
 
 # Share of the steps over which the rate climbs from nothing: the optimiser of a copy starts afresh.
 _WARMUP_SHARE = 0.2
@@ -68,25 +71,31 @@ class Lookahead:
         `rate` is the learning rate after the warm-up. Raises `GrowthError` where the seed does not fit.
         """
         trial = trial_with(self.evaluator.model, command, place.step)
-        params = [p for p in trial.parameters() if p.requires_grad]
+        # a loss may learn, too: what it would learn here is not the run's
+        judged = self.evaluator.of(trial, _own_copy(self.evaluator.loss))
+        params = Trainable(trial, judged.loss.loss).required()
         optimizer = self.optimizer([{"params": params, "name": "trial", "base_lr": rate, "lr": rate}])
-        forward, both = self._costs(trial)
+        forward, both = self._costs(judged)
         trial.train()
         with seeded_rng(self.evaluator.rng_seed + place.step, self.evaluator.device):
             for at, batch in enumerate(self._upcoming(place, steps)):
                 self.evaluator.attend()
                 optimizer.param_groups[0]["lr"] = rate * _factor(at, steps)
-                samples = self._step(trial, optimizer, batch)
+                samples = self._step(judged, optimizer, batch)
                 self.account.add(None if both is None else both * samples)
-        found = self.evaluator.of(trial).run(self.probe.held_out())
+        found = judged.run(self.probe.held_out())
         self.account.add(None if forward is None else forward * found.samples)
         return found.loss
 
-    def _costs(self, trial: MorphableModel) -> tuple[float, float] | tuple[None, None]:
+    def _costs(self, judged: Evaluator) -> tuple[float, float] | tuple[None, None]:
         """FLOPs of a sample in the trial, forward and in all; None twice where they cannot be counted."""
 
+        def probe() -> Tensor:
+            with evaluating(judged.loss):
+                return self._loss(judged, self.probe.batch)[0]
+
         def count() -> tuple[float, float]:
-            return count_flops(trial, lambda: self._loss(trial, self.probe.batch)[0], self.probe.samples)
+            return count_flops(judged.model, probe, self.probe.samples, judged.loss.loss)
 
         measurements = self.account.measurements
         found = count() if measurements is None else measurements.take("train_flops", count)
@@ -103,20 +112,29 @@ class Lookahead:
                     return
             epoch, start = epoch + 1, 0
 
-    def _step(self, trial: MorphableModel, optimizer: torch.optim.Optimizer, batch: Any) -> int:
-        loss, samples = self._loss(trial, batch)
+    def _step(self, judged: Evaluator, optimizer: torch.optim.Optimizer, batch: Any) -> int:
+        loss, samples = self._loss(judged, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return samples
 
-    def _loss(self, trial: MorphableModel, batch: Any) -> tuple[Tensor, int]:
-        e = self.evaluator
+    def _loss(self, judged: Evaluator, batch: Any) -> tuple[Tensor, int]:
+        e = judged
         args, kwargs, targets = e.form(batch)
         with e.precision.autocast():
-            output = trial.forward(*args, **kwargs)
+            output = e.model.forward(*args, **kwargs)
             losses = judge(e.loss, output, follow(targets, output))
             return in_total(losses, e.total), batch_length(targets)
+
+
+def _own_copy(criterion: Criterion) -> Criterion:
+    """With a loss of its own where the loss may learn."""
+    if not isinstance(criterion.loss, nn.Module):
+        return criterion
+    found = copy.copy(criterion)
+    found.loss = copy.deepcopy(criterion.loss)
+    return found
 
 
 def _factor(at: int, steps: int) -> float:

@@ -1,6 +1,7 @@
 """Whose gradient it is: the host's and each seed's part of a step, for telemetry and for weights (spec T7).
 
-The host is the seeds' teacher; folded seeds are part of it. What is counted where:
+The host is the seeds' teacher; folded seeds and the parameters of a loss are part of it. What is counted
+where:
 
 - Norms and shares are of the gradient that the optimiser is given, before clipping. Host and seeds hold
   disjoint parameters, so that their squared norms add up to that of the whole, and shares to 1. For the same

@@ -102,7 +102,9 @@ class TaskBackward:
         if not loss.requires_grad:
             return [None] * len(parameters)
         value = self.precision.scaled(scaled(loss, factor))
-        return torch.autograd.grad(value, parameters, retain_graph=not last, allow_unused=True)
+        wanted = [p for p in parameters if p.requires_grad]  # some may be frozen for now
+        found = iter(torch.autograd.grad(value, wanted, retain_graph=not last, allow_unused=True))
+        return [next(found) if p.requires_grad else None for p in parameters]
 
     def finish(self) -> None:
         tasks = Tasks(tuple(self._rows), tuple(self._rows.values()), self._shares or None)

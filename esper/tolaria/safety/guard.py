@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel
 from esper.leyline import EventName
@@ -34,8 +34,8 @@ class Unhealthy(Exception):
 class Guard:
     """Reads what the watch has seen, looks at the weights where the run is about to be saved or judged.
 
-    `interval_steps` asks for snapshots inside an epoch, too. State is the governor's history alone: what the
-    watch has not read yet has to be read before anything is saved.
+    `interval_steps` asks for snapshots inside an epoch, too; `loss` is one with parameters of its own. State
+    is the governor's history alone: what the watch has not read yet has to be read before anything is saved.
     """
 
     def __init__(
@@ -47,8 +47,10 @@ class Guard:
         snapshots: Snapshots,
         telemetry: Telemetry,
         interval_steps: int | None,
+        loss: nn.Module | None = None,
     ) -> None:
         self.model = model
+        self.loss = loss
         self.progress = progress
         self.watch = watch
         self.governor = governor
@@ -87,7 +89,10 @@ class Guard:
     def inspect(self) -> None:
         """Judge everything there is, the weights, too; raises `Unhealthy`."""
         self.look()
-        if bad := non_finite(self.model):
+        bad = non_finite(self.model)
+        if self.loss is not None:
+            bad += [f"loss.{name}" for name in non_finite(self.loss)]
+        if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise Unhealthy(f"{bad[0]}{more} not finite after step {self.progress.step}", bad)
 

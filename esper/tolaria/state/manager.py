@@ -79,12 +79,17 @@ class StateManager:
     def __init__(self) -> None:
         self.owners: dict[str, Stateful] = {}
         self._use: dict[str, Use] = {}
+        self._optional: set[str] = set()
 
-    def register(self, name: str, owner: Stateful, *, use: Use = "keeps") -> None:
-        """Add an owner; `use` says what becomes of its tensors, and so how often they have to be copied."""
+    def register(self, name: str, owner: Stateful, *, use: Use = "keeps", optional: bool = False) -> None:
+        """Add an owner; `use` says what becomes of its tensors, and so how often they have to be copied.
+
+        With `optional` a state that has none of this owner is whole all the same.
+        """
         assert name not in self.owners, f"two owners of state are called {name}"
         self.owners[name] = owner
         self._use[name] = use
+        self._optional |= {name} if optional else set()
 
     def collect(self) -> Collected:
         """All state as it is now, nothing copied yet.
@@ -125,8 +130,9 @@ class StateManager:
         other that is missing or does not fit, unless `on_misfit` is there to be told of it instead; what
         fits is loaded all the same.
         """
+        may_lack = self._optional.union(optional)
         for name, owner in self.owners.items():
-            if name not in state and name in optional:
+            if name not in state and name in may_lack:
                 continue
             try:
                 if name not in state:
@@ -229,6 +235,11 @@ class Generators:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put the generators back; `inexact` then says which could not be."""
         self.inexact = restore_rng_state(state["tensors"], state["meta"])
+
+
+def state_of(owner: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Any:
+    """What an owner gave, from the tensors and the state of all; empty where it gave none."""
+    return _join(state.get(owner, {}), tensors.get(owner, {}))
 
 
 def references(state: Any) -> set[str]:

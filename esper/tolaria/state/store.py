@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from esper.config import TolariaConfig
 from esper.core.atomic import FILES, Files
 from esper.errors import CheckpointError
@@ -207,7 +209,10 @@ class Store:
 
     def _write(self, saved: Saved, tensors: Tensors, state: State) -> None:
         try:
-            if found := unsound(tensors.get("model", {}), partial(is_buffer, self.parts.model)):
+            found = unsound(tensors.get("model", {}), partial(is_buffer, self.parts.model))
+            if isinstance(self.parts.loss, nn.Module):
+                found = found or unsound(tensors.get("loss", {}), partial(is_buffer, self.parts.loss))
+            if found:
                 raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
             self.parts.records.sync()  # the checkpoint speaks of their lengths
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -265,7 +265,7 @@ def half_grown() -> Grown:
 def test_state_goes_over_whole_and_by_name() -> None:
     grown = half_grown()
     saved = grown.optimizers.state_dict()
-    assert saved.keys() == {"main", "b#0"}
+    assert saved.keys() == {"main", "b#0", "trainable"}
     other = copy_of(grown)
     other.load_state_dict(saved)
     again = other.state_dict()

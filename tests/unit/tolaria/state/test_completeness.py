@@ -24,7 +24,7 @@ from esper.tolaria.state.header import name_of
 
 EXEMPT = {
     r"run\.account\._began(_cpu)?$": "where this process began to count time",
-    r"run\.account\._flops": "counted anew when it is asked for",
+    r"run\.account\._(flops|parameters|trained)": "counted anew when it is asked for",
     r"run\.optimizers\.rebuilds\.latency_ms$": "a clock's",
     r"run\.growth\.packets\._known": "what blueprints offer: asked for anew",
     r"run\.attention\.(before|_may_leave)": "of the phase of the epoch that is under way",

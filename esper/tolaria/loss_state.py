@@ -1,0 +1,91 @@
+"""What a loss keeps: parameters and buffers of its own, which are saved beside the model's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from esper.tolaria.criterion import Criterion
+from esper.tolaria.losses import LossFunction
+
+
+class LossState:
+    """The parameters, buffers and extra state of a loss that is a module of the user's own.
+
+    torch's own losses hold what their configuration gives them and nothing else; they have none here, nor
+    has a function. It is kept in checkpoints, with each state of the run and with the best model. It is no
+    part of the model: neither of the final model's file nor of what `esper.load` returns.
+    """
+
+    def __init__(self, loss: LossFunction) -> None:
+        own = isinstance(loss, nn.Module) and type(loss).__module__ != nn.modules.loss.__name__
+        self.module = loss if own and isinstance(loss, nn.Module) else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to be saved."""
+        return not self.state_dict()
+
+    @property
+    def waits(self) -> bool:
+        """Whether parameters are announced (lazy, or registered as None) that a first forward will make."""
+        if self.module is None:
+            return False
+        announced = [p for part in self.module.modules() for p in part._parameters.values()]
+        return any(p is None or is_lazy(p) for p in announced)
+
+    def copy(self) -> dict[str, Any]:
+        """The state as it is now, with tensors of its own."""
+        return copy.deepcopy({name: _detached(value) for name, value in self.state_dict().items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.module is None else dict(self.module.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy a saved state into the loss; a buffer that was saved with another shape takes that one.
+
+        Raises `RuntimeError` for parameters that are missing, unknown or of another shape.
+        """
+        if self.module is None:
+            return
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                _fit_buffer(self.module, name, value)
+        self.module.load_state_dict(dict(state))
+
+
+@contextmanager
+def evaluating(loss: Any) -> Iterator[None]:
+    """Within the block a loss that is a module is in eval mode; then each part of it is as it was."""
+    module = loss.loss if isinstance(loss, Criterion) else loss
+    modes = [(part, part.training) for part in module.modules()] if isinstance(module, nn.Module) else []
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _fit_buffer(module: nn.Module, name: str, saved: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    try:
+        buffers = module.get_submodule(path)._buffers
+    except AttributeError:
+        return  # loading says that it is unknown
+    if leaf not in buffers:
+        return
+    now = buffers[leaf]
+    if now is None or now.shape != saved.shape:
+        buffers[leaf] = torch.empty_like(saved, device=saved.device if now is None else now.device)
