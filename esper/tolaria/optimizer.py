@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.problems import problem
-from esper.errors import CheckpointError, ConfigError, EsperError, GrowthError
+from esper.errors import CheckpointError, EsperError, GrowthError
 from esper.kasmina import MorphableModel, Seed, TopologyChange
+from esper.tolaria.optimizer_checks import check_rates, check_sparse
 from esper.tolaria.rebuilds import Rebuilds
 from esper.tolaria.state import load_named_state, named_state
 from esper.tolaria.trainable import LOSS, Trainable
@@ -66,8 +66,8 @@ class OptimizerManager:
         host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.lr}
         own = self.trainable.of_loss()
         self.main = self.factory([host, *([self._loss_group(own)] if own else [])])
-        _check_rates(self.main)
-        _check_sparse(self.model.host, self.factory)
+        check_rates(self.main)
+        check_sparse(self.model.host, self.factory)
         self.isolated: dict[str, torch.optim.Optimizer] = {}
         # a model may come with seeds: loaded kernels, or a grown model that trains on
         for record in self.model.living():
@@ -334,37 +334,3 @@ def _late(group: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
-
-
-def _check_rates(optimizer: torch.optim.Optimizer) -> None:
-    if any("lr" not in group for group in optimizer.param_groups):
-        raise ConfigError(
-            problem(
-                "optimization.optimizer",
-                type(optimizer).__name__,
-                "an optimiser whose groups have lr, which the schedule sets",
-            )
-        )
-
-
-def _check_sparse(host: nn.Module, factory: OptimizerFactory) -> None:
-    """Raise `ConfigError` where a layer has sparse gradients and the optimiser cannot use or keep them."""
-    kinds = nn.Embedding | nn.EmbeddingBag
-    found = [name for name, m in host.named_modules() if isinstance(m, kinds) and m.sparse]
-    if not found:
-        return
-    tried = nn.Parameter(torch.zeros(2, 2))
-    optimizer = factory([{"params": [tried], "name": "host", "base_lr": 0.0}])
-    if reason := _trouble_with_sparse(optimizer, tried):
-        expected = f"one for the sparse gradients of {found[0]!r}, or sparse=False there ({reason})"
-        raise ConfigError(problem("optimization.optimizer", type(optimizer).__name__, expected))
-
-
-def _trouble_with_sparse(optimizer: torch.optim.Optimizer, tried: nn.Parameter) -> str:
-    tried.grad = torch.ones(2, 2).to_sparse(1)
-    try:
-        optimizer.step()
-    except RuntimeError as error:
-        return str(error)
-    kept = [value for value in optimizer.state[tried].values() if isinstance(value, torch.Tensor)]
-    return "its state is sparse and could not be saved" if any(t.is_sparse for t in kept) else ""
