@@ -24,6 +24,7 @@ def unreduced(loss: LossFunction) -> Callable[[Any, Any], Any] | None:
         if getattr(loss, "reduction", None) not in ("mean", "sum", "batchmean"):
             return None
         single = copy.copy(loss)
+        single.training = False  # for evaluation only
         setattr(single, "reduction", "none")  # noqa: B010 - Module types its attributes as tensors
         return single
     if torch_loss(loss) is None:
