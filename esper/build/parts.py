@@ -63,7 +63,7 @@ def make_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
         [problem(f"{key}.{name}", m.model_params[name], f"{facts[name]}, as the data has") for name in clash]
     )
     if m.architecture in (*names.MODELS, *names.MODELS.values()):
-        _refuse(list(dtype_problems(data_info)))
+        _refuse(list(dtype_problems(data_info, m.architecture)))
     model = _make(config, key, target, m.model_params, facts)
     if not isinstance(model, nn.Module):
         expected = "a target that makes a torch.nn.Module"

@@ -34,7 +34,8 @@ def show_closing_table(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(closing_table(summary))
     lines = captured.get().splitlines()
     plain = lines if console.is_terminal else [line.rstrip() for line in lines]
-    say("\n".join(plain), cast("TextIO", console.file))
+    if plain:  # a quiet console has nothing
+        say("\n".join(plain), cast("TextIO", console.file))
 
 
 def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -28,12 +28,13 @@ def info_of(dtype: torch.dtype) -> DataInfo:
 def test_inputs_that_are_not_float32_are_refused_with_the_conversion_that_works(
     dtype: torch.dtype, works: str
 ) -> None:
-    [text] = dtype_problems(info_of(dtype))
+    [text] = dtype_problems(info_of(dtype), "convnet")
     assert text.startswith(f"dataset.name: my.Data gives inputs of {str(dtype).removeprefix('torch.')}, ")
     assert text.endswith(f"for instance with {works}")
 
 
 def test_float32_inputs_and_batches_of_another_form_are_taken() -> None:
-    assert list(dtype_problems(info_of(torch.float32))) == []
+    assert list(dtype_problems(info_of(torch.float32), "convnet")) == []
+    assert list(dtype_problems(info_of(torch.float64), "mlp")) == []
     unknown = open_custom(DatasetConfig(name="my.Data"), lambda: [{"x": 1.0}], collate=None, seed=0).info
-    assert list(dtype_problems(unknown)) == []
+    assert list(dtype_problems(unknown, "convnet")) == []

@@ -55,7 +55,14 @@ def test_types_of_other_libraries_become_jsons_own() -> None:
     plain = json.loads(to_line(record))
     assert plain == {
         "stage": "culled",
-        "impact": {"loss_gain": 0.5, "loss_gain_error": 0.1, "accuracy_gain": 0.01, "samples": 100},
+        "impact": {
+            "loss_gain": 0.5,
+            "loss_gain_error": 0.1,
+            "accuracy_gain": 0.01,
+            "samples": 100,
+            "error_over": "samples",
+            "error_values": None,
+        },
         "path": str(Path("a/b")),
         "f32": 0.5,
         "i64": 3,

@@ -126,6 +126,8 @@ def test_a_pause_inside_validation_waits_there(tmp_path: Path) -> None:
 
     loss = CallsOut(7, hold)  # the probe, five steps, then the first batch of validation
     run = growing(tmp_path, wishes, loss)
+    wishes.resume()  # a copy of the loss has been tried while the run was built
+    paused.clear()
     thread = threading.Thread(target=run.train)
     thread.start()
     assert paused.wait(20)

@@ -23,6 +23,7 @@ from esper.tolaria.state import load_checkpoint
 from esper.tolaria.state.header import name_of
 
 EXEMPT = {
+    r"run\.stepper\.backward\.microbatches$": "of the step that is being made",
     r"run\.account\._began(_cpu)?$": "where this process began to count time",
     r"run\.account\._(flops|parameters|trained)": "counted anew when it is asked for",
     r"run\.optimizers\.rebuilds\.latency_ms$": "a clock's",
