@@ -6,7 +6,7 @@ It may be a link to another disk, lie outside of the run folder, or be on a disk
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from esper.config import TolariaConfig
@@ -51,13 +51,14 @@ def is_own(checkpoint: Path, run_dir: Path, config: TolariaConfig) -> bool:
 def refuse_unwritable(run_dir: Path, config: TolariaConfig) -> None:
     """Raise `ConfigError` where the checkpoints of a run could not be saved."""
     c = config.checkpoint
-    if config.mode == "train" and c.save_checkpoints:
-        if reason := why_unwritable(folder_to_write(run_dir, config)):
-            raise ConfigError(problem(_KEY, c.checkpoint_dir, f"a folder that can be written to ({reason})"))
+    if config.mode != "train" or not c.save_checkpoints:
+        return
+    if reason := why_unwritable(folder_to_write(run_dir, config)):
+        raise ConfigError(problem(_KEY, c.checkpoint_dir, f"a folder that can be written to ({reason})"))
 
 
 def refuse_lost(run_dir: Path, config: TolariaConfig) -> None:
-    """Raise `ConfigError` where a run without checkpoints had some: starting anew would throw its work away."""
+    """Raise `ConfigError` where a run without checkpoints had some: a new start would throw its work away."""
     folder = checkpoint_folder(run_dir)
     last = _last_saved(run_dir / EVENTS_FILE)
     missing = why_missing(folder)
@@ -69,8 +70,8 @@ def refuse_lost(run_dir: Path, config: TolariaConfig) -> None:
         problem(
             "checkpoint.resume_from_checkpoint",
             "auto",
-            f"the checkpoints of the run in {run_dir} ({reason}{saved}); put that folder back or mount its disk, "
-            f"or name where it is now by {_KEY}=<folder>, or begin a new run in another folder",
+            f"the checkpoints of the run in {run_dir} ({reason}{saved}); put that folder back or mount its "
+            f"disk, or name where it is now by {_KEY}=<folder>, or begin a new run in another folder",
         )
     )
 
@@ -97,7 +98,7 @@ def claim(run_dir: Path, config: TolariaConfig, *, make: bool = False) -> Folder
         raise ConfigError(problem(_KEY, config.checkpoint.checkpoint_dir, expected)) from error
 
 
-def clear_unfinished(run_dir: Path, places: Iterator[str] | tuple[str, ...]) -> None:
+def clear_unfinished(run_dir: Path, places: Iterable[str]) -> None:
     """Remove what a killed run left half written in these folders of its own; elsewhere others may write."""
     for place in places:
         if (run_dir / place).resolve().is_relative_to(run_dir.resolve()):

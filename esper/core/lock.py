@@ -2,8 +2,8 @@
 
 A folder is free when the kernel says so, whatever host and process its lock file names: a container that
 starts again has another host name. Only where the kernel cannot know, the heartbeat in the lock file decides:
-on a file system without working locks, and where the holder ran on another machine, whose locks a network file
-system may or may not pass on. A holder that beats is alive, one that has been silent for 30 s is dead.
+on a file system without working locks, and where the holder ran on another machine, whose locks a network
+file system may or may not pass on. A holder that beats is alive, one that has been silent for 30 s is dead.
 """
 
 from __future__ import annotations

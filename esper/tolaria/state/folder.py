@@ -55,7 +55,7 @@ def _blocked(folder: Path) -> str:
     """What on the way to a folder is none; a link that leads nowhere is named with its target."""
     for path in (folder, *folder.parents):
         if path.is_symlink() and not path.exists():
-            return f"{path} is a link to {os.readlink(path)}, which is not there: is its disk mounted?"
+            return f"{path} is a link to {path.readlink()}, which is not there: is its disk mounted?"
         if path.exists():
             return "" if path.is_dir() else f"{path} is a file"
     return ""
