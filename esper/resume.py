@@ -83,7 +83,7 @@ def _from_checkpoint(
 
 
 def load_origin(origin: Origin, config: TolariaConfig, run_dir: Path) -> tuple[Origin, Checkpoint | None]:
-    """The checkpoint that the job starts from; where its run has removed it, a newer one of that run."""
+    """The checkpoint that a job starts from; where its run has removed it since, a newer one of that run."""
     if origin.path is None:
         return origin, None
     try:
@@ -137,7 +137,7 @@ def _refuse_used(run_dir: Path, config: TolariaConfig) -> None:
 
 
 def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> Origin:
-    """The start that the folder's run had, unless that run ended or has work that must not be lost."""
+    """The start that the folder's run had, unless that run has ended or has work that is not to be lost."""
     if _summary(run_dir).get("stopped_by") not in FINISHED_BY:
         refuse_lost(run_dir, config)
         refuse_unwritable(run_dir, config)

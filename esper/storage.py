@@ -6,7 +6,7 @@ It may be a link to another disk, lie outside of the run folder, or be on a disk
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from esper.config import TolariaConfig
@@ -57,7 +57,7 @@ def refuse_unwritable(run_dir: Path, config: TolariaConfig) -> None:
 
 
 def refuse_lost(run_dir: Path, config: TolariaConfig) -> None:
-    """Raise `ConfigError` where a run without checkpoints had some: a new start would lose its work."""
+    """Raise `ConfigError` where a run without checkpoints had some: a new start would throw its work away."""
     folder = checkpoint_folder(run_dir)
     last = _last_saved(run_dir / EVENTS_FILE)
     missing = why_missing(folder)
@@ -97,7 +97,7 @@ def claim(run_dir: Path, config: TolariaConfig, *, make: bool = False) -> Folder
         raise ConfigError(problem(_KEY, config.checkpoint.checkpoint_dir, expected)) from error
 
 
-def clear_unfinished(run_dir: Path, places: Iterator[str] | tuple[str, ...]) -> None:
+def clear_unfinished(run_dir: Path, places: Iterable[str]) -> None:
     """Remove what a killed run left half written in these folders of its own; elsewhere others may write."""
     for place in places:
         if (run_dir / place).resolve().is_relative_to(run_dir.resolve()):

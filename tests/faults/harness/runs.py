@@ -113,7 +113,8 @@ def _memory(folder: Path) -> dict[str, Any]:
 
 
 def _timeless(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in _OF_THE_LIFE}
+    kept = {name: value for name, value in record.items() if name not in _OF_THE_LIFE}
+    return {name: _timeless(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def _timeless_event(event: dict[str, Any]) -> dict[str, Any]:
