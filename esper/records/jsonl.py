@@ -71,6 +71,15 @@ class JsonlSink(Sink):
             with (self._run_dir / name).open("rb") as file:
                 os.fsync(file.fileno())
 
+    def missing(self) -> list[str]:
+        """A sentence for each file that is not in the run folder any more."""
+        paths = {self._run_dir / name: file for name, file in self._files.items()}
+        return [
+            f"{path} was removed or replaced while the run was writing to it"
+            for path, file in paths.items()
+            if not _leads_to(path, file)
+        ]
+
     def rewind(self, state: Mapping[str, Json]) -> None:
         """Cut what tells of epochs and steps back to the lengths they had; what has happened stays told."""
         for name, length in self._earlier(state).items():
@@ -95,6 +104,14 @@ class JsonlSink(Sink):
             path = self._run_dir / name
             self._files[name] = path.open("a", buffering=1, encoding="utf-8", newline="\n")
         return self._files[name]
+
+
+def _leads_to(path: Path, file: IO[str]) -> bool:
+    """Whether this is the name of the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 def _set_aside(path: Path) -> None:
