@@ -26,8 +26,10 @@ from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.records import (
     Display,
+    JsonlSink,
     RunInfo,
     StatusSink,
+    describe_holes,
     setup_logging,
     show_closing_table,
 )
@@ -182,6 +184,7 @@ class Job:
         )
         run = Run(config, parts, self.wishes)
         self._owned.callback(self._recorder.close)
+        self._look_for_holes(checkpoint, origin)
         self._recorder.start(self._info(run, checkpoint, origin))
         if not dry:
             keep_logger_ids(self.run_dir, self._recorder)
@@ -221,6 +224,17 @@ class Job:
         take_up(run, checkpoint, origin)
         for line in describe_origin(origin, run):
             self._say(line)
+
+    def _look_for_holes(self, checkpoint: Checkpoint | None, origin: Origin) -> None:
+        """Note a warning where the run's own records have lost lines since it was saved."""
+        if checkpoint is None or not origin.own:
+            return
+        run, interval = checkpoint.state["run"], self.config.logging.metrics_interval
+        lengths, epoch = run["records"].get(JsonlSink.NAME, {}), run["progress"]["epoch"]
+        if holes := describe_holes(self.run_dir, lengths, epoch, interval=interval):
+            self._warnings.append(
+                f"the records of this run are not what they were when it was saved: {holes}"
+            )
 
     def _say(self, line: str) -> None:
         with suppress(SystemExit):  # so rich ends the process where the reader of a pipe has gone

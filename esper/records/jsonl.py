@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from itertools import count
@@ -13,8 +12,6 @@ from esper.leyline import Event
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
 from esper.records.sink import Json, RunInfo, Sink
 from esper.records.strict import to_line
-
-_log = logging.getLogger("esper.records")
 
 
 class JsonlSink(Sink):
@@ -123,8 +120,6 @@ def _set_aside(path: Path) -> None:
 def _cut(path: Path, length: int | None) -> None:
     """Cut `path` to `length` bytes (None: all there is), and drop a last line without its end."""
     content = path.read_bytes()
-    if length is not None and length > len(content):
-        _log.warning("%s lost lines: it has %d bytes, %d when the run was saved", path, len(content), length)
     kept = content[:length]
     whole = kept.rfind(b"\n") + 1
     if whole < len(content):
