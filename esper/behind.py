@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,8 @@ def _reached(run_dir: Path) -> int:
 
 
 def _epochs(run_dir: Path) -> Iterator[int]:
-    try:
+    with suppress(OSError, ValueError):
         yield _whole(read_object(run_dir / "summary.json").get("epochs_run"))
-    except (OSError, ValueError):
-        pass
     try:
         lines = read_regular(run_dir / METRICS_FILE, _TAIL_BYTES, tail=True).splitlines()
     except (OSError, ValueError):
