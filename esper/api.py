@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from esper import build
+from esper.behind import why_behind
 from esper.build.parts import make_model
 from esper.build.paths import unusable
 from esper.config import TolariaConfig, names
@@ -155,6 +157,7 @@ def load(
     `allowed_targets` names your own modules that the configuration may speak of: a checkpoint cannot allow
     them itself. No data and no other weights are read, and the global generators stay as they were. A
     checkpoint is verified to the last bit; a single file only says of itself that it is whole.
+    Where the run reached a later epoch than its last good checkpoint, a warning names both.
     Raises `CheckpointError` for what is missing, damaged or does not fit.
     """
     path, state, saved, data = _read(Path(run))
@@ -180,6 +183,8 @@ def _read(path: Path) -> tuple[Path, dict[str, Tensor], Mapping[str, Any], Mappi
     if path.is_file() and path.suffix == ".safetensors":
         return path, *read_model(path)
     _, checkpoint = find_and_load(path)
+    if older := why_behind(path, checkpoint):
+        warnings.warn(older, stacklevel=3)
     run = checkpoint.state["run"]
     return checkpoint.path, best_weights(checkpoint), run["config"], run["data"]
 

@@ -15,33 +15,34 @@ from torch import nn
 from esper import build
 from esper.answers import Answers
 from esper.assembly import grow_host, make_parts
+from esper.behind import why_behind
 from esper.config import TolariaConfig
 from esper.core.atomic import remove_stale
 from esper.core.lock import FolderLock
 from esper.core.runtime import resolve_device, seed_everything
 from esper.data import DataBundle
+from esper.ending import write_results
 from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.records import (
     Display,
+    JsonlSink,
     RunInfo,
     StatusSink,
-    draw_run,
+    describe_holes,
     setup_logging,
     show_closing_table,
-    summarise_metrics,
-    write_summary,
 )
-from esper.results import Attempts, save_model
+from esper.results import Attempts
 from esper.resume import (
     CONFIG_FILE,
-    SUMMARY_FILE,
     Origin,
-    clear_killed,
     describe_origin,
     find_origin,
     keep_beginning,
     load_origin,
+    replace_summary,
+    set_killed_aside,
     take_up,
     what_finished,
 )
@@ -183,6 +184,7 @@ class Job:
         )
         run = Run(config, parts, self.wishes)
         self._owned.callback(self._recorder.close)
+        self._look_for_holes(checkpoint, origin)
         self._recorder.start(self._info(run, checkpoint, origin))
         if not dry:
             keep_logger_ids(self.run_dir, self._recorder)
@@ -198,16 +200,15 @@ class Job:
     def _begin_files(self, origin: Origin) -> None:
         wanted = self.config.checkpoint.resume_from_checkpoint
         self._claim(make=True)
-        cleared = clear_killed(self.run_dir, self.config) if wanted == "auto" and not origin.own else []
+        aside = set_killed_aside(self.run_dir, self.config) if wanted == "auto" and not origin.own else []
         keep_beginning(origin, self.config, self.run_dir)
-        if cleared:
+        if aside:
             begins = "begins anew" if origin.path is None else f"begins again from {origin.path}"
             self._warnings.append(
-                f"no checkpoint here to go on from, so the run {begins}; removed what an earlier start has "
-                f"left: {', '.join(cleared)}"
+                f"no checkpoint here to go on from, so the run {begins}; what an earlier start has left "
+                f"was renamed: {', '.join(aside)}"
             )
-        # of an end that is no longer one: a run that is killed now has died, whatever it did before
-        (self.run_dir / SUMMARY_FILE).unlink(missing_ok=True)
+        replace_summary(self.run_dir)
         # without its folder: who runs the file again wants a run of its own
         replace(self.config, run_dir=None).to_yaml(self.run_dir / CONFIG_FILE)
 
@@ -215,11 +216,25 @@ class Job:
         if checkpoint is None:
             return
         if self.config.mode == "test":
+            named = self.config.checkpoint.resume_from_checkpoint
+            older = why_behind(Path(named), checkpoint) if named not in (None, "auto") else ""
+            self._warnings += [older] if older else []
             run.load_model(checkpoint)
             return
         take_up(run, checkpoint, origin)
         for line in describe_origin(origin, run):
             self._say(line)
+
+    def _look_for_holes(self, checkpoint: Checkpoint | None, origin: Origin) -> None:
+        """Note a warning where the run's own records have lost lines since it was saved."""
+        if checkpoint is None or not origin.own:
+            return
+        run, interval = checkpoint.state["run"], self.config.logging.metrics_interval
+        lengths, epoch = run["records"].get(JsonlSink.NAME, {}), run["progress"]["epoch"]
+        if holes := describe_holes(self.run_dir, lengths, epoch, interval=interval):
+            self._warnings.append(
+                f"the records of this run are not what they were when it was saved: {holes}"
+            )
 
     def _say(self, line: str) -> None:
         with suppress(SystemExit):  # so rich ends the process where the reader of a pipe has gone
@@ -308,31 +323,9 @@ class Job:
         if origin.path is not None:
             summary["resumed_from"] = str(origin.path)
         attempt = Attempts()
-        self._write_results(run, summary, attempt)
+        write_results(run, self._recorder, self.run_dir, summary, attempt)
         with attempt("the run's records"):
             self._owned.close()
         show_closing_table(self.console, summary)
         attempt.check()
         return summary
-
-    def _write_results(self, run: Run, summary: Mapping[str, Any], attempt: Attempts) -> None:
-        config, log = self.config, self.config.logging
-        if config.checkpoint.save_final_model and config.mode == "train":
-            path = self.run_dir / config.checkpoint.model_save_path
-            with attempt("the final model"):
-                save_model(path, run.model, config, run.parts.data)
-        with attempt("the run's records"):
-            run.telemetry.emit(EventName.RUN_FINISHED, {"stopped_by": summary["stopped_by"]})
-            self._recorder.finish(summary)
-        with attempt("the summary"):
-            write_summary(self.run_dir / SUMMARY_FILE, summary)
-        if log.save_metrics:
-            with attempt("the summary of the metrics"):
-                write_summary(self.run_dir / log.metrics_file, summarise_metrics(self.run_dir))
-        with attempt("the run's records"):
-            self._draw(run)
-
-    def _draw(self, run: Run) -> None:
-        if not self.config.logging.track_metrics or run.progress.epoch == 0:
-            return
-        run.measurements.take("the picture of the run", lambda: draw_run(self.run_dir))

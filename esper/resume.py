@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from esper.aside import move_aside
 from esper.beginning import forget_beginning, record_beginning, recorded_beginning
 from esper.config import TolariaConfig
 from esper.config.changes import Change, changes
@@ -21,6 +22,7 @@ from esper.tolaria.run import Run
 from esper.tolaria.state import Checkpoint, Found, find_and_load, load_checkpoint
 from esper.tolaria.state.find import find_config
 from esper.tolaria.state.folder import is_same_folder
+from esper.unfinished import what_is_owed
 
 SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"
@@ -76,7 +78,7 @@ def _from_checkpoint(
     changed = changes(saved, config.to_dict())
     elsewhere = own and not is_same_folder(found.path.parent, folder_to_write(run_dir, config))
     _refuse_changes(changed, config, elsewhere)
-    finished = _finished(config, run_dir, changed) if own else None
+    finished = _finished(config, run_dir, changed, found.path.name) if own else None
     if finished is None:
         refuse_unwritable(run_dir, config)
     return Origin(found.path, own, found.refused, tuple(changed), finished)
@@ -137,9 +139,10 @@ def _refuse_used(run_dir: Path, config: TolariaConfig) -> None:
 
 
 def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> Origin:
-    """The start that the folder's run had, unless that run has ended or has work that is not to be lost."""
-    if _summary(run_dir).get("stopped_by") not in FINISHED_BY:
-        refuse_lost(run_dir, config)
+    """The start that the folder's run had, unless that run has ended or has work that must not be lost."""
+    summary = _summary(run_dir)
+    if summary.get("stopped_by") not in FINISHED_BY or what_is_owed(run_dir, summary):
+        refuse_lost(run_dir, config, summary)
         refuse_unwritable(run_dir, config)
         return _first_origin(config, run_dir)
     saved = TolariaConfig.from_yaml(run_dir / CONFIG_FILE)
@@ -160,14 +163,19 @@ def _first_origin(config: TolariaConfig, run_dir: Path) -> Origin:
     return _from_checkpoint(config, run_dir, found, saved, own=False)
 
 
-def _finished(config: TolariaConfig, run_dir: Path, changed: list[Change]) -> Mapping[str, Any] | None:
+def _finished(
+    config: TolariaConfig, run_dir: Path, changed: list[Change], newest: str = ""
+) -> Mapping[str, Any] | None:
+    """The summary of a run with nothing left to do; `newest` names its newest good checkpoint."""
     summary = _summary(run_dir)
     by, epochs = summary.get("stopped_by"), summary.get("epochs_run", 0)
     patient = any(change.key in _EARLY for change in changed)
     over = (by == "max_epochs" and config.optimization.max_epochs <= epochs) or (
         by == "early_stopping" and not patient
     )
-    return summary if over else None
+    # where the last one is damaged, what came after the one before it is to be done again
+    complete = newest in ("", f"epoch-{epochs:04d}") and not what_is_owed(run_dir, summary)
+    return summary if over and complete else None
 
 
 def _summary(run_dir: Path) -> dict[str, Any]:
@@ -188,8 +196,8 @@ def what_finished(run_dir: Path, summary: Mapping[str, Any]) -> str:
     return f"{run_dir} is finished ({by}, {epochs} epochs): nothing to do. A greater {more} goes on with it."
 
 
-def clear_killed(run_dir: Path, config: TolariaConfig) -> list[str]:
-    """Remove what a run that died before its first checkpoint has left; returns the names.
+def set_killed_aside(run_dir: Path, config: TolariaConfig) -> list[str]:
+    """Rename what a run that died before its first checkpoint has left; returns `<old> -> <new>` for each.
 
     Only files that Esper writes under these names. The loggers' ids stay, so that they are used again.
     """
@@ -197,10 +205,20 @@ def clear_killed(run_dir: Path, config: TolariaConfig) -> list[str]:
     names += [config.logging.metrics_file, config.checkpoint.model_save_path]
     boards = (run_dir / config.logging.tensorboard_log_dir).glob("events.out.tfevents.*")
     found = [path for path in (*(run_dir / name for name in names), *boards) if path.is_file()]
-    inside = [path for path in found if run_dir.resolve() in path.resolve().parents]
-    for path in inside:
-        path.unlink()
-    return [str(path.relative_to(run_dir)) for path in inside]
+    return move_aside([path for path in found if run_dir.resolve() in path.resolve().parents])
+
+
+def replace_summary(run_dir: Path) -> None:
+    """Take away the summary of an end that is no longer one; a finished run's stays, under another name.
+
+    A run that is killed now has died, whatever it did before. What the summary of a stopped run says is in
+    the checkpoint that it goes on from.
+    """
+    file = run_dir / SUMMARY_FILE
+    if _summary(run_dir).get("stopped_by") in FINISHED_BY:
+        move_aside([file])
+    else:
+        file.unlink(missing_ok=True)
 
 
 # -- another configuration than the saved one ----------------------------------------------------

@@ -6,10 +6,11 @@ It may be a link to another disk, lie outside of the run folder, or be on a disk
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from esper.config import TolariaConfig
+from esper.config import CheckpointConfig, TolariaConfig
 from esper.config.problems import problem
 from esper.core.atomic import is_leftover, remove_stale
 from esper.core.lock import LOCK_FILE, FolderLock
@@ -17,9 +18,10 @@ from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.records.lines import EVENTS_FILE
 from esper.tolaria.state import checkpoint_folder
-from esper.tolaria.state.folder import is_same_folder, why_missing, why_unwritable
+from esper.tolaria.state.folder import CONFIG_FILE, is_same_folder, why_missing, why_unwritable
 
 _KEY = "checkpoint.checkpoint_dir"
+_HALTED = "emergency"
 
 
 def folder_to_write(run_dir: Path, config: TolariaConfig) -> Path:
@@ -56,15 +58,19 @@ def refuse_unwritable(run_dir: Path, config: TolariaConfig) -> None:
         raise ConfigError(problem(_KEY, c.checkpoint_dir, f"a folder that can be written to ({reason})"))
 
 
-def refuse_lost(run_dir: Path, config: TolariaConfig) -> None:
-    """Raise `ConfigError` where a run without checkpoints had some: a new start would throw its work away."""
+def refuse_lost(run_dir: Path, config: TolariaConfig, summary: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where a run without checkpoints had some: a new start would lose its work.
+
+    Its events, its summary and its final model tell; not a summary that says that no checkpoint was saved.
+    """
     folder = checkpoint_folder(run_dir)
     last = _last_saved(run_dir / EVENTS_FILE)
     missing = why_missing(folder)
-    if last is None and "is a link to" not in missing:
+    told = f"{EVENTS_FILE} says that {last} was saved" if last else _told_by_results(run_dir, summary)
+    if not told and "is a link to" not in missing:
         return
     reason = missing or f"{folder} is empty"
-    saved = f", and {EVENTS_FILE} says that {last} was saved" if last else ""
+    saved = f", and {told}" if told else ""
     raise ConfigError(
         problem(
             "checkpoint.resume_from_checkpoint",
@@ -73,6 +79,24 @@ def refuse_lost(run_dir: Path, config: TolariaConfig) -> None:
             f"disk, or name where it is now by {_KEY}=<folder>, or begin a new run in another folder",
         )
     )
+
+
+def _told_by_results(run_dir: Path, summary: Mapping[str, Any]) -> str:
+    """The result that shows that the run in the folder had checkpoints, as a clause; empty for none."""
+    c = _own(run_dir)
+    if c is None or not c.save_checkpoints or summary.get("unsaved") or summary.get("stopped_by") == _HALTED:
+        return ""
+    if (run_dir / c.model_save_path).is_file():
+        return f"its final model, {c.model_save_path}, is there"
+    return "its summary says that it saved one" if summary.get("epochs_run") else ""
+
+
+def _own(run_dir: Path) -> CheckpointConfig | None:
+    """What the run in the folder was asked to save, as far as that can be read."""
+    try:
+        return TolariaConfig.from_yaml(run_dir / CONFIG_FILE).checkpoint
+    except (ConfigError, OSError):
+        return None
 
 
 def claim(run_dir: Path, config: TolariaConfig, *, make: bool = False) -> FolderLock | None:

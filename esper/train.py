@@ -55,7 +55,7 @@ _locks: dict[Path, FolderLock] = {}
 
 def main() -> int:
     """Do what the command line asks; the exit code is 0 done, 1 internal error, 2 configuration or input,
-    3 halted by an emergency, 129, 130 and 143 by signal.
+    3 halted by an emergency, 4 finished, but results could not all be saved, 129, 130 and 143 by signal.
     """
     with ended_by_signals(), ExitStack() as owned:
         return _main(sys.argv[1:], owned)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from esper.config import TolariaConfig
+from esper.config import CheckpointConfig, TolariaConfig
 from esper.config.quoting import command_word
 from esper.core.lock import live_holder
 from esper.core.reading import read_object
@@ -26,11 +28,39 @@ def newest_unfinished(outputs: Path, config_hash: str) -> Path | None:
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether the run in the folder came to its own end, as its summary says."""
+    """Whether the run in the folder came to its own end, as its summary says, and all it owes is there."""
     try:
-        return read_object(run_dir / "summary.json").get("stopped_by") in FINISHED_BY
+        summary = read_object(run_dir / "summary.json")
     except (OSError, ValueError):
         return False
+    return summary.get("stopped_by") in FINISHED_BY and not what_is_owed(run_dir, summary)
+
+
+def what_is_owed(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for each result of an ended run that was not saved, or is not in its folder any more.
+
+    What the run was asked for is read from its own config.yaml; without that only its summary counts.
+    """
+    unsaved = summary.get("unsaved", [])
+    owed = [str(sentence) for sentence in unsaved] if isinstance(unsaved, list) else [str(unsaved)]
+    c = _own_checkpoint_options(run_dir)
+    if c is None:
+        return owed
+    model, epochs = run_dir / c.model_save_path, summary.get("epochs_run")
+    if c.save_final_model and not model.is_file():
+        owed.append(f"the final model is missing: {model}")
+    if c.save_checkpoints and isinstance(epochs, int):
+        last = run_dir / c.checkpoint_dir / f"epoch-{epochs:04d}"
+        owed += [] if last.is_dir() else [f"the last checkpoint is missing: {last}"]
+    return owed
+
+
+def _own_checkpoint_options(run_dir: Path) -> CheckpointConfig | None:
+    try:
+        config = TolariaConfig.from_yaml(run_dir / "config.yaml")
+    except (ConfigError, OSError):
+        return None
+    return config.checkpoint if config.mode == "train" else None
 
 
 def which_run(outputs: Path, config: TolariaConfig) -> str:

@@ -20,12 +20,13 @@ from esper.signals import before_end
 STATUS_FILE = "status.json"
 CRASH_FILE = "crash.txt"
 
-DONE, CRASHED, REFUSED, HALTED, BY_SIGHUP, BY_SIGINT, BY_SIGTERM = 0, 1, 2, 3, 129, 130, 143
+DONE, CRASHED, REFUSED, HALTED, UNSAVED, BY_SIGHUP, BY_SIGINT, BY_SIGTERM = 0, 1, 2, 3, 4, 129, 130, 143
 _STATUS = {
     DONE: "done",
     CRASHED: "crashed",
     REFUSED: "refused",
     HALTED: "halted",
+    UNSAVED: "not all saved",
     BY_SIGHUP: "hung up",
     BY_SIGINT: "interrupted",
     BY_SIGTERM: "terminated",
@@ -77,8 +78,11 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
     except (ConfigError, DataError, CheckpointError) as error:
         complain(str(error).splitlines(), "the configuration or its input")
         return REFUSED, str(error)
+    except OutputError as error:
+        complain(error.problems, f"writing to {folder}; what is there stands")
+        return UNSAVED, str(error)
     except OSError as error:
-        if not isinstance(error, OutputError) and error.errno not in _NO_ROOM | _NO_PLACE:
+        if error.errno not in _NO_ROOM | _NO_PLACE:
             return _crashed(error, folder)
         complain(str(error).splitlines(), f"writing to {folder}; what is there stands")
         return CRASHED, str(error)

@@ -3,6 +3,7 @@
 from esper.records.closing import closing_table, show_closing_table
 from esper.records.dispatch import Recorder
 from esper.records.display import Display
+from esper.records.holes import describe_holes
 from esper.records.jsonl import JsonlSink
 from esper.records.lines import read_lines
 from esper.records.log import LogSink, setup_logging
@@ -25,6 +26,7 @@ __all__ = [
     "TensorBoardSink",
     "WandbSink",
     "closing_table",
+    "describe_holes",
     "draw_run",
     "read_lines",
     "setup_logging",

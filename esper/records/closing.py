@@ -50,6 +50,8 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "epochs", f"{summary['epochs_run']}{best}{end} after {duration(summary['wall_s'])}"
     if summary.get("reason"):
         yield "halted", str(summary["reason"])
+    if summary.get("unsaved"):
+        yield "not saved", "\n".join(summary["unsaved"])
     asked = summary.get("adaptations")
     if asked:
         counts = f"{asked['proposed']} proposed, {asked['applied']} applied, {asked['refused']} refused"

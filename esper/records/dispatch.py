@@ -115,6 +115,10 @@ class Recorder:
         for sink in self._files:
             sink.sync()
 
+    def missing(self) -> list[str]:
+        """A sentence for each file of the records that somebody has removed or replaced meanwhile."""
+        return [sentence for sink in self._files for sentence in sink.missing()]
+
     def rewind(self, state: Mapping[str, Any]) -> None:
         """Go back to an earlier `state()`: epochs and steps since then will come again, events stay.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from itertools import count
@@ -13,8 +12,6 @@ from esper.leyline import Event
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
 from esper.records.sink import Json, RunInfo, Sink
 from esper.records.strict import to_line
-
-_log = logging.getLogger("esper.records")
 
 
 class JsonlSink(Sink):
@@ -71,6 +68,15 @@ class JsonlSink(Sink):
             with (self._run_dir / name).open("rb") as file:
                 os.fsync(file.fileno())
 
+    def missing(self) -> list[str]:
+        """A sentence for each file that is not in the run folder any more."""
+        paths = {self._run_dir / name: file for name, file in self._files.items()}
+        return [
+            f"{path} was removed or replaced while the run was writing to it"
+            for path, file in paths.items()
+            if not _leads_to(path, file)
+        ]
+
     def rewind(self, state: Mapping[str, Json]) -> None:
         """Cut what tells of epochs and steps back to the lengths they had; what has happened stays told."""
         for name, length in self._earlier(state).items():
@@ -97,6 +103,14 @@ class JsonlSink(Sink):
         return self._files[name]
 
 
+def _leads_to(path: Path, file: IO[str]) -> bool:
+    """Whether this is the name of the open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
 def _set_aside(path: Path) -> None:
     """Rename an earlier run's file to the first free of `<stem>.1.jsonl`, `<stem>.2.jsonl`, ..."""
     free = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
@@ -106,8 +120,6 @@ def _set_aside(path: Path) -> None:
 def _cut(path: Path, length: int | None) -> None:
     """Cut `path` to `length` bytes (None: all there is), and drop a last line without its end."""
     content = path.read_bytes()
-    if length is not None and length > len(content):
-        _log.warning("%s lost lines: it has %d bytes, %d when the run was saved", path, len(content), length)
     kept = content[:length]
     whole = kept.rfind(b"\n") + 1
     if whole < len(content):

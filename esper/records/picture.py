@@ -43,7 +43,7 @@ def draw_run(run_dir: Path) -> Path:
 
     Raises `RecordError` where there is no epoch to draw.
     """
-    records = list(read_lines(run_dir / METRICS_FILE))
+    records = list(read_lines(run_dir / METRICS_FILE, skip_damaged=True))
     if not records:
         raise RecordError(f"{run_dir / METRICS_FILE} holds no epoch; a picture needs one at least")
     spans = stage_spans(seed_moves(run_dir), records)

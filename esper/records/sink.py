@@ -68,6 +68,10 @@ class Sink(Protocol):
         """Make what `state()` speaks of durable; may be called by another thread."""
         return
 
+    def missing(self) -> list[str]:
+        """Return a sentence for each file of the sink that is not there any more."""
+        return []
+
     def rewind(self, state: Mapping[str, Json]) -> None:
         """Go back to where `state()` was once this: the epochs and steps after it come again."""
         return

@@ -23,7 +23,7 @@ def summarise_metrics(run_dir: Path) -> dict[str, Json]:
 
     `{"epochs": lines read, "metrics": {name: {"first", "last", "min", "min_epoch", "max", "max_epoch"}}}`
     """
-    records = list(read_lines(run_dir / METRICS_FILE))
+    records = list(read_lines(run_dir / METRICS_FILE, skip_damaged=True))
     names = dict.fromkeys(name for record in records for name in record if name != "epoch")
     metrics: dict[str, Json] = {name: extremes for name in names if (extremes := _extremes(records, name))}
     return {"epochs": len(records), "metrics": metrics}

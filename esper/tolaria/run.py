@@ -64,7 +64,7 @@ class Run(Machinery):
             self.lines.flush(self.parts.records)
             self.account.read_clock()
             if self.recovery.sound:
-                self.store.save(self.progress, final=True)
+                self.store.save_end(self.progress)
             self.attention.end()
 
     def _finished(self) -> bool:
@@ -261,6 +261,10 @@ class Run(Machinery):
         if learnt := best.get("loss") or state_of("loss", checkpoint.tensors, owners):
             self.loss_state.load_state_dict(learnt)
         self.progress.load(owners["run"]["progress"])
+
+    def why_unsaved(self) -> str:
+        """Why the place where the run ended could not be taken up from its folder; empty where it could."""
+        return self.store.why_unsaved(self.progress)
 
     def test(self) -> Evaluation | None:
         """Put the best model, with its topology, in place and read the test set.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +145,27 @@ def test_other_data_than_the_saved_runs_is_refused_or_taken_from_it(quick: Path,
     assert summary_of(tmp_path / "test")["test_loss"] == summary_of(quick)["test_loss"]
     again = esper_train("optimization.max_epochs=1", f"hydra.run.dir={quick}", cwd=tmp_path)
     assert again.returncode == 2 and "holds a run already" in again.stderr, again.stderr
+
+
+def test_a_run_that_could_not_save_exits_with_4_and_auto_makes_up_for_it(tmp_path: Path) -> None:
+    """The system lets no file grow beyond 40 KiB: the records fit, the model and the checkpoints do not."""
+    given = ["dataset=digits", "optimization.max_epochs=1", "run_dir=run"]
+    command = [sys.executable, "-m", "esper.train", *given]
+    failed = subprocess.run(
+        ["bash", "-c", f"ulimit -f 40; exec {shlex.join(command)}"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert failed.returncode == 4, failed.stderr
+    assert "the final model could not be written" in failed.stderr and "Traceback" not in failed.stderr
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 4
+    assert len(summary_of(tmp_path / "run")["unsaved"]) == 2, "the final model and the last checkpoint"
+    again = esper_train(*given, "checkpoint.resume_from_checkpoint=auto", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    run = tmp_path / "run"
+    assert (run / "models" / "final_model.safetensors").is_file() and "unsaved" not in summary_of(run)
+    assert (run / "summary.json.before-1").is_file() and (run / "checkpoints" / "epoch-0001").is_dir()

@@ -13,7 +13,7 @@ from torch import ones
 
 import esper
 from esper.api import TolariaTrainer
-from esper.cli.jobs import CRASHED, carry_out
+from esper.cli.jobs import UNSAVED, carry_out
 from esper.errors import CheckpointError, OutputError
 from esper.results import Attempts
 
@@ -39,14 +39,19 @@ def test_what_can_be_written_is_and_the_rest_is_named(
         codes.append(len(caught.value.problems))
         raise caught.value
 
-    assert carry_out(job, run, None, []) == CRASHED
+    assert carry_out(job, run, None, []) == UNSAVED
     said = capsys.readouterr().err
     assert codes == [2]
     assert said.startswith("esper-train: 2 problems in writing to ") and "Traceback" not in said
     assert "the final model could not be written" in said and "the summary of the metrics" in said
     assert not (run / "crash.txt").exists()
-    assert json.loads((run / "summary.json").read_text())["epochs_run"] == 1
-    assert json.loads((run / "status.json").read_text())["exit_code"] == CRASHED
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["epochs_run"] == 1
+    assert [text.split(" could")[0] for text in summary["unsaved"]] == [
+        "the final model",
+        "the summary of the metrics",
+    ]
+    assert json.loads((run / "status.json").read_text())["exit_code"] == UNSAVED
     assert not [p for p in run.rglob("*") if ".tmp-" in p.name]
     assert not (run / "run.lock").exists() and not (run / "control.json").exists()
 

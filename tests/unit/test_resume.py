@@ -18,7 +18,7 @@ from esper.api import TolariaTrainer
 from esper.config import TolariaConfig
 from esper.core.lock import FolderLock
 from esper.errors import ConfigError
-from esper.resume import clear_killed, find_origin, origin_problems
+from esper.resume import find_origin, origin_problems, set_killed_aside
 
 AUTO = {"checkpoint__resume_from_checkpoint": "auto"}
 
@@ -133,8 +133,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) ->
     assert "resumed" not in said
     assert [line["epoch"] for line in metrics_of(tmp_path)] == [1, 2]
     (notice,) = [n["message"] for n in events_of(tmp_path, "notice")]
-    assert "begins anew" in notice and "metrics.jsonl, events.jsonl, steps.jsonl" in notice
+    assert "begins anew" in notice and "steps.jsonl -> steps.jsonl.before-1" in notice
     assert (tmp_path / "mine.txt").exists()
+    for name in ("metrics.jsonl", "events.jsonl", "steps.jsonl"):
+        assert (tmp_path / f"{name}.before-1").read_text() == '{"epoch": 1}\n{"epo'
     assert not [p for p in tmp_path.rglob("*") if ".tmp-" in p.name or p.name == "steps.jsonl"]
 
 
@@ -143,7 +145,9 @@ def test_only_files_of_the_run_folder_are_cleared(tmp_path: Path) -> None:
     run_dir.mkdir()
     other.write_text("x")
     (run_dir / "metrics.jsonl").write_text("x")
-    assert clear_killed(run_dir, config(checkpoint__model_save_path=str(other))) == ["metrics.jsonl"]
+    assert set_killed_aside(run_dir, config(checkpoint__model_save_path=str(other))) == [
+        "metrics.jsonl -> metrics.jsonl.before-1"
+    ]
     assert other.exists()
 
 
@@ -183,23 +187,24 @@ def test_auto_without_a_folder_names_the_run_that_is_meant(
 ) -> None:
     """Finished ones, running ones, and those of another configuration are not meant."""
     monkeypatch.chdir(tmp_path)
+    nothing = {"checkpoint__save_checkpoints": False, "checkpoint__save_final_model": False}
     (text,) = [p for p in _problems_without_folder() if "auto" in p]
     assert "run_dir=<folder of the run to go on with>" in text
     for name, seed, summary in (("1", 0, None), ("2", 0, "max_epochs"), ("3", 1, None), ("4", 0, "sigterm")):
         folder = tmp_path / "outputs" / "2026-01-01" / name
         folder.mkdir(parents=True)
-        config(seed=seed).to_yaml(folder / "config.yaml")
+        config(seed=seed, **nothing).to_yaml(folder / "config.yaml")
         if summary:
             (folder / "summary.json").write_text(json.dumps({"stopped_by": summary}))
-    assert "is run_dir=outputs/2026-01-01/4" in _problems_without_folder()[0]
+    assert "is run_dir=outputs/2026-01-01/4" in _problems_without_folder(**nothing)[0]
     lock = FolderLock.take(tmp_path / "outputs" / "2026-01-01" / "4")
-    assert "is run_dir=outputs/2026-01-01/1" in _problems_without_folder()[0]
+    assert "is run_dir=outputs/2026-01-01/1" in _problems_without_folder(**nothing)[0]
     lock.release()
 
 
-def _problems_without_folder() -> list[str]:
+def _problems_without_folder(**options: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        TolariaTrainer(config(**AUTO))
+        TolariaTrainer(config(**AUTO, **options))
     return caught.value.problems
 
 

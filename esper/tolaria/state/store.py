@@ -17,7 +17,7 @@ from esper.leyline import EventName, Level
 from esper.tolaria.parts import Parts
 from esper.tolaria.progress import Progress
 from esper.tolaria.state.buffers import Buffers
-from esper.tolaria.state.checkpoint import Checkpoint, save_checkpoint
+from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, save_checkpoint
 from esper.tolaria.state.header import Header, name_of, position
 from esper.tolaria.state.index import list_checkpoints
 from esper.tolaria.state.manager import Generators, State, StateManager, Tensors
@@ -73,6 +73,7 @@ class Store:
         self._writer = Writer()
         self._pending: Saved | None = None
         self._position: tuple[int, int, int] | None = None
+        self._failure = ""  # why the last save that failed did
 
     # -- saving ----------------------------------------------------------------------------------
 
@@ -100,6 +101,25 @@ class Store:
             return None
         self._start(saved, tensors, Json({"run": header, "owners": owners}))
         return self._durable(saved) if final else saved.path
+
+    def save_end(self, progress: Progress) -> None:
+        """Save where the run ends, also at a position whose checkpoint is not in the folder any more."""
+        self.flush()
+        if not (self.folder / name_of(progress.to_json())).is_dir():
+            self._position = None
+        self.save(progress, final=True)
+
+    def why_unsaved(self, progress: Progress) -> str:
+        """Why this position could not be taken up from the folder, as a sentence; empty where it could."""
+        if not self.config.checkpoint.save_checkpoints:
+            return ""
+        path = self.folder / name_of(progress.to_json())
+        try:
+            found = check_checkpoint(path)["state"]["run"]["progress"]
+            reason = "" if position(found) == position(progress.to_json()) else "it is of another position"
+        except CheckpointError as error:
+            reason = self._failure or str(error)
+        return f"the last checkpoint, {path.name}, is not saved: {reason}" if reason else ""
 
     def save_snapshot(self, snapshot: Snapshot) -> Path | None:
         """Write what is in memory already as a checkpoint; returns its folder, durable, or None."""
@@ -201,7 +221,7 @@ class Store:
 
     def _tell_failed(self, saved: Saved, error: BaseException) -> None:
         self._position = None
-        saved.error = f"{type(error).__name__}: {error}"
+        self._failure = saved.error = f"{type(error).__name__}: {error}"
         facts = {"name": saved.name, "reason": saved.error}
         self.telemetry.emit(EventName.CHECKPOINT_FAILED, facts, level=Level.ERROR)
 

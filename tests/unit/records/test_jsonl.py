@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,17 +119,6 @@ def test_a_fresh_run_sets_an_earlier_ones_files_aside(
         sink.close()
     kept = {path.name: [line["epoch"] for line in read_lines(path)] for path in tmp_path.glob("metrics*")}
     assert kept == {"metrics.1.jsonl": [1], "metrics.2.jsonl": [2], "metrics.jsonl": [3]}
-
-
-def test_lines_that_are_gone_are_spoken_of(
-    make_info: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    sink = JsonlSink()
-    with caplog.at_level(logging.WARNING, "esper"):
-        sink.start(make_info(resumed=True, state={"jsonl": {"metrics.jsonl": 99}}))
-    sink.close()
-    assert "lost lines: it has 13 bytes, 99 when the run was saved" in caplog.text
 
 
 def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:

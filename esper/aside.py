@@ -1,0 +1,31 @@
+"""Moves files of an earlier run out of the way, under names that say so; nothing is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+
+def move_aside(paths: Sequence[Path]) -> list[str]:
+    """Rename each file to `<name>.before-1`, or all to the first number that none of them has yet.
+
+    TensorBoard shows every file whose name contains its mark: such a file gets a folder `before-1` instead,
+    which is a run of its own there. Returns `<old name> -> <new name>` for each.
+    """
+    if not paths:
+        return []
+    number = next(n for n in count(1) if not any(_aside(path, n).exists() for path in paths))
+    said = []
+    for path in paths:
+        new = _aside(path, number)
+        new.parent.mkdir(exist_ok=True)
+        path.rename(new)
+        said.append(f"{path.name} -> {new.relative_to(path.parent)}")
+    return said
+
+
+def _aside(path: Path, number: int) -> Path:
+    if "tfevents" in path.name:
+        return path.parent / f"before-{number}" / path.name
+    return path.with_name(f"{path.name}.before-{number}")
