@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,7 +28,21 @@ from esper.tolaria.task import batch_length
 # How far two values of a loss may be apart that differ by rounding alone; half precision has three digits.
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 
+# Batches that are put together where one holds a single sample, which has no parts.
+_GATHERED = 12
+
 Piece = tuple[Losses, Any, int]  # losses, targets and samples of a part of the batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A batch, what the model answers (or might), and the loss of all its samples."""
+
+    batch: Any
+    output: Any
+    targets: Any
+    losses: Losses
+    samples: int
 
 
 def find_divisor(
@@ -39,18 +55,56 @@ def find_divisor(
     """The first rule by which the parts of the probe batch make up the whole; else by samples, and a note.
 
     `judged` are output, targets and losses of the probe batch, `declared` is the loss's own rule; a label may
-    be an ignored one where `ignorable`. A batch of one sample has no parts, and the first rule is taken.
+    be an ignored one where `ignorable`. Outputs with noise are tried besides the model's own: before training
+    those may be equal for all samples, and then every rule fits.
     """
-    output, targets, losses = judged
-    candidates = [declared] if declared is not None else list(_candidates(loss, targets, ignorable))
-    splits = list(_splits(loss, probe, output))
-    if not splits:
-        return candidates[0], []
-    whole = losses, targets, probe.samples
-    for divisor in candidates:
-        if all(pieces is not None and _fits(divisor, whole, pieces) for pieces in splits):
+    candidates = [declared] if declared is not None else list(_candidates(loss, judged[1], ignorable))
+    trials = list(_trials(loss, probe, judged))
+    cuts = [(trial, pieces) for trial in trials for pieces in _splits(loss, probe, trial)]
+    for divisor in candidates if cuts else ():
+        if all(pieces is not None and _fits(divisor, trial, pieces) for trial, pieces in cuts):
             return divisor, []
     return (declared or BySamples()), [_note(declared is not None)]
+
+
+def _trials(loss: LossFunction, probe: Probe, judged: tuple[Any, Any, Losses]) -> Iterator[_Trial]:
+    own = _Trial(probe.batch, *judged, probe.samples)
+    if own.samples == 1:
+        own = _gathered(loss, probe) or own
+    yield own
+    output = own.output
+    if isinstance(output, Tensor) and output.is_floating_point() and _has_samples(output, own.samples):
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(output.shape, generator=generator).to(output)
+        try:
+            yield replace(own, output=output + noise, losses=judge(loss, output + noise, own.targets))
+        except Exception:  # noqa: BLE001 - it may take probabilities only
+            return
+
+
+def _gathered(loss: LossFunction, probe: Probe) -> _Trial | None:
+    """Several batches of one sample as one; None where there are not two, or they cannot be put together."""
+    batches = list(islice(probe.batches.batches(0), _GATHERED))
+    try:
+        batch = join(batches)
+        output, targets = probe.answer(batch)
+        losses = judge(loss, output, targets)
+        return _Trial(batch, output, targets, losses, len(batches)) if len(batches) > 1 else None
+    except Exception:  # noqa: BLE001 - batches of other shapes, perhaps
+        return None
+
+
+def join(batches: Sequence[Any]) -> Any:
+    """Batches as one, sample after sample; raises `TypeError` for what is neither tensors nor holds them."""
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(batches))
+    if isinstance(first, Mapping):
+        return {key: join([batch[key] for batch in batches]) for key in first}
+    if isinstance(first, list | tuple):
+        items = [join(parts) for parts in zip(*batches, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    raise TypeError(f"batches of {type(first).__name__} cannot be put together")
 
 
 def _candidates(loss: LossFunction, targets: Any, ignorable: bool) -> Iterator[Divisor]:
@@ -65,20 +119,20 @@ def _candidates(loss: LossFunction, targets: Any, ignorable: bool) -> Iterator[D
     yield Summed()
 
 
-def _fits(divisor: Divisor, whole: Piece, pieces: Sequence[Piece]) -> bool:
+def _fits(divisor: Divisor, whole: _Trial, pieces: Sequence[Piece]) -> bool:
     try:
         weights = [divisor.of_batch(targets, samples) for _, targets, samples in pieces]
-        total = divisor.of_batch(whole[1], whole[2])
+        total = divisor.of_batch(whole.targets, whole.samples)
     except Exception:  # noqa: BLE001 - the rule is tried on targets that it may not be for
         return False
     return all(
-        _same(expected, [value[name] for value in map(_named, pieces)], weights, total)
-        for name, expected in _named(whole).items()
+        _same(expected, [_named(piece[0])[name] for piece in pieces], weights, total)
+        for name, expected in _named(whole.losses).items()
     )
 
 
-def _named(piece: Piece) -> Mapping[str, Tensor]:
-    return piece[0] if isinstance(piece[0], Mapping) else {"": piece[0]}
+def _named(losses: Losses) -> Mapping[str, Tensor]:
+    return losses if isinstance(losses, Mapping) else {"": losses}
 
 
 def _same(
@@ -103,21 +157,21 @@ def _note(declared: bool) -> str:
     return f"{text}; a method divisor(targets) of the loss can say what its mean is divided by"
 
 
-def _splits(loss: LossFunction, probe: Probe, output: Any) -> Iterator[list[Piece] | None]:
+def _splits(loss: LossFunction, probe: Probe, trial: _Trial) -> Iterator[list[Piece] | None]:
     """The batch cut in two at two places; None for a cut where the loss fails."""
-    n = probe.samples
+    n = trial.samples
     for at in sorted({n // 2, n // 3} - {0}):
         try:
-            yield [_piece(loss, probe, output, *ends) for ends in ((0, at), (at, n))]
+            yield [_piece(loss, probe, trial, *ends) for ends in ((0, at), (at, n))]
         except Exception:  # noqa: BLE001 - it was made for batches of one size, perhaps
             yield None
 
 
-def _piece(loss: LossFunction, probe: Probe, output: Any, start: int, end: int) -> Piece:
-    batch = cut(probe.batch, start, end, probe.samples)
+def _piece(loss: LossFunction, probe: Probe, trial: _Trial, start: int, end: int) -> Piece:
+    batch = cut(trial.batch, start, end, trial.samples)
     targets = probe.form(batch)[2]
-    if _has_samples(output, probe.samples):
-        part = cut(output, start, end, probe.samples)
+    if _has_samples(trial.output, trial.samples):
+        part = cut(trial.output, start, end, trial.samples)
     else:
         part, targets = probe.answer(batch)
     losses = judge(loss, part, targets)

@@ -1,4 +1,4 @@
-"""R23: checkpoints on another disk, behind links, moved, or where nothing can be saved; nothing is deleted."""
+"""Checkpoints on another disk, behind links, moved, or where nothing can be saved; nothing is deleted."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_dangling_link_is_refused_and_named(copy: Path, tmp_path: Path) -> Non
             in text
         )
         assert "events.jsonl says that epoch-0001 was saved" in text
-    with pytest.raises(CheckpointError, match="is a link to .*unmounted, which is not there"):
+    with pytest.raises(CheckpointError, match=r"is a link to .*unmounted, which is not there"):
         esper.load(copy)
     fresh = tmp_path / "fresh"
     fresh.mkdir()

@@ -28,8 +28,9 @@ class Governor:
     """Holds each step's loss and gradient norm against what went before.
 
     The loss's yardstick is where it began: the first loss or the median of the warm-up, whichever is larger,
-    called the base. With `loss_factor` f a step whose loss is above f times the base is an explosion, and so
-    is a median over the window above twice the base; a median that is back at nearly the base after half of
+    called the base. With `loss_factor` f a step whose loss is above f times the base is an explosion (where
+    the batches of the warm-up differ by more than the base, as small ones do: above f times their spread), and
+    so is a median over the window above twice the base; a median that is back at nearly the base after half of
     it had been learnt is a collapse. Losses that may be negative are measured by how far they have come
     down. With null only what is not finite counts. `overflows` says that gradients may overflow now and then
     (fp16).
@@ -42,6 +43,7 @@ class Governor:
         self.norms: deque[float] = deque(maxlen=WINDOW_STEPS)
         self.seen = 0
         self.base = 0.0
+        self.worst = 0.0  # the greatest loss of the warm-up
         self.least = math.inf
         self.base_norm = 0.0
         self.skipped = 0
@@ -67,7 +69,8 @@ class Governor:
             return f"the loss is {loss}"
         if not self.warm or self.loss_factor is None:
             return ""
-        if loss - self.base > (self.loss_factor - 1.0) * self._span() > 0.0:
+        measure = max(self._span(), self.worst - self.base)
+        if loss - self.base > (self.loss_factor - 1.0) * measure > 0.0:
             return f"the loss has exploded: {loss:.4g}, where it began at {self.base:.4g}"
         return ""
 
@@ -118,6 +121,8 @@ class Governor:
             self.norms.append(norm)
             if self.seen <= WARMUP_STEPS:
                 self.base_norm = max(self.base_norm, norm)
+        if self.seen <= WARMUP_STEPS:
+            self.worst = loss if self.seen == 1 else max(self.worst, loss)
         if self.seen == 1:
             self.base = loss
         elif self.seen == WARMUP_STEPS:
@@ -131,6 +136,7 @@ class Governor:
             "norms": list(self.norms),
             "seen": self.seen,
             "base": self.base,
+            "worst": self.worst,
             "least": self.least if math.isfinite(self.least) else None,
             "base_norm": self.base_norm,
             "skipped": self.skipped,
@@ -142,3 +148,4 @@ class Governor:
         self.seen, self.base, self.skipped = state["seen"], state["base"], state["skipped"]
         self.least = math.inf if state["least"] is None else state["least"]
         self.base_norm = state["base_norm"]
+        self.worst = state.get("worst", self.base)

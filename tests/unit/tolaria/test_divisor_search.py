@@ -10,6 +10,9 @@ from helpers.runs import make_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper.tolaria.losses import LossFunction
+from esper.tolaria.run import Run
+
 
 class HiddenWeights(nn.Module):
     """sum(w * cross entropy) / sum(w), with the weights under a name that says nothing of them."""
@@ -19,11 +22,22 @@ class HiddenWeights(nn.Module):
         return (w * F.cross_entropy(output, targets, reduction="none")).sum() / w.sum()
 
 
+def run_of(run_dir: Path, loss: LossFunction, batch_size: int, *, zero: bool) -> Run:
+    host = nn.Sequential()
+    host.add_module("flatten", nn.Flatten())
+    host.add_module("head", nn.Linear(64, 10))
+    if zero:
+        nn.init.zeros_(host[1].weight)
+        nn.init.zeros_(host[1].bias)
+    options = {"model__target_layers": ["head"], "dataset__batch_size": batch_size}
+    return make_run(run_dir, model=host, parts={"loss": loss}, **options)
+
+
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("zero", [False, True])
 def test_a_mean_that_no_rule_explains_is_noted(tmp_path: Path, batch_size: int, zero: bool) -> None:
     """A head of zeros answers all samples alike: every rule fits its outputs, and none that have noise."""
-    run = make_run(tmp_path, loss=HiddenWeights(), batch_size=batch_size, model=host(zero))
+    run = run_of(tmp_path, HiddenWeights(), batch_size, zero=zero)
     assert run.loss.batch_dependent
     assert any("is not the mean of its samples" in note for note in run.loss.notes)
 
@@ -33,6 +47,6 @@ def test_a_mean_over_samples_is_known(tmp_path: Path, batch_size: int) -> None:
     def plain(output: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(output, targets)
 
-    run = make_run(tmp_path, loss=plain, batch_size=batch_size, model=host(zero=True))
+    run = run_of(tmp_path, plain, batch_size, zero=True)
     assert not run.loss.batch_dependent
     assert run.loss.notes == ()

@@ -331,7 +331,7 @@ def test_the_loss_is_that_of_all_samples_at_every_batch_size(name: str) -> None:
             assert here.loss == pytest.approx(expected, abs=1e-6, rel=1e-6), size
         assert (here.accuracy is not None) is case.accuracy
         # a single sample cannot be cut in two, so that nothing can be found out
-        assert here.criterion.batch_dependent is (not case.steady and size > 1), size
+        assert here.criterion.batch_dependent is not case.steady, size
         assert bool(here.criterion.notes) is here.criterion.batch_dependent
 
 
