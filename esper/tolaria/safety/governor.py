@@ -28,12 +28,12 @@ class Governor:
     """Holds each step's loss and gradient norm against what went before.
 
     The loss's yardstick is where it began: the first loss or the median of the warm-up, whichever is larger,
-    called the base. With `loss_factor` f a step whose loss is above f times the base is an explosion (where
-    the batches of the warm-up differ by more than the base, as small ones do: above f times their spread), and
-    so is a median over the window above twice the base; a median that is back at nearly the base after half of
-    it had been learnt is a collapse. Losses that may be negative are measured by how far they have come
-    down. With null only what is not finite counts. `overflows` says that gradients may overflow now and then
-    (fp16).
+    called the base. With `loss_factor` f a step whose loss is above f times the base is an explosion, and so
+    is a median over the window above twice the base; a median that is back at nearly the base after half of
+    it had been learnt is a collapse. Where the losses of the warm-up lie further above the base than the base
+    itself, as those of single samples may, that distance is the measure. Losses that may be negative are
+    measured by how far they have come down. With null only what is not finite counts. `overflows` says that
+    gradients may overflow now and then (fp16).
     """
 
     def __init__(self, loss_factor: float | None, *, overflows: bool = False) -> None:
@@ -69,8 +69,7 @@ class Governor:
             return f"the loss is {loss}"
         if not self.warm or self.loss_factor is None:
             return ""
-        measure = max(self._span(), self.worst - self.base)
-        if loss - self.base > (self.loss_factor - 1.0) * measure > 0.0:
+        if loss - self.base > (self.loss_factor - 1.0) * self._span() > 0.0:
             return f"the loss has exploded: {loss:.4g}, where it began at {self.base:.4g}"
         return ""
 
@@ -102,7 +101,8 @@ class Governor:
         if level - self.base > span > 0.0:
             return f"the loss has grown: {level:.4g} over {WINDOW_STEPS} steps, it began at {self.base:.4g}"
         way = self.base - self.least
-        if way > LEARNT_SHARE * abs(self.base) > 0.0 and self.base - level <= KEPT_SHARE * way:
+        least_way = LEARNT_SHARE * max(abs(self.base), self.worst - self.base)
+        if way > least_way > 0.0 and self.base - level <= KEPT_SHARE * way:
             return (
                 f"what was learnt has collapsed: the loss is back at {level:.4g} over {WINDOW_STEPS} steps, "
                 f"it had been {self.least:.4g}"
@@ -111,8 +111,11 @@ class Governor:
         return ""
 
     def _span(self) -> float:
-        """What counts as one measure of loss: where it began, or how far it has come down from there."""
-        return max(abs(self.base), self.base - self.least if math.isfinite(self.least) else 0.0)
+        """What counts as one measure of loss: where it began, how far it has come down from there, or how much
+        the batches of the warm-up differed: small ones may by more than their median.
+        """
+        down = self.base - self.least if math.isfinite(self.least) else 0.0
+        return max(abs(self.base), down, self.worst - self.base)
 
     def _remember(self, loss: float, norm: float | None) -> None:
         self.seen += 1

@@ -133,7 +133,7 @@ def test_its_history_is_saved_and_taken_up_exactly(at: int) -> None:
 
 
 def test_single_samples_that_differ_much_are_no_explosion() -> None:
-    """Squared errors at batch size 1: the median is 0.45, and one sample in some hundred is ten times that."""
+    """Squared errors at batch size 1: the median is 0.45, and one in some hundred is ten times that."""
     draw = random.Random(0)
     losses = [draw.gauss(0.0, 1.0) ** 2 for _ in range(3000)]
     assert max(losses) > 10 * 0.5
