@@ -111,8 +111,8 @@ class Governor:
         return ""
 
     def _span(self) -> float:
-        """What counts as one measure of loss: where it began, how far it has come down from there, or how much
-        the batches of the warm-up differed: small ones may by more than their median.
+        """What counts as one measure of loss: where it began, how far it has come down from there, or by how
+        much the batches of the warm-up lay above it.
         """
         down = self.base - self.least if math.isfinite(self.least) else 0.0
         return max(abs(self.base), down, self.worst - self.base)
