@@ -174,3 +174,19 @@ def test_no_socket_is_a_sentence_and_no_error(tmp_path: Path) -> None:
     answers = Answers(small_config(), tmp_path, Wishes(), StatusSink())
     server, problem = open_door(answers, tmp_path / "file", {"XDG_RUNTIME_DIR": str(tmp_path)})
     assert server is None and problem.startswith("esper-ctl cannot reach this run: ")
+
+
+def test_a_host_that_was_renamed_is_still_asked_and_another_is_named(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """R22: what answers is the run, whatever its host was called when it started."""
+    path = desk.folder / "control.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "pod-1"}))
+    assert told(capsys, str(desk.folder), "status")[1].startswith("starting: epoch 0 of 3")
+    note = path.read_bytes()
+    desk.server.close()
+    path.write_bytes(note)
+    code, said = told(capsys, str(desk.folder), "status")
+    assert code == ctl.NOT_RUNNING
+    assert f"process {json.loads(note)['pid']} was started on host pod-1, this is " in said
+    assert "ask it there, if it still runs; to go on: esper-train" in said

@@ -1,57 +1,19 @@
-"""R23: checkpoints on another disk, behind links, moved, or where nothing can be saved; nothing is deleted."""
+"""R23: checkpoints on another disk, behind links, moved, or where nothing can be saved; none is deleted."""
 
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.command import metrics_of, summary_of
-from helpers.runs import small_config
-from rich.console import Console
+from helpers.folders import AUTO, config, refused, run
 
 import esper
-from esper.api import TolariaTrainer
-from esper.config import TolariaConfig
 from esper.core.lock import LOCK_FILE, FolderLock
 from esper.errors import CheckpointError, ConfigError
 from esper.resume import find_origin, origin_problems
 from esper.tolaria.state import find_checkpoint
-
-AUTO = {"checkpoint__resume_from_checkpoint": "auto"}
-
-
-def config(**options: Any) -> TolariaConfig:
-    given: dict[str, Any] = {
-        "logging__log_level": "ERROR",
-        "checkpoint__save_checkpoints": True,
-        "checkpoint__checkpoint_frequency": 1,
-        "optimization__max_epochs": 1,
-        "morphogenetic__tamiyo_enabled": False,
-    }
-    return small_config(**given | options)
-
-
-def run(folder: Path, **options: Any) -> str:
-    """What a run says."""
-    said = io.StringIO()
-    TolariaTrainer(config(**options), run_dir=folder, console=Console(file=said, width=200)).run_training()
-    return said.getvalue()
-
-
-def refused(folder: Path, **options: Any) -> str:
-    before = content(folder)
-    with pytest.raises(ConfigError) as caught:
-        run(folder, **options)
-    assert content(folder) == before, "a refusal touches nothing"
-    (problem,) = caught.value.problems
-    return problem
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +106,7 @@ def test_a_dangling_link_is_refused_and_named(copy: Path, tmp_path: Path) -> Non
             in text
         )
         assert "events.jsonl says that epoch-0001 was saved" in text
-    with pytest.raises(CheckpointError, match="is a link to .*unmounted, which is not there"):
+    with pytest.raises(CheckpointError, match=r"is a link to .*unmounted, which is not there"):
         esper.load(copy)
     fresh = tmp_path / "fresh"
     fresh.mkdir()
