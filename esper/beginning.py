@@ -7,12 +7,10 @@ import os
 from pathlib import Path
 
 from esper.core.atomic import write_json_atomic
-from esper.core.manifest import MANIFEST, parse_object, read_bounded
+from esper.core.manifest import LIMIT_BYTES, MANIFEST, parse_object, read_bounded
 from esper.errors import CheckpointError
 
 ORIGIN_FILE = "origin.json"
-
-_LIMIT_BYTES = 64 << 10
 
 
 def record_beginning(run_dir: Path, checkpoint: Path) -> None:
@@ -29,7 +27,7 @@ def recorded_beginning(run_dir: Path) -> Path | None:
     file = run_dir / ORIGIN_FILE
     if not file.exists():
         return None
-    found = parse_object(file, read_bounded(file, _LIMIT_BYTES))
+    found = parse_object(file, read_bounded(file, LIMIT_BYTES))
     place, digest = found.get("resumed_from"), found.get("manifest")
     if not isinstance(place, str) or not isinstance(digest, str) or not place or "\0" in place:
         raise CheckpointError(f"{file} does not say which checkpoint the run was begun from")
@@ -49,4 +47,4 @@ def forget_beginning(run_dir: Path) -> None:
 
 def _digest(checkpoint: Path) -> str:
     """SHA-256 of its manifest, which holds those of all its files."""
-    return hashlib.sha256(read_bounded(checkpoint / MANIFEST, 1 << 20)).hexdigest()
+    return hashlib.sha256(read_bounded(checkpoint / MANIFEST, LIMIT_BYTES)).hexdigest()

@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 VERSION = 1
 
 _FORMAT = "esper-folder"
-_LIMIT_BYTES = 1 << 20
+LIMIT_BYTES = 1 << 20
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -57,7 +57,7 @@ def read_manifest(folder: Path | OpenFolder) -> dict[str, FileEntry]:
     that is missing, foreign, a link or not a plain file, and for a size that differs.
     """
     with opened_folder(folder) as files:
-        entries = _parse(files.path, files.file(MANIFEST).read(_LIMIT_BYTES))
+        entries = _parse(files.path, files.file(MANIFEST).read(LIMIT_BYTES))
         for name in sorted(files.names() - {MANIFEST} - set(entries)):
             raise CheckpointError(f"{files.path}: {name!r} is not in its manifest")
         for name, entry in entries.items():

@@ -215,3 +215,19 @@ def test_how_to_go_on_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixtur
     command = text.partition("to go on: ")[2]
     assert code == 3
     assert shlex.split(command)[1] == f'run_dir="{folder}"'
+
+
+def test_a_host_that_was_renamed_is_still_asked_and_another_is_named(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """R22: what answers is the run, whatever its host was called when it started."""
+    path = desk.folder / "control.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "pod-1"}))
+    assert told(capsys, str(desk.folder), "status")[1].startswith("starting: epoch 0 of 3")
+    note = path.read_bytes()
+    desk.server.close()
+    path.write_bytes(note)
+    code, said = told(capsys, str(desk.folder), "status")
+    assert code == ctl.NOT_RUNNING
+    assert f"process {json.loads(note)['pid']} was started on host pod-1, this is " in said
+    assert "ask it there, if it still runs; to go on: esper-train" in said

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from esper.core.atomic import is_being_replaced
+from esper.core.manifest import LIMIT_BYTES, MANIFEST, read_bounded
 from esper.errors import CheckpointError
 from esper.tolaria.state.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
@@ -17,6 +20,7 @@ from esper.tolaria.state.index import is_checkpoint, list_checkpoints
 
 # A run that saves and removes all the time can be faster than one look, but not than so many.
 _MOST_LOOKS = 50
+_PAUSE_S = 0.005
 
 T = TypeVar("T")
 
@@ -72,6 +76,7 @@ def _newest(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
             return _look(path, read)
         except _ChangedError as error:
             reason = error
+            time.sleep(_PAUSE_S)
     raise CheckpointError(
         f"{path} changes faster than it can be read; expected a run that keeps more of its checkpoints "
         f"(checkpoint.max_checkpoints), or none that writes ({reason})"
@@ -103,6 +108,8 @@ def _search(folder: Path, read: Callable[[Path], T], missing: str) -> tuple[Foun
             refused.append(str(error))
         else:
             return Found(entry.path, tuple(refused)), content
+    if not refused and (is_being_replaced(folder) or list_checkpoints(folder) != ([], [])):
+        raise _ChangedError(f"the only checkpoint in {folder} is being replaced")
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
     raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{missing}{reasons}")
 
@@ -118,13 +125,19 @@ def _steady(path: Path, read: Callable[[Path], T]) -> T:
         raise
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Which folder has this name now, and when something last came into it or went."""
+def _identity(path: Path) -> tuple[Any, ...] | None:
+    """Which folder has this name now, and what is in it; None where there is none.
+
+    The times of a folder are too coarse to tell two saves apart, and its number is given again. The names of
+    unfinished writes are all different, and so are the manifests of two saves.
+    """
     try:
         status = path.stat()
-    except OSError:
+        names = frozenset(entry.name for entry in path.iterdir())
+        manifest = read_bounded(path / MANIFEST, LIMIT_BYTES) if MANIFEST in names else b""
+    except (OSError, CheckpointError):
         return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_mtime_ns, names, manifest
 
 
 def _why_not_there(run_dir: Path, own: Path) -> str:
@@ -138,6 +151,8 @@ def _refuse_other(path: Path) -> None:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:  # a name that is too long, say
         raise CheckpointError(f"{path} cannot be looked at: {error.strerror}") from error
+    if not exists and is_being_replaced(path.parent, path.name):
+        raise _ChangedError(f"{path} is being replaced")
     if not is_folder:
         kind = "is a file" if exists else "does not exist"
         raise CheckpointError(f"{path} {kind}; expected a checkpoint, a folder of them, or a run folder")

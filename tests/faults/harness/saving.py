@@ -98,10 +98,10 @@ def _wrong(parent: Path, last: int) -> list[str]:
     number = saved.state["run"]["progress"]["step"]
     if number < last:
         wrong.append(f"save {last} was acknowledged, {number} is the newest")
-    return wrong + ([] if _is_of(saved, number) else [f"{found.path.name} is a mixture"])
+    return wrong + ([] if is_saved_together(saved, number) else [f"{found.path.name} is a mixture"])
 
 
-def _is_of(saved: Checkpoint, number: int) -> bool:
+def is_saved_together(saved: Checkpoint, number: int) -> bool:
     """Whether all that the checkpoint holds was saved together."""
     weights = [t for name, t in saved.tensors["model"].items() if name.endswith((".weight", ".bias"))]
-    return len(weights) > 4 and all(bool((weight == number).all()) for weight in weights)
+    return len(weights) > 2 and all(bool((weight == number).all()) for weight in weights)

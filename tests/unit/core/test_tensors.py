@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from esper.core.atomic import Content, Files
+from esper.core.openfiles import opened_file
 from esper.core.tensors import (
     HEADER_LIMIT_BYTES,
     check_tensors,
@@ -253,3 +254,15 @@ def test_where_it_cannot_be_written_the_old_one_stands(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(CheckpointError, match="sparse"):
         write_tensors_atomic(path, {"a": torch.eye(2).to_sparse()})
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path: Path) -> None:
+    """A run that ends writes its final model anew; who has opened it reads one of the two, whole."""
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"w": torch.zeros(5)}, {"n": 0})
+    with opened_file(path) as old:
+        write_tensors_atomic(path, {"w": torch.ones(500)})
+        tensors, metadata = load_tensors(old)
+        check_tensors(old)
+    assert metadata == {"n": 0} and torch.equal(tensors["w"], torch.zeros(5))
+    assert torch.equal(load_tensors(path)[0]["w"], torch.ones(500))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,16 @@ import torch
 
 from esper.config import CheckpointConfig, TolariaConfig
 from esper.core.manifest import MANIFEST
+from esper.core.openfiles import OpenFolder
 from esper.errors import CheckpointError
-from esper.tolaria.state import checkpoint_folder, find_checkpoint, save_checkpoint
+from esper.tolaria.state import (
+    checkpoint,
+    checkpoint_folder,
+    find_and_load,
+    find_checkpoint,
+    save_checkpoint,
+)
+from esper.tolaria.state.retention import Retention, prune
 
 
 def save(folder: Path, name: str) -> Path:
@@ -128,3 +138,97 @@ def test_a_configuration_that_says_nothing_of_it_means_the_default(run: Path, te
     """R8: it is read before anything is verified, so nothing in it is built, resolved or run."""
     (run / "config.yaml").write_text(text)
     assert find_checkpoint(run).path.name == "epoch-0003"
+
+
+def test_a_reader_beside_a_run_that_saves_and_removes(tmp_path: Path) -> None:
+    """R25 in little: what is read is one save as a whole, and never older than the last before it."""
+    folder, durable, over = tmp_path / "checkpoints", [0], threading.Event()
+
+    def save_for_ever() -> None:
+        for number in itertools.count(1):
+            tensors = {"model": {"w": torch.full((64,), float(number))}}
+            save_checkpoint(folder, f"epoch-{number // 2:04d}", tensors=tensors, state={"number": number})
+            prune(folder, Retention(1, best=False))
+            durable[0] = number
+            if over.is_set():
+                return
+
+    writer = threading.Thread(target=save_for_ever)
+    writer.start()
+    try:
+        while not durable[0]:
+            over.wait(0.001)
+        first = durable[0]
+        for _ in range(100):
+            last = durable[0]
+            found, saved = find_and_load(tmp_path)
+            number = saved.state["number"]
+            assert (
+                saved.tensors["model"]["w"] == number
+            ).all() and found.path.name == f"epoch-{number // 2:04d}"
+            assert number >= last
+        assert durable[0] > first, "nothing was saved meanwhile"
+    finally:
+        over.set()
+        writer.join()
+
+
+def test_what_has_been_opened_is_read_to_its_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removed in mid-read: a slow reader of a run that keeps few checkpoints gets its model all the same."""
+    verify = checkpoint.verify_folder
+    removed = []
+
+    def remove_first(folder: OpenFolder) -> object:
+        shutil.rmtree(folder.path)
+        removed.append(folder.path.name)
+        return verify(folder)
+
+    monkeypatch.setattr(checkpoint, "verify_folder", remove_first)
+    found, saved = find_and_load(run)
+    assert removed == ["epoch-0003"] and found.path.name == "epoch-0003"
+    assert saved.state == {"name": "epoch-0003"} and (saved.tensors["model"]["w"] == 1).all()
+
+
+def test_one_that_goes_before_it_is_opened_is_not_a_bad_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is looked through again; nothing is said to have been refused."""
+    read = checkpoint.read_manifest
+
+    def remove_first(folder: OpenFolder) -> object:
+        if folder.path.name == "epoch-0003":
+            shutil.rmtree(folder.path)
+        return read(folder)
+
+    monkeypatch.setattr(checkpoint, "read_manifest", remove_first)
+    found, saved = find_and_load(run)
+    assert (found.path.name, found.refused) == ("epoch-0002", ()) and saved.state == {"name": "epoch-0002"}
+
+
+def test_one_that_is_being_replaced_is_waited_for(run: Path) -> None:
+    """Between the two renames of a save under a name that is taken there is none of that name."""
+    whole = run / "checkpoints" / "epoch-0003"
+    for path in (run, whole):
+        aside = whole.with_name(".old-epoch-0003-0123abcd")
+        for name in ("epoch-0001", "epoch-0002"):
+            shutil.rmtree(run / "checkpoints" / name, ignore_errors=True)
+        whole.rename(aside)
+        back = threading.Timer(0.05, aside.rename, [whole])
+        back.start()
+        assert find_checkpoint(path).path == whole
+        back.join()
+    whole.rename(aside)
+    with pytest.raises(CheckpointError, match="is being replaced"):
+        find_checkpoint(run)
+
+
+def test_a_run_whose_checkpoints_are_not_where_it_says_is_told_so(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    (run / "checkpoints").symlink_to(tmp_path / "gone")
+    with pytest.raises(
+        CheckpointError, match=r"run holds no checkpoint; .* is a link to .*gone, which is not"
+    ):
+        find_checkpoint(run)
+    (run / "checkpoints").unlink()
+    (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    assert find_checkpoint(run).path == run / "checkpoints" / "epoch-0003"

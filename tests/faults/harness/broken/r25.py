@@ -1,0 +1,81 @@
+"""Broken builds for R25: readers that trust names, and a writer that lets half a file be seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from faults.harness.firing import broken
+
+from esper.core import atomic, tensors
+from esper.core.atomic import Content, Files
+from esper.remote import folder as remote
+from esper.tolaria.state import find, index
+from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint
+from esper.tolaria.state.index import Entry
+
+
+def one_look() -> AbstractContextManager[None]:
+    """A checkpoint that has gone is a bad one; the folder is not looked through again."""
+
+    def at_once(path: Path, read: Callable[[Path], Any]) -> Any:
+        return read(path)
+
+    return broken(find, "_steady", at_once)
+
+
+def names_opened_twice() -> AbstractContextManager[None]:
+    """What was verified by its name is read by its name once more."""
+
+    def load(path: Path) -> Checkpoint:
+        state = check_checkpoint(path)["state"]
+        files = sorted(path.glob("*.safetensors"))
+        return Checkpoint(path, state, {f.stem: tensors.load_tensors(f)[0] for f in files})
+
+    return broken(find, "load_checkpoint", load)
+
+
+def oldest_first() -> AbstractContextManager[None]:
+    """The order of the saves is that of what they are called, backwards."""
+    found = find.list_checkpoints
+
+    def reversed_list(folder: Path) -> tuple[list[Entry], list[str]]:
+        entries, problems = found(folder)
+        return entries[::-1], problems
+
+    return broken(find, "list_checkpoints", reversed_list)
+
+
+def errors_of_the_system() -> AbstractContextManager[None]:
+    """A file that has gone is whatever the system calls it."""
+    return broken(index, "read_bounded", lambda path, _: path.read_bytes())
+
+
+def final_model_in_place() -> AbstractContextManager[None]:
+    """A single file is written where it is to stand, one part after the other."""
+    write_atomic = atomic.write_atomic
+
+    def write(path: Path, content: Content, *, io: Files = atomic.FILES) -> None:
+        whole = path.with_suffix(".whole")
+        write_atomic(whole, content, io=io)
+        raw = whole.read_bytes()
+        with path.open("wb", buffering=0) as file:
+            for start in range(0, len(raw), 4096):
+                file.write(raw[start : start + 4096])
+
+    return broken(tensors, "write_atomic", write)
+
+
+@contextmanager
+def torn_line_read() -> Iterator[None]:
+    """The last line of a file is one, however much of it is there."""
+
+    def lines(path: Path) -> Iterator[dict[str, Any]]:
+        text = path.read_bytes() if path.exists() else b""
+        return iter([json.loads(line) for line in reversed(text.splitlines())])
+
+    with broken(remote, "_lines_backwards", lines):
+        yield

@@ -1,0 +1,159 @@
+"""R25: a run is read in a loop while it saves, replaces and removes its checkpoints and its final model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from faults.harness.lives import Life, Server, until
+from faults.harness.saving import is_saved_together
+from faults.harness.tally import Budget, Tally
+from helpers.runs import Plan, make_run
+
+import esper
+from esper.core.atomic import Files
+from esper.errors import CheckpointError
+from esper.remote.folder import state_of
+from esper.results import save_model
+from esper.tolaria.run import Run
+from esper.tolaria.state.find import find_and_load, find_config
+from esper.tolaria.state.retention import Retention
+
+WRITER = "faults.harness.reading:save_and_prune"
+_CLEAR = "changes faster than it can be read"
+_FINAL = Path("models", "final_model.safetensors")
+_FINAL_EVERY = 5
+
+
+def save_and_prune(parent: str) -> None:
+    """Save, keep one checkpoint or two, replace the final model, log an epoch; every name is saved twice."""
+    run, folder = _small_run(), Path(parent)
+    run.store.folder, run.store.io = folder / "checkpoints", _Unsynced()
+    acknowledged = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    metrics = os.open(folder / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in range(1, 1_000_000):
+        with torch.no_grad():
+            for weight in run.model.parameters():
+                weight.fill_(number)
+        run.progress.step, run.progress.epoch = number, 1 + number // 2
+        run.store.retention = Retention(2 - number % 2, best=False)
+        os.write(metrics, b'{"epoch": %d, ' % run.progress.epoch)
+        saved = run.store.save(run.progress) and run.store.flush()
+        assert saved and not saved.error, saved
+        if number % _FINAL_EVERY == 1:
+            save_model(folder / _FINAL, run.model, run.config, run.parts.data)
+        os.write(metrics, b'"step": %d}\n' % number)
+        os.write(acknowledged, b"%d\n" % number)
+
+
+class _Unsynced(Files):
+    """What a reader sees does not wait for the disk: so there is more of it to see."""
+
+    def fsync(self, path: Path) -> None:
+        return
+
+    def fsync_dir(self, path: Path) -> None:
+        return
+
+
+def _small_run() -> Run:
+    return make_run(
+        Path(),
+        tamiyo=Plan(),
+        model__architecture="mlp",
+        model__model_params={"hidden": [16]},
+        model__target_layers=["body.fc1"],
+        checkpoint__save_checkpoints=True,
+        checkpoint__checkpoint_frequency=1,
+    )
+
+
+def readings(server: Server, folder: Path, budget: Budget, call: str = WRITER) -> Tally:
+    """R25: so many reads of all kinds, in turn, beside one writer."""
+    tally = Tally("R25")
+    life = server.start(call=call, arguments=[str(folder)])
+    begun = until(lambda: _acknowledged(folder) > 0 or life.over, timeout_s=30)
+    assert begun and not life.over, life.wait().err
+    try:
+        kinds = cycle(READS)
+        while budget.lasts(tally):
+            _one(next(kinds), folder, tally)
+    finally:
+        ended = _end(life)
+    tally.demand(ended == -9, "the writer had ended by itself")
+    tally.demand(4 * tally.seen["while it saved"] >= tally.fired, "hardly a read met a save")
+    return tally
+
+
+def _end(life: Life) -> int:
+    return life.kill().code
+
+
+def _one(kind: str, folder: Path, tally: Tally) -> None:
+    before, seen = _acknowledged(folder), [kind]
+    try:
+        wrong = READS[kind](folder, before)
+    except CheckpointError as error:
+        wrong = "" if _CLEAR in str(error) else f"{type(error).__name__}: {error}"
+        seen = ["a clear error"]
+    except Exception as error:  # noqa: BLE001 - every other type is what the row looks for
+        wrong = f"{type(error).__name__}: {error}"
+    if _acknowledged(folder) > before:
+        seen.append("while it saved")
+    tally.note(True, [f"{kind}: {wrong:.300}"] if wrong else [], *seen)
+
+
+def _acknowledged(folder: Path) -> int:
+    """The number of the last save that is known to be durable; 0 before the first."""
+    try:
+        lines = (folder / "acknowledged").read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return 0
+    return int(lines[-2]) if len(lines) > 1 else 0
+
+
+def _load(folder: Path, before: int) -> str:
+    return _constant(esper.load(folder), before)
+
+
+def _load_final(folder: Path, before: int) -> str:
+    return _constant(esper.load(folder / _FINAL), before - _FINAL_EVERY)
+
+
+def _checkpoint(folder: Path, before: int) -> str:
+    saved = find_and_load(folder)[1]
+    number = saved.state["run"]["progress"]["step"]
+    if not is_saved_together(saved, number):
+        return f"{saved.path.name} is a mixture"
+    return _age(number, before)
+
+
+def _config(folder: Path, _: int) -> str:
+    found = find_config(folder)[1]
+    return "" if found["model"]["architecture"] == "mlp" else f"the configuration is {found}"
+
+
+def _status(folder: Path, before: int) -> str:
+    return _age(state_of(folder).get("step", 0), before)
+
+
+def _constant(model: torch.nn.Module, before: int) -> str:
+    weights = [weight.detach() for weight in model.parameters()]
+    values = {float(value) for weight in weights for value in (weight.min(), weight.max())}
+    return f"a mixture of {values}" if len(values) != 1 else _age(int(values.pop()), before)
+
+
+def _age(number: int, before: int) -> str:
+    return "" if number >= before else f"save {before} was durable before it was read; this is {number}"
+
+
+READS: dict[str, Callable[[Path, int], str]] = {
+    "load": _load,
+    "checkpoint": _checkpoint,
+    "final model": _load_final,
+    "config": _config,
+    "status": _status,
+}
