@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from faults.harness.memory import remembered
+from faults.harness.memory import remembered, timeless
 from safetensors import safe_open
 
 from esper.errors import CheckpointError
@@ -118,9 +118,8 @@ def _timeless(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _timeless_event(event: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in event.items() if name not in ("time", "data")} | {
-        "data": _timeless(event["data"])
-    }
+    named = {name: value for name, value in event.items() if name not in ("time", "data")}
+    return named | {"data": timeless(event["data"])}
 
 
 def _first(found: Any, expected: Any) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from faults.harness import saving
 from faults.harness.firing import broken
 
-from esper.core.atomic import Files
+from esper.core import atomic
+from esper.core.atomic import Content, Files
 from esper.core.manifest import MANIFEST, measure, render
 from esper.core.tensors import save_tensors
-from esper.tolaria.state import store
+from esper.tolaria.state import checkpoint, store
+from esper.tolaria.state.store import Store
 
 
 def naive_writer() -> AbstractContextManager[None]:
@@ -35,3 +40,35 @@ def _overwrite(
     entries = {path.name: measure(path) for path in folder.iterdir() if path.name != MANIFEST}
     io.write(folder / MANIFEST, render(entries))
     return folder
+
+
+def filled_in_place() -> AbstractContextManager[None]:
+    """A checkpoint has its name before it has its files."""
+
+    def commit(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
+        atomic._fill(final, files, io)
+        return final
+
+    return broken(checkpoint, "commit_folder", commit)
+
+
+def old_ones_removed_first() -> AbstractContextManager[None]:
+    """Room is made before the new checkpoint is there."""
+    commit = checkpoint.commit_folder
+
+    def after_clearing(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
+        for path in final.parent.iterdir():
+            shutil.rmtree(path)
+        return commit(final, files, io=io)
+
+    return broken(checkpoint, "commit_folder", after_clearing)
+
+
+def acknowledged_before_durable() -> AbstractContextManager[None]:
+    """A save is called done while it is still being written."""
+    return broken(Store, "flush", lambda _: SimpleNamespace(error=""))
+
+
+def leftovers_kept() -> AbstractContextManager[None]:
+    """What a kill has left half done is not cleared at the next start."""
+    return broken(saving, "remove_stale", lambda _: [])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from faults.harness.firing import broken
 
@@ -16,3 +18,38 @@ def unchecked() -> Iterator[None]:
     """What is named to resume from is not looked at before it is used."""
     with broken(train, "_checked", make_plan), broken(resume, "_refuse_changes", lambda *_: None):
         yield
+
+
+def refused_as_a_crash() -> AbstractContextManager[None]:
+    """The exit code of a refusal is that of an internal error."""
+    main = train._main
+    return broken(train, "_main", lambda *arguments: min(main(*arguments), 1))
+
+
+def refusal_without_reason() -> AbstractContextManager[None]:
+    """It says that something is wrong, and not what."""
+
+    def complain(problems: Sequence[str], what: str = "the configuration") -> None:
+        print(f"esper-train: {len(problems)} problems in {what}", file=sys.stderr)
+
+    return broken(train, "complain", complain)
+
+
+def each_problem_a_block() -> AbstractContextManager[None]:
+    """A refusal is printed twice."""
+    complain = train.complain
+
+    def twice(*arguments: Any) -> None:
+        complain(*arguments)
+        complain(*arguments)
+
+    return broken(train, "complain", twice)
+
+
+def error_not_expected() -> AbstractContextManager[None]:
+    """A path that leads nowhere is an error that nobody catches."""
+
+    def checked(flags: Any) -> None:
+        raise KeyError("origin")
+
+    return broken(train, "_checked", checked)

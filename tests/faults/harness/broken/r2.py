@@ -9,7 +9,7 @@ from typing import Any
 from faults.harness.firing import broken
 
 from esper.records import jsonl
-from esper.records.lines import EVENTS_FILE, METRICS_FILE
+from esper.records.lines import EVENTS_FILE
 from esper.tolaria.state.manager import StateManager
 
 
@@ -38,14 +38,9 @@ def events_not_cut() -> AbstractContextManager[None]:
     return broken(jsonl, "_cut", all_but_events)
 
 
-def metrics_not_cut() -> AbstractContextManager[None]:
-    """The same for metrics.jsonl."""
-    cut = jsonl._cut
-
-    def all_but_metrics(path: Path, length: int | None) -> None:
-        cut(path, None if path.name == METRICS_FILE else length)
-
-    return broken(jsonl, "_cut", all_but_metrics)
+def optimizers_forgotten() -> AbstractContextManager[None]:
+    """The optimisers begin anew."""
+    return _without("optimizers")
 
 
 def _without(owner: str) -> AbstractContextManager[None]:

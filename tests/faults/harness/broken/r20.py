@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from faults.harness.firing import broken
 
 from esper import train
 from esper.core import lock
+from esper.core.lock import FolderLock, holder_of
 
 
 @contextmanager
@@ -22,3 +23,31 @@ def lock_always_succeeds() -> Iterator[None]:
 
     with broken(lock, "_locked", taken), broken(train, "live_holder", lambda _: None):
         yield
+
+
+def released_at_once() -> AbstractContextManager[None]:
+    """The lock is given back as soon as it was taken, and its note removed."""
+    take = FolderLock.take
+
+    def taken(folder: Path) -> FolderLock:
+        lock = take(folder)
+        lock.release()
+        return lock
+
+    return broken(FolderLock, "take", taken)
+
+
+def holder_not_named() -> AbstractContextManager[None]:
+    """A folder in use is refused without a word about whose it is."""
+    return broken(train, "in_use", lambda folder, _: f"{folder} is in use; expected another folder")
+
+
+def refusal_is_a_success() -> AbstractContextManager[None]:
+    """The second run ends as if all had been done."""
+    main = train._main
+    return broken(train, "_main", lambda *arguments: min(main(*arguments), 0))
+
+
+def dead_holder_kept() -> AbstractContextManager[None]:
+    """A folder stays locked by a process that is dead."""
+    return broken(train, "live_holder", holder_of)

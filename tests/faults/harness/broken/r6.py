@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -10,10 +11,11 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.core.atomic import Files
+from esper.core import atomic
+from esper.core.atomic import Content, Files
 from esper.core.tensors import save_tensors
 from esper.errors import CheckpointError
-from esper.tolaria.state import store
+from esper.tolaria.state import checkpoint, store
 
 
 def written_in_place() -> AbstractContextManager[None]:
@@ -33,3 +35,58 @@ def _write_in_place(
     except OSError as error:
         raise CheckpointError(str(error)) from error
     return folder
+
+
+def previous_removed_first() -> AbstractContextManager[None]:
+    """The checkpoint that is replaced goes before the new one is in its place."""
+
+    def put(temp: Path, final: Path, io: Files) -> None:
+        shutil.rmtree(final, ignore_errors=True)
+        io.rename(temp, final)
+        io.fsync_dir(final.parent)
+
+    return broken(atomic, "_put_in_place", put)
+
+
+def temporary_folder_left() -> AbstractContextManager[None]:
+    """What could not be finished stays under its temporary name."""
+
+    def commit(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
+        temp = atomic._beside(final, atomic._TEMP)
+        try:
+            atomic._make_folder(final.parent, io)
+            atomic._fill(temp, files, io)
+            atomic._put_in_place(temp, final, io)
+        except OSError as error:
+            raise CheckpointError(f"{final} could not be written: {error}") from error
+        return final
+
+    return broken(checkpoint, "commit_folder", commit)
+
+
+def error_swallowed() -> AbstractContextManager[None]:
+    """A save that failed is taken for one that did not."""
+    save = store.save_checkpoint
+
+    def as_if_saved(parent: Path, name: str, **options: Any) -> Path:
+        try:
+            return save(parent, name, **options)
+        except CheckpointError:
+            return parent / name
+
+    return broken(store, "save_checkpoint", as_if_saved)
+
+
+def half_kept() -> AbstractContextManager[None]:
+    """What could be written before the disk failed gets the checkpoint's name."""
+    commit = checkpoint.commit_folder
+
+    def salvaging(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
+        try:
+            return commit(final, files, io=io)
+        except CheckpointError:
+            final.mkdir(exist_ok=True)
+            (final / "state.json").write_bytes(b"{")
+            raise
+
+    return broken(checkpoint, "commit_folder", salvaging)

@@ -18,9 +18,19 @@ def _resumptions(build: str = "") -> Harness:
     return run
 
 
+def _control(name: str, symptom: str, tries: int = 1, *, fast: bool = False) -> Control:
+    return Control(name, _resumptions(f"r17:{name}"), symptom, tries, fast)
+
+
 ROWS = {
     "R17": Row(
         *(len(CASES), len(CASES), _resumptions()),
-        [Control("unchecked", _resumptions("r17:unchecked"), "a run folder was made", 2)],
+        [
+            _control("unchecked", "a run folder was made", 2, fast=True),
+            _control("refused_as_a_crash", "exit code 1"),
+            _control("refusal_without_reason", "is not in"),
+            _control("each_problem_a_block", "2 blocks of errors"),
+            _control("error_not_expected", "a traceback"),
+        ],
     )
 }

@@ -17,8 +17,8 @@ ROWS = {
         [
             _killed("control_state_forgotten", "metrics.jsonl differs"),
             _killed("events_not_cut", "events.jsonl differs", fast=True),
-            _killed("metrics_not_cut", "metrics.jsonl differs"),
-            _killed("schedule_forgotten", "weights differs"),
+            _killed("optimizers_forgotten", "weights differs"),
+            _killed("schedule_forgotten", "memory differs"),
             _killed("generators_forgotten", "memory differs"),
         ],
     ),

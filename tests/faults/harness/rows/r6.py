@@ -22,9 +22,19 @@ def _failures(build: Build = nullcontext) -> Harness:
     return run
 
 
+def _control(build: Build, symptom: str, *, fast: bool = False) -> Control:
+    return Control(build.__name__, _failures(build), symptom, fast=fast)
+
+
 ROWS = {
     "R6": Row(
         *(40, 40, _failures()),
-        [Control("written_in_place", _failures(r6.written_in_place), "its manifest says")],
+        [
+            _control(r6.written_in_place, "its manifest says", fast=True),
+            _control(r6.previous_removed_first, "is gone"),
+            _control(r6.temporary_folder_left, "is left over"),
+            _control(r6.error_swallowed, "the events are"),
+            _control(r6.half_kept, "state.json"),
+        ],
     )
 }

@@ -22,11 +22,21 @@ def _hostile(build: str = "") -> Harness:
     return run
 
 
+def _control(name: str, symptom: str, tries: int = 1, *, fast: bool = False) -> Control:
+    return Control(name, _hostile(f"r8:{name}"), symptom, tries, fast)
+
+
 _MET = sum(len(forgery.ways) for forgery in FORGERIES.values())
 
 ROWS = {
     "R8": Row(
         *(_MET, _MET, _hostile()),
-        [Control("pickles_read", _hostile("r8:pickles_read"), "its payload ran", 2)],
+        [
+            _control("pickles_read", "its payload ran", 2, fast=True),
+            _control("slow_refusal", "it took 2."),
+            _control("large_refusal", " MB"),
+            _control("refusal_without_reason", "is not in"),
+            _control("error_not_expected", "the process ended with"),
+        ],
     )
 }
