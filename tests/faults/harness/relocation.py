@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,8 @@ def relocations(
     """R23: one run is killed; each copy of it is met with its checkpoints elsewhere."""
     tally = Tally("R23")
     killed = folder / "killed"
-    interrupted(server, killed, Moment("blending", 0.05, epochs=2), Life.kill)
+    life = interrupted(server, killed, Moment("first", 0.0, epochs=3), Life.kill)  # one save is logged by then
+    assert life.code == -signal.SIGKILL, life.err
     for name in only or CASES:
         if not budget.lasts(tally):
             break
@@ -63,6 +65,8 @@ def _moved(server: Server, run: Path, disk: Path, whole: Whole, call: str) -> li
     shutil.copytree(run / "checkpoints", disk / "checkpoints")
     shutil.rmtree(run / "checkpoints")
     wrong = _refused(server, run, f"{run / 'checkpoints'} does not exist", call)
+    if wrong:
+        return wrong
     shutil.copytree(disk / "checkpoints", run / "checkpoints")
     return wrong + after(run, server.run(*command(run), call=call), whole)
 
