@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
@@ -116,7 +117,10 @@ def _acknowledged(folder: Path) -> int:
 
 
 def _load(folder: Path, before: int) -> str:
-    return _constant(esper.load(folder), before)
+    with warnings.catch_warnings():
+        # of a run that is at work it is true, and said: it has begun what is not saved yet
+        warnings.filterwarnings("ignore", message=".*its later state was not saved, or not yet")
+        return _constant(esper.load(folder), before)
 
 
 def _load_final(folder: Path, before: int) -> str:

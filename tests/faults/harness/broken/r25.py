@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from esper.remote import folder as remote
 from esper.tolaria.state import find, index
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint
 from esper.tolaria.state.index import Entry
+
+_PAUSE_S = 0.005  # as a disk takes it that is busy
 
 
 def one_look() -> AbstractContextManager[None]:
@@ -63,8 +66,9 @@ def final_model_in_place() -> AbstractContextManager[None]:
         write_atomic(whole, content, io=io)
         raw = whole.read_bytes()
         with path.open("wb", buffering=0) as file:
-            for start in range(0, len(raw), 4096):
-                file.write(raw[start : start + 4096])
+            file.write(raw[: len(raw) // 2])
+            time.sleep(_PAUSE_S)
+            file.write(raw[len(raw) // 2 :])
 
     return broken(tensors, "write_atomic", write)
 

@@ -29,11 +29,11 @@ ROWS = {
     "R25": Row(
         *(200, 5000, _readings()),
         [
-            _reader(r25.one_look, "CheckpointError", fast=True),
+            _reader(r25.one_look, "CheckpointError", 2000),
             _reader(r25.names_opened_twice, "Error", 1000),
             _reader(r25.oldest_first, "was durable before it was read", 1000),
             _reader(r25.errors_of_the_system, "FileNotFoundError", 1000),
-            _reader(r25.torn_line_read, "JSONDecodeError"),
+            _reader(r25.torn_line_read, "JSONDecodeError", fast=True),
             Control(
                 "final_model_in_place",
                 _readings("r25:final_model_in_place"),
