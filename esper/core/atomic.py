@@ -136,13 +136,13 @@ def is_leftover(path: Path) -> bool:
 
 
 def is_being_replaced(parent: Path, name: str = "") -> bool:
-    """Whether a folder in `parent` was set aside for one that is not in its place yet; `name` says which."""
+    """Whether a folder in `parent` was set aside for one that is not in place yet; `name` may say which."""
     try:
         names = [path.name for path in parent.iterdir() if path.name.startswith(_ASIDE)]
     except OSError:
         return False
     found = [match["name"] for each in names if (match := _LEFTOVER.fullmatch(each)) is not None]
-    return name in found if name else bool(found)
+    return any(name in ("", each) and not (parent / each).exists() for each in found)
 
 
 def _fill(folder: Path, files: Mapping[str, Content], io: Files) -> None:

@@ -71,9 +71,9 @@ def config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 def _newest(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
     """What `read` gives of the newest good checkpoint; it raises `CheckpointError` for one that is not."""
-    for _ in range(_MOST_LOOKS):
+    for number in range(_MOST_LOOKS):
         try:
-            return _look(path, read)
+            return _look(path, read, last=number == _MOST_LOOKS - 1)
         except _ChangedError as error:
             reason = error
             time.sleep(_PAUSE_S)
@@ -83,7 +83,7 @@ def _newest(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
     )
 
 
-def _look(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
+def _look(path: Path, read: Callable[[Path], T], *, last: bool) -> tuple[Found, T]:
     _refuse_other(path)
     if is_checkpoint(path):
         content = _steady(path, read)
@@ -91,12 +91,15 @@ def _look(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
         return Found(path, ()), content
     own = checkpoint_folder(path)
     folder = own if own.is_dir() else path
-    search = partial(_search, read=read, missing="" if own == folder else _why_not_there(path, own))
-    return _steady(folder, search)
+    missing = "" if own == folder else _why_not_there(path, own)
+    return _steady(folder, partial(_search, read=read, missing=missing, last=last))
 
 
-def _search(folder: Path, read: Callable[[Path], T], missing: str) -> tuple[Found, T]:
+def _search(folder: Path, read: Callable[[Path], T], missing: str, *, last: bool) -> tuple[Found, T]:
+    before = _names(folder)
     entries, refused = list_checkpoints(folder)
+    if not last and (_names(folder) != before or is_being_replaced(folder)):
+        raise _ChangedError(f"{folder} changes")  # the newest one may have been without its name just then
     left = abandoned(entries)
     for entry in reversed(entries):
         if entry.path in left:
@@ -133,11 +136,18 @@ def _identity(path: Path) -> tuple[Any, ...] | None:
     """
     try:
         status = path.stat()
-        names = frozenset(entry.name for entry in path.iterdir())
+        names = _names(path)
         manifest = read_bounded(path / MANIFEST, LIMIT_BYTES) if MANIFEST in names else b""
     except (OSError, CheckpointError):
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, names, manifest
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be searched for checkpoints: {error}") from error
 
 
 def _why_not_there(run_dir: Path, own: Path) -> str:

@@ -220,6 +220,8 @@ def test_one_that_is_being_replaced_is_waited_for(run: Path) -> None:
     whole.rename(aside)
     with pytest.raises(CheckpointError, match="is being replaced"):
         find_checkpoint(run)
+    older = save(run / "checkpoints", "epoch-0001")
+    assert find_checkpoint(run).path == older, "the run was killed just then: what can be read is read"
 
 
 def test_a_run_whose_checkpoints_are_not_where_it_says_is_told_so(run: Path, tmp_path: Path) -> None:
