@@ -16,7 +16,7 @@ from esper.errors import CheckpointError
 from esper.tolaria.state.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
 from esper.tolaria.state.folder import CONFIG_FILE, checkpoint_folder, why_missing
-from esper.tolaria.state.index import is_checkpoint, list_checkpoints
+from esper.tolaria.state.index import Entry, is_checkpoint, list_checkpoints
 
 # A run that saves and removes all the time can be faster than one look, but not than so many.
 _MOST_LOOKS = 50
@@ -96,10 +96,7 @@ def _look(path: Path, read: Callable[[Path], T], *, last: bool) -> tuple[Found, 
 
 
 def _search(folder: Path, read: Callable[[Path], T], missing: str, *, last: bool) -> tuple[Found, T]:
-    before = _names(folder)
-    entries, refused = list_checkpoints(folder)
-    if not last and (_names(folder) != before or is_being_replaced(folder)):
-        raise _ChangedError(f"{folder} changes")  # the newest one may have been without its name just then
+    entries, refused = _listed(folder) if not last else list_checkpoints(folder)
     left = abandoned(entries)
     for entry in reversed(entries):
         if entry.path in left:
@@ -115,6 +112,15 @@ def _search(folder: Path, read: Callable[[Path], T], missing: str, *, last: bool
         raise _ChangedError(f"the only checkpoint in {folder} is being replaced")
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
     raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{missing}{reasons}")
+
+
+def _listed(folder: Path) -> tuple[list[Entry], list[str]]:
+    """`list_checkpoints` at a moment at which each checkpoint has its name; else raises `_ChangedError`."""
+    before = _names(folder)
+    listed = list_checkpoints(folder)
+    if _names(folder) != before or is_being_replaced(folder):
+        raise _ChangedError(f"{folder} changes")
+    return listed
 
 
 def _steady(path: Path, read: Callable[[Path], T]) -> T:
