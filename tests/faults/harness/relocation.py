@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,8 @@ def relocations(
     """R23: one run is killed; each copy of it is met with its checkpoints elsewhere."""
     tally = Tally("R23")
     killed = folder / "killed"
-    interrupted(server, killed, Moment("blending", 0.05, epochs=2), Life.kill)
+    life = interrupted(server, killed, Moment("first", 0.0, epochs=2), Life.kill)
+    assert life.code == -signal.SIGKILL, life.err
     for name in only or CASES:
         if not budget.lasts(tally):
             break
