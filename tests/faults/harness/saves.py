@@ -1,4 +1,4 @@
-"""R24: saves that fail from the k-th epoch on, a final model without room, and a run folder that is removed."""
+"""R24: saves that fail from the k-th epoch on, a final model without room, a run folder removed."""
 
 from __future__ import annotations
 
