@@ -106,9 +106,13 @@ def _command(run_dir: Path, given: Namespace) -> int:
         result = _ask(run_dir, given)
     except NobodyThereError as error:
         state = state_of(run_dir)
-        reason = {"finished": "the run is finished", "stopped": "the run was stopped"}
+        reason = {
+            "finished": "the run is finished",
+            "incomplete": "the run is over, and a result could not be saved",
+            "stopped": "the run was stopped",
+        }
         say(f"esper-ctl: {reason.get(state['state'], error)}", sys.stderr)
-        if state["state"] in ("stopped", "died"):
+        if state["state"] in ("incomplete", "stopped", "died"):
             say(f"  to go on: {_going_on(run_dir)}", sys.stderr)
         return NOT_RUNNING
     say(json.dumps(result) if given.json else result["said"])
@@ -132,6 +136,8 @@ def _shown(state: Mapping[str, Any]) -> Iterator[str]:
         alpha = f", alpha {seed['alpha']:.2f}" if seed.get("alpha") is not None else ""
         name = f"{seed['layer']}[{seed['seed']}] {seed['blueprint']}"
         yield from _row("seed", f"{name}: {seed['stage']}{alpha}")
+    for sentence in state.get("unsaved", ()):
+        yield from _row("lost", str(sentence))
     yield from _row("saved", state.get("last_checkpoint") or "nothing yet")
     if state.get("emergency_level"):
         yield from _row("alarm", f"emergency level {state['emergency_level']}")

@@ -42,8 +42,12 @@ class RecordError(EsperError, ValueError):
 
 
 class OutputError(EsperError, OSError):
-    """Results of a run that could not be written; `problems` holds a sentence for each."""
+    """Results of a run that could not be written; `problems` holds a sentence for each.
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    `stopped_by` says how the run ended; empty where it was broken off.
+    """
+
+    def __init__(self, problems: Sequence[str], stopped_by: str = "") -> None:
         self.problems = list(problems)
+        self.stopped_by = stopped_by
         super().__init__("\n".join(self.problems))

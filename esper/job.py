@@ -30,6 +30,7 @@ from esper.records import (
     RunInfo,
     StatusSink,
     describe_holes,
+    restore_metrics,
     setup_logging,
     show_closing_table,
 )
@@ -184,7 +185,8 @@ class Job:
         )
         run = Run(config, parts, self.wishes)
         self._owned.callback(self._recorder.close)
-        self._look_for_holes(checkpoint, origin)
+        if not dry:
+            self._mend_records(checkpoint, origin)
         self._recorder.start(self._info(run, checkpoint, origin))
         if not dry:
             keep_logger_ids(self.run_dir, self._recorder)
@@ -225,12 +227,14 @@ class Job:
         for line in describe_origin(origin, run):
             self._say(line)
 
-    def _look_for_holes(self, checkpoint: Checkpoint | None, origin: Origin) -> None:
-        """Note a warning where the run's own records have lost lines since it was saved."""
+    def _mend_records(self, checkpoint: Checkpoint | None, origin: Origin) -> None:
+        """Restore the lines of epochs that were lost since the run was saved; warn of that and the rest."""
         if checkpoint is None or not origin.own:
             return
         run, interval = checkpoint.state["run"], self.config.logging.metrics_interval
         lengths, epoch = run["records"].get(JsonlSink.NAME, {}), run["progress"]["epoch"]
+        if restored := restore_metrics(self.run_dir, lengths):
+            self._warnings.append(restored)
         if holes := describe_holes(self.run_dir, lengths, epoch, interval=interval):
             self._warnings.append(
                 f"the records of this run are not what they were when it was saved: {holes}"
@@ -327,5 +331,5 @@ class Job:
         with attempt("the run's records"):
             self._owned.close()
         show_closing_table(self.console, summary)
-        attempt.check()
+        attempt.check(summary["stopped_by"])
         return summary

@@ -32,10 +32,10 @@ class Attempts:
         except (OSError, CheckpointError) as error:
             self.problems.append(f"{what} could not be written: {error}")
 
-    def check(self) -> None:
+    def check(self, stopped_by: str = "") -> None:
         """Raise `OutputError` with everything that failed."""
         if self.problems:
-            raise OutputError(self.problems)
+            raise OutputError(self.problems, stopped_by)
 
 
 def save_model(path: Path, model: MorphableModel, config: TolariaConfig, data: DataInfo) -> None:

@@ -21,6 +21,9 @@ Options (key=value), as they stand with what was chosen
 --cfg job shows the options alone, --hydra-help Hydra's own flags.
 --config-dir D --config-name F runs a configuration saved as D/F.yaml.
 validate_only=true checks everything and stops; dry_run=true also runs one batch.
+
+Exit codes: 0 done, 1 internal error, 2 configuration or input, 3 halted by an emergency,
+4 results incomplete (one could not be saved), 129, 130 and 143 ended by SIGHUP, SIGINT, SIGTERM.
 """
 
 

@@ -16,6 +16,7 @@ from esper.core.output import say
 from esper.core.reading import read_object
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
 from esper.signals import before_end
+from esper.signals import exit_code as end_code
 
 STATUS_FILE = "status.json"
 CRASH_FILE = "crash.txt"
@@ -80,18 +81,23 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
         return REFUSED, str(error)
     except OutputError as error:
         complain(error.problems, f"writing to {folder}; what is there stands")
-        return UNSAVED, str(error)
+        # a signal ends a whole sweep, so its code comes first; the status has the error
+        return end_code(error.stopped_by) or UNSAVED, str(error)
     except OSError as error:
-        if error.errno not in _NO_ROOM | _NO_PLACE:
-            return _crashed(error, folder)
-        complain(str(error).splitlines(), f"writing to {folder}; what is there stands")
-        return CRASHED, str(error)
+        return _not_written(error, folder)
     except KeyboardInterrupt:
         return BY_SIGINT, None
     except SystemExit as stop:
         return (stop.code if isinstance(stop.code, int) else CRASHED if stop.code else DONE), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the crash file and the exit code
         return _crashed(error, folder)
+
+
+def _not_written(error: OSError, folder: Path) -> tuple[int, str]:
+    if error.errno not in _NO_ROOM | _NO_PLACE:
+        return _crashed(error, folder)
+    complain(str(error).splitlines(), f"writing to {folder}; what is there stands")
+    return CRASHED, str(error)
 
 
 def _crashed(error: Exception, folder: Path) -> tuple[int, str]:

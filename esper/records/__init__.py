@@ -8,6 +8,7 @@ from esper.records.jsonl import JsonlSink
 from esper.records.lines import read_lines
 from esper.records.log import LogSink, setup_logging
 from esper.records.picture import draw_run
+from esper.records.restore import restore_metrics
 from esper.records.sink import Json, RunInfo, Sink
 from esper.records.status import StatusSink
 from esper.records.summary import summarise_metrics, write_summary
@@ -29,6 +30,7 @@ __all__ = [
     "describe_holes",
     "draw_run",
     "read_lines",
+    "restore_metrics",
     "setup_logging",
     "show_closing_table",
     "summarise_metrics",

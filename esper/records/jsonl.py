@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from esper.errors import OutputError
 from esper.leyline import Event
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
 from esper.records.sink import Json, RunInfo, Sink
 from esper.records.strict import to_line
+from esper.records.transcript import EPOCHS, Transcript
 
 
 class JsonlSink(Sink):
@@ -28,6 +31,7 @@ class JsonlSink(Sink):
         self.name = self.NAME
         self._run_dir = Path()
         self._files: dict[str, IO[str]] = {}
+        self._copy = Transcript()
 
     def start(self, info: RunInfo) -> None:
         self._run_dir = info.run_dir
@@ -42,6 +46,7 @@ class JsonlSink(Sink):
                 _set_aside(path)
         self._open(METRICS_FILE)
         self._open(EVENTS_FILE)
+        self._copy = Transcript((info.run_dir / METRICS_FILE).read_bytes())
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self._write(METRICS_FILE, record)
@@ -59,8 +64,9 @@ class JsonlSink(Sink):
         self._files.clear()
 
     def state(self) -> dict[str, Json]:
-        """Return the files' lengths in bytes; `sync` brings the bytes to the disk."""
-        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+        """Return the files' lengths in bytes and a copy of the epochs; `sync` brings all to the disk."""
+        lengths = {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+        return {**lengths, EPOCHS: [*self._copy.to_json()]} if lengths else {}
 
     def sync(self) -> None:
         """Wait until what has been written is on the disk; from any thread, by the files' names."""
@@ -79,14 +85,18 @@ class JsonlSink(Sink):
 
     def rewind(self, state: Mapping[str, Json]) -> None:
         """Cut what tells of epochs and steps back to the lengths they had; what has happened stays told."""
-        for name, length in self._earlier(state).items():
-            self._files.pop(name).close()
-            _cut(self._run_dir / name, length)
-        self._open(METRICS_FILE)
+        lengths = self._earlier(state)
+        with _removed_is_lost():
+            for name, length in lengths.items():
+                self._files.pop(name).close()
+                _cut(self._run_dir / name, length)
+            self._open(METRICS_FILE)
+        self._copy.cut(lengths.get(METRICS_FILE, 0))
 
     def rewound(self, state: Mapping[str, Json]) -> dict[str, Json]:
-        """Return the lengths in bytes that the files will have after `rewind(state)`."""
-        return {**self.state(), **self._earlier(state)}
+        """Return what `state()` will return after `rewind(state)`."""
+        lengths = self._earlier(state)
+        return {**self.state(), **lengths, EPOCHS: [*self._copy.to_json(lengths.get(METRICS_FILE, 0))]}
 
     def _earlier(self, state: Mapping[str, Json]) -> dict[str, int]:
         """The lengths to cut to, of the files that are cut."""
@@ -94,13 +104,26 @@ class JsonlSink(Sink):
         return {name: length if isinstance(length, int) else 0 for name, length in lengths.items()}
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        self._open(name).write(to_line(record) + "\n")
+        line = to_line(record) + "\n"
+        with _removed_is_lost():
+            self._open(name).write(line)
+        if name == METRICS_FILE:
+            self._copy.append(line.encode())
 
     def _open(self, name: str) -> IO[str]:
         if name not in self._files:
             path = self._run_dir / name
             self._files[name] = path.open("a", buffering=1, encoding="utf-8", newline="\n")
         return self._files[name]
+
+
+@contextmanager
+def _removed_is_lost() -> Iterator[None]:
+    """A run whose folder was removed has lost its results; that is no crash."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise OutputError([f"{error.filename} was removed while the run was writing to it"]) from error
 
 
 def _leads_to(path: Path, file: IO[str]) -> bool:

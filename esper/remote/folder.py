@@ -29,7 +29,8 @@ def find_run(path: Path) -> Path | None:
 def state_of(run_dir: Path) -> dict[str, Any]:
     """State, position, losses, seeds and last checkpoint, as the run's files have them.
 
-    `state` is finished, stopped, running (by the lock; it does not listen) or died.
+    `state` is finished, incomplete (it came to its end, and not all was saved), stopped, running (by the
+    lock; it does not listen) or died. `unsaved` has a sentence for each result that could not be saved.
     """
     summary = _object(run_dir / _SUMMARY)
     last: dict[str, Any] = next(_lines_backwards(run_dir / _METRICS), {})
@@ -56,7 +57,10 @@ def _life(run_dir: Path, summary: dict[str, Any]) -> dict[str, Any]:
     if not summary:
         return {"state": "died"}
     stopped_by = summary.get("stopped_by")
-    return {"state": "finished" if stopped_by in FINISHED_BY else "stopped", "stopped_by": stopped_by}
+    lost = summary.get("unsaved")
+    ended = "incomplete" if lost else "finished"
+    state = ended if stopped_by in FINISHED_BY else "stopped"
+    return {"state": state, "stopped_by": stopped_by, **({"unsaved": lost} if isinstance(lost, list) else {})}
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -108,10 +108,15 @@ def _search(folder: Path, read: Callable[[Path], T], missing: str, *, last: bool
             refused.append(str(error))
         else:
             return Found(entry.path, tuple(refused)), content
+    raise _none_of(folder, refused, missing)
+
+
+def _none_of(folder: Path, refused: list[str], missing: str) -> Exception:
+    """What is raised where no checkpoint is good; `_ChangedError` where there is one after all."""
     if not refused and (is_being_replaced(folder) or list_checkpoints(folder) != ([], [])):
-        raise _ChangedError(f"the only checkpoint in {folder} is being replaced")
+        return _ChangedError(f"the only checkpoint in {folder} is being replaced")
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
-    raise CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{missing}{reasons}")
+    return CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{missing}{reasons}")
 
 
 def _listed(folder: Path) -> tuple[list[Entry], list[str]]:

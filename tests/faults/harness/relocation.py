@@ -25,9 +25,8 @@ def relocations(
     """R23: one run is killed; each copy of it is met with its checkpoints elsewhere."""
     tally = Tally("R23")
     killed = folder / "killed"
-    life = interrupted(
-        server, killed, Moment("first", 0.0, epochs=3), Life.kill
-    )  # one save is logged by then
+    # by the third epoch's line one save is logged
+    life = interrupted(server, killed, Moment("first", 0.0, epochs=3), Life.kill)
     assert life.code == -signal.SIGKILL, life.err
     for name in only or CASES:
         if not budget.lasts(tally):

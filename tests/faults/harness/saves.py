@@ -1,56 +1,73 @@
-"""R24: saves that fail from the k-th epoch on, the last one only, and a run folder that is removed."""
+"""R24: saves that fail from the k-th epoch on, a final model without room, a run folder removed."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from faults.harness.firing import replaced
-from faults.harness.tally import Tally
+from faults.harness.tally import Budget, Tally
 from helpers.command import metrics_of
 from helpers.runs import small_config
 from rich.console import Console
 
+import esper
+from esper import results
 from esper.api import TolariaTrainer
 from esper.cli.jobs import DONE, UNSAVED, carry_out
 from esper.core.reading import read_object
+from esper.errors import CheckpointError
 from esper.tolaria.run import Run
 from esper.tolaria.state import store
 
-EPOCHS = 3
-CASES = (
-    "saves fail from 1",
-    "saves fail from 2",
-    "the last save fails",
-    "removed after 1",
-    "removed after 2",
-)
+# How long the runs are; a longer one has more places at which its saves can begin to fail.
+LENGTHS = (3, 4, 5)
+MODEL = "models/final_model.safetensors"
 
 
-def unsaved(folder: Path) -> Tally:
-    """Each case once: the exit code, what the summary says, and that `auto` makes the run whole."""
+def cases(epochs: int) -> list[tuple[str, int]]:
+    """What can go wrong with a run of so many epochs, and in which of them."""
+    fails = [("saves fail from", epoch) for epoch in range(2, epochs + 1)]
+    removed = [("removed after", epoch) for epoch in range(1, epochs)]
+    return [*fails, ("the final model fails in", epochs), ("saves fail from", 1), *removed]
+
+
+def unsaved(folder: Path, budget: Budget) -> Tally:
+    """Each case: exit code, status, summary, what a reader is told, and that `auto` makes the run whole."""
     tally = Tally("R24")
-    code, _ = _job(folder / "whole")
-    assert code == DONE, "a run on a good disk"
-    for number, case in enumerate(CASES):
-        run = folder / str(number)
-        fired: list[str] = []
-        with _harmed(case, run, fired):
-            code, _ = _job(run)
-        wrong = _untrue(run, code)
-        code, _ = _job(run, checkpoint__resume_from_checkpoint="auto")
-        wrong += _not_whole(run, folder / "whole", code)
-        tally.note(bool(fired), [f"{case}: {sentence}" for sentence in wrong], case)
+    for epochs in LENGTHS:
+        whole = folder / f"whole-{epochs}"
+        for kind, epoch in cases(epochs):
+            if not budget.lasts(tally):
+                return tally
+            if not whole.exists():
+                assert _job(whole, epochs) == DONE, "a run on a good disk"
+            case = f"{kind} {epoch} of {epochs}"
+            fired, wrong = _tried(folder / str(tally.tries), whole, epochs, kind, epoch)
+            tally.note(fired, [f"{case}: {sentence}" for sentence in wrong], kind)
     return tally
 
 
-def _job(folder: Path, **options: Any) -> tuple[int, Path]:
-    given = {"optimization__max_epochs": EPOCHS, "checkpoint__save_checkpoints": True}
+def _tried(run: Path, whole: Path, epochs: int, kind: str, epoch: int) -> tuple[bool, list[str]]:
+    fired: list[str] = []
+    with _harmed(kind, epoch, run, fired):
+        code = _job(run, epochs)
+    about = "the final model" if kind.startswith("the final") else f"epoch-{epochs:04d}, is not saved"
+    wrong = _untrue(run, code, about)
+    saved = {"saves fail from": epoch - 1, "removed after": 0}.get(kind, epochs)
+    wrong += _untold(run, saved, epochs)
+    code = _job(run, epochs, checkpoint__resume_from_checkpoint="auto")
+    return bool(fired), [*wrong, *_not_whole(run, whole, epochs, code), *_untold(run, epochs, epochs)]
+
+
+def _job(folder: Path, epochs: int, **options: Any) -> int:
+    given = {"optimization__max_epochs": epochs, "checkpoint__save_checkpoints": True}
     quick = {"checkpoint__checkpoint_frequency": 1, "morphogenetic__tamiyo_enabled": False}
     config = small_config(**given | quick | {"logging__log_level": "ERROR"} | options)
 
@@ -58,49 +75,69 @@ def _job(folder: Path, **options: Any) -> tuple[int, Path]:
         TolariaTrainer(config, run_dir=folder, console=Console(quiet=True)).run_training()
         return DONE
 
-    return carry_out(run, folder, None, []), folder
+    return carry_out(run, folder, None, [])
 
 
-def _untrue(run: Path, code: int) -> list[str]:
-    """What does not say that the run's end was not saved."""
+def _untrue(run: Path, code: int, about: str) -> list[str]:
+    """What does not say that a result was not saved."""
     wrong = [] if code == UNSAVED else [f"the exit code is {code}"]
-    if not any(
-        "epoch-0003, is not saved" in line for line in read_object(run / "summary.json").get("unsaved", [])
-    ):
+    if not any(about in line for line in read_object(run / "summary.json").get("unsaved", [])):
         wrong.append("the summary does not say what is unsaved")
-    if read_object(run / "status.json")["exit_code"] != UNSAVED:
-        wrong.append("the status says another exit code")
+    status = read_object(run / "status.json")
+    if status["exit_code"] != UNSAVED or about not in (status["error"] or ""):
+        wrong.append(f"the status says {status['exit_code']} and {status['error']}")
     return wrong
 
 
-def _not_whole(run: Path, whole: Path, code: int) -> list[str]:
+def _untold(run: Path, saved: int, epochs: int) -> list[str]:
+    """What is wrong with what a reader hears, where the state of epoch `saved` is the last that is there."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            esper.load(run)
+        except CheckpointError as error:
+            return [f"a reader finds nothing: {error}"] if saved else []
+    told = [str(warning.message) for warning in caught]
+    if saved == epochs:
+        return [f"a reader is warned for nothing: {text}" for text in told]
+    named = any(f"of epoch {saved}" in text and f"reached epoch {epochs}" in text for text in told)
+    return [] if named else [f"a reader is not told that the model is of epoch {saved}: {told}"]
+
+
+def _not_whole(run: Path, whole: Path, epochs: int, code: int) -> list[str]:
     """What is missing after `auto` has gone on."""
     wrong = [] if code == DONE else [f"auto ended with {code}"]
-    if not (run / "checkpoints" / "epoch-0003").is_dir():
+    if not (run / "checkpoints" / f"epoch-{epochs:04d}").is_dir():
         wrong.append("auto has not made the last checkpoint")
     elif metrics_of(run) != metrics_of(whole):
         wrong.append("the metrics differ from those of a good disk")
+    if not (run / MODEL).is_file():
+        wrong.append("auto has not written the final model")
+    elif (run / MODEL).read_bytes() != (whole / MODEL).read_bytes():
+        wrong.append("the final model differs from that of a good disk")
     if "unsaved" in read_object(run / "summary.json"):
         wrong.append("the summary still says that something is unsaved")
     return wrong
 
 
 @contextmanager
-def _harmed(case: str, folder: Path, fired: list[str]) -> Iterator[None]:
-    if case.startswith("removed"):
-        with replaced(Run, "epoch", _then_removed(int(case[-1]), folder, fired)):
+def _harmed(kind: str, epoch: int, folder: Path, fired: list[str]) -> Iterator[None]:
+    if kind.startswith("removed"):
+        with replaced(Run, "epoch", _then_removed(epoch, folder, fired)):
             yield
         return
-    first = EPOCHS if case.startswith("the last") else int(case[-1])
-    save = store.save_checkpoint
+    owner, name = (
+        (store, "save_checkpoint") if kind.startswith("saves") else (results, "write_tensors_atomic")
+    )
+    write = getattr(owner, name)
 
-    def full(parent: Path, name: str, **options: Any) -> Path:
-        if int(name[6:10]) < first:
-            return save(parent, name, **options)
-        fired.append(name)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(parent / name))
+    def full(path: Path, *arguments: Any, **options: Any) -> Any:
+        if owner is store and int(arguments[0][6:10]) < epoch:
+            return write(path, *arguments, **options)
+        fired.append(str(path))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    with replaced(store, "save_checkpoint", full):
+    with replaced(owner, name, full):
         yield
 
 

@@ -12,7 +12,7 @@ import pytest
 from esper.cli.jobs import carry_out, exit_code, forget, outcome_table
 from esper.cli.plan import Job, Plan
 from esper.config import TolariaConfig
-from esper.errors import CheckpointError, ConfigError, DataError, GrowthError
+from esper.errors import CheckpointError, ConfigError, DataError, GrowthError, OutputError
 
 
 def raising(error: BaseException) -> Callable[[], int]:
@@ -27,6 +27,10 @@ def raising(error: BaseException) -> Callable[[], int]:
     [
         (lambda: 0, 0, "done", None),
         (lambda: 3, 3, "halted", None),
+        (raising(OutputError(["no room", "no disk"], "max_epochs")), 4, "not all saved", "no room\nno disk"),
+        (raising(OutputError(["no room"])), 4, "not all saved", "no room"),
+        (raising(OutputError(["no room"], "sigterm")), 143, "terminated", "no room"),
+        (raising(OutputError(["no room"], "emergency")), 3, "halted", "no room"),
         (lambda: 7, 7, "failed", None),
         (lambda: 130, 130, "interrupted", None),
         (lambda: 143, 143, "terminated", None),

@@ -93,17 +93,20 @@ def test_a_run_goes_on_with_damaged_records_and_says_so(
     for name in ("metrics.jsonl", "events.jsonl", "steps.jsonl"):
         harm(folder / name)
     train(folder, 3, checkpoint__resume_from_checkpoint="auto")
-    if harm is spoil:  # the damaged line stands
-        for name in ("metrics.jsonl", "events.jsonl"):
-            (folder / name).write_bytes((folder / name).read_bytes().partition(b"\n")[2])
-    messages = [n["message"] for n in events_of(folder, "notice")]
-    (notice,) = [text for text in messages if text.startswith("the records of this run")]
-    epochs, kept = {
-        remove: ("metrics.jsonl is missing (epochs 1 to 2 not in it)", [3]),
-        halve: ("bytes that it had (epoch 2 not in it)", [1, 3]),
-        spoil: ("metrics.jsonl is damaged in line 1 (epoch 1 not in it)", [2, 3]),
-    }[harm]
-    assert epochs in notice and "events.jsonl" in notice and "steps.jsonl" in notice
-    assert [line["epoch"] for line in metrics_of(folder)] == kept
-    assert json.loads((folder / "training_metrics.json").read_text())["epochs"] == len(kept)
+    if harm is spoil:  # a damaged line that no checkpoint has a copy of stands
+        file = folder / "events.jsonl"
+        file.write_bytes(file.read_bytes().partition(b"\n")[2])
+    restored, holes = [
+        text for text in (n["message"] for n in events_of(folder, "notice")) if ".jsonl" in text
+    ]
+    assert "metrics.jsonl" in restored and "its epochs are restored from the checkpoint" in restored
+    assert holes.startswith("the records of this run") and "metrics.jsonl" not in holes
+    assert "events.jsonl" in holes and "steps.jsonl" in holes
+    lines = metrics_of(folder)
+    assert [line["epoch"] for line in lines] == [1, 2, 3] and lines[:2] == metrics_of(done)
+    assert json.loads((folder / "training_metrics.json").read_text())["epochs"] == 3
     assert (folder / "run.png").exists()
+    kept = [path.read_bytes() for path in folder.glob("metrics.jsonl.before-*")]
+    damaged = shutil.copy(done / "metrics.jsonl", tmp_path)
+    harm(Path(damaged))
+    assert kept == ([] if harm is remove else [Path(damaged).read_bytes()])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.errors import OutputError
 from esper.leyline import EPOCH_METRICS, Event
 from esper.records import JsonlSink, RunInfo, read_lines
+from esper.records.transcript import Transcript
 
 
 def test_an_epoch_is_a_line_at_once(
@@ -102,7 +105,10 @@ def test_state_counts_bytes(make_info: Any, make_epoch: Any, tmp_path: Path) -> 
     sink = JsonlSink()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
-    assert sink.state() == {
+    state = sink.state()
+    copy = Transcript.from_json(state.pop("epochs"))
+    assert copy is not None and copy.content == (tmp_path / "metrics.jsonl").read_bytes()
+    assert state == {
         "metrics.jsonl": (tmp_path / "metrics.jsonl").stat().st_size,
         "events.jsonl": 0,
     }
@@ -133,7 +139,7 @@ def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, 
 def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
-    """S7: after a rollback there is one line an epoch; events.jsonl keeps everything."""
+    """S7: after a rollback there is one line an epoch, in the copy too; events.jsonl keeps everything."""
     sink = JsonlSink()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
@@ -146,6 +152,8 @@ def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
     sink.rewind(then)
     sink.epoch(make_epoch(2))
     sink.step({"step": 20, "loss": 0.25})
+    copy = Transcript.from_json(sink.state()["epochs"])
+    assert copy is not None and copy.content == (tmp_path / "metrics.jsonl").read_bytes()
     sink.close()
     assert [(r["epoch"], r["train_loss"]) for r in read_lines(tmp_path / "metrics.jsonl")] == [
         (1, 1),
@@ -198,4 +206,18 @@ def test_what_a_rewind_will_leave_is_known_before(make_info: Any, make_epoch: An
     after = sink.state()
     assert foretold == {**after, "steps.jsonl": 0}
     assert after["metrics.jsonl"] == then["metrics.jsonl"]
+    sink.close()
+
+
+def test_records_of_a_folder_that_was_removed_are_an_output_error(make_info: Any, tmp_path: Path) -> None:
+    """It is no crash: no line of code is at fault."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    sink = JsonlSink()
+    sink.start(make_info(run_dir=run_dir))
+    shutil.rmtree(run_dir)
+    with pytest.raises(OutputError, match=r"steps.jsonl was removed while the run was writing to it"):
+        sink.step({"step": 1, "loss": 1.0})
+    with pytest.raises(OutputError, match=r"metrics.jsonl was removed while the run was writing to it"):
+        sink.rewind({})
     sink.close()

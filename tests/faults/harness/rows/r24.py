@@ -7,26 +7,35 @@ from contextlib import nullcontext
 from faults.harness.bench import Bench
 from faults.harness.broken import r24
 from faults.harness.row import Build, Control, Harness, Row
-from faults.harness.saves import CASES, unsaved
+from faults.harness.saves import LENGTHS, cases, unsaved
 from faults.harness.tally import Budget, Tally
+
+_FAST = len(cases(LENGTHS[0]))
 
 
 def _unsaved(build: Build = nullcontext) -> Harness:
     def run(bench: Bench, budget: Budget) -> Tally:
         with build():
-            return unsaved(bench.fresh())
+            return unsaved(bench.fresh(), budget)
 
     return run
 
 
+def _control(build: Build, symptom: str, tries: int = 1, *, fast: bool = False) -> Control:
+    return Control(build.__name__, _unsaved(build), symptom, tries, fast)
+
+
 ROWS = {
     "R24": Row(
-        *(len(CASES), len(CASES), _unsaved()),
+        *(_FAST, sum(len(cases(epochs)) for epochs in LENGTHS), _unsaved()),
         [
-            Control("silent", _unsaved(r24.silent), "the exit code is 0"),
-            Control(
-                "finished_for_good", _unsaved(r24.finished_for_good), "has not made the last", fast=False
-            ),
+            _control(r24.silent, "the exit code is 0", fast=True),
+            _control(r24.finished_for_good, "auto has not made the last checkpoint"),
+            _control(r24.exit_code_alone, "the summary does not say what is unsaved"),
+            _control(r24.summary_alone, "the exit code is 0"),
+            _control(r24.reader_not_told, "a reader is not told", fast=True),
+            _control(r24.model_not_owed, "auto has not written the final model", _FAST),
+            _control(r24.goes_on_from_the_end, "auto has not made the last checkpoint"),
         ],
     )
 }
