@@ -20,7 +20,7 @@ from esper.tolaria.state.index import Entry, is_checkpoint, list_checkpoints
 
 # A run that saves and removes all the time can be faster than one look, but not than so many.
 _MOST_LOOKS = 50
-_PAUSE_S = 0.005
+_PAUSE_S = 0.01
 
 T = TypeVar("T")
 
@@ -172,7 +172,7 @@ def _refuse_other(path: Path) -> None:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:  # a name that is too long, say
         raise CheckpointError(f"{path} cannot be looked at: {error.strerror}") from error
-    if not exists and is_being_replaced(path.parent, path.name):
+    if not exists and (is_being_replaced(path.parent, path.name) or path.exists()):
         raise _ChangedError(f"{path} is being replaced")
     if not is_folder:
         kind = "is a file" if exists else "does not exist"
