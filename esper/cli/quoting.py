@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -30,7 +30,7 @@ def quoted(key: str, text: str, parser: OverridesParser) -> str | None:
 
     A leading `~` is written out as the home folder: inside of quotes nobody expands it.
     """
-    wanted = str(Path(text).expanduser()) if text.startswith("~") else text
+    wanted = os.path.expanduser(text)  # noqa: PTH111 - the other one raises where there is no such user
     return _checked(key, hydra_text(wanted), escape(wanted), parser)
 
 

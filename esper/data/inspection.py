@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def is_custom(config: DatasetConfig) -> bool:
 
 
 def data_root(config: DatasetConfig) -> Path:
-    return Path(config.data_root).expanduser()
+    return Path(os.path.expanduser(config.data_root))  # noqa: PTH111 - raises for no unknown user
 
 
 def augmentation_of(config: DatasetConfig) -> Augmentation:

@@ -197,3 +197,10 @@ def test_a_group_that_is_written_with_a_dot(line: str, near: str) -> None:
 
 def test_the_command_refuses_it_in_one_block() -> None:
     assert check(["--multirun", "hydra.launcher=x", "seed=1,2"]) == [message("hydra.launcher=x")]
+
+
+def test_the_home_of_nobody_stays_as_it_is() -> None:
+    quoted = """'dataset.data_root="~nobody-here/a=b"'"""
+    assert check(["--cfg", "job", "dataset.data_root=~nobody-here/a=b"]) == [
+        f"dataset.data_root: given '~nobody-here/a=b', expected quotes: {quoted}"
+    ]

@@ -36,6 +36,10 @@ class CallsOut(nn.Module):
         self.call = call
         self.calls = 0
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallsOut:
+        """Copies, on which a loss is tried while a run is built, call nobody."""
+        return CallsOut(0, self.call)
+
     def forward(self, output: Tensor, targets: Tensor) -> Tensor:
         self.calls += 1
         if self.calls == self.at:
@@ -126,8 +130,6 @@ def test_a_pause_inside_validation_waits_there(tmp_path: Path) -> None:
 
     loss = CallsOut(7, hold)  # the probe, five steps, then the first batch of validation
     run = growing(tmp_path, wishes, loss)
-    wishes.resume()  # a copy of the loss has been tried while the run was built
-    paused.clear()
     thread = threading.Thread(target=run.train)
     thread.start()
     assert paused.wait(20)

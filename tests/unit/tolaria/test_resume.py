@@ -91,7 +91,8 @@ def test_a_finished_run_taken_up_does_nothing_more(tmp_path: Path) -> None:
     again.train()
     assert (again.progress.step, again.progress.stopped_by) == (whole.progress.step, "max_epochs")
     assert notes_of(again).epochs == []
-    assert not (tmp_path / "again" / "checkpoints").exists()
+    # the folder then holds what its run ended with
+    assert [path.name for path in (tmp_path / "again" / "checkpoints").iterdir()] == ["epoch-0004"]
 
 
 def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path) -> None:

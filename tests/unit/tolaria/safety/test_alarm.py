@@ -46,6 +46,8 @@ def test_broadcasts_that_are_given_up_are_an_event_and_counted(tmp_path: Path) -
     events = [e for e in notes.named("tolaria.emergency.dispatch_error") if "given up" in e.data["reason"]]
     assert [(e.level, e.data["dropped"], e.data["queued"]) for e in events] == [("warning", 6, 64)]
     assert events[0].data["reason"].startswith("6 broadcasts were given up: 64 are waiting; the last of them")
+    made.path.rmdir()
+    made.close()
 
 
 def test_a_recovery_is_told_and_one_without_an_emergency_is_not(tmp_path: Path) -> None:
