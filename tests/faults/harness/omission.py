@@ -15,7 +15,7 @@ from faults.harness.watching import Watching
 from helpers.runs import notes_of
 
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint, load_checkpoint
+from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
 from esper.tolaria.state.manager import REFERENCE
 
 Piece = tuple[str, ...]
@@ -53,12 +53,12 @@ def stopped(life: Life, folder: Path, step: int) -> Stopped:
     stop_at(run, step)
     run.train()
     assert run.progress.step == step
-    return Stopped(folder.name, life, folder, whole, step, _only(run), _only(new))
+    return Stopped(folder.name, life, folder, whole, step, _last(run), _last(new))
 
 
-def _only(run: Run) -> Checkpoint:
-    (path,) = run.store.folder.iterdir()
-    return load_checkpoint(path)
+def _last(run: Run) -> Checkpoint:
+    """What a restart would take up; a rollback has left one of its own besides."""
+    return load_checkpoint(find_checkpoint(run.store.folder).path)
 
 
 def stop_at(run: Run, step: int) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
+from io import BufferedReader
 
 from faults.harness.firing import broken
 
-from esper.core import atomic, manifest
+from esper.core import manifest
 from esper.core.manifest import FileEntry, read_manifest
+from esper.core.openfiles import OpenFolder
 from esper.errors import CheckpointError
 from esper.tolaria.state import checkpoint
 
@@ -26,33 +26,33 @@ def hashes_unchecked() -> AbstractContextManager[None]:
 def sizes_only() -> AbstractContextManager[None]:
     """Sizes are compared, hashes are not."""
 
-    def by_size(folder: Path) -> dict[str, FileEntry]:
+    def by_size(folder: OpenFolder) -> dict[str, FileEntry]:
         entries = read_manifest(folder)
         for name, entry in entries.items():
-            if not (folder / name).is_file() or (folder / name).stat().st_size != entry.size:
-                raise CheckpointError(f"{folder}: {name} is damaged")
+            if folder.file(name).size != entry.size:
+                raise CheckpointError(f"{folder.path}: {name} is damaged")
         return entries
 
     return broken(checkpoint, "verify_folder", by_size)
 
 
-@contextmanager
-def first_block_hashed() -> Iterator[None]:
+def first_block_hashed() -> AbstractContextManager[None]:
     """Only the first 4 KiB of a file are hashed, when it is saved and when it is read."""
-    measure = manifest.measure
+    measured = manifest._measured
 
-    def beginning(path: Path) -> FileEntry:
-        return replace(measure(path), sha256=hashlib.sha256(path.read_bytes()[:4096]).hexdigest())
+    def beginning(file: BufferedReader) -> FileEntry:
+        whole = measured(file)
+        file.seek(0)
+        return replace(whole, sha256=hashlib.sha256(file.read(4096)).hexdigest())
 
-    with broken(manifest, "measure", beginning), broken(atomic, "measure", beginning):
-        yield
+    return broken(manifest, "_measured", beginning)
 
 
 def damaged_without_name() -> AbstractContextManager[None]:
     """A damaged checkpoint is refused without a word about which."""
     verify = manifest.verify_folder
 
-    def anonymous(folder: Path) -> dict[str, FileEntry]:
+    def anonymous(folder: OpenFolder) -> dict[str, FileEntry]:
         try:
             return verify(folder)
         except CheckpointError:
@@ -64,10 +64,10 @@ def damaged_without_name() -> AbstractContextManager[None]:
 def model_hashed_only() -> AbstractContextManager[None]:
     """Of all files only the model's is compared with what was saved."""
 
-    def one(folder: Path) -> dict[str, FileEntry]:
+    def one(folder: OpenFolder) -> dict[str, FileEntry]:
         entries = read_manifest(folder)
-        if manifest.measure(folder / _MODEL) != entries[_MODEL]:
-            raise CheckpointError(f"{folder}: {_MODEL} is damaged")
+        if manifest._measured(folder.file(_MODEL).file) != entries[_MODEL]:
+            raise CheckpointError(f"{folder.path}: {_MODEL} is damaged")
         return entries
 
     return broken(checkpoint, "verify_folder", one)
