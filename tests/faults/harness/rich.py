@@ -185,6 +185,7 @@ LIVES: dict[Life, int] = {convnet: 14, mlp: 34, poisoned: 16, two_headed: 16, im
 
 # What may be left out, and why that is no loss.
 _CLOCK = "it reads the clock"
+_WEIGHTED = "the losses of these lives are divided by samples (test_resume.py)"
 _CONSTANT = "it only says again what the configuration says"
 UNMISSED: dict[str, str] = {
     "control/tamiyo/times": "they are drawn from the policy's seed, which the configuration holds",
@@ -194,7 +195,12 @@ UNMISSED: dict[str, str] = {
     "health/latency_ms/of a seed": _CLOCK,
     "health/throughput": _CLOCK,
     "health/throughput/of a seed": _CLOCK,
+    "meter/weighted/hits": _WEIGHTED,
+    "meter/weighted/loss": _WEIGHTED,
+    "meter/weighted/objectives": _WEIGHTED,
     "optimizers/meta/class": _CONSTANT,
+    "optimizers/trainable/frozen": "nothing thaws or freezes in these lives (test_trainable.py)",
+    "optimizers/trainable/pending": "nothing thaws or freezes in these lives (test_trainable.py)",
     "recovery/emergency/reason": "an emergency that is over has none",
     "recovery/emergency/time": _CLOCK,
     "run/progress/cpu_s": _CLOCK,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from helpers.lives import LIVES, LONG, StopsAt, alike, life, path_of
 from helpers.runs import Plan, checkpoints, make_run, notes_of, restored
+from torch import Tensor, nn
 
 from esper.tamiyo import HeuristicPolicy
+from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
+from esper.tolaria.state import load_checkpoint
 
 
 @pytest.mark.parametrize("name", LIVES)
@@ -43,6 +49,48 @@ def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path, n
         resumed.train()
         assert resumed.progress.stopped_by == "max_epochs"
         assert alike(resumed, whole), at
+
+
+class Weighted(nn.Module):
+    """Two objectives, divided by the sum of the classes' weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("of_class", torch.linspace(1.0, 5.0, 10))
+
+    def forward(self, output: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        loss = nn.functional.cross_entropy(output, targets, weight=self.of_class)
+        return {"all": loss, "half": loss / 2}
+
+    def divisor(self, targets: Tensor) -> Tensor:
+        return self.of_class[targets]
+
+
+class Ignores(nn.CrossEntropyLoss):
+    """Labels of 3 count neither in the loss nor in the accuracy."""
+
+    def __init__(self) -> None:
+        super().__init__(ignore_index=3)
+
+
+@pytest.mark.parametrize("loss", [Weighted, Ignores])
+def test_sums_with_divisors_of_their_own_are_resumed_within_an_epoch(
+    tmp_path: Path, loss: Callable[[], nn.Module]
+) -> None:
+    def run_in(folder: Path, **given: Any) -> Run:
+        return make_run(folder, parts={"loss": loss()}, **given, **LONG)
+
+    whole = run_in(tmp_path / "whole")
+    whole.train()
+    wishes = Wishes()
+    stopped = run_in(tmp_path / "part", notes=StopsAt(wishes, 9), wishes=wishes)
+    stopped.train()
+    saved = path_of(tmp_path / "part", list(checkpoints(stopped))[-1])
+    assert "weighted" in load_checkpoint(saved).state["owners"]["meter"]
+    resumed = restored(run_in(tmp_path / "part"), saved)
+    resumed.train()
+    assert alike(resumed, whole)
+    assert notes_of(resumed).comparable() == notes_of(whole).comparable()[1:]
 
 
 def test_a_run_stopped_over_and_over_ends_as_if_never_stopped(tmp_path: Path) -> None:
