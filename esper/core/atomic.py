@@ -179,7 +179,11 @@ def _make_folder(path: Path, io: Files) -> None:
     if path.is_dir():
         return
     _make_folder(path.parent, io)
-    io.mkdir(path)
+    try:
+        io.mkdir(path)
+    except FileExistsError:  # another thread or process has made it meanwhile
+        if not path.is_dir():
+            raise
     io.fsync_dir(path.parent)
 
 

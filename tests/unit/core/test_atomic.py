@@ -260,3 +260,25 @@ def test_killed_in_mid_save(tmp_path: Path) -> None:
 def commit_into(parent: Path, commit: Commit) -> Commit:
     parent.mkdir()
     return commit
+
+
+class MadeMeanwhile(Files):
+    """Another one makes the folder, or a file of its name, just before this one does."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.fired = 0
+
+    def mkdir(self, path: Path) -> None:
+        self.fired += 1
+        path.mkdir() if self.kind == "folder" else path.touch()
+        super().mkdir(path)
+
+
+def test_a_folder_that_another_makes_meanwhile_is_taken(tmp_path: Path) -> None:
+    io = MadeMeanwhile("folder")
+    write_bytes_atomic(tmp_path / "a" / "b" / "file", b"x", io=io)
+    assert io.fired == 2
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"x"
+    with pytest.raises(FileExistsError):
+        write_bytes_atomic(tmp_path / "c" / "file", b"x", io=MadeMeanwhile("file"))
