@@ -232,7 +232,7 @@ def test_the_twins_never_hold_up_the_event_loop(tmp_path: Path) -> None:
 
         watcher = asyncio.create_task(watch())
         with tcp_service(hang) as (host, port):
-            service = endless(tmp_path, urza_url=f"http://{host}:{port}", services__probe_timeout_s=0.5)
+            service = endless(tmp_path, urza_url=f"http://{host}:{port}", services__probe_timeout_s=3.0)
             await asyncio.sleep(0.02)
             longest = 0.0  # a service is made on the loop; what follows must not hold it up
             await service.start_async()
@@ -251,7 +251,7 @@ def test_the_twins_never_hold_up_the_event_loop(tmp_path: Path) -> None:
 
     summary, longest = asyncio.run(live())
     assert summary["stopped_by"] == "stopped"
-    assert longest < 0.4  # a probe of 0.5 s ran meanwhile
+    assert longest < 2.0  # a probe of 3 s ran meanwhile; a busy machine may hold the loop up by itself
     assert own_threads() == []
 
 
