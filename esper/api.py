@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from esper import build
 from esper.behind import why_behind
 from esper.build.parts import make_model
-from esper.build.paths import unusable
+from esper.build.paths import why_no_folder
 from esper.config import TolariaConfig, names
 from esper.config.problems import problem
 from esper.core.lock import FolderLock
@@ -66,7 +66,7 @@ class TolariaTrainer:
         problems = build.check_run(config, model=model)
         if config.checkpoint.resume_from_checkpoint == "auto" and named is None:
             problems.append(problem(RESUME, "auto", which_run(OUTPUTS, config)))
-        if reason := unusable(self.run_dir):
+        if reason := why_no_folder(self.run_dir):
             problems.append(problem("run_dir", str(self.run_dir), f"a path that can be opened ({reason})"))
         else:
             problems += origin_problems(config, self.run_dir)

@@ -139,13 +139,13 @@ def _checked(flags: Flags) -> Plan:
     _refuse(plan.collect(lambda job: job.problems or _in_use(job.folder)))
     # not before: this loads torch, and a typing error is answered without it
     from esper.build import check_hydra, check_run
-    from esper.build.paths import unusable
+    from esper.build.paths import why_no_folder
     from esper.resume import origin_problems
 
     def deep(job: Job) -> list[str]:
         hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)
         config = replace(job.config, run_dir=str(job.folder))
-        origin = [] if unusable(job.folder) else origin_problems(config, job.folder)
+        origin = [] if why_no_folder(job.folder) else origin_problems(config, job.folder)
         return [*_unnamed(plan, job), *hydra_problems, *check_run(config), *origin]
 
     _refuse(plan.collect(deep))

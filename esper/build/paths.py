@@ -36,10 +36,15 @@ def unusable(path: Path) -> str:
     return ""
 
 
+def why_no_folder(path: Path) -> str:
+    """Why there can be no folder at a path; empty where there is one or one may be made."""
+    return unusable(path) or _taken(path)
+
+
 def _read(config: TolariaConfig) -> Iterator[tuple[str, str, str]]:
     """Each option with a path outside of the run folder, what was given, and why it is unusable."""
     if config.run_dir is not None:
-        yield "run_dir", config.run_dir, unusable(Path(config.run_dir))
+        yield "run_dir", config.run_dir, why_no_folder(Path(config.run_dir))
     if config.dataset.name not in _WITHOUT_FILES:
         yield "dataset.data_root", config.dataset.data_root, unusable(Path(config.dataset.data_root))
     if isinstance(config.model.pretrained, str):
@@ -49,8 +54,8 @@ def _read(config: TolariaConfig) -> Iterator[tuple[str, str, str]]:
 def _written(config: TolariaConfig) -> Iterator[tuple[str, str, str]]:
     """The same for what is written, relative to the run folder."""
     run_dir = Path(config.run_dir or os.curdir)
-    if unusable(run_dir):
-        return
+    if why_no_folder(run_dir):
+        return  # all of them lie in it: one sentence is enough
     folders = {
         "checkpoint.checkpoint_dir": config.checkpoint.checkpoint_dir,
         "logging.tensorboard_log_dir": config.logging.tensorboard_log_dir,
@@ -64,7 +69,7 @@ def _written(config: TolariaConfig) -> Iterator[tuple[str, str, str]]:
     for key, given in folders.items():
         if given is not None:
             path = run_dir / given
-            yield key, given, unusable(path) or _taken(path)
+            yield key, given, why_no_folder(path)
     for key, given in files.items():
         if given is not None:
             path = run_dir / given

@@ -105,6 +105,7 @@ MALFORMED = [
     ("checkpoint.resume_from_checkpoint=nowhere", "checkpoint.resume_from_checkpoint", "does not exist"),
     ("checkpoint.resume_from_checkpoint=auto", "checkpoint.resume_from_checkpoint", "run_dir="),
     ("morphogenetic.blueprints=[convlite]", "morphogenetic.blueprints", "nearest: conv_light"),
+    ("run_dir=/proc/version/run", "run_dir", "is a file"),
     ("+optimization.optimizer_params.beta=[0.1,0.2]", "optimization.optimizer_params.beta", "nearest: betas"),
     ("+optimization.optimizer_params.betas=[2,3]", "optimization.optimizer_params", "Invalid beta"),
     ("+optimization.scheduler_params.gama=0.1", "optimization.scheduler_params.gama", "nearest: "),
