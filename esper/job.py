@@ -126,14 +126,10 @@ class Job:
         c = self.config.checkpoint
         clear_unfinished(self.run_dir, (".", c.checkpoint_dir, str(Path(c.model_save_path).parent)))
         origin = find_origin(self.config, self.run_dir)
-        if (
-            origin.finished is None
-            and self._claim()
-            and remove_stale(folder_to_write(self.run_dir, self.config))
-        ):
-            return find_origin(
-                self.config, self.run_dir
-            )  # a save that was replacing another one has been undone
+        saves = folder_to_write(self.run_dir, self.config)
+        if origin.finished is None and self._claim() and remove_stale(saves):
+            # a save that was replacing another one has been undone
+            return find_origin(self.config, self.run_dir)
         return origin
 
     def _claim(self, *, make: bool = False) -> bool:

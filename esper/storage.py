@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.config import CheckpointConfig, TolariaConfig
+from esper.config import TolariaConfig
 from esper.config.problems import problem
 from esper.core.atomic import is_leftover, remove_stale
 from esper.core.lock import LOCK_FILE, FolderLock
@@ -18,7 +18,8 @@ from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.records.lines import EVENTS_FILE
 from esper.tolaria.state import checkpoint_folder
-from esper.tolaria.state.folder import CONFIG_FILE, is_same_folder, why_missing, why_unwritable
+from esper.tolaria.state.folder import is_same_folder, why_missing, why_unwritable
+from esper.unfinished import own_config
 
 _KEY = "checkpoint.checkpoint_dir"
 _HALTED = "emergency"
@@ -83,20 +84,13 @@ def refuse_lost(run_dir: Path, config: TolariaConfig, summary: Mapping[str, Any]
 
 def _told_by_results(run_dir: Path, summary: Mapping[str, Any]) -> str:
     """The result that shows that the run in the folder had checkpoints, as a clause; empty for none."""
-    c = _own(run_dir)
+    config = own_config(run_dir)
+    c = None if config is None else config.checkpoint
     if c is None or not c.save_checkpoints or summary.get("unsaved") or summary.get("stopped_by") == _HALTED:
         return ""
     if (run_dir / c.model_save_path).is_file():
         return f"its final model, {c.model_save_path}, is there"
     return "its summary says that it saved one" if summary.get("epochs_run") else ""
-
-
-def _own(run_dir: Path) -> CheckpointConfig | None:
-    """What the run in the folder was asked to save, as far as that can be read."""
-    try:
-        return TolariaConfig.from_yaml(run_dir / CONFIG_FILE).checkpoint
-    except (ConfigError, OSError):
-        return None
 
 
 def claim(run_dir: Path, config: TolariaConfig, *, make: bool = False) -> FolderLock | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.config import CheckpointConfig, TolariaConfig
+from esper.config import TolariaConfig
 from esper.config.quoting import command_word
 from esper.core.lock import live_holder
 from esper.core.reading import read_object
@@ -43,9 +43,10 @@ def what_is_owed(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
     """
     unsaved = summary.get("unsaved", [])
     owed = [str(sentence) for sentence in unsaved] if isinstance(unsaved, list) else [str(unsaved)]
-    c = _own_checkpoint_options(run_dir)
-    if c is None:
+    config = own_config(run_dir)
+    if config is None or config.mode != "train":
         return owed
+    c = config.checkpoint
     model, epochs = run_dir / c.model_save_path, summary.get("epochs_run")
     if c.save_final_model and not model.is_file():
         owed.append(f"the final model is missing: {model}")
@@ -55,12 +56,12 @@ def what_is_owed(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
     return owed
 
 
-def _own_checkpoint_options(run_dir: Path) -> CheckpointConfig | None:
+def own_config(run_dir: Path) -> TolariaConfig | None:
+    """The configuration that the run in a folder was started with; None where it cannot be read."""
     try:
-        config = TolariaConfig.from_yaml(run_dir / "config.yaml")
+        return TolariaConfig.from_yaml(run_dir / "config.yaml")
     except (ConfigError, OSError):
         return None
-    return config.checkpoint if config.mode == "train" else None
 
 
 def which_run(outputs: Path, config: TolariaConfig) -> str:

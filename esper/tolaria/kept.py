@@ -12,6 +12,7 @@ from torch import Tensor
 from esper.tolaria.by_sample import SampleLosses
 from esper.tolaria.criterion import Criterion
 from esper.tolaria.divisors import BatchWeight
+from esper.tolaria.gradients.gram import widest_dtype
 from esper.tolaria.losses import Losses, Total, in_total
 
 SAMPLES, BATCHES = "samples", "batches"
@@ -65,5 +66,5 @@ def _joined(rows: Sequence[Row], over: str) -> Parts:
 
 def _each(weight: float | Tensor, values: Tensor) -> Tensor:
     if isinstance(weight, Tensor):
-        return weight.to(values.device, torch.float64 if values.device.type != "mps" else None).reshape(-1)
+        return weight.to(values.device, widest_dtype(values.device)).reshape(-1)
     return torch.full_like(values, weight)

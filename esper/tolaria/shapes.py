@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -68,11 +69,9 @@ def _squeezed(tensor: Tensor) -> list[int]:
 
 def _expected(output: Tensor, targets: Tensor) -> str:
     given = f"{tuple(output.shape)} and {tuple(targets.shape)}"
-    try:
+    with suppress(RuntimeError):  # shapes that cannot be broadcast
         wide = torch.broadcast_shapes(output.shape, targets.shape)
         given += f", which would be broadcast to {tuple(wide)}"
-    except RuntimeError:
-        pass
     expected = f"an output and targets of one shape (they have {given}): "
     if _squeezed(output) == _squeezed(targets):
         wanted = "squeeze(-1)" if output.dim() > targets.dim() else "unsqueeze(-1)"

@@ -136,8 +136,13 @@ def small_config(**options: Any) -> TolariaConfig:
         "trainer__limit_val_batches": 2,
         "logging__progress": False,
     }
+    return with_options(given | options)
+
+
+def with_options(options: Mapping[str, Any]) -> TolariaConfig:
+    """The defaults with these options, each by its path `group__name`."""
     config = TolariaConfig()
-    for path, value in (given | options).items():
+    for path, value in options.items():
         *groups, name = path.split("__")
         owner: Any = config
         for group in groups:

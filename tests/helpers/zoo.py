@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers import zoo_layers as layers
 from helpers import zoo_state as state
+from helpers.runs import with_options
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -172,15 +173,7 @@ def config(case: Case, run_dir: Path, **options: Any) -> TolariaConfig:
         "logging__save_metrics": False,
         "services__control_socket": False,
     }
-    made = TolariaConfig()
-    for path, value in (given | options).items():
-        *groups, name = path.split("__")
-        owner: Any = made
-        for group in groups:
-            owner = getattr(owner, group)
-        assert hasattr(owner, name), path
-        setattr(owner, name, value)
-    return made
+    return with_options(given | options)
 
 
 def trainer(case: Case, run_dir: Path, **options: Any) -> TolariaTrainer:

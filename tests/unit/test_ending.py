@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers.command import events_of, metrics_of, summary_of
 from helpers.disk import Disk
-from helpers.runs import small_config
+from helpers.folders import AUTO, config
 from rich.console import Console
 
 import esper
@@ -22,19 +22,11 @@ from esper.errors import ConfigError, OutputError
 from esper.tolaria.run import Run
 from esper.tolaria.state.store import Store
 
-AUTO = {"checkpoint__resume_from_checkpoint": "auto"}
-
 
 def trainer(folder: Path, said: io.StringIO | None = None, **options: Any) -> TolariaTrainer:
-    given: dict[str, Any] = {
-        "logging__log_level": "ERROR",
-        "checkpoint__save_checkpoints": True,
-        "checkpoint__checkpoint_frequency": 1,
-        "optimization__max_epochs": 3,
-        "morphogenetic__tamiyo_enabled": False,
-    }
+    given = {"optimization__max_epochs": 3}
     console = Console(file=said or io.StringIO(), width=200)
-    return TolariaTrainer(small_config(**given | options), run_dir=folder, console=console)
+    return TolariaTrainer(config(**given | options), run_dir=folder, console=console)
 
 
 class Full(Disk):

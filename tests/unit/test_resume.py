@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import folders
 from helpers.command import events_of, metrics_of, summary_of
-from helpers.runs import small_config
+from helpers.folders import AUTO
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -20,18 +21,9 @@ from esper.core.lock import FolderLock
 from esper.errors import ConfigError
 from esper.resume import find_origin, origin_problems, set_killed_aside
 
-AUTO = {"checkpoint__resume_from_checkpoint": "auto"}
-
 
 def config(**options: Any) -> TolariaConfig:
-    given: dict[str, Any] = {
-        "logging__log_level": "ERROR",
-        "checkpoint__save_checkpoints": True,
-        "checkpoint__checkpoint_frequency": 1,
-        "optimization__max_epochs": 2,
-        "morphogenetic__tamiyo_enabled": False,
-    }
-    return small_config(**given | options)
+    return folders.config(**{"optimization__max_epochs": 2} | options)
 
 
 def run(folder: Path, **options: Any) -> tuple[dict[str, Any], str]:

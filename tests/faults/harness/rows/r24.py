@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 from faults.harness.bench import Bench
 from faults.harness.broken import r24
-from faults.harness.row import Build, Control, Harness, Row
+from faults.harness.row import Build, Control, Row, on
 from faults.harness.saves import LENGTHS, cases, unsaved
 from faults.harness.tally import Budget, Tally
 
 _FAST = len(cases(LENGTHS[0]))
 
 
-def _unsaved(build: Build = nullcontext) -> Harness:
-    def run(bench: Bench, budget: Budget) -> Tally:
-        with build():
-            return unsaved(bench.fresh(), budget)
-
-    return run
+def _unsaved(bench: Bench, budget: Budget) -> Tally:
+    return unsaved(bench.fresh(), budget)
 
 
 def _control(build: Build, symptom: str, tries: int = 1, *, fast: bool = False) -> Control:
-    return Control(build.__name__, _unsaved(build), symptom, tries, fast)
+    return Control(build.__name__, on(build, _unsaved), symptom, tries, fast)
 
 
 ROWS = {
     "R24": Row(
-        *(_FAST, sum(len(cases(epochs)) for epochs in LENGTHS), _unsaved()),
+        *(_FAST, sum(len(cases(epochs)) for epochs in LENGTHS), _unsaved),
         [
             _control(r24.silent, "the exit code is 0", fast=True),
             _control(r24.finished_for_good, "auto has not made the last checkpoint"),
