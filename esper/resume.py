@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from esper.aside import move_aside
 from esper.beginning import forget_beginning, record_beginning, recorded_beginning
 from esper.config import TolariaConfig
 from esper.config.changes import Change, changes
 from esper.config.problems import problem, show
+from esper.core.aside import move_aside
 from esper.core.reading import read_object
 from esper.core.runtime import set_threads
 from esper.errors import CheckpointError, ConfigError

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
+from esper.core.aside import names_aside
 from esper.core.atomic import write_bytes_atomic
 from esper.records.lines import METRICS_FILE
 from esper.records.transcript import EPOCHS, Transcript
@@ -51,7 +51,6 @@ def _difference(found: bytes | None, expected: bytes) -> str:
 
 def _keep(path: Path, content: bytes) -> str:
     """Write a copy of the file as it is; returns the copy's name."""
-    names = (path.with_name(f"{path.name}.before-{number}") for number in count(1))
-    copy = next(name for name in names if not name.exists())
+    [copy] = names_aside([path])
     write_bytes_atomic(copy, content)
     return copy.name

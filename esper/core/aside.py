@@ -13,16 +13,18 @@ def move_aside(paths: Sequence[Path]) -> list[str]:
     TensorBoard shows every file whose name contains its mark: such a file gets a folder `before-1` instead,
     which is a run of its own there. Returns `<old name> -> <new name>` for each.
     """
-    if not paths:
-        return []
-    number = next(n for n in count(1) if not any(_aside(path, n).exists() for path in paths))
     said = []
-    for path in paths:
-        new = _aside(path, number)
+    for path, new in zip(paths, names_aside(paths), strict=True):
         new.parent.mkdir(exist_ok=True)
         path.rename(new)
         said.append(f"{path.name} -> {new.relative_to(path.parent)}")
     return said
+
+
+def names_aside(paths: Sequence[Path]) -> list[Path]:
+    """The paths that `move_aside` would give these files; nothing is moved."""
+    names = ([_aside(path, number) for path in paths] for number in count(1))
+    return next(row for row in names if not any(path.exists() for path in row))
 
 
 def _aside(path: Path, number: int) -> Path:
