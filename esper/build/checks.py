@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -211,8 +212,9 @@ def _fit_problems(config: TolariaConfig) -> list[str]:
     except EsperError:
         raise
     except Exception as error:  # noqa: BLE001 - a loss of the user's own may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        expected = f"a loss of scores (batch, {classes}) and class numbers (batch) ({reason:.120})"
+        kind = "" if isinstance(error, Warning) else f"{type(error).__name__}: "
+        reason = shorten(f"{kind}{error}".partition(". ")[0], 120)
+        expected = f"a loss of scores (batch, {classes}) and class numbers (batch) ({reason})"
         return [problem("optimization.loss_function", config.optimization.loss_function, expected)]
     return []
 

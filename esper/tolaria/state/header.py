@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -52,6 +53,10 @@ class Header:
 def position(progress: Mapping[str, Any]) -> tuple[int, int, int]:
     """Where a run stands: an epoch whose last step is done is not yet one that is over."""
     return progress["step"], progress["epoch"], progress["batch"]
+
+
+# The names that `name_of` returns.
+CHECKPOINT_NAME = re.compile(r"epoch-\d{4,}(-batch-\d{6,})?")
 
 
 def name_of(progress: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from esper.core.atomic import discard_folder
 from esper.tolaria.state.abandoned import abandoned
+from esper.tolaria.state.header import CHECKPOINT_NAME
 from esper.tolaria.state.index import Entry, list_checkpoints
 
 
@@ -45,9 +46,11 @@ def prune(folder: Path, retention: Retention) -> list[str]:
 
     Those that a rollback has abandoned go first: they take nobody's place among those that stay.
     To be called after a save has returned: only then is the new one durable. What cannot be read as a
-    checkpoint is never removed, nor counted. Raises `CheckpointError` where one cannot be removed.
+    checkpoint, or has a name that no save gives, such as a copy that was put there, is never removed, nor
+    counted. Raises `CheckpointError` where one cannot be removed.
     """
-    entries, _ = list_checkpoints(folder)
+    found, _ = list_checkpoints(folder)
+    entries = [entry for entry in found if CHECKPOINT_NAME.fullmatch(entry.path.name)]
     left = abandoned(entries)
     doomed = [entry for entry in entries if entry.path in left]
     doomed += retention.doomed([entry for entry in entries if entry.path not in left])

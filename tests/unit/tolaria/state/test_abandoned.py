@@ -12,8 +12,11 @@ from esper.errors import CheckpointError
 from esper.tolaria.state import find_checkpoint, save_checkpoint
 from esper.tolaria.state.abandoned import abandoned
 from esper.tolaria.state.find import load_newest
+from esper.tolaria.state.header import name_of
 from esper.tolaria.state.index import Entry
 from esper.tolaria.state.retention import Retention, prune
+
+BACK = "epoch-0002-batch-000000"  # a name of its own, so that the one it goes back to stays beside it
 
 
 def entry(sequence: int, step: int, *, back: bool = False, batch: int = 0, epoch: int = 0) -> Entry:
@@ -52,7 +55,7 @@ def save(folder: Path, epoch: int, batch: int = 0, *, back: bool = False, name: 
     if back:
         run["rollback"] = {"failed_step": 99, "event": {}}
     tensors = {"model": {"w": torch.full((3,), float(epoch))}}
-    return save_checkpoint(folder, name or f"epoch-{epoch:04d}-{batch}", tensors=tensors, state={"run": run})
+    return save_checkpoint(folder, name or name_of(progress), tensors=tensors, state={"run": run})
 
 
 @pytest.fixture
@@ -61,43 +64,44 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoints"
     for epoch, batch in ((1, 0), (2, 0), (2, 3), (3, 0)):
         save(folder, epoch, batch)
-    save(folder, 2, back=True, name="back")
+    save(folder, 2, back=True, name=BACK)
     return folder
 
 
 def test_the_newest_is_that_of_the_rollback(folder: Path) -> None:
-    assert find_checkpoint(folder).path.name == "back"
-    assert load_newest(folder).path.name == "back"
+    assert find_checkpoint(folder).path.name == BACK
+    assert load_newest(folder).path.name == BACK
 
 
 def test_where_that_of_the_rollback_is_damaged_an_earlier_one_is_taken(folder: Path) -> None:
     """Never one of the course that was left, and each refusal is explained."""
-    (folder / "back" / "model.safetensors").write_bytes(b"")
+    (folder / BACK / "model.safetensors").write_bytes(b"")
     found = find_checkpoint(folder)
-    assert found.path.name == "epoch-0001-0"
+    assert found.path.name == "epoch-0001"
     assert len(found.refused) == 4
-    assert any(
-        "epoch-0003-0 was abandoned when the run was rolled back to step 12" in s for s in found.refused
-    )
-    assert load_newest(folder).path.name == "epoch-0001-0"
+    assert any("epoch-0003 was abandoned when the run was rolled back to step 12" in s for s in found.refused)
+    assert load_newest(folder).path.name == "epoch-0001"
 
 
 def test_an_abandoned_one_that_is_named_itself_is_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"epoch-0003-0 was abandoned .* \(back\); expected .*back"):
-        find_checkpoint(folder / "epoch-0003-0")
-    assert find_checkpoint(folder / "epoch-0001-0").path.name == "epoch-0001-0"
+    with pytest.raises(
+        CheckpointError,
+        match=r"epoch-0003 was abandoned .* \(epoch-0002-batch-000000\); expected .*epoch-0002-batch-000000",
+    ):
+        find_checkpoint(folder / "epoch-0003")
+    assert find_checkpoint(folder / "epoch-0001").path.name == "epoch-0001"
 
 
 @pytest.mark.parametrize("retention", [Retention(2), Retention(2, best=False), Retention(2, every=1)])
 def test_pruning_removes_them_first_and_nothing_good_in_their_place(
     folder: Path, retention: Retention
 ) -> None:
-    assert set(prune(folder, retention)) == {"epoch-0002-0", "epoch-0002-3", "epoch-0003-0"}
-    assert {path.name for path in folder.iterdir()} == {"epoch-0001-0", "back"}
+    assert set(prune(folder, retention)) == {"epoch-0002", "epoch-0002-batch-000003", "epoch-0003"}
+    assert {path.name for path in folder.iterdir()} == {"epoch-0001", BACK}
 
 
 def test_the_checkpoint_of_a_rollback_to_the_start_is_no_milestone(tmp_path: Path) -> None:
     """`keep_every` keeps each so-manieth epoch; none is over at step 0."""
     for epoch in (0, 1, 2):
         save(tmp_path, epoch, back=epoch == 0)
-    assert prune(tmp_path, Retention(1, every=2)) == ["epoch-0000-0", "epoch-0001-0"]
+    assert prune(tmp_path, Retention(1, every=2)) == ["epoch-0000", "epoch-0001"]

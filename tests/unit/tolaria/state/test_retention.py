@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,19 +19,19 @@ def names(folder: Path) -> set[str]:
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(saves=st.lists(st.sampled_from("abcde"), min_size=1, max_size=8), keep=st.integers(1, 4))
+@given(saves=st.lists(st.sampled_from("12345"), min_size=1, max_size=8), keep=st.integers(1, 4))
 def test_the_last_saves_stay(tmp_path: Path, saves: list[str], keep: int) -> None:
     """Pain 6: never more than `keep`, always the newest; a name that is saved again is new again."""
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     expected: list[str] = []
     for name in saves:
-        save_checkpoint(folder, name, tensors={}, state={})
+        save_checkpoint(folder, f"epoch-000{name}", tensors={}, state={})
         expected = [other for other in expected if other != name] + [name]
         removed = prune(folder, Retention(keep))
-        assert removed == expected[:-keep]
+        assert removed == [f"epoch-000{other}" for other in expected[:-keep]]
         expected = expected[-keep:]
-        assert names(folder) == set(expected)
-        assert find_checkpoint(folder).path.name == name
+        assert names(folder) == {f"epoch-000{other}" for other in expected}
+        assert find_checkpoint(folder).path.name == f"epoch-000{name}"
 
 
 def entry(epoch: int, batch: int = 0, *, best: bool = False) -> Entry:
@@ -56,15 +57,20 @@ def test_the_last_the_best_and_every_so_manieth_stay(retention: Retention, stay:
     assert [str(e.path) for e in entries if e not in gone] == stay
 
 
-def test_what_is_not_ours_stays(tmp_path: Path) -> None:
-    for name in "abc":
+def test_what_no_save_has_made_stays(tmp_path: Path) -> None:
+    """A copy that was put beside the others has a name of its own: it is neither removed nor counted."""
+    first, second, third = (f"epoch-000{number}" for number in (1, 2, 3))
+    copies = {"epoch-0002-good", "before-the-change", "mine"}
+    for name in (first, second, third):
         save_checkpoint(tmp_path, name, tensors={}, state={})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data.csv").write_text("1")
-    (tmp_path / "a" / "state.json").write_text("{}")
-    (tmp_path / "latest").symlink_to(tmp_path / "b")
-    assert prune(tmp_path, Retention(1)) == ["b"]
-    assert names(tmp_path) == {"a", "c", "mine", "latest"}
+    for name in copies - {"mine"}:
+        shutil.copytree(tmp_path / second, tmp_path / name)
+    (tmp_path / first / "state.json").write_text("{}")
+    (tmp_path / "latest").symlink_to(tmp_path / second)
+    assert prune(tmp_path, Retention(1)) == [second]
+    assert names(tmp_path) == {first, third, "latest"} | copies
 
 
 def test_nothing_to_search_is_an_error(tmp_path: Path) -> None:
