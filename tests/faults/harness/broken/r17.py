@@ -53,3 +53,22 @@ def error_not_expected() -> AbstractContextManager[None]:
         raise KeyError("origin")
 
     return broken(train, "_checked", checked)
+
+
+def composing_not_caught() -> AbstractContextManager[None]:
+    """A key that does not exist is an error that nobody catches."""
+
+    def composed(flags: Any) -> None:
+        raise KeyError("typo")
+
+    return broken(train, "make_plan", composed)
+
+
+def no_nearest_name() -> AbstractContextManager[None]:
+    """A refusal does not say which name may have been meant."""
+    complain = train.complain
+
+    def curt(problems: Sequence[str], *what: str) -> None:
+        complain([text.partition("nearest: ")[0] for text in problems], *what)
+
+    return broken(train, "complain", curt)
