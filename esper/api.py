@@ -226,7 +226,7 @@ def run_job(
     sweep_dir: Path | None = None,
     lock: FolderLock | None = None,
 ) -> int:
-    """What `esper-train` does with one checked configuration; returns the exit code (spec C6).
+    """What `esper-train` does with one checked configuration; returns the exit code.
 
     `number`, `sweep_dir` and `overrides` say which job of which sweep it is, and what sets it apart.
     """

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: before training they end the process, in training they ask for a stop (T11).
+"""SIGINT, SIGTERM and SIGHUP: before training they end the process, in training they ask for a stop.
 
 Before a run trains there is nothing to save: there a signal ends the process at once, with 128 plus its
 number as the exit code. While it trains, the first signal asks it to save and end, and the second ends it at

@@ -129,7 +129,7 @@ def _was_set(name: str, config: TolariaConfig) -> bool:
 
 
 def keep_logger_ids(run_dir: Path, recorder: Recorder) -> None:
-    """Note in the run folder how the loggers call this run, before its first step (pains 12)."""
+    """Note in the run folder how the loggers call this run, before its first step."""
     ids = {name: state for name, state in recorder.state().items() if name != JsonlSink.NAME}
     if ids:
         write_json_atomic(run_dir / LOGGERS_FILE, ids)

@@ -13,7 +13,7 @@ from esper.core.reading import read_object
 from esper.errors import ConfigError
 from esper.leyline import FINISHED_BY
 
-# Where runs lie below `outputs`: one of its own, and a job of a sweep (spec C8).
+# Where runs lie below `outputs`: one of its own, and a job of a sweep.
 _PATTERNS = ("*/*/config.yaml", "multirun/*/*/*/config.yaml")
 # Reading a configuration takes some 20 ms.
 _MOST_READ = 100

@@ -1,4 +1,4 @@
-"""What only the machine can tell about a configuration, found out before any folder is made (spec C3)."""
+"""What only the machine can tell about a configuration, found out before any folder is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a name to the class or function it stands for, if that may be called at all (spec C4).
+"""From a name to the class or function it stands for, if that may be called at all.
 
 A name is checked twice: its text, before anything is imported, and then the object it resolves to, whose own
 module has to be allowed as well; a name can reach anything that an allowed module has imported.

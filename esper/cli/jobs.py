@@ -1,4 +1,4 @@
-"""What became of each job: a status file in its folder, an exit code, and a table for a sweep (spec C6)."""
+"""What became of each job: a status file in its folder, an exit code, and a table for a sweep."""
 
 from __future__ import annotations
 

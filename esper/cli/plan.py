@@ -1,4 +1,4 @@
-"""From a command line to jobs: every one is composed before any of them starts (spec C3)."""
+"""From a command line to jobs: every one is composed before any of them starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration beside the one a run was saved with: what differs, and what of it may (pains 16).
+"""A configuration beside the one a run was saved with: what differs, and what of it may.
 
 One table says what may: the longest name that an option begins with decides, and what is not in it is
 fixed, because a saved state would silently contradict it or belong to other numbers.

@@ -1,4 +1,4 @@
-"""The short names: one table from each to the dotted target it stands for (spec C4).
+"""The short names: one table from each to the dotted target it stands for.
 
 Only texts: nothing is imported here, so that a typing error is found without loading torch. A value with
 a dot in it is a target itself; `esper.build` checks and resolves both.

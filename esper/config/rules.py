@@ -1,4 +1,4 @@
-"""What each option may hold: ranges, choices, names, and what options owe each other (spec C3)."""
+"""What each option may hold: ranges, choices, names, and what options owe each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run to a folder: a lock that dies with its holder, and says who that is (rows R20 and R22).
+"""One run to a folder: a lock that dies with its holder, and says who that is.
 
 A folder is free when the kernel says so, whatever host and process its lock file names: a container that
 starts again has another host name. Only where the kernel cannot know, the heartbeat in the lock file decides:

@@ -1,4 +1,4 @@
-"""How a seed's output is mixed into its layer's: schedules of alpha, ways of joining (spec K6)."""
+"""How a seed's output is mixed into its layer's: schedules of alpha, ways of joining."""
 
 from __future__ import annotations
 

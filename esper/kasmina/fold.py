@@ -1,4 +1,4 @@
-"""Folding: a grown model whose seeds are all fossilised becomes a plain one (spec K6)."""
+"""Folding: a grown model whose seeds are all fossilised becomes a plain one."""
 
 from __future__ import annotations
 

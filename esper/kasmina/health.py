@@ -1,4 +1,4 @@
-"""Health of seeds and of the layers they may be planted at, measured on one probe batch (spec K8).
+"""Health of seeds and of the layers they may be planted at, measured on one probe batch.
 
 Everything is taken outside of the training step, by hooks that exist only while the probe runs, so a
 dormant slot costs nothing and a step never waits for the device.

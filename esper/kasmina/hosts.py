@@ -1,4 +1,4 @@
-"""What a model must not be if it is to grow: a sentence for each thing, naming the module (spec K10)."""
+"""What a model must not be if it is to grow: a sentence for each thing, naming the module."""
 
 from __future__ import annotations
 

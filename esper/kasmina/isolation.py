@@ -1,4 +1,4 @@
-"""A seed in TRAINING learns beside the host without touching it (spec K5).
+"""A seed in TRAINING learns beside the host without touching it.
 
 The host's backward pass gives g, the gradient of the loss with respect to the layer's output h. The
 seed learns to answer with a step of bounded size against it: for its output d it minimises

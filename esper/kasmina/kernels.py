@@ -1,4 +1,4 @@
-"""Kernels: trained weights of a blueprint, stored by their content and cached in memory (spec B5, K2)."""
+"""Kernels: trained weights of a blueprint, stored by their content and cached in memory."""
 
 from __future__ import annotations
 

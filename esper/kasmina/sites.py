@@ -1,4 +1,4 @@
-"""Which layers of a host can bear seeds, and what flows through them (spec K1)."""
+"""Which layers of a host can bear seeds, and what flows through them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels out of a model and into it: a trained seed as tensors with a description (spec K2)."""
+"""Kernels out of a model and into it: a trained seed as tensors with a description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How bad things are with a run, in words that every subsystem understands (spec S8)."""
+"""How bad things are with a run, in words that every subsystem understands."""
 
 from __future__ import annotations
 

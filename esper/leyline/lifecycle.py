@@ -1,4 +1,4 @@
-"""Seed stages, the table of legal moves and the names of the gates (spec K3)."""
+"""Seed stages, the table of legal moves and the names of the gates."""
 
 from __future__ import annotations
 

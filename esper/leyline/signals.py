@@ -10,7 +10,7 @@ from esper.leyline.lifecycle import SeedStage
 
 @dataclass(frozen=True, slots=True)
 class HealthSignal:
-    """Measured health of one seed, or of a dormant slot's layer (spec K8).
+    """Measured health of one seed, or of a dormant slot's layer.
 
     `latency_ms` is a forward of the seed (of the layer where the slot is dormant) on the probe batch,
     `throughput` its samples per second, `memory_bytes` parameters, buffers and gradients.

@@ -14,7 +14,7 @@ from esper.records.words import decimal, duration, percent, seed_name
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
-    """Return the summary of spec C9 as a table of two columns, readable from 40 columns on and in a file."""
+    """Return the summary as a table of two columns, readable from 40 columns on and in a file."""
     title = Text(str(summary.get("session_name", "esper")), style="bold")
     table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left")
     table.add_column(style="cyan", no_wrap=True)

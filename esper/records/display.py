@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live display on a terminal, a line an epoch elsewhere (spec N4)."""
+"""What a person sees of a run: one live display on a terminal, a line an epoch elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's own files: metrics.jsonl, steps.jsonl and events.jsonl (spec C8, C9)."""
+"""A run's own files: metrics.jsonl, steps.jsonl and events.jsonl."""
 
 from __future__ import annotations
 

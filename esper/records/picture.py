@@ -211,7 +211,7 @@ def _dot(points: Sequence[Any]) -> str:
 
 @contextmanager
 def _font_cache() -> Iterator[None]:
-    """Keep matplotlib's font cache out of the home folder of a user who has none there yet (spec C8)."""
+    """Keep matplotlib's font cache out of the home folder of a user who has none there yet."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     configs = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
     used = any((folder / "matplotlib").exists() for folder in (caches, configs))

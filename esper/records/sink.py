@@ -81,7 +81,7 @@ class Sink(Protocol):
         return self.state()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Take the summary of a run that came to its end (spec C9)."""
+        """Take the summary of a run that came to its end."""
         return
 
     def close(self) -> None:

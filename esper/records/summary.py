@@ -1,4 +1,4 @@
-"""The two summaries of a run: summary.json, and the extremes of its metrics (spec C9, `metrics_file`)."""
+"""The two summaries of a run: summary.json, and the extremes of its metrics (`metrics_file`)."""
 
 from __future__ import annotations
 

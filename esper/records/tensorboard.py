@@ -1,4 +1,4 @@
-"""A run in TensorBoard: every scalar, the configuration, the seeds and the summary (spec N3)."""
+"""A run in TensorBoard: every scalar, the configuration, the seeds and the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases, with or without a network (spec N3)."""
+"""A run in Weights & Biases, with or without a network."""
 
 from __future__ import annotations
 

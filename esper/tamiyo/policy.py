@@ -1,4 +1,4 @@
-"""What every policy is to the control loop, and how policies write their commands (spec B1)."""
+"""What every policy is to the control loop, and how policies write their commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the loop looks up from its work: wishes to stop, to wait, to save, answered at any batch (T11)."""
+"""Where the loop looks up from its work: wishes to stop, to wait, to save, answered at any batch."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from esper.tolaria.telemetry import Telemetry
 
 
 class Growth:
-    """Runs the seeds' side of an epoch in the order of the specification.
+    """Runs the seeds' side of an epoch: health, decisions, commands, impacts.
 
     What is measured for the seeds' sake is charged to `account`; what cannot be measured is missing, and
     without a state to decide by nothing is decided. `attend` is called before each probe and

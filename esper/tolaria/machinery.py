@@ -244,7 +244,7 @@ class Machinery:
         return Scout(lookahead, self.progress, steps, lambda: main.param_groups[0]["base_lr"])
 
     def _build_safety(self) -> None:
-        """What watches over the run, saved like the rest of it (spec S5 to S8)."""
+        """What watches over the run, saved like the rest of it."""
         c, t = self.config, self.config.trainer
         snapshots = Snapshots(c.checkpoint.snapshot_limit_mb << 20, self.state, self.store.header.make)
         self.attention = Attention(self.wishes, self.store, self.progress, self._prepare_saving)

@@ -1,4 +1,4 @@
-"""How the optimisers fare in following the topology: counts, and a breaker that holds growth back (T8)."""
+"""How the optimisers fare in following the topology: counts, and a breaker that holds growth back."""
 
 from __future__ import annotations
 

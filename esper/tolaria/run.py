@@ -93,7 +93,7 @@ class Run(Machinery):
         self.progress.stopped_by = reason
 
     def epoch(self) -> None:
-        """One epoch in the order of the specification (T1); `train` calls it until the run is over."""
+        """One epoch, in order: train, validate, grow, record, save; `train` calls it until the run is over."""
         began = time.perf_counter()
         self.model.train()
         if self.progress.batch == 0:

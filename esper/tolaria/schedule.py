@@ -1,4 +1,4 @@
-"""Learning rates: a factor for every optimiser step, and a warm-up for parameters that arrive late (T9).
+"""Learning rates: a factor for every optimiser step, and a warm-up for parameters that arrive late.
 
 What counts steps is called so, and what counts epochs, too: `warmup_steps`, `period_epochs`. A skipped fp16
 step counts as one.

@@ -1,4 +1,4 @@
-"""The summary of a finished run (spec C9): one model, the best one, and what it cost."""
+"""The summary of a finished run: one model, the best one, and what it cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blueprints: the kinds of module that seeds are grown from, with their fit and their cost (spec K7)."""
+"""Blueprints: the kinds of module that seeds are grown from, with their fit and their cost."""
 
 from esper.kasmina.blueprints import attention, branch, convolution, features, plain
 from esper.kasmina.blueprints.measure import measured_cost

@@ -1,4 +1,4 @@
-"""Gradients of several tasks made one: plain, averaged, weighted, or freed of conflicts (spec T4 to T6).
+"""Gradients of several tasks made one: plain, averaged, weighted, or freed of conflicts.
 
 What `trainer.aggregation` names. A task is a micro-batch of a step's window, or, where a loss has several by
 name, an objective. Everything is over the parameters that at least two tasks reach; a gradient that a single

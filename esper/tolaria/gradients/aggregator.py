@@ -30,7 +30,7 @@ class Aggregator(ABC):
     """Combines the gradients of tasks. Its state is saved with the run's.
 
     With `by_share` a micro-batch's gradient comes multiplied by its share of the window's mean, so that
-    the plain sum is the gradient of one big batch (spec T3); else it is that of the micro-batch's own mean.
+    the plain sum is the gradient of one big batch; else it is that of the micro-batch's own mean.
     """
 
     by_share = True

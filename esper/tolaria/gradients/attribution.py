@@ -1,4 +1,4 @@
-"""Whose gradient it is: the host's and each seed's part of a step, for telemetry and for weights (spec T7).
+"""Whose gradient it is: the host's and each seed's part of a step, for telemetry and for weights.
 
 The host is the seeds' teacher; folded seeds and the parameters of a loss are part of it. What is counted
 where:

@@ -1,4 +1,4 @@
-"""Gradients as one vector, and back (spec T4)."""
+"""Gradients as one vector, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCGrad: projecting conflicting gradients (Yu et al., 2020, arXiv:2001.06782, algorithm 1; spec T5).
+"""PCGrad: projecting conflicting gradients (Yu et al., 2020, arXiv:2001.06782, algorithm 1).
 
 Each gradient loses, one other after the other, what it has against that other's *original* gradient. All
 results lie in the span of the gradients, so the algorithm runs on their n by n Gram matrix and ends with one

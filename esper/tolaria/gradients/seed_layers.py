@@ -1,4 +1,4 @@
-"""Gradient norms of the layers inside each seed, the largest few of them (spec T7)."""
+"""Gradient norms of the layers inside each seed, the largest few of them."""
 
 from __future__ import annotations
 

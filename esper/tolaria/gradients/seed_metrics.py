@@ -1,4 +1,4 @@
-"""What an epoch's gradients come to for each seed, under telemetry's names (spec T7, N1)."""
+"""What an epoch's gradients come to for each seed, under telemetry's names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms and shares of gradients by owner, on the device: the host, then every living seed (spec T7)."""
+"""Norms and shares of gradients by owner, on the device: the host, then every living seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weighted means of gradients (spec T6)."""
+"""Weighted means of gradients."""
 
 from __future__ import annotations
 

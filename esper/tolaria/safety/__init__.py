@@ -1,4 +1,4 @@
-"""Is a run healthy, and what is done where it is not: governor, rollback, emergencies (spec S7, S8)."""
+"""Is a run healthy, and what is done where it is not: governor, rollback, emergencies."""
 
 from esper.tolaria.safety.alarm import Alarm
 from esper.tolaria.safety.governor import Governor

@@ -1,4 +1,4 @@
-"""Emergencies are told to others by a thread of their own: no step ever waits for it (spec S8)."""
+"""Emergencies are told to others by a thread of their own: no step ever waits for it."""
 
 from __future__ import annotations
 

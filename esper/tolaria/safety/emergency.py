@@ -1,4 +1,4 @@
-"""The emergency level of a run: raised by triggers, lowered only on purpose (spec S8)."""
+"""The emergency level of a run: raised by triggers, lowered only on purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this run healthy? Judged by its losses and gradients alone, never by the clock (spec S7)."""
+"""Is this run healthy? Judged by its losses and gradients alone, never by the clock."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ HALTED = "emergency"
 
 
 class Recovery:
-    """Brings an unhealthy run back to its last good state (S7), or halts it (S8).
+    """Brings an unhealthy run back to its last good state, or halts it.
 
     With every rollback the learning rates are cut by `lr_factor`, and the seed that the failure is put down
     to is taken out and its layer barred, so that the run does not fall into the same hole again. The first

@@ -1,4 +1,4 @@
-"""Going back to a known good state: from memory, else from the disk, in a given time (S5, S6)."""
+"""Going back to a known good state: from memory, else from the disk, in a given time."""
 
 from __future__ import annotations
 

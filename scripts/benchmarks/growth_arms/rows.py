@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,13 @@ def key_of(row: Row) -> Key:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All finished runs of a results file; a last line without its end was being written and is left out."""
+    """All finished runs of a results file, or of a compressed one (`.jsonl.gz`).
+
+    A last line without its end was being written and is left out.
+    """
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
     return list(read_lines(path))
 
 

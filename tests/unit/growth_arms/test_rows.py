@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import growth_arms
 import pytest
 from growth_arms.arms import ESPER, RANDOM, SCRATCH, STATIC_BIG, STATIC_SMALL, SWEEP, Spec, arm_hash
 from growth_arms.pool import keys, run_missing, told
@@ -97,6 +98,12 @@ def test_a_run_that_fails_costs_no_other_its_row(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"G3 static_big 0: ConfigError.*hidden"):
         run_missing(wanted, {"G3": task}, results, "heuristic", 2)
     assert [row["arm"] for row in read_rows(results)] == [STATIC_SMALL]
+
+
+def test_the_recorded_runs_can_be_read() -> None:
+    rows = read_rows(Path(growth_arms.__file__).parents[1] / "growth.jsonl.gz")
+    assert len(rows) == 290
+    assert {row["task"] for row in rows} == {"G1", "G2", "G3"}
 
 
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
