@@ -93,7 +93,7 @@ class Run(Machinery):
         self.progress.stopped_by = reason
 
     def epoch(self) -> None:
-        """One epoch, in order: train, validate, grow, record, save; `train` calls it until the run is over."""
+        """Train, validate, grow, record and save, once; `train` calls it until the run is over."""
         began = time.perf_counter()
         self.model.train()
         if self.progress.batch == 0:

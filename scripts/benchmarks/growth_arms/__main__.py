@@ -4,7 +4,7 @@
 
 Every finished run is a line of the results file, and is not repeated: a run that was cut off goes on.
 A line knows its configuration, not the code: after a change of a policy's code, give a file of its own.
-The runs that README.md tells of lie beside this file: --as-recorded --results scripts/benchmarks/growth.jsonl.gz
+README.md's runs lie beside this file: --as-recorded --results scripts/benchmarks/growth.jsonl.gz
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def main() -> None:
     seeds = args.seed_list if args.seed_list is not None else list(range(args.seeds))
     wanted = keys(list(tasks.values()), args.arms, seeds, args.topologies, args.policy)
     if args.results.suffix == ".gz" and not (args.report_only or args.as_recorded):
-        raise SystemExit(
-            f"growth: {args.results} is a record; expected --as-recorded, or another file to add to"
-        )
+        raise SystemExit(f"growth: {args.results} is a record; expected --as-recorded or another file")
     if not (args.report_only or args.as_recorded):
         run_missing(wanted, tasks, args.results, args.policy, args.jobs)
     rows = read_rows(args.results)
