@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from helpers.command import esper_ctl, esper_train, events_of, metrics_of, summary_of
-from helpers.forkserver import Command, start
+from helpers.forkserver import start
 from safetensors.torch import load_file
 
 SMALL = ("+model.model_params.widths=[4,8]", "model.target_layers=[block1,block2]")
-LONG = (*SMALL, "optimization.max_epochs=6", "checkpoint.checkpoint_frequency=1")
-
-
-def until(condition: Callable[[], object], process: Command) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert not process.over and time.monotonic() < end, process.err.read_text()
-        time.sleep(0.02)
+LONG = (
+    *SMALL,
+    "optimization.max_epochs=6",
+    "checkpoint.checkpoint_frequency=1",
+    "trainer.limit_train_batches=20",
+)
 
 
 def lines(folder: Path) -> int:
@@ -38,9 +34,9 @@ def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(tmp_pa
     assert whole.returncode == 0, whole.stderr
     run = tmp_path / "run"
     with start(*LONG, "run_dir=run", cwd=tmp_path) as first:
-        until(lambda: lines(run) >= 1, first)
+        first.until(lambda: lines(run) >= 1)
         assert "held" in esper_ctl(str(run), "pause").stdout
-        until(lambda: esper_ctl(str(run / "checkpoints"), "status").stdout.startswith("paused"), first)
+        first.until(lambda: esper_ctl(str(run / "checkpoints"), "status").stdout.startswith("paused"))
         saved = esper_ctl(str(run), "checkpoint")
         name = saved.stdout.split()[-1]
         assert saved.returncode == 0 and (run / "checkpoints" / name / "manifest.json").is_file(), saved
@@ -77,13 +73,13 @@ def test_sigterm_saves_and_esper_ctl_stops(tmp_path: Path) -> None:
     run = tmp_path / "run"
     endless = (*LONG, "optimization.max_epochs=5000", "run_dir=run")
     with start(*endless, cwd=tmp_path) as first:
-        until(lambda: lines(run) >= 1, first)
+        first.until(lambda: lines(run) >= 1)
         first.send(signal.SIGTERM)
         assert first.wait().code == 143
     assert summary_of(run)["stopped_by"] == "sigterm"
     with start(*endless, "checkpoint.resume_from_checkpoint=auto", cwd=tmp_path) as second:
-        until(lambda: esper_ctl(str(run), "status").stdout.startswith("running: epoch"), second)
-        until(lambda: (run / "control.json").exists(), second)
+        second.until(lambda: esper_ctl(str(run), "status").stdout.startswith("running: epoch"))
+        second.until(lambda: (run / "control.json").exists())
         assert esper_ctl(str(run), "stop").returncode == 0
         assert second.wait().code == 0
     assert summary_of(run)["stopped_by"] == "stopped"

@@ -15,7 +15,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def esper_train(*arguments: str, cwd: Path, timeout_s: float = 240, **options: Any) -> Done:
-    """`esper-train` with these arguments, run in `cwd` to its end; `options` are those of `forkserver.start`."""
+    """`esper-train` with these arguments, run in `cwd` to its end; `options` as `forkserver.start`."""
     return _done(forkserver.start(*arguments, cwd=cwd, **options), arguments, timeout_s)
 
 

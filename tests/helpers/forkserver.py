@@ -12,7 +12,8 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +34,13 @@ class Command(Life):
     def wait(self, timeout_s: float = 60) -> Ended:
         self._reaped = True  # a process that does not end in time is killed
         return super().wait(timeout_s)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Return once `condition()` is true; fails where the process ends before."""
+        end = time.monotonic() + 120
+        while not condition():
+            assert not self.over and time.monotonic() < end, self.err.read_text()
+            time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self
