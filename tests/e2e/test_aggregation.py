@@ -6,7 +6,10 @@ from pathlib import Path
 
 from helpers.command import esper_train, events_of, metrics_of
 
-SHORT = ["optimization.max_epochs=2", "hydra.run.dir=run", "morphogenetic.tamiyo_enabled=false"]
+SHORT = [
+    *("optimization.max_epochs=2", "trainer.limit_train_batches=10", "hydra.run.dir=run"),
+    "morphogenetic.tamiyo_enabled=false",
+]
 MODULE = """
 from torch import nn
 

@@ -11,13 +11,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from itertools import product
 from pathlib import Path
 
 import pytest
 from faults.harness.lines import MALFORMED, Answer, wrong_with
 from helpers.command import esper_train, metrics_of
+from helpers.forkserver import start
 from helpers.usermodule import write_module
 
 from esper.cli.flags import parse_flags
@@ -228,18 +228,11 @@ def test_a_signal_ends_the_whole_sweep(tmp_path: Path) -> None:
         "optimization.max_epochs=5000",
         "morphogenetic.tamiyo_enabled=false",
     ]
-    command = [sys.executable, "-m", "esper.train", *line, "optimization.early_stopping_patience=0"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
     metrics = tmp_path / "sweep/0/metrics.jsonl"
-    try:
-        while process.poll() is None and not (metrics.is_file() and metrics.read_text()):
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, err
-    assert [row.split()[1] for row in out.splitlines()[-2:]] == ["interrupted", "not"]
+    with start(*line, "optimization.early_stopping_patience=0", cwd=tmp_path) as sweep:
+        sweep.until(lambda: metrics.is_file() and metrics.read_text())
+        sweep.send(signal.SIGINT)
+        ended = sweep.wait()
+    assert ended.code == 130, ended.err
+    assert [row.split()[1] for row in ended.out.splitlines()[-2:]] == ["interrupted", "not"]
     assert not (tmp_path / "sweep/1").exists()

@@ -83,6 +83,16 @@ def test_a_host_is_right_through_everything(name: str, tmp_path: Path) -> None:
     assert tested.run_training()["test_loss"] == summary["test_loss"]
 
 
+def test_a_layer_that_thaws_is_trained_and_a_frozen_one_is_not(tmp_path: Path) -> None:
+    trained = {}
+    for name in ("thawing", "partly frozen"):
+        made = zoo.trainer(CASES[name], tmp_path / name)
+        made.run_training()
+        changed = ~bits(made.model)["host.body.weight"].eq(CASES[name].host().state_dict()["body.weight"])
+        trained[name] = changed.double().mean().item()
+    assert trained == {"thawing": 1.0, "partly frozen": 0.0}
+
+
 # -- a process that is killed --------------------------------------------------------------------
 
 

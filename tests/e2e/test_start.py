@@ -1,4 +1,4 @@
-"""What a signal does to the real commands before a run trains. Each process imports for some seconds."""
+"""What a signal does to the real commands before a run trains, most in interpreters that are importing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.command import esper_train
+from helpers.forkserver import start
 
 TRAIN = (sys.executable, "-m", "esper.train")
 SMALL = ("+model.model_params.widths=[4,8]", "model.target_layers=[block1,block2]")
@@ -76,9 +78,12 @@ def test_a_signal_while_the_command_imports_ends_it_without_a_word(
 
 def test_a_signal_while_a_job_is_built_ends_the_sweep_and_is_in_the_status(tmp_path: Path) -> None:
     job = tmp_path / "sweep" / "0"
-    command = (*TRAIN, *SMALL, "--multirun", "seed=1,2", "hydra.sweep.dir=sweep")
-    code, said = signalled(command, tmp_path, signal.SIGTERM, lambda _: (job / "status.json").exists())
-    assert code == 143
+    with start(*SMALL, "--multirun", "seed=1,2", "hydra.sweep.dir=sweep", cwd=tmp_path) as sweep:
+        sweep.until((job / "status.json").exists)
+        sweep.send(signal.SIGTERM)
+        ended = sweep.wait()
+    assert ended.code == 143
+    said = ended.out + ended.err
     assert [line for line in said.splitlines() if "[HYDRA]" not in line] == []
     status = json.loads((job / "status.json").read_text())
     assert (status["status"], status["exit_code"]) == ("terminated", 143)
@@ -87,9 +92,7 @@ def test_a_signal_while_a_job_is_built_ends_the_sweep_and_is_in_the_status(tmp_p
 
 
 def test_a_disk_without_room_for_the_first_files_is_one_sentence(tmp_path: Path) -> None:
-    limited = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
-    command = [sys.executable, "-c", f"{limited}; os.execv(sys.argv[1], sys.argv[1:])", *TRAIN, "run_dir=run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = esper_train("run_dir=run", cwd=tmp_path, file_limit=400)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "esper-train: 1 problem in writing the first files of a run; expected a folder with room",

@@ -1,57 +1,21 @@
-"""Runs that are locked, steered, stopped, killed and resumed, by the real commands.
-
-Each test takes some 20 s of a processor: five to eight processes that import torch and train.
-"""
+"""Runs that are locked, steered, stopped, killed and resumed, by the real commands."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-from helpers.command import esper_train, events_of, metrics_of, summary_of
+from helpers.command import esper_ctl, esper_train, events_of, metrics_of, summary_of
+from helpers.forkserver import start
 from safetensors.torch import load_file
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 SMALL = ("+model.model_params.widths=[4,8]", "model.target_layers=[block1,block2]")
-LONG = (*SMALL, "optimization.max_epochs=6", "checkpoint.checkpoint_frequency=1")
-
-
-def esper_ctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "esper.ctl", *arguments], capture_output=True, text=True, timeout=120
-    )
-
-
-def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command in the background; what still runs at the end is killed."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "esper.train", *arguments]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        processes.append(
-            subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, text=True, **pipes)  # type: ignore[call-overload]
-        )
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+LONG = (
+    *SMALL,
+    "optimization.max_epochs=6",
+    "checkpoint.checkpoint_frequency=1",
+    "trainer.limit_train_batches=20",
+)
 
 
 def lines(folder: Path) -> int:
@@ -64,30 +28,28 @@ def touched(run: Path) -> dict[Path, bytes | int]:
     return {p: p.read_bytes() if p.name == "run.lock" else p.stat().st_mtime_ns for p in run.rglob("*")}
 
 
-def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(
-    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(tmp_path: Path) -> None:
     """R2, R20, T11, S2: one run through all of it."""
-    whole = started(*LONG, "run_dir=whole")
-    assert whole.wait(timeout=200) == 0
+    whole = esper_train(*LONG, "run_dir=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
     run = tmp_path / "run"
-    first = started(*LONG, "run_dir=run")
-    until(lambda: lines(run) >= 1, first)
-    assert "held" in esper_ctl(str(run), "pause").stdout
-    until(lambda: esper_ctl(str(run / "checkpoints"), "status").stdout.startswith("paused"), first)
-    saved = esper_ctl(str(run), "checkpoint")
-    name = saved.stdout.split()[-1]
-    assert saved.returncode == 0 and (run / "checkpoints" / name / "manifest.json").is_file(), saved
-    # a second run, whatever it asks for, is told who has the folder, and touches nothing in it
-    before = touched(run)
-    for arguments in (("checkpoint.resume_from_checkpoint=auto",), ("--multirun", "hydra.sweep.dir=.")):
-        target = "hydra.sweep.subdir=run" if "--multirun" in arguments else "run_dir=run"
-        second = esper_train(*arguments, target, cwd=tmp_path)
-        assert second.returncode == 2, second.stderr
-        assert f"is in use by process {first.pid} on " in second.stderr and "Traceback" not in second.stderr
-    assert touched(run) == before
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    with start(*LONG, "run_dir=run", cwd=tmp_path) as first:
+        first.until(lambda: lines(run) >= 1)
+        assert "held" in esper_ctl(str(run), "pause").stdout
+        first.until(lambda: esper_ctl(str(run / "checkpoints"), "status").stdout.startswith("paused"))
+        saved = esper_ctl(str(run), "checkpoint")
+        name = saved.stdout.split()[-1]
+        assert saved.returncode == 0 and (run / "checkpoints" / name / "manifest.json").is_file(), saved
+        # a second run, whatever it asks for, is told who has the folder, and touches nothing in it
+        before = touched(run)
+        for arguments in (("checkpoint.resume_from_checkpoint=auto",), ("--multirun", "hydra.sweep.dir=.")):
+            target = "hydra.sweep.subdir=run" if "--multirun" in arguments else "run_dir=run"
+            second = esper_train(*arguments, target, cwd=tmp_path)
+            assert second.returncode == 2, second.stderr
+            assert f"is in use by process {first.pid} on " in second.stderr
+            assert "Traceback" not in second.stderr
+        assert touched(run) == before
+        assert first.kill().code == -signal.SIGKILL
     dead = esper_ctl(str(run), "status")
     assert dead.returncode == 3 and dead.stdout.startswith("died: epoch ")
     resume = (*LONG, "run_dir=run", "checkpoint.resume_from_checkpoint=auto")
@@ -106,22 +68,19 @@ def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(
     assert left.isdisjoint({"run.lock", "control.json"}), left
 
 
-def test_sigterm_saves_and_esper_ctl_stops(
-    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_sigterm_saves_and_esper_ctl_stops(tmp_path: Path) -> None:
     """T11, R4: exit codes 143 and 0."""
     run = tmp_path / "run"
-    first = started(*LONG, "optimization.max_epochs=5000", "run_dir=run")
-    until(lambda: lines(run) >= 1, first)
-    first.send_signal(signal.SIGTERM)
-    assert first.wait(timeout=60) == 143
+    endless = (*LONG, "optimization.max_epochs=5000", "run_dir=run")
+    with start(*endless, cwd=tmp_path) as first:
+        first.until(lambda: lines(run) >= 1)
+        first.send(signal.SIGTERM)
+        assert first.wait().code == 143
     assert summary_of(run)["stopped_by"] == "sigterm"
-    second = started(
-        *LONG, "optimization.max_epochs=5000", "run_dir=run", "checkpoint.resume_from_checkpoint=auto"
-    )
-    until(lambda: esper_ctl(str(run), "status").stdout.startswith("running: epoch"), second)
-    until(lambda: (run / "control.json").exists(), second)
-    assert esper_ctl(str(run), "stop").returncode == 0
-    assert second.wait(timeout=60) == 0
+    with start(*endless, "checkpoint.resume_from_checkpoint=auto", cwd=tmp_path) as second:
+        second.until(lambda: esper_ctl(str(run), "status").stdout.startswith("running: epoch"))
+        second.until(lambda: (run / "control.json").exists())
+        assert esper_ctl(str(run), "stop").returncode == 0
+        assert second.wait().code == 0
     assert summary_of(run)["stopped_by"] == "stopped"
     assert esper_ctl(str(run), "stop").returncode == 3

@@ -9,19 +9,40 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from helpers import forkserver
 
-def esper_train(*arguments: str, cwd: Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-    """`esper-train` with these arguments, started in `cwd`; one thread, warnings are errors."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+Done = subprocess.CompletedProcess[str]
+
+
+def esper_train(*arguments: str, cwd: Path, timeout_s: float = 240, **options: Any) -> Done:
+    """`esper-train` with these arguments, run in `cwd` to its end; `options` as `forkserver.start`."""
+    return _done(forkserver.start(*arguments, cwd=cwd, **options), arguments, timeout_s)
+
+
+def esper_ctl(*arguments: str, timeout_s: float = 120) -> Done:
+    """The same for `esper-ctl`, in a folder without anything of a run."""
+    return _done(forkserver.start(*arguments, call=forkserver.CTL), arguments, timeout_s)
+
+
+def fresh_esper_train(*arguments: str, cwd: Path, timeout_s: float = 240) -> Done:
+    """`python -m esper.train` in an interpreter of its own, which imports for some four seconds.
+
+    For what a fork of a process that has imported everything does not show: the imports themselves.
+    """
     return subprocess.run(
         [sys.executable, "-m", "esper.train", *arguments],
         cwd=cwd,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=timeout_s,
     )
+
+
+def _done(life: forkserver.Command, arguments: tuple[str, ...], timeout_s: float) -> Done:
+    ended = life.wait(timeout_s)
+    return subprocess.CompletedProcess(arguments, ended.code, ended.out, ended.err)
 
 
 def summary_of(folder: Path) -> dict[str, Any]:

@@ -116,6 +116,7 @@ CASES = {
     "dataclass output": Case(state.DataclassOutput),
     "frozen": Case(state.frozen, learns=False),
     "partly frozen": Case(state.partly_frozen),
+    "thawing": Case(state.Thawing),
     "parameterless": Case(state.Parameterless, grows=False, learns=False),  # twice nothing is no room
     "complex": Case(state.Complex),
     "double": Case(state.Double),

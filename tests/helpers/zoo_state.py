@@ -59,6 +59,24 @@ def partly_frozen() -> nn.Module:
     return host
 
 
+class Thawing(Plain):
+    """A layer that is frozen until the third training forward; it is optimised from the next epoch on."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body.requires_grad_(False)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+            if self.calls == 3:
+                self.body.requires_grad_(True)
+        return super().forward(x)
+
+
 class Parameterless(nn.Module):
     """A fixed function: only seeds can learn in it."""
 

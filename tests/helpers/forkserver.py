@@ -1,0 +1,107 @@
+"""Starts the commands as forks of a process that has imported everything; each test process has one.
+
+Each start is a process of its own, with its own working folder, environment and output, and a signal reaches
+it like any other process; what it saves is four seconds of importing. `helpers.command.fresh_esper_train`
+starts an interpreter instead.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
+
+from faults.harness.lives import Ended, Life, Server
+from faults.harness.server import function
+
+TRAIN = "esper.train:main"
+CTL = "esper.ctl:main"
+
+_servers: list[Server] = []
+
+
+class Command(Life):
+    """A process of the server; as a context manager, it is killed where it still runs at the end."""
+
+    _reaped = False
+
+    def wait(self, timeout_s: float = 60) -> Ended:
+        self._reaped = True  # a process that does not end in time is killed
+        return super().wait(timeout_s)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Return once `condition()` is true; fails where the process ends before."""
+        end = time.monotonic() + 120
+        while not condition():
+            assert not self.over and time.monotonic() < end, self.err.read_text()
+            time.sleep(0.01)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._reaped:
+            self.kill()
+
+
+def start(
+    *arguments: str,
+    cwd: Path | None = None,
+    call: str = TRAIN,
+    environment: Mapping[str, str] | None = None,
+    file_limit: int | None = None,
+) -> Command:
+    """The command `call` with these arguments, running.
+
+    Args:
+        cwd: Its working folder, the first place where it looks for modules; None is a folder of the server's.
+        call: `module:function`; what the function returns is the exit code.
+        environment: Variables that are added to this process's own.
+        file_limit: Bytes that no file may grow beyond.
+    """
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(environment or {})}
+    given = (call, variables, file_limit)
+    life = _server().start(*arguments, call=f"{__name__}:run", arguments=given, cwd=cwd)
+    return Command(life.server, life.pid, life.out, life.err)
+
+
+def run(call: str, variables: dict[str, str], file_limit: int | None) -> int:
+    """In the fork: become what a new interpreter with these variables would be, and run the command."""
+    os.environ.clear()
+    os.environ.update(variables)
+    places = variables.get("PYTHONPATH", "").split(os.pathsep)
+    # the server's own first entries, its working folder and its PYTHONPATH, are not the command's
+    tests = str(Path(__file__).resolve().parents[1])
+    sys.path[:] = [str(Path.cwd()), *filter(None, places), *(p for p in sys.path[1:] if p != tests)]
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    code: int = function(call)()
+    return code
+
+
+def close() -> None:
+    """End the server, if one was started."""
+    while _servers:
+        server = _servers.pop()
+        server.__exit__()
+        shutil.rmtree(server.folder)
+
+
+def _server() -> Server:
+    if not _servers:
+        server = Server(Path(tempfile.mkdtemp(prefix="esper-tests-")), f"{__name__}:prepared")
+        _servers.append(server)
+    return _servers[0]
+
+
+def prepared() -> None:
+    """In the server, before it forks: what the commands would import while they run."""
+    import esper.build
+    import esper.ctl
+    import esper.resume  # noqa: F401 - imported for the forks
