@@ -35,8 +35,9 @@ class Bench:
 
     @cached_property
     def server(self) -> Server:
-        setups = ("faults.harness.saving:prepared", "faults.harness.hostile:prepared")
-        return self._owned.enter_context(Server(self.folder / "server", *setups))
+        setups = ("saving:prepared", "hostile:prepared", "warm:composed", "warm:undrawn")
+        called = [f"faults.harness.{setup}" for setup in setups]
+        return self._owned.enter_context(Server(self.folder / "server", *called))
 
     @cached_property
     def whole(self) -> Whole:
