@@ -22,16 +22,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-# what a life would import by itself, some of it when an optimiser is made or a picture is drawn
+# what a life would import by itself, some of it when an optimiser is made
 PRELOADED = (
     *("torch", "torch._dynamo", "sklearn.datasets", "sklearn.model_selection"),
-    *(
-        "matplotlib.backends.backend_agg",
-        "matplotlib.figure",
-        "esper.train",
-        "esper.api",
-        "esper.records.picture",
-    ),
+    *("esper.train", "esper.api", "esper.records.picture"),
 )
 
 

@@ -192,12 +192,15 @@ def struck(server: Server, folder: Path, strike: Strike, marks: str, call: str) 
     return killed.kill()
 
 
-def undoings(server: Server, folder: Path, budget: Budget, call: str = LIFE) -> Tally:
-    """R21: so many runs, each killed once at a rollback and then run to its end."""
-    tally = Tally("R21")
-    reference = folder / "never-killed"
-    done = server.run(*command(reference), call=LIFE)
+def never_killed(server: Server, folder: Path) -> None:
+    """The run to its end."""
+    done = server.run(*command(folder), call=LIFE)
     assert done.code == 0, done.err
+
+
+def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = LIFE) -> Tally:
+    """R21: so many runs, each killed once at a rollback and then run to its end, as `reference` was."""
+    tally = Tally("R21")
     whole, expected = Whole(ending(reference), 0.0), rollbacks(reference)
     assert len(expected) == len(AT), expected
     found = stages_at_faults(reference)
