@@ -44,7 +44,7 @@ class Server:
             bufsize=1,
             env=one_thread(),
         )
-        self._answer(deadline_s=120)
+        self._answer(deadline_s=_PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +69,7 @@ class Server:
             "stdout": str(texts[0]),
             "stderr": str(texts[1]),
         }
-        return Life(self, self._ask(request, deadline_s=30), *texts)
+        return Life(self, self._ask(request, deadline_s=_PATIENCE_S), *texts)
 
     def run(self, *argv: str, timeout_s: float = _PATIENCE_S, **options: Any) -> Ended:
         """The same, to its end."""
