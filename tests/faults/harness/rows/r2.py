@@ -7,8 +7,8 @@ from faults.harness.revival import chain, killings
 from faults.harness.row import Control, Row
 
 
-def _killed(name: str, symptom: str, tries: int = 2, *, fast: bool = False) -> Control:
-    return Control(name, of_command(killings, f"r2:{name}"), symptom, tries, fast)
+def _killed(name: str, symptom: str, *, fast: bool = False) -> Control:
+    return Control(name, of_command(killings, f"r2:{name}"), symptom, 2, fast)
 
 
 def _chained(name: str, symptom: str, tries: int, *, fast: bool = False) -> Control:
@@ -20,7 +20,7 @@ ROWS = {
         *(5, 100, of_command(killings)),
         [
             _killed("control_state_forgotten", "metrics.jsonl differs"),
-            _killed("events_not_cut", "events.jsonl differs", 1, fast=True),
+            _killed("events_not_cut", "events.jsonl differs", fast=True),
             _killed("optimizers_forgotten", "weights differs"),
             _killed("schedule_forgotten", "memory differs"),
             _killed("generators_forgotten", "memory differs"),
@@ -29,8 +29,7 @@ ROWS = {
     "R2-chain": Row(
         *(5, 20, of_command(chain)),
         [
-            _chained("control_state_forgotten", "metrics.jsonl differs", 3),
-            _chained("events_not_cut", "events.jsonl differs", 1, fast=True),
+            _chained("control_state_forgotten", "metrics.jsonl differs", 3, fast=True),
         ],
     ),
 }
