@@ -5,14 +5,16 @@ Hydra stops at the first wrong one; here all of them are found, and by name.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from types import UnionType
 from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from esper.cli.explain import explain, unknown_choice, unknown_option
@@ -187,7 +189,10 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
     if isinstance(value, dict) and hint == dict[str, Any]:
         return
     try:
-        OmegaConf.update(OmegaConf.structured(TolariaConfig), key, value, merge=True)
+        group, _, option = key.partition(".")
+        # a group knows where it belongs, so that errors still have the whole key
+        owner, inside = (_schema()[group], option) if option else (_schema(), key)
+        OmegaConf.update(copy.deepcopy(owner), inside, value, merge=True)
     except OmegaConfBaseException as error:
         inner = error.full_key or key
         if inner == key:
@@ -196,6 +201,12 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
             yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:
             yield explain(error)
+
+
+@cache
+def _schema() -> DictConfig:
+    """The schema as a configuration, to be copied: making it anew reads the types of every option."""
+    return OmegaConf.structured(TolariaConfig)
 
 
 def _inside(value: Any, path: str) -> Any:

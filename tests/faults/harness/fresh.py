@@ -53,7 +53,7 @@ class FreshLife:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 120) -> Ended:
+    def wait(self, timeout_s: float = 300) -> Ended:
         """How it ended; killed where it does not in time."""
         try:
             code = self._process.wait(timeout_s)

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 TESTS = Path(__file__).resolve().parents[2]
 MAIN = "esper.train:main"
+# Nothing here takes so long, but on a machine that does much else.
+_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Server:
             bufsize=1,
             env=one_thread(),
         )
-        self._answer(deadline_s=120)
+        self._answer(deadline_s=_PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -67,9 +69,9 @@ class Server:
             "stdout": str(texts[0]),
             "stderr": str(texts[1]),
         }
-        return Life(self, self._ask(request, deadline_s=30), *texts)
+        return Life(self, self._ask(request, deadline_s=_PATIENCE_S), *texts)
 
-    def run(self, *argv: str, timeout_s: float = 60, **options: Any) -> Ended:
+    def run(self, *argv: str, timeout_s: float = _PATIENCE_S, **options: Any) -> Ended:
         """The same, to its end."""
         return self.start(*argv, **options).wait(timeout_s)
 
@@ -96,6 +98,7 @@ class Life:
         self.pid = pid
         self.out = out
         self.err = err
+        self._handle = os.pidfd_open(pid)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal; to a life that is over nothing happens, for its server has not reaped it."""
@@ -109,9 +112,9 @@ class Life:
     @property
     def over(self) -> bool:
         """Whether it has ended; its server has not reaped it, so its number is still its own."""
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return bool(select.select([self._handle], [], [], 0)[0])
 
-    def wait(self, timeout_s: float = 60) -> Ended:
+    def wait(self, timeout_s: float = _PATIENCE_S) -> Ended:
         """How it ended. Raises `TimeoutError`, and kills it, where it does not in time."""
         try:
             code = self.server.reap(self.pid, timeout_s)
@@ -119,6 +122,8 @@ class Life:
             self.send(signal.SIGKILL)
             self.server._answer(10)
             raise
+        finally:
+            os.close(self._handle)
         return Ended(code, self.out.read_text(), self.err.read_text())
 
     def kill(self) -> Ended:
@@ -133,7 +138,7 @@ def catches_sigterm(pid: int) -> bool:
     return bool(int(caught, 16) & 1 << (signal.SIGTERM - 1))
 
 
-def run_command(*argv: str, cwd: Path, timeout_s: float = 120) -> Ended:
+def run_command(*argv: str, cwd: Path, timeout_s: float = _PATIENCE_S) -> Ended:
     """The real command, as a user starts it: an interpreter of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "esper.train", *argv],
@@ -151,6 +156,18 @@ def one_thread() -> dict[str, str]:
     """The environment of every process here; with one thread a fork copies all that there is."""
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def on_growth(condition: Callable[[], bool], *paths: Path) -> Callable[[], bool]:
+    """The condition, asked again only when one of the files has another size: reading them takes long."""
+    sizes: list[int] = []
+
+    def asked() -> bool:
+        nonlocal sizes
+        before, sizes = sizes, [path.stat().st_size if path.exists() else -1 for path in paths]
+        return sizes != before and condition()
+
+    return asked
 
 
 def until(condition: Any, timeout_s: float, every_s: float = 0.001) -> bool:

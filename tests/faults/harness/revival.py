@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness.fresh import AnyLife, Fresh, Lives
-from faults.harness.lives import MAIN, Ended, Server, run_command, until
+from faults.harness.lives import MAIN, Ended, Server, on_growth, run_command, until
 from faults.harness.runs import command, differences, ending, epochs_over, events, saved_step, stages
 from faults.harness.steps import NOTED, begun_after
 from faults.harness.tally import Budget, Tally
@@ -43,7 +43,9 @@ class Moment:
         if self.stage == "start":
             until(lambda: life.handles_signals or life.over, timeout_s=60)
         else:
-            until(lambda: self._come(folder, since_s) or life.over, timeout_s=60)
+            records = (folder / "events.jsonl", folder / "metrics.jsonl")
+            come = on_growth(lambda: self._come(folder, since_s), *records)
+            until(lambda: come() or life.over, timeout_s=60)
         until(lambda: life.over, timeout_s=self.delay_s)
 
     def _come(self, folder: Path, since_s: float) -> bool:
@@ -70,10 +72,14 @@ class Whole:
             yield Moment("start", draw.uniform(0, self.span_s))
 
 
-def never_stopped(folder: Path, *options: str) -> Whole:
+def never_stopped(folder: Path) -> None:
     """Run it once, from its start to its end."""
-    done = run_command(*command(folder, *options), cwd=folder.parent)
+    done = run_command(*command(folder), cwd=folder.parent)
     assert done.code == 0, done.err
+
+
+def whole(folder: Path) -> Whole:
+    """What others are compared with, of a run that was never stopped."""
     times = [event["time"] for event in events(folder)]
     return Whole(ending(folder), times[-1] - times[0])
 

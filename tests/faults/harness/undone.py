@@ -12,7 +12,7 @@ from typing import Any
 
 from faults.harness import overshoot
 from faults.harness.firing import replaced
-from faults.harness.lives import Ended, Server, until
+from faults.harness.lives import Ended, Server, on_growth, until
 from faults.harness.revival import STAGES, Whole, after
 from faults.harness.runs import ending, events
 from faults.harness.tally import Budget, Tally
@@ -187,17 +187,21 @@ def struck(server: Server, folder: Path, strike: Strike, marks: str, call: str) 
         inside = [marks, strike.rollback, strike.point]
         return server.run(*command(folder), call=call, arguments=inside)
     killed = server.start(*command(folder), call=call, arguments=[marks])
-    until(lambda: len(rollbacks(folder)) >= strike.rollback or killed.over, timeout_s=60)
+    logged = on_growth(lambda: len(rollbacks(folder)) >= strike.rollback, folder / "events.jsonl")
+    until(lambda: logged() or killed.over, timeout_s=60)
     until(lambda: killed.over, timeout_s=strike.delay_s)
     return killed.kill()
 
 
-def undoings(server: Server, folder: Path, budget: Budget, call: str = LIFE) -> Tally:
-    """R21: so many runs, each killed once at a rollback and then run to its end."""
-    tally = Tally("R21")
-    reference = folder / "never-killed"
-    done = server.run(*command(reference), call=LIFE)
+def never_killed(server: Server, folder: Path) -> None:
+    """The run to its end."""
+    done = server.run(*command(folder), call=LIFE)
     assert done.code == 0, done.err
+
+
+def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = LIFE) -> Tally:
+    """R21: so many runs, each killed once at a rollback and then run to its end, as `reference` was."""
+    tally = Tally("R21")
     whole, expected = Whole(ending(reference), 0.0), rollbacks(reference)
     assert len(expected) == len(AT), expected
     found = stages_at_faults(reference)

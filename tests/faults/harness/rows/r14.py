@@ -15,7 +15,7 @@ def _poison(bench: Bench, budget: Budget) -> Tally:
 
 _NOT_BACK = "the state is not that of step"
 _BROKEN = [
-    Control("unwatched", on(r14.unwatched, _poison), "it went back 0 times", 3),
+    Control("unwatched", on(r14.unwatched, _poison), "it went back 0 times"),
     Control("snapshot_not_copied", on(r14.snapshot_not_copied, _poison), _NOT_BACK, fast=False),
     Control("optimisers_not_restored", on(r14.optimisers_not_restored, _poison), _NOT_BACK, fast=False),
     Control("running_statistics_kept", on(r14.running_statistics_kept, _poison), _NOT_BACK, fast=False),

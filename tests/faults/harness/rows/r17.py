@@ -26,10 +26,10 @@ ROWS = {
     "R17": Row(
         *(len(CASES), len(CASES), _resumptions()),
         [
-            _control("unchecked", "a run folder was made", 2, fast=True),
+            _control("unchecked", "a run folder was made", 2),
             _control("refused_as_a_crash", "exit code 1"),
             _control("refusal_without_reason", "is not in"),
-            _control("each_problem_a_block", "2 blocks of errors"),
+            _control("each_problem_a_block", "2 blocks of errors", fast=True),
             _control("error_not_expected", "a traceback"),
         ],
     )

@@ -11,6 +11,10 @@ def _killed(name: str, symptom: str, *, fast: bool = False) -> Control:
     return Control(name, of_command(killings, f"r2:{name}"), symptom, 2, fast)
 
 
+def _chained(name: str, symptom: str, tries: int, *, fast: bool = False) -> Control:
+    return Control(name, of_command(chain, f"r2:{name}"), symptom, tries, fast)
+
+
 ROWS = {
     "R2": Row(
         *(5, 100, of_command(killings)),
@@ -25,11 +29,7 @@ ROWS = {
     "R2-chain": Row(
         *(5, 20, of_command(chain)),
         [
-            Control(
-                "control_state_forgotten",
-                of_command(chain, "r2:control_state_forgotten"),
-                *("metrics.jsonl differs", 3),
-            )
+            _chained("control_state_forgotten", "metrics.jsonl differs", 3, fast=True),
         ],
     ),
 }

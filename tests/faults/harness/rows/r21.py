@@ -11,7 +11,7 @@ from faults.harness.undone import LIFE, undoings
 
 def _undone(build: str = "") -> Harness:
     def run(bench: Bench, budget: Budget) -> Tally:
-        return undoings(bench.server, bench.fresh(), budget, broken_call(build, LIFE))
+        return undoings(bench.server, bench.fresh(), bench.undone, budget, broken_call(build, LIFE))
 
     return run
 

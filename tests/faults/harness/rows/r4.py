@@ -16,8 +16,8 @@ ROWS = {
         *(5, 50, of_command(stoppings)),
         [
             _stopped("no_final_save", "its last step is"),
-            _stopped("heeded_at_epoch_end", "steps began after the signal", 3, fast=True),
-            _stopped("exit_code_lost", "it ended with 0", 1),
+            _stopped("heeded_at_epoch_end", "steps began after the signal", 3),
+            _stopped("exit_code_lost", "it ended with 0", 1, fast=True),
             _stopped("sighup_unhandled", "SIGHUP at", 3),
             _stopped("stopped_an_older_save", "its last step is"),
         ],

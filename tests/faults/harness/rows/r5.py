@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from shutil import copytree
+
 from faults.harness.bench import Bench
 from faults.harness.broken import r5
 from faults.harness.damage import corruptions
-from faults.harness.grown import grown_run
 from faults.harness.row import Build, Control, Row, on
 from faults.harness.tally import Budget, Tally
 
 
 def _damage(bench: Bench, budget: Budget) -> Tally:
-    return corruptions(grown_run(bench.fresh()).store.folder, budget)
+    return corruptions(Path(copytree(bench.grown, bench.fresh() / "checkpoints")), budget)
 
 
 def _control(build: Build, symptom: str = "loaded without a word") -> Control:

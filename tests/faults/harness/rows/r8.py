@@ -5,7 +5,6 @@ from __future__ import annotations
 from faults.harness.bench import Bench
 from faults.harness.commands import broken_call
 from faults.harness.forgery import FORGERIES
-from faults.harness.grown import grown_run
 from faults.harness.hostile import MEET, meetings
 from faults.harness.row import Control, Harness, Row
 from faults.harness.tally import Budget, Tally
@@ -16,7 +15,7 @@ def _hostile(build: str = "") -> Harness:
 
     def run(bench: Bench, budget: Budget) -> Tally:
         folder = bench.fresh()
-        whole = max(grown_run(folder / "run").store.folder.iterdir())
+        whole = max(bench.grown.iterdir())
         return meetings(bench.server, folder, whole, budget, call)
 
     return run

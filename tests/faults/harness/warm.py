@@ -1,0 +1,26 @@
+"""What a fork server does once, so that not every life of it has to: parsers, caches, and no picture."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from faults.harness.runs import command
+
+from esper import ending
+from esper.cli.flags import Flags
+from esper.cli.plan import make_plan
+
+
+def composed() -> None:
+    """Compose the growing run's configuration: the tables of Hydra's parser are filled as it reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_plan(Flags(command(Path(folder))))
+
+
+def undrawn() -> None:
+    """Let no life draw its run.png, which takes as long as its training and which no row looks at.
+
+    A life with an interpreter of its own (`fresh`) draws it.
+    """
+    ending.draw_run = lambda run_dir: run_dir / "run.png"
