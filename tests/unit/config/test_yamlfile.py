@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -37,6 +37,7 @@ LEAVES = (
 TREES = st.recursive(LEAVES, lambda part: st.lists(part) | st.dictionaries(TEXTS, part), max_leaves=8)
 
 
+@settings(max_examples=40)  # each writes and reads a whole file
 @given(st.dictionaries(TEXTS, TREES, max_size=3), TEXTS | st.sampled_from(TRICKY), st.floats(allow_nan=False))
 def test_any_configuration_comes_back_equal(free: dict[str, Any], text: str, number: float) -> None:
     config = TolariaConfig(session_description=text)

@@ -110,6 +110,9 @@ def test_germination_changes_no_bit(name: str, precision: str, isolation_steps: 
     before = answers(model, x, context)
     seen = set()
     for number, (layer, placement, blueprint) in enumerate(fitting(model)):
+        # all of them in float32; in the slower precisions half of them in isolation, the other half joined
+        if precision != "float32" and (number // 2) % 2 != bool(isolation_steps):
+            continue
         if blueprint == "noise" and not isolation_steps:
             # it draws at each forward, and so shifts what the host's dropout draws
             continue

@@ -137,9 +137,17 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> R
     return run
 
 
-@pytest.mark.parametrize("factor", [math.nan, math.inf])
 @pytest.mark.parametrize(
-    "stage", ["dormant", "training", "blending", "probationary", "fossilized", "embargoed"]
+    ("stage", "factor"),
+    [
+        ("dormant", math.nan),
+        ("training", math.nan),
+        ("blending", math.nan),
+        ("blending", math.inf),
+        ("probationary", math.nan),
+        ("fossilized", math.nan),
+        ("embargoed", math.nan),
+    ],
 )
 def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
     tmp_path: Path, stage: str, factor: float
@@ -179,8 +187,17 @@ def test_every_kind_of_run_goes_on_after_a_rollback(tmp_path: Path, name: str) -
     assert [line["epoch"] for line in notes.epochs] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
-@pytest.mark.parametrize("name", ["no growth", "blend", "isolation"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("no growth", math.nan),
+        ("blend", math.nan),
+        ("blend", math.inf),
+        ("blend", 1e30),
+        ("isolation", math.nan),
+        ("isolation", 1e30),
+    ],
+)
 def test_a_gradient_that_is_none_or_far_too_long_is_undone(tmp_path: Path, name: str, value: float) -> None:
     """R14: NaN, Inf, exploding; the optimiser's moments are not left with it either."""
     run = ran(tmp_path, name)
@@ -235,7 +252,7 @@ def test_without_a_fault_nothing_is_undone_and_no_number_is_another_one(tmp_path
 # -- never a bad checkpoint ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [1, 6, 7, 12, 23, 24])
+@pytest.mark.parametrize("step", [1, 6, 7, 23, 24])
 @pytest.mark.parametrize("where", ["loss", "gradient", "weight"])
 def test_no_checkpoint_ever_holds_what_is_no_number(tmp_path: Path, step: int, where: str) -> None:
     """Pains 13: at the first step, in mid-epoch, at an epoch's last; the best model is never one either."""
@@ -443,17 +460,17 @@ def test_a_run_that_was_rolled_back_is_resumed_exactly(tmp_path: Path, epoch: in
 @pytest.mark.parametrize("name", ["no growth", "blend", "reversed", "inside", "dropout"])
 def test_a_resumed_run_goes_back_to_where_one_that_was_never_stopped_does(tmp_path: Path, name: str) -> None:
     """S2: the epoch's end, with what was decided there; the checkpoint is from before the fault."""
-    whole = ran(tmp_path / "whole", name, Notes(), loss=FaultyLoss(15))
-    whole.train()
-    (event,) = notes_of(whole).named(ROLLBACK)
-    assert event.step == 12
+    notes, copy = Notes(), tmp_path / "copy"
     # as the folder was before the fault: the checkpoint of epoch 2 without what the rollback decided
-    before = ran(tmp_path / "before", name, Notes(), loss=FaultyLoss())
-    before.train()
-    resumed = restored(
-        ran(tmp_path / "resumed", name, Notes(), loss=FaultyLoss(3)),
-        path_of(tmp_path / "before", "epoch-0002"),
+    notes.event = keeping(  # type: ignore[method-assign]
+        notes, tmp_path / "whole" / "checkpoints", copy, "epoch-0002"
     )
+    whole = ran(tmp_path / "whole", name, notes, loss=FaultyLoss(15))
+    whole.train()
+    (event,) = notes.named(ROLLBACK)
+    assert event.step == 12
+    resumed = restored(ran(tmp_path / "resumed", name, Notes(), loss=FaultyLoss(3)), copy)
+    assert resumed.recovery.rollbacks == 0  # the copy is from before the fault
     resumed.train()
     assert alike(resumed, whole)
     assert resumed.progress.train_flops == whole.progress.train_flops
@@ -481,7 +498,9 @@ def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> No
         **given,
     )
     copy = tmp_path / "copy"
-    notes.event = keeping(notes, tmp_path / "whole" / "checkpoints", copy)  # type: ignore[method-assign]
+    notes.event = keeping(  # type: ignore[method-assign]
+        notes, tmp_path / "whole" / "checkpoints", copy, "batch"
+    )
     whole.train()
     (event,) = notes.named(ROLLBACK)
     assert (event.step, event.data["failed_step"]) == (15, 17)
@@ -493,13 +512,13 @@ def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> No
     assert alike(resumed, whole)
 
 
-def keeping(notes: Notes, folder: Path, copy: Path) -> Any:
-    """Keeps a copy of the first checkpoint from the midst of an epoch, as it was before the rollback."""
+def keeping(notes: Notes, folder: Path, copy: Path, part: str) -> Any:
+    """Keeps a copy of the first checkpoint with `part` in its name, as it was before the rollback."""
     event = notes.event
 
     def kept(what: Any) -> None:
         event(what)
-        if what.name == "checkpoint_saved" and "batch" in what.data["name"] and not copy.exists():
+        if what.name == "checkpoint_saved" and part in what.data["name"] and not copy.exists():
             shutil.copytree(folder / what.data["name"], copy)
 
     return kept
