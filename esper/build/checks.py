@@ -133,17 +133,10 @@ def _blueprints(config: TolariaConfig) -> list[str]:
     return [problem("morphogenetic.blueprints", name, expected, nearest_name(name, known)) for name in wrong]
 
 
-def _paths(config: TolariaConfig) -> list[str]:
-    found = []
+def _checkpoint(config: TolariaConfig) -> list[str]:
     resume = config.checkpoint.resume_from_checkpoint
-    if resume is not None and resume != "auto":
-        found += _checkpoint_problems(resume)
-    if config.run_dir is not None:
-        found += _folder_problems(Path(config.run_dir))
-    return found
-
-
-def _checkpoint_problems(resume: str) -> list[str]:
+    if resume is None or resume == "auto":
+        return []
     try:
         find_config(Path(resume))
     except EsperError as error:
@@ -152,12 +145,14 @@ def _checkpoint_problems(resume: str) -> list[str]:
     return []
 
 
-def _folder_problems(folder: Path) -> list[str]:
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+def _run_folder(config: TolariaConfig) -> list[str]:
+    if config.run_dir is None:
         return []
-    reason = f"{above} is not writable" if above.is_dir() else f"{above} is a file"
-    return [problem("run_dir", str(folder), f"a folder that can be written to ({reason})")]
+    folder = Path(config.run_dir)
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if os.access(above, os.W_OK | os.X_OK):
+        return []
+    return [problem("run_dir", str(folder), f"a folder that can be written to ({above} is not writable)")]
 
 
 def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]:
@@ -266,5 +261,6 @@ _CHECKS: tuple[tuple[set[str], Callable[[TolariaConfig], list[str] | None]], ...
     ({"morphogenetic"} | _ANYWHERE, _policy),
     ({"morphogenetic"}, _blueprints),
     ({"dataset"} | _ANYWHERE, _batch_form),
-    ({"checkpoint", "run_dir"}, _paths),
+    ({"checkpoint"}, _checkpoint),
+    ({"run_dir"}, _run_folder),
 )

@@ -18,6 +18,7 @@ from esper import __version__
 from esper.errors import CheckpointError, ConfigError
 
 _PYTHON_WORDS = 625  # the Mersenne Twister's, and its position
+_NUMPY_WORDS = 624  # the same generator, whose position is kept beside it
 _TORCH = "torch."  # what the names of torch's generators in a saved state begin with
 
 
@@ -183,6 +184,8 @@ def _restore_python(words: Tensor, meta: Mapping[str, Any]) -> None:
 
 def _restore_numpy(words: Tensor, meta: Mapping[str, Any]) -> None:
     key = words.cpu().numpy().astype(np.uint32)
+    if key.shape != (_NUMPY_WORDS,):
+        raise ValueError(f"NumPy's state has shape {key.shape}, not ({_NUMPY_WORDS},)")
     if not 0 <= meta["pos"] <= len(key):
         # NumPy would read beyond the end of its state
         raise ValueError(f"position {meta['pos']} in NumPy's state of {len(key)} numbers")

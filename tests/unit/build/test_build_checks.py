@@ -59,11 +59,11 @@ def test_all_problems_come_together() -> None:
     keys = [text.split(":")[0].split(" is ")[0] for text in check_run(config)]
     assert keys == [
         "optimization.learning_rate",
+        "run_dir",
         "device",
         "morphogenetic.policy.max_seed",
         "morphogenetic.blueprints",
         "checkpoint.resume_from_checkpoint",
-        "run_dir",
         "model.target_layers",
     ]
 
