@@ -84,12 +84,21 @@ def meetings(server: Server, folder: Path, whole: Path, budget: Budget, call: st
         path = folder / kind.replace(" ", "-")
         forge(whole, path, forgery, marker)
         for way in forgery.ways:
-            ended = server.run(call=call, arguments=[str(path), way])
-            tally.note(True, [f"{kind}, {way}: {s}" for s in _wrong(ended, forgery)])
+            wrong = _met(server, [str(path), way], call, forgery)
+            tally.note(True, [f"{kind}, {way}: {sentence}" for sentence in wrong])
             tally.demand(not marker.exists(), f"{kind}, {way}: its payload ran")
             marker.unlink(missing_ok=True)
         tally.seen["kinds"] += 1
     return tally
+
+
+def _met(server: Server, arguments: list[str], call: str, forgery: Forgery) -> list[str]:
+    """What is wrong with the quickest of three meetings: on a busy machine one may be slow by chance."""
+    for _ in range(3):
+        wrong = _wrong(server.run(call=call, arguments=arguments), forgery)
+        if not any(sentence.startswith("it took") for sentence in wrong):
+            break
+    return wrong
 
 
 def _wrong(ended: Ended, forgery: Forgery) -> list[str]:
