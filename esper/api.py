@@ -19,9 +19,6 @@ from esper.build.parts import make_model
 from esper.build.paths import why_no_folder
 from esper.config import TolariaConfig, names
 from esper.config.problems import problem
-from esper.core.lock import FolderLock
-from esper.core.output import say
-from esper.core.runtime import restore_rng_state, rng_state
 from esper.data import DataInfo
 from esper.errors import CheckpointError, ConfigError
 from esper.job import Job
@@ -29,11 +26,14 @@ from esper.kasmina import MorphableModel, wrap
 from esper.leyline import FINISHED_BY
 from esper.results import read_model
 from esper.resume import origin_problems
-from esper.signals import exit_code, on_signals
 from esper.tolaria.best import best_weights
 from esper.tolaria.state import find_and_load
 from esper.tolaria.state.find import find_config
 from esper.unfinished import which_run
+from esper.utils.device_and_rng import restore_rng_state, rng_state
+from esper.utils.lock import FolderLock
+from esper.utils.os_signals import exit_code, on_signals
+from esper.utils.stdout import say
 
 OUTPUTS = Path("outputs")
 RESUME = "checkpoint.resume_from_checkpoint"

@@ -6,9 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from esper.core.atomic import write_json_atomic
-from esper.core.manifest import LIMIT_BYTES, MANIFEST, parse_object, read_bounded
 from esper.errors import CheckpointError
+from esper.utils.files import write_json_atomic
+from esper.utils.manifest import LIMIT_BYTES, MANIFEST, parse_object, read_bounded
 
 ORIGIN_FILE = "origin.json"
 

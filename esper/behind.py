@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from esper.core.reading import read_object, read_regular
 from esper.records.lines import METRICS_FILE
 from esper.tolaria.state import Checkpoint
 from esper.tolaria.state.index import is_checkpoint
+from esper.utils.bounded_read import read_object, read_regular
 
 _TAIL_BYTES = 1 << 20
 

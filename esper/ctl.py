@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from esper.signals import ended_by_signals
+from esper.utils.os_signals import ended_by_signals
 
 if __name__ == "__main__":
     # before the imports below, which take time
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from esper import __version__
-from esper.core.lock import live_holder
-from esper.core.output import flush_output, say
 from esper.remote.client import NoAnswerError, NobodyThereError, ask
 from esper.remote.folder import find_run, state_of
 from esper.remote.place import read_note
 from esper.remote.protocol import COMMANDS
+from esper.utils.lock import live_holder
+from esper.utils.stdout import flush_output, say
 
 DONE, UNUSABLE, NOT_RUNNING, NO_ANSWER = 0, 2, 3, 4
 

@@ -5,7 +5,7 @@ Importing torch and Hydra takes seconds, in which a signal would end in a traceb
 
 from __future__ import annotations
 
-from esper.signals import ended_by_signals
+from esper.utils.os_signals import ended_by_signals
 
 
 def train() -> int:

@@ -17,9 +17,6 @@ from esper.answers import Answers
 from esper.assembly import grow_host, make_parts
 from esper.behind import why_behind
 from esper.config import TolariaConfig
-from esper.core.atomic import remove_stale
-from esper.core.lock import FolderLock
-from esper.core.runtime import resolve_device, seed_everything
 from esper.data import DataBundle
 from esper.ending import write_results
 from esper.kasmina import MorphableModel
@@ -62,6 +59,9 @@ from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
 from esper.tolaria.state import Checkpoint
 from esper.tolaria.summary import summarize
+from esper.utils.device_and_rng import resolve_device, seed_everything
+from esper.utils.files import remove_stale
+from esper.utils.lock import FolderLock
 
 
 class Job:

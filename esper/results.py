@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from esper.config import TolariaConfig
-from esper.core.tensors import load_tensors, write_tensors_atomic
 from esper.data import DataInfo
 from esper.errors import CheckpointError, OutputError
 from esper.kasmina import MorphableModel
+from esper.utils.safetensors import load_tensors, write_tensors_atomic
 
 
 class Attempts:

@@ -11,9 +11,6 @@ from esper.beginning import forget_beginning, record_beginning, recorded_beginni
 from esper.config import TolariaConfig
 from esper.config.changes import Change, changes
 from esper.config.problems import problem, show
-from esper.core.aside import move_aside
-from esper.core.reading import read_object
-from esper.core.runtime import set_threads
 from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
@@ -23,6 +20,9 @@ from esper.tolaria.state import Checkpoint, Found, find_and_load, load_checkpoin
 from esper.tolaria.state.find import find_config
 from esper.tolaria.state.folder import is_same_folder
 from esper.unfinished import what_is_owed
+from esper.utils.bounded_read import read_object
+from esper.utils.device_and_rng import set_threads
+from esper.utils.move_aside import move_aside
 
 SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"

@@ -12,14 +12,14 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.config.problems import problem
-from esper.core.atomic import is_leftover, remove_stale
-from esper.core.lock import LOCK_FILE, FolderLock
 from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.records.lines import EVENTS_FILE
 from esper.tolaria.state import checkpoint_folder
 from esper.tolaria.state.folder import is_same_folder, why_missing, why_unwritable
 from esper.unfinished import own_config
+from esper.utils.files import is_leftover, remove_stale
+from esper.utils.lock import LOCK_FILE, FolderLock
 
 _KEY = "checkpoint.checkpoint_dir"
 _HALTED = "emergency"

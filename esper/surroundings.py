@@ -17,8 +17,6 @@ import torch
 from esper.answers import Answers
 from esper.config import LoggingConfig, TolariaConfig
 from esper.config.plain import options
-from esper.core.atomic import write_json_atomic
-from esper.core.runtime import set_deterministic, set_threads
 from esper.records import (
     Display,
     JsonlSink,
@@ -31,6 +29,8 @@ from esper.records import (
 )
 from esper.remote.place import socket_path
 from esper.remote.server import Server
+from esper.utils.device_and_rng import set_deterministic, set_threads
+from esper.utils.files import write_json_atomic
 
 LOGGERS_FILE = "loggers.json"
 _SHOWN_LINE = 100  # characters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from esper.signals import before_end, ended_by_signals
+from esper.utils.os_signals import before_end, ended_by_signals
 
 if __name__ == "__main__":
     # before the imports below, which take time; and `task` under its own name, so that a launcher can find it
@@ -43,10 +43,10 @@ from esper.cli.jobs import (
 from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.problems import problem
-from esper.core.lock import FolderLock, in_use, live_holder
-from esper.core.output import flush_output, say
 from esper.errors import ConfigError
 from esper.unfinished import which_run
+from esper.utils.lock import FolderLock, in_use, live_holder
+from esper.utils.stdout import flush_output, say
 
 _RAISE = "HYDRA_FULL_ERROR"
 # The folders that this process has locked.

@@ -8,10 +8,10 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.config.quoting import command_word
-from esper.core.lock import live_holder
-from esper.core.reading import read_object
 from esper.errors import ConfigError
 from esper.leyline import FINISHED_BY
+from esper.utils.bounded_read import read_object
+from esper.utils.lock import live_holder
 
 # Where runs lie below `outputs`: one of its own, and a job of a sweep.
 _PATTERNS = ("*/*/config.yaml", "multirun/*/*/*/config.yaml")

@@ -32,12 +32,12 @@ from esper.config.targets import (
     name_problems,
     nested_targets,
 )
-from esper.core.runtime import resolve_device, restore_rng_state, rng_state
 from esper.data import DataInfo, inspect_data
 from esper.errors import EsperError, GrowthError
 from esper.kasmina import blueprint_names, host_problems, match_layers
 from esper.tolaria.schedule import Horizon
 from esper.tolaria.state.find import find_config
+from esper.utils.device_and_rng import resolve_device, restore_rng_state, rng_state
 
 _LOGGING = ("colorlog", "logging", "rich")
 _HYDRA_KINDS: Mapping[str, type] = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}

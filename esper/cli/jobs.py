@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from esper.cli.plan import Plan
-from esper.core.atomic import write_json_atomic
-from esper.core.output import say
-from esper.core.reading import read_object
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
-from esper.signals import before_end
-from esper.signals import exit_code as end_code
+from esper.utils.bounded_read import read_object
+from esper.utils.files import write_json_atomic
+from esper.utils.os_signals import before_end
+from esper.utils.os_signals import exit_code as end_code
+from esper.utils.stdout import say
 
 STATUS_FILE = "status.json"
 CRASH_FILE = "crash.txt"

@@ -24,8 +24,8 @@ from esper.data.notes import augmentation_notes, loading_notes, origin_notes, sp
 from esper.data.options import Augmentation, FolderParams
 from esper.data.sources import Images
 from esper.data.splits import split
-from esper.data.streams import derive_seed
 from esper.errors import DataError
+from esper.utils.streams import derive_seed
 
 Labels = NDArray[np.int64]
 PARTS = ("train", "validation", "test")

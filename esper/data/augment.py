@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esper.data.options import Augmentation
-from esper.data.streams import derive_seed
+from esper.utils.streams import derive_seed
 
 
 @dataclass(frozen=True, slots=True)

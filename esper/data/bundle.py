@@ -12,8 +12,8 @@ from esper.data.host import Collate
 from esper.data.inspection import data_root, dataset_params, inspect_data, is_custom
 from esper.data.options import FileParams, FolderParams, SyntheticParams
 from esper.data.sources import Images, Source, load_digits, load_files, synthesize
-from esper.data.streams import derive_seed
 from esper.errors import DataError
+from esper.utils.streams import derive_seed
 
 __all__ = ["DataBundle", "build_data"]
 

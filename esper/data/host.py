@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from esper.data.augment import ImageFinish
 from esper.data.loaders import BatchPlan
-from esper.data.streams import derive_seed
 from esper.errors import DataError
+from esper.utils.streams import derive_seed
 
 Collate = Callable[[list[Any]], Any]
 Key = tuple[int, int]

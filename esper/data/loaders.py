@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.data.augment import ImageFinish
-from esper.data.streams import derive_seed
+from esper.utils.streams import derive_seed
 
 
 class Loader(Protocol):

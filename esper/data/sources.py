@@ -12,8 +12,8 @@ from esper.data.catalogue import FILE_SETS, FileSet
 from esper.data.files import obtain, path_of
 from esper.data.formats import Bytes, check_labels, read_cifar, read_idx
 from esper.data.options import FileParams, SyntheticParams, size_of
-from esper.data.streams import derive_seed
 from esper.errors import DataError
+from esper.utils.streams import derive_seed
 
 
 @dataclass(frozen=True, slots=True)

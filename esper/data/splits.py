@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from esper.data.streams import derive_seed
 from esper.errors import DataError
+from esper.utils.streams import derive_seed
 
 Indices = NDArray[np.int64]
 

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from esper.core.tensors import HEADER_LIMIT_BYTES, check_kind
 from esper.errors import CheckpointError, EsperError
+from esper.utils.safetensors import HEADER_LIMIT_BYTES, check_kind
 
 SUFFIX = "_extra_state"
 

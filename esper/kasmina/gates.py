@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from esper.core.runtime import seeded_rng
 from esper.kasmina.buffers import kept_buffers
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.leyline import Gate, Impact, impact_evidence
+from esper.utils.device_and_rng import seeded_rng
 
 # A seed whose gradient is larger than this is not learning, it is running away.
 MAX_GRADIENT_NORM = 1e4

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from esper.core.tensors import check_kind
 from esper.errors import EsperError, GrowthError
 from esper.kasmina.extra_state import pack_state
+from esper.utils.safetensors import check_kind
 
 
 def host_problems(model: nn.Module) -> list[str]:

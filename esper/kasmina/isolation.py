@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from esper.core.runtime import seeded_rng
 from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.kasmina.tap import Tap
+from esper.utils.device_and_rng import seeded_rng
 
 # Size of the wanted step beside the layer's output: large enough to matter, far from drowning the host.
 STEP_RATIO = 0.1

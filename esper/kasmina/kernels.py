@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from esper.core.atomic import write_bytes_atomic
-from esper.core.manifest import measure
-from esper.core.tensors import load_tensors, tensor_bytes
 from esper.errors import CheckpointError, GrowthError
+from esper.utils.files import write_bytes_atomic
+from esper.utils.manifest import measure
+from esper.utils.safetensors import load_tensors, tensor_bytes
 
 Kernel = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and metadata
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from esper.core.output import say
 from esper.records.words import decimal, duration, percent, seed_name
+from esper.utils.stdout import say
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:

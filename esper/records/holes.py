@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.core.reading import parse_object
 from esper.leyline import EventName
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE, read_lines
+from esper.utils.bounded_read import parse_object
 
 
 def describe_holes(run_dir: Path, saved: Mapping[str, Any], epoch: int, *, interval: int = 1) -> str:

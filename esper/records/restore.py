@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.core.aside import names_aside
-from esper.core.atomic import write_bytes_atomic
 from esper.records.lines import METRICS_FILE
 from esper.records.transcript import EPOCHS, Transcript
+from esper.utils.files import write_bytes_atomic
+from esper.utils.move_aside import names_aside
 
 
 def restore_metrics(run_dir: Path, saved: Mapping[str, Any]) -> str:

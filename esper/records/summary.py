@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.core.atomic import write_json_atomic
 from esper.records.lines import METRICS_FILE, read_lines
 from esper.records.sink import Json
 from esper.records.strict import strict
+from esper.utils.files import write_json_atomic
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

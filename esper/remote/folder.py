@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from esper.core.lock import LOCK_FILE, live_holder
-from esper.core.reading import parse_object, read_object, read_regular
 from esper.leyline import FINISHED_BY
 from esper.remote.place import NOTE_FILE
+from esper.utils.bounded_read import parse_object, read_object, read_regular
+from esper.utils.lock import LOCK_FILE, live_holder
 
 _SUMMARY = "summary.json"
 _METRICS = "metrics.jsonl"

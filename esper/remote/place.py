@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from esper.core.reading import read_object
+from esper.utils.bounded_read import read_object
 
 # The run folder's note of where its socket is.
 NOTE_FILE = "control.json"

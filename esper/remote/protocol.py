@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from esper.core.reading import parse_object
+from esper.utils.bounded_read import parse_object
 
 COMMANDS = ("status", "pause", "resume", "stop", "checkpoint")
 

@@ -14,10 +14,10 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from esper.core.atomic import write_bytes_atomic
-from esper.core.forks import closed_in_children
 from esper.remote.place import NOTE_FILE, Note, render_note
 from esper.remote.protocol import REQUEST_LIMIT_BYTES, decode, encode
+from esper.utils.files import write_bytes_atomic
+from esper.utils.forks import closed_in_children
 
 _log = logging.getLogger("esper.remote")
 

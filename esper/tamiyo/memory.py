@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.core.atomic import write_json_atomic
 from esper.errors import ConfigError
+from esper.utils.files import write_json_atomic
 
 FORMAT = 1
 # Older episodes were grown by other versions and catalogues; a file of this many is read in milliseconds.

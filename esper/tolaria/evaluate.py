@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.core.runtime import seeded_rng
 from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
 from esper.tolaria.criterion import as_criterion
@@ -20,6 +19,7 @@ from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
 from esper.tolaria.precision import Precision
 from esper.tolaria.ratio import standard_error
 from esper.tolaria.task import BatchForm, Meter, batch_length, follow
+from esper.utils.device_and_rng import seeded_rng
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.core.runtime import restore_rng_state, rng_state
 from esper.kasmina import MorphableModel
 from esper.kasmina.buffers import kept_buffers
+from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 
 def compile_obstacle(aggregates: bool, has_objectives: Callable[[], bool]) -> str | None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from esper.config import SeedConfig
-from esper.core.runtime import seeded_rng
 from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel
 from esper.kasmina.hosts import where_raised
@@ -21,6 +20,7 @@ from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
 from esper.tolaria.precision import Precision
 from esper.tolaria.task import BatchForm, batch_length, follow
+from esper.utils.device_and_rng import seeded_rng
 
 
 class Probe:

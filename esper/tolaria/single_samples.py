@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from esper.config.problems import problem
-from esper.core.runtime import seeded_rng
 from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import Loader
 from esper.tolaria.precision import Precision
 from esper.tolaria.task import BatchForm
+from esper.utils.device_and_rng import seeded_rng
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from esper.core.runtime import versions
 from esper.kasmina.buffers import kept_buffers
 from esper.leyline import FINISHED_BY
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run
 from esper.tolaria.safety import HALTED
+from esper.utils.device_and_rng import versions
 
 SEED_KEYS = (
     "layer",

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from esper.core.atomic import Content, Files
+from esper.utils.files import Content, Files
 
 
 class Disk(Files):

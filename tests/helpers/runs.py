@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from esper.build import schedule_factory
 from esper.config import DatasetConfig, TolariaConfig
-from esper.core.runtime import seed_everything
 from esper.data import DataBundle, build_data
 from esper.kasmina import wrap
 from esper.leyline import (
@@ -29,6 +28,7 @@ from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
 from esper.tolaria.state import load_checkpoint
 from esper.tolaria.task import pair_form
+from esper.utils.device_and_rng import seed_everything
 
 CPU = torch.device("cpu")
 

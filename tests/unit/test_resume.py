@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 import esper
 from esper.api import TolariaTrainer
 from esper.config import TolariaConfig
-from esper.core.lock import FolderLock
 from esper.errors import ConfigError
 from esper.resume import find_origin, origin_problems, set_killed_aside
+from esper.utils.lock import FolderLock
 
 
 def config(**options: Any) -> TolariaConfig:

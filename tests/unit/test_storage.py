@@ -10,10 +10,10 @@ from helpers.command import metrics_of, summary_of
 from helpers.folders import AUTO, config, refused, run
 
 import esper
-from esper.core.lock import LOCK_FILE, FolderLock
 from esper.errors import CheckpointError, ConfigError
 from esper.resume import find_origin, origin_problems
 from esper.tolaria.state import find_checkpoint
+from esper.utils.lock import LOCK_FILE, FolderLock
 
 
 @pytest.fixture(scope="module")

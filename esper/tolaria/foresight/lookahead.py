@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.core.runtime import seeded_rng
 from esper.leyline import AdaptationCommand
 from esper.tolaria.account import Account
 from esper.tolaria.batches import BatchSource
@@ -30,6 +29,7 @@ from esper.tolaria.probe import Probe
 from esper.tolaria.schedule import ramp
 from esper.tolaria.task import batch_length, follow
 from esper.tolaria.trainable import Trainable
+from esper.utils.device_and_rng import seeded_rng
 
 # Share of the steps over which the rate climbs from nothing: the optimiser of a copy starts afresh.
 _WARMUP_SHARE = 0.2

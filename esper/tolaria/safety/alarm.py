@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.core.atomic import write_json_atomic
 from esper.leyline import EmergencyLevel, EmergencySignal, EventName, Level
 from esper.tolaria.safety.broadcast import Broadcaster
 from esper.tolaria.safety.emergency import Emergency
 from esper.tolaria.telemetry import Telemetry
+from esper.utils.files import write_json_atomic
 
 EMERGENCY_FILE = "emergency.json"
 

@@ -13,10 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.core.atomic import FILES, Content, Files, commit_folder
-from esper.core.manifest import check_name, read_manifest, verify_folder
-from esper.core.openfiles import OpenFolder, opened_folder
-from esper.core.tensors import check_tensors, load_tensors, save_tensors
 from esper.errors import CheckpointError
 from esper.tolaria.state.index import (
     FORMAT,
@@ -29,6 +25,10 @@ from esper.tolaria.state.index import (
 )
 from esper.tolaria.state.manager import references
 from esper.tolaria.state.packing import Json
+from esper.utils.files import FILES, Content, Files, commit_folder
+from esper.utils.manifest import check_name, read_manifest, verify_folder
+from esper.utils.open_files import OpenFolder, opened_folder
+from esper.utils.safetensors import check_tensors, load_tensors, save_tensors
 
 _SUFFIX = ".safetensors"
 

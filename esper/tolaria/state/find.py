@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from esper.core.atomic import is_being_replaced
-from esper.core.manifest import LIMIT_BYTES, MANIFEST, read_bounded
 from esper.errors import CheckpointError
 from esper.tolaria.state.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, load_checkpoint
 from esper.tolaria.state.folder import CONFIG_FILE, checkpoint_folder, why_missing
 from esper.tolaria.state.index import Entry, is_checkpoint, list_checkpoints
+from esper.utils.files import is_being_replaced
+from esper.utils.manifest import LIMIT_BYTES, MANIFEST, read_bounded
 
 # A run that saves and removes all the time can be faster than one look, but not than so many.
 _MOST_LOOKS = 50

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from esper.core.manifest import read_bounded
 from esper.errors import CheckpointError
+from esper.utils.manifest import read_bounded
 
 CONFIG_FILE = "config.yaml"  # in the folder of a run
 DEFAULT_FOLDER = "checkpoints"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from esper.config import TolariaConfig
-from esper.core.runtime import versions
 from esper.tolaria.parts import Parts
 from esper.tolaria.progress import Progress
+from esper.utils.device_and_rng import versions
 
 
 class Header:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.core.atomic import is_leftover
-from esper.core.manifest import MANIFEST, check_format, parse_object, read_bounded
 from esper.errors import CheckpointError
+from esper.utils.files import is_leftover
+from esper.utils.manifest import MANIFEST, check_format, parse_object, read_bounded
 
 STATE = "state.json"
 FORMAT = "esper-checkpoint"

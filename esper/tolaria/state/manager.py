@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from esper.core.runtime import restore_rng_state, rng_state
 from esper.errors import CheckpointError, EsperError
 from esper.tolaria.state.buffers import Buffers
 from esper.tolaria.state.packing import Json
+from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 # The only key of a mapping that stands for a tensor.
 REFERENCE = "$tensor"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.core.atomic import discard_folder
 from esper.tolaria.state.abandoned import abandoned
 from esper.tolaria.state.header import CHECKPOINT_NAME
 from esper.tolaria.state.index import Entry, list_checkpoints
+from esper.utils.files import discard_folder
 
 
 @dataclass(frozen=True, slots=True)

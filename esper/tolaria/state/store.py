@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from esper.config import TolariaConfig
-from esper.core.atomic import FILES, Files
 from esper.errors import CheckpointError
 from esper.leyline import EventName, Level
 from esper.tolaria.parts import Parts
@@ -24,9 +23,10 @@ from esper.tolaria.state.manager import Generators, State, StateManager, Tensors
 from esper.tolaria.state.packing import Json
 from esper.tolaria.state.retention import Retention, prune
 from esper.tolaria.state.snapshots import Snapshot
-from esper.tolaria.state.soundness import is_buffer, unsound
 from esper.tolaria.state.writer import EXPECTED, Writer
 from esper.tolaria.telemetry import Telemetry
+from esper.utils.files import FILES, Files
+from esper.utils.soundness import is_buffer, unsound
 
 # Owners that hold what Tamiyo and the control loop remember.
 MORPHOGENETIC = ("history", "control", "growth", "health")

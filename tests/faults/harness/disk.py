@@ -12,11 +12,11 @@ from faults.harness.tally import Tally
 from helpers.disk import Disk
 from helpers.runs import notes_of
 
-from esper.core.atomic import is_leftover, remove_stale
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
 from esper.tolaria.state import find_checkpoint, load_checkpoint
 from esper.tolaria.state.checkpoint import check_checkpoint
+from esper.utils.files import is_leftover, remove_stale
 
 CODES = (errno.ENOSPC, errno.EIO)
 _MOST_CALLS = 1000

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from esper.core.manifest import MANIFEST, measure, render
+from esper.utils.manifest import MANIFEST, measure, render
 
 MODEL, STATE, OPTIMIZERS = "model.safetensors", "state.json", "optimizers.safetensors"
 

@@ -17,10 +17,10 @@ from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
 import esper
-from esper.core.manifest import MANIFEST, measure, render
 from esper.errors import EsperError
 from esper.tolaria.run import Run
 from esper.tolaria.state import load_checkpoint
+from esper.utils.manifest import MANIFEST, measure, render
 
 LIMIT_S = 2.0
 LIMIT_BYTES = 200 * 2**20

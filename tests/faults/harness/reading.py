@@ -15,13 +15,13 @@ from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
 import esper
-from esper.core.atomic import Files
 from esper.errors import CheckpointError
 from esper.remote.folder import state_of
 from esper.results import save_model
 from esper.tolaria.run import Run
 from esper.tolaria.state.find import find_and_load, find_config
 from esper.tolaria.state.retention import Retention
+from esper.utils.files import Files
 
 WRITER = "faults.harness.reading:save_and_prune"
 _CLEAR = "changes faster than it can be read"

@@ -14,10 +14,10 @@ from faults.harness.lives import Server, until
 from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
-from esper.core.atomic import is_leftover, remove_stale
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
 from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
+from esper.utils.files import is_leftover, remove_stale
 
 SAVER = "faults.harness.saving:save_for_ever"
 _LONGEST_S = 0.05  # a few saves long

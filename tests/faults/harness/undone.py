@@ -18,7 +18,6 @@ from faults.harness.runs import ending, events
 from faults.harness.tally import Budget, Tally
 
 from esper import train
-from esper.core.atomic import Files
 from esper.leyline import EventName
 from esper.records import Recorder
 from esper.tolaria.attention import Attention
@@ -27,6 +26,7 @@ from esper.tolaria.state.abandoned import abandoned
 from esper.tolaria.state.index import list_checkpoints
 from esper.tolaria.state.rollback import Rollback
 from esper.tolaria.telemetry import Telemetry
+from esper.utils.files import Files
 
 LIFE = "faults.harness.undone:life"
 # Six epochs of six steps. At the first fault slots are in training, fossilised, embargoed and dormant; at the

@@ -14,12 +14,12 @@ from typing import Any
 from faults.harness import saving
 from faults.harness.firing import broken
 
-from esper.core import atomic
-from esper.core.atomic import Content, Files
-from esper.core.manifest import MANIFEST, measure, render
-from esper.core.tensors import save_tensors
 from esper.tolaria.state import checkpoint, store
 from esper.tolaria.state.store import Store
+from esper.utils import files as atomic
+from esper.utils.files import Content, Files
+from esper.utils.manifest import MANIFEST, measure, render
+from esper.utils.safetensors import save_tensors
 
 
 def naive_writer() -> AbstractContextManager[None]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from faults.harness.firing import broken
 
 from esper import train
-from esper.core import lock
-from esper.core.lock import FolderLock, holder_of
+from esper.utils import lock
+from esper.utils.lock import FolderLock, holder_of
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 from faults.harness.firing import broken, fire, replaced
 
 from esper import train
-from esper.core import lock
-from esper.core.lock import FolderLock, Holder, holder_of
+from esper.utils import lock
+from esper.utils.lock import FolderLock, Holder, holder_of
 
 
 def name_decides_at_the_check() -> AbstractContextManager[None]:

@@ -11,12 +11,13 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.core import atomic, tensors
-from esper.core.atomic import Content, Files
 from esper.remote import folder as remote
 from esper.tolaria.state import find, index
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint
 from esper.tolaria.state.index import Entry
+from esper.utils import files as atomic
+from esper.utils import safetensors as tensors
+from esper.utils.files import Content, Files
 
 _PAUSE_S = 0.005  # as a disk takes it that is busy
 

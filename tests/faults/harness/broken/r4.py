@@ -9,9 +9,10 @@ from typing import Any
 
 from faults.harness.firing import broken, fire
 
-from esper import api, signals
+from esper import api
 from esper.tolaria.attention import Attention
 from esper.tolaria.state.store import Store
+from esper.utils import os_signals as signals
 
 
 @contextmanager

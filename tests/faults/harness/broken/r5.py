@@ -9,11 +9,11 @@ from io import BufferedReader
 
 from faults.harness.firing import broken
 
-from esper.core import manifest
-from esper.core.manifest import FileEntry, read_manifest
-from esper.core.openfiles import OpenFolder
 from esper.errors import CheckpointError
 from esper.tolaria.state import checkpoint
+from esper.utils import manifest
+from esper.utils.manifest import FileEntry, read_manifest
+from esper.utils.open_files import OpenFolder
 
 _MODEL = "model.safetensors"
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.core import atomic
-from esper.core.atomic import Content, Files
-from esper.core.tensors import save_tensors
 from esper.errors import CheckpointError
 from esper.tolaria.state import checkpoint, store
+from esper.utils import files as atomic
+from esper.utils.files import Content, Files
+from esper.utils.safetensors import save_tensors
 
 
 def written_in_place() -> AbstractContextManager[None]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from faults.harness.firing import broken
 
-from esper.core import atomic
-from esper.core.atomic import Content, Files
-from esper.core.manifest import MANIFEST
+from esper.utils import files as atomic
+from esper.utils.files import Content, Files
+from esper.utils.manifest import MANIFEST
 
 
 @contextmanager

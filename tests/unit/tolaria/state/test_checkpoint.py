@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.core.atomic import Content, Files, commit_folder
-from esper.core.manifest import MANIFEST, verify_folder
-from esper.core.tensors import tensor_bytes
 from esper.errors import CheckpointError
 from esper.tolaria.state import load_checkpoint, load_named_state, named_state, save_checkpoint
+from esper.utils.files import Content, Files, commit_folder
+from esper.utils.manifest import MANIFEST, verify_folder
+from esper.utils.safetensors import tensor_bytes
 
 STATE = {"epoch": 3, "loss": float("inf"), "seeds": [{"layer": "conv", "alpha": 0.1 + 0.2}], "none": None}
 
@@ -212,7 +212,7 @@ def test_a_reader_without_the_manifest_would_not_notice(checkpoint: Path) -> Non
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    from esper.core.tensors import load_tensors
+    from esper.utils.safetensors import load_tensors
 
     loaded, _ = load_tensors(path)
     assert not all(torch.equal(loaded[name], tensor) for name, tensor in make()["model"].items())

@@ -15,12 +15,12 @@ from helpers.census import Found, census, differences
 from helpers.lives import LONG, life, path_of
 from helpers.runs import Notes, make_run, restored
 
-from esper.core.runtime import rng_state
 from esper.errors import CheckpointError
 from esper.tamiyo import HeuristicPolicy
 from esper.tolaria.run import Run
 from esper.tolaria.state import load_checkpoint
 from esper.tolaria.state.header import name_of
+from esper.utils.device_and_rng import rng_state
 
 EXEMPT = {
     r"run\.stepper\.backward\.microbatches$": "of the step that is being made",

@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from esper.config import CheckpointConfig, TolariaConfig
-from esper.core.manifest import MANIFEST
-from esper.core.openfiles import OpenFolder
 from esper.errors import CheckpointError
 from esper.tolaria.state import (
     checkpoint,
@@ -20,6 +18,8 @@ from esper.tolaria.state import (
     save_checkpoint,
 )
 from esper.tolaria.state.retention import Retention, prune
+from esper.utils.manifest import MANIFEST
+from esper.utils.open_files import OpenFolder
 
 
 def save(folder: Path, name: str) -> Path:

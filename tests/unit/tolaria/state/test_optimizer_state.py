@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.core.tensors import load_tensors, save_tensors
 from esper.errors import CheckpointError
 from esper.tolaria.state import load_named_state, named_state
+from esper.utils.safetensors import load_tensors, save_tensors
 
 Groups = list[dict[str, Any]]
 Factory = Callable[[Groups], torch.optim.Optimizer]

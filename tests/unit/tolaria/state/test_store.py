@@ -14,12 +14,12 @@ import pytest
 import torch
 from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored, weights
 
-from esper.core.atomic import Content, Files
 from esper.errors import CheckpointError
 from esper.tolaria.run import Run
 from esper.tolaria.state import load_checkpoint
 from esper.tolaria.state.retention import Retention, prune
 from esper.tolaria.state.snapshots import Snapshot, Snapshots
+from esper.utils.files import Content, Files
 
 SAVING = {"checkpoint__save_checkpoints": True, "morphogenetic__max_params_ratio": 99.0}
 

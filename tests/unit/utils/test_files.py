@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from helpers.disk import Disk
 
-from esper.core.atomic import (
+from esper.errors import CheckpointError, EsperError
+from esper.utils.files import (
     Content,
     Files,
     commit_folder,
@@ -21,8 +22,7 @@ from esper.core.atomic import (
     write_bytes_atomic,
     write_json_atomic,
 )
-from esper.core.manifest import verify_folder
-from esper.errors import CheckpointError, EsperError
+from esper.utils.manifest import verify_folder
 
 OLD = {"state.json": b"{}", "model.bin": b"old" * 100}
 NEW: dict[str, Content] = {

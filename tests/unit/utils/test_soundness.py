@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from esper.tolaria.state.soundness import is_buffer, unsound
+from esper.utils.soundness import is_buffer, unsound
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from esper.signals import exit_code, on_signals
+from esper.utils.os_signals import exit_code, on_signals
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "sigint"), (signal.SIGTERM, "sigterm")])
@@ -100,7 +100,7 @@ def test_while_the_run_is_starting_a_signal_is_handled_as_before() -> None:
 
 _PREAMBLE = """
 import os, signal
-from esper.signals import before_end, ended_by_signals, on_signals
+from esper.utils.os_signals import before_end, ended_by_signals, on_signals
 def say(text):
     os.write(1, f"{text} ".encode())
 """

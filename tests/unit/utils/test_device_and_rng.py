@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import esper
-from esper.core.runtime import (
+from esper.errors import CheckpointError, ConfigError
+from esper.utils.device_and_rng import (
     resolve_device,
     restore_rng_state,
     rng_state,
@@ -23,8 +24,7 @@ from esper.core.runtime import (
     set_threads,
     versions,
 )
-from esper.core.tensors import load_tensors, save_tensors
-from esper.errors import CheckpointError, ConfigError
+from esper.utils.safetensors import load_tensors, save_tensors
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

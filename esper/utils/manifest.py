@@ -11,8 +11,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from esper.core.openfiles import OpenFolder, opened_folder, plain_size
 from esper.errors import CheckpointError
+from esper.utils.open_files import OpenFolder, opened_folder, plain_size
 
 MANIFEST = "manifest.json"
 VERSION = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.core.reading import parse_object, read_object, read_regular
+from esper.utils.bounded_read import parse_object, read_object, read_regular
 
 
 def test_what_is_no_regular_file_or_too_long_is_an_error_at_once(tmp_path: Path) -> None:

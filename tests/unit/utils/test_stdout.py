@@ -11,7 +11,7 @@ def run_with_closed_pipe(program: str) -> tuple[int, str]:
     """Exit code and error stream of a program whose standard output nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", f"from esper.core.output import flush_output, say\n{program}"]
+    command = [sys.executable, "-c", f"from esper.utils.stdout import flush_output, say\n{program}"]
     buffered = os.environ | {"PYTHONUNBUFFERED": ""}
     done = subprocess.run(
         command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=buffered
@@ -38,5 +38,5 @@ def test_without_it_the_interpreter_complains() -> None:
 
 
 def test_what_is_read_is_complete() -> None:
-    command = [sys.executable, "-c", "from esper.core.output import say; say('a'); say('b')"]
+    command = [sys.executable, "-c", "from esper.utils.stdout import say; say('a'); say('b')"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "a\nb\n"

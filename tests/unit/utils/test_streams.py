@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.data.streams import derive_seed
+from esper.utils.streams import derive_seed
 
 parts = st.lists(st.integers(0, 10**6) | st.sampled_from(["order", "augment"]), min_size=1, max_size=4)
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from esper.core.atomic import Content, Files
-from esper.core.openfiles import opened_file
-from esper.core.tensors import (
+from esper.errors import CheckpointError
+from esper.utils.files import Content, Files
+from esper.utils.open_files import opened_file
+from esper.utils.safetensors import (
     HEADER_LIMIT_BYTES,
     check_tensors,
     load_tensors,
@@ -24,7 +25,6 @@ from esper.core.tensors import (
     tensor_bytes,
     write_tensors_atomic,
 )
-from esper.errors import CheckpointError
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,

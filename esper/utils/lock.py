@@ -24,10 +24,10 @@ from typing import Any
 
 import psutil
 
-from esper.core.forks import closed_in_children
-from esper.core.heartbeat import SILENT_S, Heartbeat, is_beating, seems_fresh
-from esper.core.reading import read_object
 from esper.errors import ConfigError
+from esper.utils.bounded_read import read_object
+from esper.utils.forks import closed_in_children
+from esper.utils.heartbeat import SILENT_S, Heartbeat, is_beating, seems_fresh
 
 LOCK_FILE = "run.lock"
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from esper.core.manifest import MANIFEST, check_name, measure, render
 from esper.errors import CheckpointError
+from esper.utils.manifest import MANIFEST, check_name, measure, render
 
 Content = bytes | Callable[[Path], None]  # bytes, or a function that writes the file at the path it is given
 

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pytest
 
-from esper.core import lock as lock_module
-from esper.core.heartbeat import Heartbeat
-from esper.core.lock import LOCK_FILE, FolderLock, Holder, holder_of, live_holder
 from esper.errors import ConfigError
+from esper.utils import lock as lock_module
+from esper.utils.heartbeat import Heartbeat
+from esper.utils.lock import LOCK_FILE, FolderLock, Holder, holder_of, live_holder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from esper.core.lock import FolderLock
+from esper.utils.lock import FolderLock
 lock = FolderLock.take(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.core.atomic import commit_folder
-from esper.core.manifest import MANIFEST, parse_object, read_bounded, render, verify_folder
 from esper.errors import CheckpointError
+from esper.utils.files import commit_folder
+from esper.utils.manifest import MANIFEST, parse_object, read_bounded, render, verify_folder
 
 FILES = {"state.json": b'{"a": 1}', "model.bin": bytes(range(256)), "empty.bin": b""}
 

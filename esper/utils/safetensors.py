@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from esper.core.atomic import FILES, Files, write_atomic
-from esper.core.openfiles import OpenFile, opened_file
 from esper.errors import CheckpointError
+from esper.utils.files import FILES, Files, write_atomic
+from esper.utils.open_files import OpenFile, opened_file
 
 # room for some 60,000 tensors; a header is parsed in memory before anything in it can be believed
 HEADER_LIMIT_BYTES = 8 << 20

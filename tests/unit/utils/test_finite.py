@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.tolaria.safety.finite import non_finite
+from esper.utils.finite import non_finite
 
 
 def model() -> nn.Module:
