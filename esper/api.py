@@ -17,8 +17,9 @@ from esper import build
 from esper.behind import why_behind
 from esper.build.parts import make_model
 from esper.build.paths import why_no_folder
-from esper.config import TolariaConfig, names
-from esper.config.problems import problem
+from esper.config import TolariaConfig
+from esper.config import aliases as names
+from esper.config.messages import problem
 from esper.data import DataInfo
 from esper.errors import CheckpointError, ConfigError
 from esper.job import Job

@@ -9,8 +9,8 @@ from typing import Any
 
 from esper.beginning import forget_beginning, record_beginning, recorded_beginning
 from esper.config import TolariaConfig
-from esper.config.changes import Change, changes
-from esper.config.problems import problem, show
+from esper.config.diff import Change, changes
+from esper.config.messages import problem, show
 from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.config import TolariaConfig
-from esper.config.problems import problem
+from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.records.lines import EVENTS_FILE

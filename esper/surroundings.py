@@ -16,7 +16,7 @@ import torch
 
 from esper.answers import Answers
 from esper.config import LoggingConfig, TolariaConfig
-from esper.config.plain import options
+from esper.config.serialization import options
 from esper.records import (
     Display,
     JsonlSink,

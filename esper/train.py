@@ -42,7 +42,7 @@ from esper.cli.jobs import (
 )
 from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
-from esper.config.problems import problem
+from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.unfinished import which_run
 from esper.utils.lock import FolderLock, in_use, live_holder

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from esper.config.problems import nearest_name, problem
+from esper.config.messages import nearest_name, problem
 
 Target = Callable[..., Any]
 

@@ -21,8 +21,9 @@ from esper.build import parts
 from esper.build.paths import path_problems
 from esper.build.targets import Resolver, find_object
 from esper.build.weights import weight_problems
-from esper.config import TolariaConfig, names
-from esper.config.problems import nearest_name, problem
+from esper.config import TolariaConfig
+from esper.config import aliases as names
+from esper.config.messages import nearest_name, problem
 from esper.config.targets import (
     HYDRA_PACKAGES,
     TARGET,

@@ -22,8 +22,9 @@ from esper.build.arguments import RESERVED, Target, check_arguments, leading_arg
 from esper.build.inputs import dtype_problems
 from esper.build.targets import Resolver
 from esper.build.weights import load_weights
-from esper.config import TolariaConfig, names
-from esper.config.problems import problem
+from esper.config import TolariaConfig
+from esper.config import aliases as names
+from esper.config.messages import problem
 from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_targets
 from esper.data import DataBundle, DataInfo, build_data
 from esper.errors import AggregationError, ConfigError, EsperError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from esper.config import TolariaConfig
-from esper.config.problems import problem
+from esper.config.messages import problem
 
 # what reads no files
 _WITHOUT_FILES = ("digits", "synthetic")

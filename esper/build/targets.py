@@ -19,8 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
 from esper.build.arguments import Target, check_arguments
-from esper.config.names import LOSSES, MODELS, SCHEDULERS
-from esper.config.problems import nearest_name, problem
+from esper.config.aliases import LOSSES, MODELS, SCHEDULERS
+from esper.config.messages import nearest_name, problem
 from esper.config.targets import (
     PACKAGES,
     TARGET,

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from esper.config.problems import nearest_name, problem
+from esper.config.messages import nearest_name, problem
 from esper.errors import ConfigError
 
 _KEY = "model.pretrained"

@@ -24,7 +24,7 @@ import esper
 from esper.cli.explain import explain
 from esper.cli.flags import Flags
 from esper.config import TolariaConfig
-from esper.config.problems import nearest_name, problem
+from esper.config.messages import nearest_name, problem
 from esper.errors import ConfigError
 
 HYDRA_VERSION_BASE = "1.3"

@@ -18,8 +18,8 @@ from omegaconf.errors import (
 )
 
 from esper.config import TolariaConfig
-from esper.config.plain import describe, free_parent, option_names, option_type
-from esper.config.problems import nearest_name, problem, unknown_key
+from esper.config.messages import nearest_name, problem, unknown_key
+from esper.config.serialization import describe, free_parent, option_names, option_type
 
 
 def explain(error: Exception) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hydra._internal.utils import get_args_parser
 
-from esper.config.problems import nearest_name, problem
+from esper.config.messages import nearest_name, problem
 from esper.errors import ConfigError
 
 

@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.cli.explain import explain, unknown_choice, unknown_option
 from esper.cli.quoting import key_and_value, quoted, quoted_list
 from esper.config import TolariaConfig
-from esper.config.plain import describe, free_parent, option_names, option_type
-from esper.config.problems import nearest_name, problem, unknown_key
+from esper.config.messages import nearest_name, problem, unknown_key
+from esper.config.serialization import describe, free_parent, option_names, option_type
 
 Groups = Mapping[str, Sequence[str]]  # group to the options it has
 

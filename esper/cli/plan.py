@@ -18,8 +18,8 @@ from esper.cli.explain import COMPOSE_ERRORS, explain
 from esper.cli.flags import Flags
 from esper.cli.overrides import Groups, add_free_keys, comma_hint, override_problems, values_of
 from esper.config import TolariaConfig
-from esper.config.plain import read
-from esper.config.problems import problem
+from esper.config.messages import problem
+from esper.config.serialization import read
 from esper.config.yamlfile import escape
 from esper.errors import ConfigError
 

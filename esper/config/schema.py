@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from esper.config.hashing import config_hash
-from esper.config.plain import Group, options, read
-from esper.config.rules import broken_rules
+from esper.config.serialization import Group, options, read
+from esper.config.validation import broken_rules
 from esper.config.yamlfile import read_yaml, write_yaml
 
 

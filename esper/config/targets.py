@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from esper.config.problems import problem
+from esper.config.messages import problem
 
 PACKAGES = (
     "esper",

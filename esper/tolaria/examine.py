@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.config import TolariaConfig, names
-from esper.config.problems import problem
+from esper.config import TolariaConfig
+from esper.config import aliases as names
+from esper.config.messages import problem
 from esper.errors import ConfigError, EsperError
 from esper.tolaria.accuracy import accuracy_for, scores_of_classes
 from esper.tolaria.criterion import Criterion, Metric

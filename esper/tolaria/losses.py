@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from esper.config.problems import problem
+from esper.config.messages import problem
 from esper.errors import ConfigError
 
 # scalars, each the mean over its batch

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.config.problems import problem
+from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.tolaria.telemetry import Telemetry

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.config.problems import problem
+from esper.config.messages import problem
 from esper.tolaria.divisors import ELEMENTWISE, torch_loss
 from esper.tolaria.losses import LossFunction
 

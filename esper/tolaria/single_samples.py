@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.problems import problem
+from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import Loader

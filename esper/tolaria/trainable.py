@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from esper.config.problems import problem
+from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 

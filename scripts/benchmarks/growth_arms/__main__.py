@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from esper.config.names import POLICIES
+from esper.config.aliases import POLICIES
 from growth_arms.arms import ARMS
 from growth_arms.pool import keys, run_missing
 from growth_arms.rows import chosen, read_rows, recorded

@@ -17,7 +17,7 @@ from faults.harness.tally import Budget, Tally
 
 from esper import train
 from esper.config import TolariaConfig
-from esper.config.plain import option_names
+from esper.config.serialization import option_names
 
 PLAN = "morphogenetic/policy=scheduled 'morphogenetic.policy.seeds"
 

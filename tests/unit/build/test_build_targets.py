@@ -10,7 +10,7 @@ import torch
 from helpers.usermodule import write_module
 
 from esper.build.targets import Resolver, find_object
-from esper.config import names
+from esper.config import aliases as names
 from esper.errors import ConfigError
 
 FORBIDDEN = [

@@ -11,7 +11,7 @@ from esper.cli.composer import Composer
 from esper.cli.flags import Flags
 from esper.cli.overrides import override_problems
 from esper.config import TolariaConfig
-from esper.config.plain import option_names, options
+from esper.config.serialization import option_names, options
 
 COMPOSER = Composer(Flags())
 GROUPS = COMPOSER.groups(())

@@ -17,7 +17,7 @@ from esper.cli.flags import Flags, parse_flags
 from esper.cli.overrides import override_problems
 from esper.cli.plan import make_plan
 from esper.config import TolariaConfig
-from esper.config.plain import option_names, option_type, options
+from esper.config.serialization import option_names, option_type, options
 from esper.errors import ConfigError
 from esper.train import check
 

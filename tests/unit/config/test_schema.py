@@ -9,7 +9,7 @@ from pathlib import Path
 
 import esper
 from esper.config import TolariaConfig
-from esper.config.plain import option_names
+from esper.config.serialization import option_names
 
 OPTIONS = Path(__file__).with_name("options.txt")
 

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
-from esper.config.problems import problem, unknown_key
+from esper.config.messages import problem, unknown_key
 from esper.config.targets import inside
 from esper.errors import ConfigError
 

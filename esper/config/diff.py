@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esper.config.problems import show
+from esper.config.messages import show
 
 # True: may change. A text: may change, and means this. False: fixed, though more general rows allow it.
 ALLOWED: Mapping[str, bool | str] = {

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from esper.config import TolariaConfig
-from esper.config.plain import option_names, option_type
-from esper.config.rules import RULES
+from esper.config.serialization import option_names, option_type
+from esper.config.validation import RULES
 
 
 def with_option(key: str, value: Any) -> TolariaConfig:

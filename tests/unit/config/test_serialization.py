@@ -20,7 +20,7 @@ from esper.config import (
     TolariaConfig,
     TrainerConfig,
 )
-from esper.config.plain import Group, describe, free_parent, option_names, option_type, options
+from esper.config.serialization import Group, describe, free_parent, option_names, option_type, options
 from esper.errors import ConfigError
 
 GROUPS = [

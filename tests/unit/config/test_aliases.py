@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from esper.config import names
+from esper.config import aliases as names
 from esper.data import DATASETS
 from esper.models import MODELS
 

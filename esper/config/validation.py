@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from esper.config import names
-from esper.config.problems import nearest_name, problem
+from esper.config import aliases as names
+from esper.config.messages import nearest_name, problem
 from esper.config.targets import PACKAGES, TARGET, is_dotted, name_problems, nested_targets
 
 Options = Mapping[str, Any]  # dotted name to value

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from esper.config import TolariaConfig
-from esper.config.changes import ALLOWED, changes
-from esper.config.plain import free_parent, option_names, option_type
+from esper.config.diff import ALLOWED, changes
+from esper.config.serialization import free_parent, option_names, option_type
 
 
 def differing(**options: object) -> list[tuple[str, bool]]:

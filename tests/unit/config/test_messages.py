@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.config.problems import nearest_key, nearest_name, problem, show, unknown_key
+from esper.config.messages import nearest_key, nearest_name, problem, show, unknown_key
 
 KEYS = ["mode", "seed", "model.architecture", "model.seeds_per_layer", "optimization.learning_rate"]
 
