@@ -3,9 +3,9 @@
 from esper.leyline.commands import AdaptationCommand, CommandKind, Outcome, Refusal
 from esper.leyline.emergency import EmergencyLevel, EmergencySignal
 from esper.leyline.ends import FINISHED_BY
+from esper.leyline.events import CLOCK_METRICS, EPOCH_METRICS, Event, EventName, Level
 from esper.leyline.lifecycle import ALIVE, GATES, JOINED, LEGAL_MOVES, Gate, SeedStage, check_move
-from esper.leyline.metrics import CLOCK_METRICS, EPOCH_METRICS, Event, EventName, Level
-from esper.leyline.signals import (
+from esper.leyline.packet import (
     Candidate,
     HealthSignal,
     Impact,
