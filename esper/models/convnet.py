@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.models.checks import large_enough, whole_list
+from esper.models.arguments import large_enough, whole_list
 
 
 class ConvNet(nn.Module):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.models.checks import ACTIVATIONS, choice, share, whole_list
+from esper.models.arguments import ACTIVATIONS, choice, share, whole_list
 
 
 class MLP(nn.Module):

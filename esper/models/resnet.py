@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.models.checks import choice, large_enough, whole
+from esper.models.arguments import choice, large_enough, whole
 
 SMALL_IMAGE = 64  # pixels a side up to which the stem keeps the resolution
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.models.checks import share, whole
+from esper.models.arguments import share, whole
 
 # How an image is cut unless patch_size is given: into 64 patches at most, none below 4 x 4 pixels, for a
 # smaller one says too little (digits: 26 % with single pixels, 84 % with 2 x 2, 98 % with 4 x 4).

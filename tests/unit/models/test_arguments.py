@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from esper.errors import ConfigError
-from esper.models.checks import choice, large_enough, share, whole, whole_list
+from esper.models.arguments import choice, large_enough, share, whole, whole_list
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "3", None])
