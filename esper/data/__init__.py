@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from esper.data.catalogue import DATASETS, DataInfo
-from esper.data.inspection import inspect_data
+from esper.data.validation import inspect_data
 
 if TYPE_CHECKING:
-    from esper.data.bundle import DataBundle, build_data
-    from esper.data.host import HostLoader
-    from esper.data.loaders import DeviceLoader, Loader
+    from esper.data.datamodule import DataBundle, build_data
+    from esper.data.in_memory import DeviceLoader, Loader
+    from esper.data.map_style import HostLoader
 
 _LAZY = {
-    "DataBundle": "esper.data.bundle",
-    "build_data": "esper.data.bundle",
-    "HostLoader": "esper.data.host",
-    "DeviceLoader": "esper.data.loaders",
-    "Loader": "esper.data.loaders",
+    "DataBundle": "esper.data.datamodule",
+    "build_data": "esper.data.datamodule",
+    "HostLoader": "esper.data.map_style",
+    "DeviceLoader": "esper.data.in_memory",
+    "Loader": "esper.data.in_memory",
 }
 
 __all__ = [

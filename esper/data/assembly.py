@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esper.config.schema import DatasetConfig
-from esper.data.augment import ImageFinish, Statistics, channel_statistics
 from esper.data.catalogue import DataInfo
 from esper.data.custom import CustomData
-from esper.data.folder import FileList, FolderDataset, check_readable, decode_all
-from esper.data.host import HostLoader, MapStyle
-from esper.data.inspection import augmentation_of
-from esper.data.loaders import DeviceLoader, Loader
+from esper.data.datasets import Images
+from esper.data.image_folder import FileList, FolderDataset, check_readable, decode_all
+from esper.data.in_memory import DeviceLoader, Loader
+from esper.data.map_style import HostLoader, MapStyle
 from esper.data.notes import augmentation_notes, loading_notes, origin_notes, split_notes
-from esper.data.options import Augmentation, FolderParams
-from esper.data.sources import Images
+from esper.data.params import Augmentation, FolderParams
 from esper.data.splits import split
+from esper.data.transforms import ImageFinish, Statistics, channel_statistics
+from esper.data.validation import augmentation_of
 from esper.errors import DataError
 from esper.utils.streams import derive_seed
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from esper.data.options import Augmentation
+from esper.data.params import Augmentation
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from torch.utils.data import TensorDataset, default_collate
 
 from esper.config.schema import DatasetConfig
 from esper.data.catalogue import DataInfo
-from esper.data.host import Collate, MapStyle, own_generators, seed_generators
-from esper.data.options import nearest
+from esper.data.map_style import Collate, MapStyle, own_generators, seed_generators
+from esper.data.params import nearest
 from esper.errors import DataError
 
 DatasetFactory = Callable[..., Any]

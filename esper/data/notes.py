@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 
 from esper.config.schema import DatasetConfig
 from esper.data.catalogue import FILE_SETS
-from esper.data.inspection import augmentation_of, is_custom
+from esper.data.validation import augmentation_of, is_custom
 
 
 def origin_notes(config: DatasetConfig, origin: str) -> list[str]:

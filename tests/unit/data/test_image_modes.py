@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from esper.data.folder import decode
+from esper.data.image_folder import decode
 from esper.data.image_modes import to_levels
-from esper.data.options import FolderParams
+from esper.data.params import FolderParams
 from esper.errors import DataError
 
 HEIGHT, WIDTH = 5, 7

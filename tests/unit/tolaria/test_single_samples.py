@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from esper.data import DeviceLoader, HostLoader
-from esper.data.augment import ImageFinish, Statistics
-from esper.data.options import Augmentation
+from esper.data.params import Augmentation
+from esper.data.transforms import ImageFinish, Statistics
 from esper.errors import ConfigError
 from esper.tolaria.run import Run
 

@@ -7,11 +7,11 @@ import torch
 from esper.config.schema import DatasetConfig
 from esper.data.assembly import Assembly, DataBundle
 from esper.data.custom import DatasetFactory, open_custom
-from esper.data.folder import decode_all, fits_in_memory, list_folder
-from esper.data.host import Collate
-from esper.data.inspection import data_root, dataset_params, inspect_data, is_custom
-from esper.data.options import FileParams, FolderParams, SyntheticParams
-from esper.data.sources import Images, Source, load_digits, load_files, synthesize
+from esper.data.datasets import Images, Source, load_digits, load_files, synthesize
+from esper.data.image_folder import decode_all, fits_in_memory, list_folder
+from esper.data.map_style import Collate
+from esper.data.params import FileParams, FolderParams, SyntheticParams
+from esper.data.validation import data_root, dataset_params, inspect_data, is_custom
 from esper.errors import DataError
 from esper.utils.streams import derive_seed
 

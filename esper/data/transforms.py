@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esper.data.options import Augmentation
+from esper.data.params import Augmentation
 from esper.utils.streams import derive_seed
 
 

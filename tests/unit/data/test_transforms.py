@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.data.augment import ImageFinish, Statistics, augment, channel_statistics
-from esper.data.options import Augmentation
+from esper.data.params import Augmentation
+from esper.data.transforms import ImageFinish, Statistics, augment, channel_statistics
 
 CPU = torch.device("cpu")
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(4, 9), st.integers(4, 9))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from esper.data.augment import ImageFinish
-from esper.data.loaders import BatchPlan
+from esper.data.in_memory import BatchPlan
+from esper.data.transforms import ImageFinish
 from esper.errors import DataError
 from esper.utils.streams import derive_seed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from esper.config.schema import DatasetConfig
 from esper.data.catalogue import AUGMENTATIONS, DATASETS, DIGITS, FILE_SETS, DataInfo, image_info
-from esper.data.options import (
+from esper.data.params import (
     Augmentation,
     FileParams,
     FolderParams,
@@ -124,7 +124,7 @@ def _info(config: DatasetConfig) -> DataInfo:
         check_in_place(FILE_SETS[config.name], data_root(config), config.download)
         return FILE_SETS[config.name].info
     if isinstance(params, FolderParams):
-        from esper.data.folder import folder_info
+        from esper.data.image_folder import folder_info
 
         return folder_info(data_root(config), params)
     if isinstance(params, SyntheticParams):

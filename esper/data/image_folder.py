@@ -16,7 +16,7 @@ from esper.data.catalogue import DataInfo, image_info
 from esper.data.formats import Bytes
 from esper.data.image_modes import check_mode, to_levels
 from esper.data.image_tree import SUFFIXES, image_files, subfolders
-from esper.data.options import FolderParams, size_of
+from esper.data.params import FolderParams, size_of
 from esper.errors import DataError
 
 IN_MEMORY_BYTES = 256 << 20

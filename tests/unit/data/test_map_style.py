@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from esper.data.augment import ImageFinish, Statistics
-from esper.data.host import HostLoader, to_device
-from esper.data.options import Augmentation
+from esper.data.map_style import HostLoader, to_device
+from esper.data.params import Augmentation
+from esper.data.transforms import ImageFinish, Statistics
 from esper.errors import DataError
 
 CPU = torch.device("cpu")

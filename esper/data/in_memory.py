@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from esper.data.augment import ImageFinish
+from esper.data.transforms import ImageFinish
 from esper.utils.streams import derive_seed
 
 

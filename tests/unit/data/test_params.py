@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from esper.data.options import (
+from esper.data.params import (
     Augmentation,
     FileParams,
     FolderParams,

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.data.augment import ImageFinish, Statistics
-from esper.data.loaders import BatchPlan, DeviceLoader
-from esper.data.options import Augmentation
+from esper.data.in_memory import BatchPlan, DeviceLoader
+from esper.data.params import Augmentation
+from esper.data.transforms import ImageFinish, Statistics
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from esper.data.catalogue import FILE_SETS, FileSet
 from esper.data.files import obtain, path_of
 from esper.data.formats import Bytes, check_labels, read_cifar, read_idx
-from esper.data.options import FileParams, SyntheticParams, size_of
+from esper.data.params import FileParams, SyntheticParams, size_of
 from esper.errors import DataError
 from esper.utils.streams import derive_seed
 

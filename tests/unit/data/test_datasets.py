@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers.datasets import idx_bytes, write_cifar10, write_cifar100, write_idx
 
-from esper.data.options import FileParams, SyntheticParams
-from esper.data.sources import load_digits, load_files, synthesize
+from esper.data.datasets import load_digits, load_files, synthesize
+from esper.data.params import FileParams, SyntheticParams
 from esper.errors import DataError
 
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.datasets import write_image_folder
 from PIL import Image
 
-from esper.data.folder import (
+from esper.data.image_folder import (
     FolderDataset,
     check_readable,
     decode,
@@ -17,7 +17,7 @@ from esper.data.folder import (
     folder_info,
     list_folder,
 )
-from esper.data.options import FolderParams
+from esper.data.params import FolderParams
 from esper.errors import DataError
 
 SMALL = FolderParams(image_size=(8, 10))
@@ -123,7 +123,7 @@ def test_files_that_are_read_as_needed_are_all_decoded_before_training(tmp_path:
 
 
 def test_of_many_bytes_only_the_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("esper.data.folder.CHECKED_BYTES", 100)
+    monkeypatch.setattr("esper.data.image_folder.CHECKED_BYTES", 100)
     files = list_folder(write_image_folder(tmp_path, classes=2, per_class=3))["train"]
     files.paths[0].write_bytes(files.paths[0].read_bytes()[:-30])
     check_readable(files, SMALL, 2)  # cut short: found when it is read
