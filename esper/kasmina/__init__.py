@@ -9,17 +9,17 @@ from esper.kasmina.blueprints import (
     name_blueprint,
     register_blueprint,
 )
-from esper.kasmina.change import Clock, StageMove, TopologyChange
-from esper.kasmina.fold import fold, fold_with_names
+from esper.kasmina.export import fold, fold_with_names
 from esper.kasmina.health import HealthMonitor
-from esper.kasmina.hosts import host_problems
+from esper.kasmina.host_checks import host_problems
 from esper.kasmina.kernels import KernelCache, KernelStore
-from esper.kasmina.manager import SeedManager
+from esper.kasmina.load_kernel import extract
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
-from esper.kasmina.sites import match_layers
-from esper.kasmina.transplant import extract
+from esper.kasmina.seed_manager import SeedManager
+from esper.kasmina.target_layers import match_layers
+from esper.kasmina.topology import Clock, StageMove, TopologyChange
 from esper.kasmina.wrapping import wrap
 
 __all__ = [

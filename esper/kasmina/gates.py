@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.buffers import kept_buffers
+from esper.kasmina.model_buffers import kept_buffers
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.leyline import Gate, Impact, impact_evidence
 from esper.utils.device_and_rng import seeded_rng

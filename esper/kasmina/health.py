@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.buffers import kept_buffers
 from esper.kasmina.model import MorphableModel
+from esper.kasmina.model_buffers import kept_buffers
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, Seed
-from esper.kasmina.sites import first_tensor, layer_module, layout_of, main_output, watching
+from esper.kasmina.target_layers import first_tensor, layer_module, layout_of, main_output, watching
 from esper.leyline import HealthSignal, SeedStage
 from esper.utils.device_and_rng import seeded_rng
 

@@ -13,8 +13,11 @@ from torch.utils.hooks import RemovableHandle
 
 from esper.errors import GrowthError
 from esper.kasmina.blueprints import SiteShape, get_blueprint
-from esper.kasmina.bounds import check_sizes, parse_topology
-from esper.kasmina.buffers import (
+from esper.kasmina.extra_state import pack_state, unpack_state
+from esper.kasmina.host_checks import check_observed, parameter_names
+from esper.kasmina.kernels import KernelCache
+from esper.kasmina.load_kernel import implant
+from esper.kasmina.model_buffers import (
     below,
     buffer_layout,
     fit_buffers,
@@ -22,13 +25,10 @@ from esper.kasmina.buffers import (
     kept_buffers,
     layout_changes,
 )
-from esper.kasmina.extra_state import pack_state, unpack_state
-from esper.kasmina.hosts import check_observed, parameter_names
-from esper.kasmina.kernels import KernelCache
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Graft, Seed
-from esper.kasmina.sites import SiteRecord, layer_module, observe, watching
-from esper.kasmina.transplant import implant
+from esper.kasmina.target_layers import SiteRecord, layer_module, observe, watching
+from esper.kasmina.topology_checks import check_sizes, parse_topology
 from esper.leyline import JOINED, SeedStage
 
 TOPOLOGY_FORMAT = 1

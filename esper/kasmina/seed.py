@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blending import join, make_gate
-from esper.kasmina.sites import first_tensor, main_output, with_main_output
 from esper.kasmina.tap import Tap
+from esper.kasmina.target_layers import first_tensor, main_output, with_main_output
 
 # Positions in `Seed.stats`, which lives on the device so that a step never waits for it.
 OBJECTIVE_FIRST, OBJECTIVE_NOW, GRAD_SUM, GRAD_SQUARES, GRAD_COUNT = range(5)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from esper.errors import GrowthError
-from esper.kasmina.copying import copy_model
-from esper.kasmina.hosts import host_problems
+from esper.kasmina.host_checks import host_problems
 from esper.kasmina.kernels import KernelCache, KernelSource
 from esper.kasmina.model import MorphableModel
-from esper.kasmina.sites import LayerTarget, match_layers
+from esper.kasmina.model_copy import copy_model
+from esper.kasmina.target_layers import LayerTarget, match_layers
 
 
 def wrap(

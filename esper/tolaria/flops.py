@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from esper.kasmina import MorphableModel
-from esper.kasmina.buffers import kept_buffers
-from esper.kasmina.sites import watching
+from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.target_layers import watching
 
 
 def conv_backward_flops(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import MorphableModel
-from esper.kasmina.buffers import kept_buffers
+from esper.kasmina.model_buffers import kept_buffers
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.config import MorphogeneticConfig
 from esper.kasmina import Clock, HealthMonitor, Seed, SeedManager, SeedRecord
-from esper.kasmina.buffers import kept_buffers
+from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
 from esper.tolaria.account import Account
 from esper.tolaria.control import ControlLoop

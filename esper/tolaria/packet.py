@@ -12,7 +12,7 @@ import torch
 
 from esper.kasmina import Blueprint, MorphableModel, SeedManager, get_blueprint
 from esper.kasmina.record import SeedRecord
-from esper.kasmina.sites import WHOLE_HOST, layer_module
+from esper.kasmina.target_layers import WHOLE_HOST, layer_module
 from esper.leyline import (
     Candidate,
     HealthSignal,

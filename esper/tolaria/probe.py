@@ -14,7 +14,7 @@ from torch import Tensor
 from esper.config import SeedConfig
 from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel
-from esper.kasmina.hosts import where_raised
+from esper.kasmina.host_checks import where_raised
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses

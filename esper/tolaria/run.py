@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.config import TolariaConfig
-from esper.kasmina.buffers import kept_buffers
+from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.attention import Interrupted
 from esper.tolaria.best import best_weights

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from esper.kasmina.buffers import kept_buffers
+from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import FINISHED_BY
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run

@@ -1,6 +1,9 @@
 """Blueprints: the kinds of module that seeds are grown from, with their fit and their cost."""
 
-from esper.kasmina.blueprints import attention, branch, convolution, features, plain
+from esper.kasmina.blueprints import attention, convolution, features
+from esper.kasmina.blueprints import conv_branch as branch
+from esper.kasmina.blueprints import simple as plain
+from esper.kasmina.blueprints.cost import Cost, SiteShape
 from esper.kasmina.blueprints.measure import measured_cost
 from esper.kasmina.blueprints.registry import (
     Blueprint,
@@ -9,7 +12,6 @@ from esper.kasmina.blueprints.registry import (
     name_blueprint,
     register_blueprint,
 )
-from esper.kasmina.blueprints.shape import Cost, SiteShape
 
 # Importing these modules registers what they hold.
 BUILT_IN = (attention, branch, convolution, features, plain)

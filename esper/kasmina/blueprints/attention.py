@@ -7,9 +7,9 @@ import math
 from torch import Tensor, nn
 
 from esper.errors import GrowthError
-from esper.kasmina.blueprints.parts import ChannelsLast, hidden_sizes, needs_same, shrink, silent, widths
+from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
+from esper.kasmina.blueprints.layers import ChannelsLast, hidden_sizes, needs_same, shrink, silent, widths
 from esper.kasmina.blueprints.registry import Option, register_blueprint
-from esper.kasmina.blueprints.shape import Cost, SiteShape, affine, dense
 
 # The matrix of attention weights grows with the square of the positions.
 _MAX_POSITIONS = 1024

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.blueprints.parts import batch_norm, conv, hidden_sizes, needs_conv, silent
+from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
+from esper.kasmina.blueprints.layers import batch_norm, conv, hidden_sizes, needs_conv, silent
 from esper.kasmina.blueprints.registry import Option, register_blueprint
-from esper.kasmina.blueprints.shape import Cost, SiteShape, affine, dense
 
 
 class ChannelsLastMemory(nn.Sequential):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from esper.kasmina.blueprints.parts import (
+from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
+from esper.kasmina.blueprints.layers import (
     activation as make_activation,
 )
-from esper.kasmina.blueprints.parts import (
+from esper.kasmina.blueprints.layers import (
     as_features,
     conv,
     hidden_sizes,
@@ -17,7 +18,6 @@ from esper.kasmina.blueprints.parts import (
     widths,
 )
 from esper.kasmina.blueprints.registry import Option, register_blueprint
-from esper.kasmina.blueprints.shape import Cost, SiteShape, affine, dense
 
 # Layer norm leaves almost nothing of fewer features than this: of one, nothing at all.
 NORM_FROM = 4

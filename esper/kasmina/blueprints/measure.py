@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.errors import GrowthError
-from esper.kasmina.blueprints.shape import Cost, SiteShape
+from esper.kasmina.blueprints.cost import Cost, SiteShape
 
 
 def measured_cost(module: nn.Module, shape: SiteShape) -> Cost:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from esper.errors import GrowthError
+from esper.kasmina.blueprints.cost import Cost, SiteShape
 from esper.kasmina.blueprints.measure import measured_cost, misfit
-from esper.kasmina.blueprints.shape import Cost, SiteShape
 
 Option = int | float | str | bool
 Options = Mapping[str, Option]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from esper.kasmina import MorphableModel
-from esper.kasmina.sites import first_tensor, layer_module, main_output
+from esper.kasmina.target_layers import first_tensor, layer_module, main_output
 from esper.leyline import AdaptationCommand
 
 _ITERATIONS = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from esper.kasmina import MorphableModel
-from esper.kasmina.copying import copy_model
+from esper.kasmina.model_copy import copy_model
 from esper.leyline import AdaptationCommand, SeedStage
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from esper.errors import GrowthError
 from esper.kasmina import Clock, KernelStore, MorphableModel, extract
 from esper.kasmina.kernels import Kernel
-from esper.kasmina.transplant import DESCRIPTION, implant
+from esper.kasmina.load_kernel import DESCRIPTION, implant
 from esper.leyline import SeedStage
 
 

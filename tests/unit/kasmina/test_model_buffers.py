@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.errors import GrowthError
 from esper.kasmina import wrap
-from esper.kasmina.buffers import kept_buffers
+from esper.kasmina.model_buffers import kept_buffers
 
 X = torch.arange(4.0 * WIDTH).view(4, WIDTH) / WIDTH
 

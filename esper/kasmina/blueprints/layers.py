@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from esper.errors import GrowthError
-from esper.kasmina.blueprints.shape import SiteShape
+from esper.kasmina.blueprints.cost import SiteShape
 
 # Multiples of 4 that are about a quarter apart: finer than that, a size class is not worth an extra choice.
 WIDTHS = (

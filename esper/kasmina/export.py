@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 
 from esper.errors import GrowthError
-from esper.kasmina.copying import copy_model
 from esper.kasmina.model import MorphableModel
-from esper.kasmina.sites import WHOLE_HOST, first_tensor, layer_module, main_output, with_main_output
+from esper.kasmina.model_copy import copy_model
+from esper.kasmina.target_layers import WHOLE_HOST, first_tensor, layer_module, main_output, with_main_output
 from esper.leyline import SeedStage
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from esper.kasmina.blueprints.parts import silent, widths
+from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
+from esper.kasmina.blueprints.layers import silent, widths
 from esper.kasmina.blueprints.registry import Option, register_blueprint
-from esper.kasmina.blueprints.shape import Cost, SiteShape, affine, dense
 
 _GRID = 2  # cells an axis that are left for the linear layer: something of the place is kept
 _SMALLEST = 4  # smaller images have no room for two strides

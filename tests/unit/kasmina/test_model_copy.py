@@ -12,7 +12,7 @@ from helpers.zoo_state import Slotted
 from torch import nn
 
 from esper.errors import GrowthError
-from esper.kasmina.copying import copy_model
+from esper.kasmina.model_copy import copy_model
 
 X = torch.ones(2, WIDTH)
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints.convolution import conv_heavy
+from esper.kasmina.blueprints.cost import Cost, SiteShape, affine
 from esper.kasmina.blueprints.features import NORM_FROM, mlp
-from esper.kasmina.blueprints.parts import (
+from esper.kasmina.blueprints.layers import (
     batch_norm,
     needs_conv,
     needs_features,
@@ -15,7 +16,6 @@ from esper.kasmina.blueprints.parts import (
     silent,
 )
 from esper.kasmina.blueprints.registry import Option, get_blueprint, register_blueprint
-from esper.kasmina.blueprints.shape import Cost, SiteShape, affine
 
 # Little enough that no body could undo the fresh noise with it.
 _BODY_SHARE = 0.1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.errors import GrowthError
 from esper.kasmina import Clock, match_layers, wrap
-from esper.kasmina.sites import first_tensor, main_output, watching, with_main_output
+from esper.kasmina.target_layers import first_tensor, main_output, watching, with_main_output
 
 
 class Linear(nn.Module):

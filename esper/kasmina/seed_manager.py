@@ -11,12 +11,12 @@ from esper.errors import GateClosedError, GrowthError
 from esper.kasmina import gates
 from esper.kasmina.blending import Blend
 from esper.kasmina.blueprints import get_blueprint
-from esper.kasmina.change import Clock, StageMove, TopologyChange
 from esper.kasmina.gates import Verdict
 from esper.kasmina.isolation import guard_gradients, learn
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
+from esper.kasmina.topology import Clock, StageMove, TopologyChange
 from esper.leyline import GATES, AdaptationCommand, CommandKind, Gate, SeedStage
 
 S = SeedStage

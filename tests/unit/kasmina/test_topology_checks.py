@@ -15,7 +15,7 @@ from torch import Tensor
 
 from esper.errors import GrowthError
 from esper.kasmina import MorphableModel
-from esper.kasmina.bounds import TOPOLOGY_LIMIT_BYTES
+from esper.kasmina.topology_checks import TOPOLOGY_LIMIT_BYTES
 
 GIANT = 1 << 40
 
