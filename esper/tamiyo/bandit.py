@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from esper.tamiyo.memory import Episode
+from esper.tamiyo.episodes import Episode
 
 Features = Mapping[str, float]
 

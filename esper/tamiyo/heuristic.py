@@ -16,13 +16,13 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, Outcome, SiteState, SystemStatePacket
-from esper.tamiyo.appraisal import Choice, kind_worth, whole_share, work
-from esper.tamiyo.ground import Ground, Share
-from esper.tamiyo.judge import Judge
-from esper.tamiyo.ledger import Ledger
-from esper.tamiyo.policy import CommandWriter
+from esper.tamiyo.arguments import counted
+from esper.tamiyo.base import CommandWriter
+from esper.tamiyo.budget import Ground, Share
+from esper.tamiyo.outcomes import Ledger
+from esper.tamiyo.pruning import Judge
 from esper.tamiyo.randomness import dump_random, load_random
-from esper.tamiyo.settings import counted
+from esper.tamiyo.scoring import Choice, kind_worth, whole_share, work
 
 # How many of a run's own seeds the prior weighs as much as.
 _PRIOR_WEIGHT = 4.0

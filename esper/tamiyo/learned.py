@@ -16,9 +16,9 @@ from typing import Any
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SiteState, SystemStatePacket
 from esper.tamiyo.bandit import LinearBandit, worth
-from esper.tamiyo.ground import Share
+from esper.tamiyo.budget import Share
+from esper.tamiyo.episodes import Episode, Memory
 from esper.tamiyo.heuristic import HeuristicPolicy
-from esper.tamiyo.memory import Episode, Memory
 
 # Of the logarithm of a run's final loss: what is left between runs that differ in their seed only.
 _NOISE = 0.05

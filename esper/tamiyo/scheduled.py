@@ -8,9 +8,9 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, Refusal, SystemStatePacket
-from esper.tamiyo.ground import Ground, matches
-from esper.tamiyo.judge import Judge
-from esper.tamiyo.policy import CommandWriter
+from esper.tamiyo.base import CommandWriter
+from esper.tamiyo.budget import Ground, matches
+from esper.tamiyo.pruning import Judge
 
 # Refusals that will not be otherwise at the next decision.
 _FINAL = frozenset({Refusal.GATE, Refusal.INVALID, Refusal.DUPLICATE})

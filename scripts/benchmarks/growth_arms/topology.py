@@ -11,7 +11,7 @@ from torch import nn
 from esper.kasmina import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.leyline import JOINED, SeedStage, SystemStatePacket
-from esper.tamiyo.ground import Ground
+from esper.tamiyo.budget import Ground
 from growth_arms.tasks import MOST_SEEDS
 
 LEAST_ROOM_USED = 0.5  # smaller ones would be easy to beat

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.tamiyo.bandit import LinearBandit, worth
-from esper.tamiyo.memory import Episode
+from esper.tamiyo.episodes import Episode
 
 
 def runs(task: str, level: float, count: int) -> list[Episode]:

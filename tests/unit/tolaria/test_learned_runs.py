@@ -8,7 +8,7 @@ from helpers.runs import make_run, notes_of
 
 from esper.leyline import SystemStatePacket
 from esper.tamiyo import LearnedPolicy
-from esper.tamiyo.memory import Memory
+from esper.tamiyo.episodes import Memory
 from esper.tolaria.run import Run
 
 OPTIONS = {

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from esper.config import SeedConfig, TolariaConfig
 from esper.leyline import Impact
-from esper.tamiyo.judge import chance_above
+from esper.tamiyo.pruning import chance_above
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.criterion import Criterion
 from esper.tolaria.evaluate import Evaluator

@@ -8,11 +8,11 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SiteState, SystemStatePacket
-from esper.tamiyo.ground import Ground
-from esper.tamiyo.judge import Judge
-from esper.tamiyo.policy import CommandWriter
+from esper.tamiyo.arguments import counted
+from esper.tamiyo.base import CommandWriter
+from esper.tamiyo.budget import Ground
+from esper.tamiyo.pruning import Judge
 from esper.tamiyo.randomness import dump_random, load_random
-from esper.tamiyo.settings import counted
 
 
 class RandomPolicy:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SystemStatePacket
-from esper.tamiyo.judge import Verdict
+from esper.tamiyo.pruning import Verdict
 
 
 class Policy(Protocol):

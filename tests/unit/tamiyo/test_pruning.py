@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from esper.errors import ConfigError
 from esper.leyline import CommandKind, Impact, SeedStage, SeedState
-from esper.tamiyo.judge import Judge, Verdict, chance_above
+from esper.tamiyo.pruning import Judge, Verdict, chance_above
 
 STRICT = Judge(min_gain=0.0, confirmations=1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from esper.errors import ConfigError
-from esper.tamiyo.memory import FORMAT, MAX_EPISODES, Episode, Memory
+from esper.tamiyo.episodes import FORMAT, MAX_EPISODES, Episode, Memory
 
 
 def episode(number: int) -> Episode:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper.leyline import CommandKind, Outcome, Refusal, SeedStage, SeedState
-from esper.tamiyo.judge import chance_above
+from esper.tamiyo.pruning import chance_above
 
 # Refusals after which the same pair would only be refused again.
 _FINAL = frozenset({Refusal.GATE, Refusal.INVALID})

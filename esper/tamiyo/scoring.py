@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from esper.leyline import ALIVE, Candidate, SiteState, SystemStatePacket
-from esper.tamiyo.ground import Share
+from esper.tamiyo.budget import Share
 
 # What a parameter of a blueprint brought beside one of the best; others count as the middle of these.
 _STRENGTH = {

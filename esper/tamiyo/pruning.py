@@ -18,7 +18,7 @@ from esper.leyline import (
     SystemStatePacket,
     impact_evidence,
 )
-from esper.tamiyo.settings import counted
+from esper.tamiyo.arguments import counted
 
 MODES = ("impact", "keep")
 
