@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.config import TolariaConfig
-from esper.records import StatusSink
+from esper.loggers import StatusSink
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
 

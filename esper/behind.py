@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from esper.records.lines import METRICS_FILE
+from esper.loggers.jsonl_reader import METRICS_FILE
 from esper.tolaria.state import Checkpoint
 from esper.tolaria.state.index import is_checkpoint
 from esper.utils.bounded_read import read_object, read_regular

@@ -7,7 +7,7 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.leyline import EventName
-from esper.records import Recorder, draw_run, summarise_metrics, write_summary
+from esper.loggers import Recorder, draw_run, summarise_metrics, write_summary
 from esper.results import Attempts, save_model
 from esper.resume import SUMMARY_FILE
 from esper.tolaria.run import Run

@@ -21,7 +21,7 @@ from esper.data import DataBundle
 from esper.ending import write_results
 from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY, EventName, Level
-from esper.records import (
+from esper.loggers import (
     Display,
     JsonlSink,
     RunInfo,

@@ -13,7 +13,7 @@ from esper.config.diff import Change, changes
 from esper.config.messages import problem, show
 from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
-from esper.records.lines import EVENTS_FILE, METRICS_FILE, STEPS_FILE
+from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE
 from esper.storage import folder_to_write, folder_with_checkpoints, is_own, refuse_lost, refuse_unwritable
 from esper.tolaria.run import Run
 from esper.tolaria.state import Checkpoint, Found, find_and_load, load_checkpoint

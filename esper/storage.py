@@ -14,7 +14,7 @@ from esper.config import TolariaConfig
 from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.leyline import EventName
-from esper.records.lines import EVENTS_FILE
+from esper.loggers.jsonl_reader import EVENTS_FILE
 from esper.tolaria.state import checkpoint_folder
 from esper.tolaria.state.folder import is_same_folder, why_missing, why_unwritable
 from esper.unfinished import own_config

@@ -17,7 +17,7 @@ import torch
 from esper.answers import Answers
 from esper.config import LoggingConfig, TolariaConfig
 from esper.config.serialization import options
-from esper.records import (
+from esper.loggers import (
     Display,
     JsonlSink,
     LogSink,

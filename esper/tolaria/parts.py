@@ -23,7 +23,7 @@ from esper.tolaria.task import BatchForm
 
 
 class Records(Protocol):
-    """Where a run's records go; `esper.records.Recorder` is one."""
+    """Where a run's records go; `esper.loggers.Recorder` is one."""
 
     def epoch(self, record: Mapping[str, Any]) -> None: ...
 

@@ -10,7 +10,7 @@ from esper.leyline import Event, Level
 
 
 class EventSink(Protocol):
-    """Where events go; `esper.records.Recorder` is one."""
+    """Where events go; `esper.loggers.Recorder` is one."""
 
     def event(self, event: Event) -> None: ...
 

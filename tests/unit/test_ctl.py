@@ -16,7 +16,7 @@ from helpers.runs import small_config
 from esper import ctl
 from esper.answers import Answers
 from esper.leyline import Event, EventName, Level, SeedStage
-from esper.records import StatusSink
+from esper.loggers import StatusSink
 from esper.remote.server import Server
 from esper.surroundings import open_door
 from esper.tolaria.signals import Wishes

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from esper.config import LoggingConfig, TolariaConfig
-from esper.records import Display, JsonlSink, Recorder, RunInfo, Sink, StatusSink, WandbSink
+from esper.loggers import Display, JsonlSink, Recorder, RunInfo, Sink, StatusSink, WandbSink
 from esper.surroundings import LOGGERS_FILE, keep_logger_ids, make_recorder, saved_logger_ids, worth_a_line
 
 

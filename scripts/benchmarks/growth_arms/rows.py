@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from esper.records.lines import METRICS_FILE, read_lines
+from esper.loggers.jsonl_reader import METRICS_FILE, read_lines
 from esper.tolaria.summary import summarize
 from growth_arms.arms import GROMO, SWEEP, Spec, arm_hash, sweep_source
 from growth_arms.measured import MeasuredJob

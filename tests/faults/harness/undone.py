@@ -19,7 +19,7 @@ from faults.harness.tally import Budget, Tally
 
 from esper import train
 from esper.leyline import EventName
-from esper.records import Recorder
+from esper.loggers import Recorder
 from esper.tolaria.attention import Attention
 from esper.tolaria.safety.guard import Guard
 from esper.tolaria.state.abandoned import abandoned

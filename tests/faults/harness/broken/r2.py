@@ -8,8 +8,8 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.records import jsonl
-from esper.records.lines import EVENTS_FILE
+from esper.loggers import jsonl
+from esper.loggers.jsonl_reader import EVENTS_FILE
 from esper.tolaria.state.manager import StateManager
 
 

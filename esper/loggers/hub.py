@@ -1,0 +1,227 @@
+"""One place that a run reports to; it passes everything on to the sinks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from esper.leyline import Event, EventName, Level
+from esper.loggers.backlog import Backlog
+from esper.loggers.base import Json, RunInfo, Sink
+
+_log = logging.getLogger("esper.loggers")
+
+
+class Recorder:
+    """Hands records to `files` at once, on the caller's thread, and to `slow` on a thread of its own.
+
+    A slow sink that raises is switched off and closed, with one `logger_failed` event to the others; the run
+    goes on. Slow sinks that cannot keep up lose step records first (see `Backlog`), the loop never waits.
+    What `files` raise is raised to the caller. Sinks get each `metrics_interval`-th epoch and the last of a
+    run that finishes; one that asks for `every_epoch` gets them all. `clock` gives seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Sink],
+        slow: Sequence[Sink],
+        clock: Callable[[], float],
+        *,
+        metrics_interval: int = 1,
+        capacity: int = 4096,
+    ) -> None:
+        self._files = list(files)
+        self._clock = clock
+        self._interval = metrics_interval
+        self._backlog = Backlog(capacity)
+        self._crew = _Crew(slow, self._backlog)
+        self._info: RunInfo | None = None
+        self._held: dict[str, Any] | None = None
+        self._step = 0
+        self._epoch = 0
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many records the slow sinks did not get because they were too slow, by kind."""
+        return dict(self._backlog.dropped)
+
+    def start(self, info: RunInfo) -> None:
+        """Open the files, and let the slow sinks open theirs."""
+        self._info = info
+        self._step = info.start_step
+        for sink in self._files:
+            sink.start(info)
+        self._crew.start(info)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self._step, self._epoch = record["step"], record["epoch"]
+        for sink in self._files:
+            if sink.every_epoch:
+                sink.epoch(record)
+        self._held = dict(record)
+        if self._epoch % self._interval == 0:
+            self._release()
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        self._step = record["step"]
+        for sink in self._files:
+            sink.step(record)
+        self._pass_on("step", dict(record))
+
+    def event(self, event: Event) -> None:
+        self._step, self._epoch = event.step, event.epoch
+        self._tell_files(event)
+        self._pass_on("event", event)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self._release()
+        for sink in self._files:
+            sink.finish(summary)
+        self._pass_on("finish", dict(summary))
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Give the slow sinks `timeout_s` to write what is left, then close everything."""
+        try:
+            self._backlog.put("close", None)
+            self._backlog.end()
+            late = self._crew.join(timeout_s)
+            self._report_failures()
+            if late:
+                self._warn(EventName.LOGGER_FAILED, sinks=late, error=f"not done within {timeout_s:g} s")
+            if self.dropped:
+                self._warn(EventName.NOTICE, message="loggers were too slow", dropped=self.dropped)
+        finally:
+            for sink in self._files:
+                sink.close()
+
+    def state(self) -> dict[str, dict[str, Json]]:
+        """Return each sink's state by its name; right from the start, and so before the first step."""
+        return self._states({sink.name: sink.state() for sink in self._files})
+
+    def rewound(self, state: Mapping[str, Any]) -> dict[str, dict[str, Json]]:
+        """Return what `state()` will return after `rewind(state)`: for a checkpoint that is saved before."""
+        return self._states({sink.name: sink.rewound(state.get(sink.name, {})) for sink in self._files})
+
+    def _states(self, of_files: dict[str, dict[str, Json]]) -> dict[str, dict[str, Json]]:
+        assert self._info is not None, "Recorder.state() before start()"
+        states = of_files | self._crew.states(self._info.state)
+        return {name: state for name, state in states.items() if state}
+
+    def sync(self) -> None:
+        """Make the files durable as far as `state()` has spoken of them; from any thread."""
+        for sink in self._files:
+            sink.sync()
+
+    def missing(self) -> list[str]:
+        """A sentence for each file of the records that somebody has removed or replaced meanwhile."""
+        return [sentence for sink in self._files for sentence in sink.missing()]
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Go back to an earlier `state()`: epochs and steps since then will come again, events stay.
+
+        Slow sinks keep what they have been sent.
+        """
+        self._held = None
+        for sink in self._files:
+            sink.rewind(state.get(sink.name, {}))
+
+    def _release(self) -> None:
+        """Give the epoch that is held to the sinks that do not get every one."""
+        if self._held is None:
+            return
+        for sink in self._files:
+            if not sink.every_epoch:
+                sink.epoch(self._held)
+        self._pass_on("epoch", self._held)
+        self._held = None
+
+    def _pass_on(self, kind: str, payload: Any) -> None:
+        self._report_failures()
+        if self._crew.at_work:
+            self._backlog.put(kind, payload)
+
+    def _report_failures(self) -> None:
+        while self._crew.failures:
+            name, error = self._crew.failures.popleft()
+            self._warn(EventName.LOGGER_FAILED, sink=name, error=f"{type(error).__name__}: {error}")
+
+    def _warn(self, name: str, **data: Any) -> None:
+        event = Event(self._clock(), name, Level.WARNING, self._step, self._epoch, data)
+        self._tell_files(event)
+        if self._crew.at_work:
+            self._backlog.put("event", event)
+
+    def _tell_files(self, event: Event) -> None:
+        for sink in self._files:
+            sink.event(event)
+
+
+class _Crew:
+    """The slow sinks and the thread they live on. Only that thread calls them, `start` and `state` excepted.
+
+    They are started on the caller's thread, before the run begins: a logger that loads native modules or
+    sets environment variables while another thread computes has crashed the process (once in some fifty
+    runs, by a signal, with nothing to read).
+    """
+
+    def __init__(self, sinks: Sequence[Sink], backlog: Backlog) -> None:
+        self.failures: deque[tuple[str, Exception]] = deque()
+        self._sinks = list(sinks)
+        self._all = tuple(sinks)
+        self._started: set[str] = set()
+        self._backlog = backlog
+        self._thread: threading.Thread | None = None
+
+    @property
+    def at_work(self) -> bool:
+        return self._thread is not None and bool(self._sinks)
+
+    def start(self, info: RunInfo) -> None:
+        for sink in list(self._sinks):
+            if self._call(sink, "start", info):
+                self._started.add(sink.name)
+        if self._sinks:
+            # A daemon: a sink that never returns must not keep the process from ending.
+            self._thread = threading.Thread(target=self._work, name="esper-records", daemon=True)
+            self._thread.start()
+
+    def join(self, timeout_s: float) -> list[str]:
+        """Wait for the thread to end; return the names of the sinks that were not done by then."""
+        if self._thread is None:
+            return []
+        self._thread.join(timeout_s)
+        return [sink.name for sink in self._sinks] if self._thread.is_alive() else []
+
+    def states(self, saved: Mapping[str, Any]) -> dict[str, dict[str, Json]]:
+        """Return the sinks' states; of one that has not yet taken up its saved state, the saved one."""
+        waiting = {sink.name for sink in self._all} - self._started
+        return {
+            sink.name: saved[sink.name] if sink.name in waiting & saved.keys() else sink.state()
+            for sink in self._all
+        }
+
+    def _work(self) -> None:
+        while (item := self._backlog.take()) is not None:
+            for sink in list(self._sinks):
+                self._call(sink, item.kind, item.payload)
+
+    def _call(self, sink: Sink, kind: str, payload: Any) -> bool:
+        try:
+            sink.close() if kind == "close" else getattr(sink, kind)(payload)
+        except Exception as error:  # noqa: BLE001 - whatever a logger raises, it is not worth the run
+            _log.debug("%s failed in %s", sink.name, kind, exc_info=True)
+            self._sinks.remove(sink)
+            self.failures.append((sink.name, error))
+            if kind != "close":
+                self._let_go(sink)
+            return False
+        return True
+
+    def _let_go(self, sink: Sink) -> None:
+        try:
+            sink.close()
+        except Exception:  # noqa: BLE001 - it has failed before, and that has been said
+            _log.debug("%s failed again in close", sink.name, exc_info=True)
