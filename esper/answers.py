@@ -1,4 +1,4 @@
-"""What a run answers and does when somebody asks it from outside; see `esper.remote`."""
+"""What a run answers and does when somebody asks it from outside; see `esper.control`."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from esper import __version__
-from esper.remote.client import NoAnswerError, NobodyThereError, ask
-from esper.remote.folder import find_run, state_of
-from esper.remote.place import read_note
-from esper.remote.protocol import COMMANDS
+from esper.control.client import NoAnswerError, NobodyThereError, ask
+from esper.control.offline import find_run, state_of
+from esper.control.protocol import COMMANDS
+from esper.control.socket_path import read_note
 from esper.utils.lock import live_holder
 from esper.utils.stdout import flush_output, say
 

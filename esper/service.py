@@ -14,7 +14,7 @@ from torch import nn
 
 from esper.api import TolariaTrainer
 from esper.config import TolariaConfig
-from esper.probes import Probes
+from esper.control.health_probe import Probes
 
 
 class TolariaService:

@@ -17,6 +17,8 @@ import torch
 from esper.answers import Answers
 from esper.config import LoggingConfig, TolariaConfig
 from esper.config.serialization import options
+from esper.control.server import Server
+from esper.control.socket_path import socket_path
 from esper.loggers import (
     Display,
     JsonlSink,
@@ -27,8 +29,6 @@ from esper.loggers import (
     TensorBoardSink,
     WandbSink,
 )
-from esper.remote.place import socket_path
-from esper.remote.server import Server
 from esper.utils.device_and_rng import set_deterministic, set_threads
 from esper.utils.files import write_json_atomic
 

@@ -15,9 +15,9 @@ from helpers.runs import small_config
 
 from esper import ctl
 from esper.answers import Answers
+from esper.control.server import Server
 from esper.leyline import Event, EventName, Level, SeedStage
 from esper.loggers import StatusSink
-from esper.remote.server import Server
 from esper.surroundings import open_door
 from esper.tolaria.signals import Wishes
 from esper.utils.lock import FolderLock

@@ -15,8 +15,8 @@ from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
 import esper
+from esper.control.offline import state_of
 from esper.errors import CheckpointError
-from esper.remote.folder import state_of
 from esper.results import save_model
 from esper.tolaria.run import Run
 from esper.tolaria.state.find import find_and_load, find_config

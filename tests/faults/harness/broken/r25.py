@@ -11,7 +11,7 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.remote import folder as remote
+from esper.control import offline as remote
 from esper.tolaria.state import find, index
 from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint
 from esper.tolaria.state.index import Entry

@@ -11,7 +11,7 @@ from helpers.services import Behaviour, free_port, hang, http_service, say, tcp_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.probes import Probes, probe
+from esper.control.health_probe import Probes, probe
 
 
 def probe_threads() -> list[str]:

@@ -14,12 +14,12 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from esper.remote.place import NOTE_FILE, Note, render_note
-from esper.remote.protocol import REQUEST_LIMIT_BYTES, decode, encode
+from esper.control.protocol import REQUEST_LIMIT_BYTES, decode, encode
+from esper.control.socket_path import NOTE_FILE, Note, render_note
 from esper.utils.files import write_bytes_atomic
 from esper.utils.forks import closed_in_children
 
-_log = logging.getLogger("esper.remote")
+_log = logging.getLogger("esper.control")
 
 # What a command leads to: a result at once, or the name of something that is still to be made.
 Answer = Mapping[str, Any] | Future[str]

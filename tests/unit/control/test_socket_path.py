@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from esper.remote.place import LONGEST_PATH_BYTES, NOTE_FILE, Note, read_note, render_note, socket_path
+from esper.control.socket_path import LONGEST_PATH_BYTES, NOTE_FILE, Note, read_note, render_note, socket_path
 
 
 @pytest.fixture

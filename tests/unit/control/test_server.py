@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.remote.client import NoAnswerError, NobodyThereError, ask
-from esper.remote.place import Note, read_note
-from esper.remote.protocol import REQUEST_LIMIT_BYTES, decode, encode
-from esper.remote.server import Server
+from esper.control.client import NoAnswerError, NobodyThereError, ask
+from esper.control.protocol import REQUEST_LIMIT_BYTES, decode, encode
+from esper.control.server import Server
+from esper.control.socket_path import Note, read_note
 
 
 class Desk:

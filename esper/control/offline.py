@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from esper.control.socket_path import NOTE_FILE
 from esper.leyline import FINISHED_BY
-from esper.remote.place import NOTE_FILE
 from esper.utils.bounded_read import parse_object, read_object, read_regular
 from esper.utils.lock import LOCK_FILE, live_holder
 

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from esper.control.protocol import REPLY_LIMIT_BYTES, decode, encode
+from esper.control.socket_path import LONGEST_PATH_BYTES, Note
 from esper.errors import EsperError
-from esper.remote.place import LONGEST_PATH_BYTES, Note
-from esper.remote.protocol import REPLY_LIMIT_BYTES, decode, encode
 
 # How soon it is tried again where too many are waiting to be accepted.
 _QUEUE_POLL_S = 0.01
