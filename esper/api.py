@@ -28,8 +28,8 @@ from esper.leyline import FINISHED_BY
 from esper.results import read_model
 from esper.resume import origin_problems
 from esper.tolaria.best import best_weights
-from esper.tolaria.state import find_and_load
-from esper.tolaria.state.find import find_config
+from esper.tolaria.checkpoint import find_and_load
+from esper.tolaria.checkpoint.discovery import find_config
 from esper.unfinished import which_run
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 from esper.utils.lock import FolderLock

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from esper.loggers.jsonl_reader import METRICS_FILE
-from esper.tolaria.state import Checkpoint
-from esper.tolaria.state.index import is_checkpoint
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.index import is_checkpoint
 from esper.utils.bounded_read import read_object, read_regular
 
 _TAIL_BYTES = 1 << 20

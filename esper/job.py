@@ -54,10 +54,10 @@ from esper.surroundings import (
     saved_logger_ids,
     worth_a_line,
 )
+from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import Checkpoint
 from esper.tolaria.summary import summarize
 from esper.utils.device_and_rng import resolve_device, seed_everything
 from esper.utils.files import remove_stale

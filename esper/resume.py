@@ -15,10 +15,10 @@ from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE
 from esper.storage import folder_to_write, folder_with_checkpoints, is_own, refuse_lost, refuse_unwritable
+from esper.tolaria.checkpoint import Checkpoint, Found, find_and_load, load_checkpoint
+from esper.tolaria.checkpoint.discovery import find_config
+from esper.tolaria.checkpoint.folder import is_same_folder
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint, Found, find_and_load, load_checkpoint
-from esper.tolaria.state.find import find_config
-from esper.tolaria.state.folder import is_same_folder
 from esper.unfinished import what_is_owed
 from esper.utils.bounded_read import read_object
 from esper.utils.device_and_rng import set_threads

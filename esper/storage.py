@@ -15,8 +15,8 @@ from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.loggers.jsonl_reader import EVENTS_FILE
-from esper.tolaria.state import checkpoint_folder
-from esper.tolaria.state.folder import is_same_folder, why_missing, why_unwritable
+from esper.tolaria.checkpoint import checkpoint_folder
+from esper.tolaria.checkpoint.folder import is_same_folder, why_missing, why_unwritable
 from esper.unfinished import own_config
 from esper.utils.files import is_leftover, remove_stale
 from esper.utils.lock import LOCK_FILE, FolderLock

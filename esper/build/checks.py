@@ -36,8 +36,8 @@ from esper.config.targets import (
 from esper.data import DataInfo, inspect_data
 from esper.errors import EsperError, GrowthError
 from esper.kasmina import blueprint_names, host_problems, match_layers
+from esper.tolaria.checkpoint.discovery import find_config
 from esper.tolaria.schedule import Horizon
-from esper.tolaria.state.find import find_config
 from esper.utils.device_and_rng import resolve_device, restore_rng_state, rng_state
 
 _LOGGING = ("colorlog", "logging", "rich")

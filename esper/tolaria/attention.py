@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from esper.errors import CheckpointError
+from esper.tolaria.checkpoint.checkpointer import Store
+from esper.tolaria.checkpoint.metadata import name_of
+from esper.tolaria.checkpoint.snapshots import Snapshot
 from esper.tolaria.progress import Progress
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state.header import name_of
-from esper.tolaria.state.snapshots import Snapshot
-from esper.tolaria.state.store import Store
 
 
 class Interrupted(BaseException):

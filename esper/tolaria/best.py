@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import MorphableModel
+from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.loss_state import LossState
 from esper.tolaria.progress import Best
-from esper.tolaria.state import Checkpoint
 
 
 def best_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:

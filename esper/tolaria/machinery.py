@@ -15,6 +15,12 @@ from esper.tolaria.account import Account
 from esper.tolaria.attention import Attention
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.best import BestModel
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.checkpointer import Store
+from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.owners import register_owners
+from esper.tolaria.checkpoint.rollback import Rollback
+from esper.tolaria.checkpoint.snapshots import Snapshots
 from esper.tolaria.control import ControlLoop
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.examine import examine
@@ -28,7 +34,6 @@ from esper.tolaria.loss_state import LossState
 from esper.tolaria.losses import sum_losses
 from esper.tolaria.measure import Measurements
 from esper.tolaria.optimizer import OptimizerManager
-from esper.tolaria.owners import register_owners
 from esper.tolaria.packet import History, PacketBuilder, hardware
 from esper.tolaria.parts import Parts
 from esper.tolaria.precision import Precision
@@ -40,11 +45,6 @@ from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Unhealthy, Wa
 from esper.tolaria.schedule import Horizon, LearningRate
 from esper.tolaria.signals import Wishes
 from esper.tolaria.single_samples import refuse_single_samples
-from esper.tolaria.state import Checkpoint
-from esper.tolaria.state.find import load_newest
-from esper.tolaria.state.rollback import Rollback
-from esper.tolaria.state.snapshots import Snapshots
-from esper.tolaria.state.store import Store
 from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter
 from esper.tolaria.telemetry import Telemetry

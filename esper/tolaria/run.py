@@ -15,6 +15,8 @@ from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.attention import Interrupted
 from esper.tolaria.best import best_weights
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.registry import state_of
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import epoch_line
@@ -24,8 +26,6 @@ from esper.tolaria.parts import Parts
 from esper.tolaria.profiler import StepProfiler
 from esper.tolaria.safety import Unhealthy
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import Checkpoint
-from esper.tolaria.state.manager import state_of
 from esper.tolaria.task import Counts, batch_length, follow
 
 

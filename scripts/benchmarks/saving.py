@@ -30,12 +30,12 @@ from torch import Tensor
 
 from esper import TolariaConfig
 from esper.job import Job
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.registry import Tensors
+from esper.tolaria.checkpoint.rollback import Rollback
+from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint
-from esper.tolaria.state.find import load_newest
-from esper.tolaria.state.manager import Tensors
-from esper.tolaria.state.rollback import Rollback
-from esper.tolaria.state.snapshots import Snapshot, Snapshots
 
 SHAPES = {"convnet": (1, 28), "resnet18": (3, 32)}
 BATCH = {"convnet": 128, "resnet18": 16}

@@ -15,8 +15,8 @@ import torch
 from helpers.runs import Notes
 from torch import Tensor
 
-from esper.tolaria.state.buffers import Buffers
-from esper.tolaria.state.snapshots import Snapshot, Snapshots
+from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 
 # Objects of these are looked into; of any other only the type is noted.
 OURS = ("esper.", "helpers.", "torch.optim", "torch.amp", "torch.nn", "omegaconf")

@@ -23,10 +23,10 @@ from esper.leyline import (
     SystemStatePacket,
 )
 from esper.models import build
+from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.parts import Parts
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import load_checkpoint
 from esper.tolaria.task import pair_form
 from esper.utils.device_and_rng import seed_everything
 

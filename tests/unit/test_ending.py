@@ -19,8 +19,8 @@ from rich.console import Console
 import esper
 from esper.api import TolariaTrainer
 from esper.errors import ConfigError, OutputError
+from esper.tolaria.checkpoint.checkpointer import Store
 from esper.tolaria.run import Run
-from esper.tolaria.state.store import Store
 
 
 def trainer(folder: Path, said: io.StringIO | None = None, **options: Any) -> TolariaTrainer:

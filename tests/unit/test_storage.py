@@ -12,7 +12,7 @@ from helpers.folders import AUTO, config, refused, run
 import esper
 from esper.errors import CheckpointError, ConfigError
 from esper.resume import find_origin, origin_problems
-from esper.tolaria.state import find_checkpoint
+from esper.tolaria.checkpoint import find_checkpoint
 from esper.utils.lock import LOCK_FILE, FolderLock
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel
 from esper.leyline import EventName
+from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
 from esper.tolaria.progress import Progress
 from esper.tolaria.safety.governor import Governor
 from esper.tolaria.safety.watch import Watch
-from esper.tolaria.state.snapshots import Refused, Snapshot, Snapshots
 from esper.tolaria.telemetry import Telemetry
 from esper.utils.finite import non_finite
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from faults.harness.tally import Budget, Tally
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import find_checkpoint, load_checkpoint
+from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
 
 Contents = dict[str, bytes]
 _SECTOR = 512

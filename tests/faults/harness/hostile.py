@@ -18,8 +18,8 @@ from helpers.runs import Plan, make_run
 
 import esper
 from esper.errors import EsperError
+from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.run import Run
-from esper.tolaria.state import load_checkpoint
 from esper.utils.manifest import MANIFEST, measure, render
 
 LIMIT_S = 2.0

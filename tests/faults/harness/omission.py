@@ -14,9 +14,9 @@ from faults.harness.tally import Tally
 from faults.harness.watching import Watching
 from helpers.runs import notes_of
 
+from esper.tolaria.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from esper.tolaria.checkpoint.registry import REFERENCE
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
-from esper.tolaria.state.manager import REFERENCE
 
 Piece = tuple[str, ...]
 Life = Callable[[Path], Run]

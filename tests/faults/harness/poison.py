@@ -18,8 +18,8 @@ from helpers.runs import Plan, germinate, make_run, notes_of, tell
 from torch import Tensor, nn
 
 from esper.leyline import CommandKind
+from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
 from esper.tolaria.run import Run
-from esper.tolaria.state import find_checkpoint, load_checkpoint
 
 STAGES = ("dormant", "training", "blending", "probationary", "fossilized", "embargoed")
 KINDS = ("NaN loss", "Inf loss", "exploding loss", "NaN gradient", "exploding gradient", "NaN weight")

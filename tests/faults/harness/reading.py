@@ -18,9 +18,9 @@ import esper
 from esper.control.offline import state_of
 from esper.errors import CheckpointError
 from esper.results import save_model
+from esper.tolaria.checkpoint.discovery import find_and_load, find_config
+from esper.tolaria.checkpoint.retention import Retention
 from esper.tolaria.run import Run
-from esper.tolaria.state.find import find_and_load, find_config
-from esper.tolaria.state.retention import Retention
 from esper.utils.files import Files
 
 WRITER = "faults.harness.reading:save_and_prune"

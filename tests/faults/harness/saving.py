@@ -15,8 +15,8 @@ from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
 from esper.errors import CheckpointError
+from esper.tolaria.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint, find_checkpoint, load_checkpoint
 from esper.utils.files import is_leftover, remove_stale
 
 SAVER = "faults.harness.saving:save_for_ever"

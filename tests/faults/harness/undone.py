@@ -21,10 +21,10 @@ from esper import train
 from esper.leyline import EventName
 from esper.loggers import Recorder
 from esper.tolaria.attention import Attention
+from esper.tolaria.checkpoint.abandoned import abandoned
+from esper.tolaria.checkpoint.index import list_checkpoints
+from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.safety.guard import Guard
-from esper.tolaria.state.abandoned import abandoned
-from esper.tolaria.state.index import list_checkpoints
-from esper.tolaria.state.rollback import Rollback
 from esper.tolaria.telemetry import Telemetry
 from esper.utils.files import Files
 

@@ -14,9 +14,9 @@ from helpers.runs import Notes, Plan, checkpoints, germinate, make_run, notes_of
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError
+from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import load_checkpoint
 
 # training, validation, health of the sites and a seed, its impact: all in the second epoch
 OPTIONS = LONG | {

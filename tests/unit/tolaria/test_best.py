@@ -14,7 +14,7 @@ from helpers.runs import germinate, same, tell, weights
 
 from esper.leyline import CommandKind, Impact, SeedStage
 from esper.tolaria.best import BestModel, best_weights
-from esper.tolaria.state import Checkpoint
+from esper.tolaria.checkpoint import Checkpoint
 
 
 def output(grown: Grown) -> torch.Tensor:

@@ -13,9 +13,9 @@ from helpers.runs import Plan, checkpoints, make_run, notes_of, restored
 from torch import Tensor, nn
 
 from esper.tamiyo import HeuristicPolicy
+from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import load_checkpoint
 
 
 @pytest.mark.parametrize("name", LIVES)

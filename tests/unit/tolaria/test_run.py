@@ -14,8 +14,8 @@ from helpers.runs import Notes, Plan, checkpoints, germinate, make_run, notes_of
 from torch import Tensor, nn
 
 from esper.leyline import SeedStage
+from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.run import Run
-from esper.tolaria.state import load_checkpoint
 
 # -- one epoch -----------------------------------------------------------------------------------
 

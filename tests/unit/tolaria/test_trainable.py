@@ -19,11 +19,11 @@ from esper.build import build_loss
 from esper.config import TolariaConfig
 from esper.data import HostLoader
 from esper.errors import ConfigError
+from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.loss_state import LossState
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.run import Run
 from esper.tolaria.safety import Unhealthy
-from esper.tolaria.state import load_checkpoint
 from esper.tolaria.trainable import check_tensors
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from faults.harness import saving
 from faults.harness.firing import broken
 
-from esper.tolaria.state import checkpoint, store
-from esper.tolaria.state.store import Store
+from esper.tolaria.checkpoint import checkpointer as store
+from esper.tolaria.checkpoint import format as checkpoint
+from esper.tolaria.checkpoint.checkpointer import Store
 from esper.utils import files as atomic
 from esper.utils.files import Content, Files
 from esper.utils.manifest import MANIFEST, measure, render

@@ -9,11 +9,11 @@ from typing import Any
 from faults.harness.firing import broken
 
 from esper.kasmina import MorphableModel
+from esper.tolaria.checkpoint.registry import Collected
 from esper.tolaria.optimizer import OptimizerManager
 from esper.tolaria.safety import guard
 from esper.tolaria.safety.governor import Governor
 from esper.tolaria.safety.guard import Guard
-from esper.tolaria.state.manager import Collected
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from faults.harness.firing import broken
 
 from esper.loggers import jsonl
 from esper.loggers.jsonl_reader import EVENTS_FILE
-from esper.tolaria.state.manager import StateManager
+from esper.tolaria.checkpoint.registry import StateManager
 
 
 def control_state_forgotten() -> AbstractContextManager[None]:

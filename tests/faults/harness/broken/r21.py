@@ -10,9 +10,9 @@ from typing import Any
 from faults.harness.firing import broken
 
 from esper.leyline import EventName, SeedStage
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.checkpointer import Store
 from esper.tolaria.safety.guard import Guard
-from esper.tolaria.state import Checkpoint
-from esper.tolaria.state.store import Store
 
 
 def not_saved() -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from faults.harness.firing import broken, replaced
 
 from esper import job, resume, storage
 from esper.config import TolariaConfig
-from esper.tolaria.state import checkpoint_folder
+from esper.tolaria.checkpoint import checkpoint_folder
 
 
 def own_by_path() -> AbstractContextManager[None]:

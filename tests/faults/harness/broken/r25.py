@@ -12,9 +12,10 @@ from typing import Any
 from faults.harness.firing import broken
 
 from esper.control import offline as remote
-from esper.tolaria.state import find, index
-from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint
-from esper.tolaria.state.index import Entry
+from esper.tolaria.checkpoint import discovery as find
+from esper.tolaria.checkpoint import index
+from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint
+from esper.tolaria.checkpoint.index import Entry
 from esper.utils import files as atomic
 from esper.utils import safetensors as tensors
 from esper.utils.files import Content, Files

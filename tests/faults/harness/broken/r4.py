@@ -11,7 +11,7 @@ from faults.harness.firing import broken, fire
 
 from esper import api
 from esper.tolaria.attention import Attention
-from esper.tolaria.state.store import Store
+from esper.tolaria.checkpoint.checkpointer import Store
 from esper.utils import os_signals as signals
 
 

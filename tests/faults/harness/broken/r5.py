@@ -10,7 +10,7 @@ from io import BufferedReader
 from faults.harness.firing import broken
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import checkpoint
+from esper.tolaria.checkpoint import format as checkpoint
 from esper.utils import manifest
 from esper.utils.manifest import FileEntry, read_manifest
 from esper.utils.open_files import OpenFolder

@@ -12,7 +12,8 @@ from typing import Any
 from faults.harness.firing import broken
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import checkpoint, store
+from esper.tolaria.checkpoint import checkpointer as store
+from esper.tolaria.checkpoint import format as checkpoint
 from esper.utils import files as atomic
 from esper.utils.files import Content, Files
 from esper.utils.safetensors import save_tensors

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import Checkpoint, load_checkpoint
+from esper.tolaria.checkpoint import Checkpoint, load_checkpoint
 
 
 def pickles_read() -> AbstractContextManager[None]:

@@ -25,9 +25,9 @@ from helpers.runs import (
 )
 
 from esper.leyline import CommandKind, Refusal, SeedStage
+from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.run import Run
 from esper.tolaria.signals import Wishes
-from esper.tolaria.state import load_checkpoint
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
 

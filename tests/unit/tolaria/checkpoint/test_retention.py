@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import find_checkpoint, save_checkpoint
-from esper.tolaria.state.index import Entry
-from esper.tolaria.state.retention import Retention, prune
+from esper.tolaria.checkpoint import find_checkpoint, save_checkpoint
+from esper.tolaria.checkpoint.index import Entry
+from esper.tolaria.checkpoint.retention import Retention, prune
 
 
 def names(folder: Path) -> set[str]:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
-from esper.tolaria.state.buffers import Buffers
-from esper.tolaria.state.manager import REFERENCE, Generators, StateManager
+from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.registry import REFERENCE, Generators, StateManager
 
 
 class Owner:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esper.errors import CheckpointError
-from esper.tolaria.state.index import Entry, list_checkpoints
+from esper.tolaria.checkpoint.index import Entry, list_checkpoints
 
 
 def abandoned(entries: Sequence[Entry]) -> dict[Path, Entry]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from esper.errors import CheckpointError
-from esper.tolaria.state.writer import Writer
+from esper.tolaria.checkpoint.writer import Writer
 
 
 def test_it_runs_elsewhere_and_is_waited_for() -> None:
@@ -66,7 +66,7 @@ def test_no_second_write_is_begun_before_the_first_is_waited_for() -> None:
 
 def test_a_process_that_ends_by_an_error_still_ends_its_write(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from esper.tolaria.state.writer import Writer\n"
+        "import sys, time; from pathlib import Path; from esper.tolaria.checkpoint.writer import Writer\n"
         "def write():\n    time.sleep(0.3); Path(sys.argv[1]).write_text('whole')\n"
         "Writer().start(write)\nraise SystemExit(1)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from esper.tolaria.state import Generators, StateManager
+from esper.tolaria.checkpoint import Generators, StateManager
 
 if TYPE_CHECKING:
     from esper.tolaria.machinery import Machinery

@@ -17,9 +17,9 @@ from helpers.runs import Notes, make_run, restored
 
 from esper.errors import CheckpointError
 from esper.tamiyo import HeuristicPolicy
+from esper.tolaria.checkpoint import load_checkpoint
+from esper.tolaria.checkpoint.metadata import name_of
 from esper.tolaria.run import Run
-from esper.tolaria.state import load_checkpoint
-from esper.tolaria.state.header import name_of
 from esper.utils.device_and_rng import rng_state
 
 EXEMPT = {

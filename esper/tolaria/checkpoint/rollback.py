@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import CheckpointError, EsperError
-from esper.tolaria.state.checkpoint import Checkpoint
-from esper.tolaria.state.deadline import DeadlineSignal
-from esper.tolaria.state.find import load_newest
-from esper.tolaria.state.loader import Loader
-from esper.tolaria.state.manager import State, StateManager, Tensors
-from esper.tolaria.state.snapshots import Snapshot, Snapshots
-from esper.tolaria.state.store import MORPHOGENETIC, Store
-from esper.tolaria.state.writer import EXPECTED
+from esper.tolaria.checkpoint.checkpointer import MORPHOGENETIC, Store
+from esper.tolaria.checkpoint.deadline import DeadlineSignal
+from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.format import Checkpoint
+from esper.tolaria.checkpoint.loader import Loader
+from esper.tolaria.checkpoint.registry import State, StateManager, Tensors
+from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
+from esper.tolaria.checkpoint.writer import EXPECTED
 
 _Undo = tuple[Tensors, State] | None
 # Reads the newest good checkpoint in a folder that was taken at or before a step.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import load_named_state, named_state
+from esper.tolaria.checkpoint import load_named_state, named_state
 from esper.utils.safetensors import load_tensors, save_tensors
 
 Groups = list[dict[str, Any]]

@@ -13,17 +13,17 @@ from torch import nn
 from esper.config import TolariaConfig
 from esper.errors import CheckpointError
 from esper.leyline import EventName, Level
+from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, save_checkpoint
+from esper.tolaria.checkpoint.index import list_checkpoints
+from esper.tolaria.checkpoint.metadata import Header, name_of, position
+from esper.tolaria.checkpoint.registry import Generators, State, StateManager, Tensors
+from esper.tolaria.checkpoint.retention import Retention, prune
+from esper.tolaria.checkpoint.snapshots import Snapshot
+from esper.tolaria.checkpoint.writer import EXPECTED, Writer
 from esper.tolaria.parts import Parts
 from esper.tolaria.progress import Progress
-from esper.tolaria.state.buffers import Buffers
-from esper.tolaria.state.checkpoint import Checkpoint, check_checkpoint, save_checkpoint
-from esper.tolaria.state.header import Header, name_of, position
-from esper.tolaria.state.index import list_checkpoints
-from esper.tolaria.state.manager import Generators, State, StateManager, Tensors
 from esper.tolaria.state.packing import Json
-from esper.tolaria.state.retention import Retention, prune
-from esper.tolaria.state.snapshots import Snapshot
-from esper.tolaria.state.writer import EXPECTED, Writer
 from esper.tolaria.telemetry import Telemetry
 from esper.utils.files import FILES, Files
 from esper.utils.soundness import is_buffer, unsound

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import load_checkpoint, load_named_state, named_state, save_checkpoint
+from esper.tolaria.checkpoint import load_checkpoint, load_named_state, named_state, save_checkpoint
 from esper.utils.files import Content, Files, commit_folder
 from esper.utils.manifest import MANIFEST, verify_folder
 from esper.utils.safetensors import tensor_bytes

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.tolaria.state.buffers import Buffers
+from esper.tolaria.checkpoint.buffers import Buffers
 
 LAYOUTS = [
     lambda: torch.randn(3, 4),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from esper.errors import CheckpointError
-from esper.tolaria.state.index import (
+from esper.tolaria.checkpoint.index import (
     FORMAT,
     STATE,
     STATE_LIMIT_BYTES,
@@ -23,7 +23,7 @@ from esper.tolaria.state.index import (
     list_checkpoints,
     parse_state,
 )
-from esper.tolaria.state.manager import references
+from esper.tolaria.checkpoint.registry import references
 from esper.tolaria.state.packing import Json
 from esper.utils.files import FILES, Content, Files, commit_folder
 from esper.utils.manifest import check_name, read_manifest, verify_folder

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import Checkpoint
-from esper.tolaria.state.loader import Loader
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.loader import Loader
 
 
 class SlowDisk:

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from esper.tolaria.state.deadline import DeadlineSignal, Missed
+from esper.tolaria.checkpoint.deadline import DeadlineSignal, Missed
 
 READER = """
 import sys, time
 from pathlib import Path
-from esper.tolaria.state.deadline import DeadlineSignal
+from esper.tolaria.checkpoint.deadline import DeadlineSignal
 signal = DeadlineSignal(Path(sys.argv[1]))
 print("ready", flush=True)
 until = time.monotonic() + 30

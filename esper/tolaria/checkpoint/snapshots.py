@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from esper.errors import CheckpointError
+from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.registry import State, StateManager, Tensors
 from esper.tolaria.progress import Progress
-from esper.tolaria.state.buffers import Buffers
-from esper.tolaria.state.manager import State, StateManager, Tensors
 from esper.tolaria.state.packing import Json
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import find_checkpoint, save_checkpoint
-from esper.tolaria.state.abandoned import abandoned
-from esper.tolaria.state.find import load_newest
-from esper.tolaria.state.header import name_of
-from esper.tolaria.state.index import Entry
-from esper.tolaria.state.retention import Retention, prune
+from esper.tolaria.checkpoint import find_checkpoint, save_checkpoint
+from esper.tolaria.checkpoint.abandoned import abandoned
+from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.index import Entry
+from esper.tolaria.checkpoint.metadata import name_of
+from esper.tolaria.checkpoint.retention import Retention, prune
 
 BACK = "epoch-0002-batch-000000"  # a name of its own, so that the one it goes back to stays beside it
 

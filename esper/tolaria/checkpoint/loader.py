@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from esper.tolaria.state.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.format import Checkpoint
 
 Read = Callable[[], Checkpoint]
 

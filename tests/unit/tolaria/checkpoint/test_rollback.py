@@ -14,12 +14,12 @@ from helpers.lives import LIVES, LONG, life
 from helpers.runs import Plan, germinate, make_run, weights
 
 from esper.errors import CheckpointError
+from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.checkpoint.deadline import DeadlineSignal
+from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.rollback import Rollback
+from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 from esper.tolaria.run import Run
-from esper.tolaria.state import Checkpoint
-from esper.tolaria.state.deadline import DeadlineSignal
-from esper.tolaria.state.find import load_newest
-from esper.tolaria.state.rollback import Rollback
-from esper.tolaria.state.snapshots import Snapshot, Snapshots
 
 LIMIT = 1 << 30
 

@@ -10,14 +10,9 @@ import torch
 
 from esper.config import CheckpointConfig, TolariaConfig
 from esper.errors import CheckpointError
-from esper.tolaria.state import (
-    checkpoint,
-    checkpoint_folder,
-    find_and_load,
-    find_checkpoint,
-    save_checkpoint,
-)
-from esper.tolaria.state.retention import Retention, prune
+from esper.tolaria.checkpoint import checkpoint_folder, find_and_load, find_checkpoint, save_checkpoint
+from esper.tolaria.checkpoint import format as checkpoint
+from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.utils.manifest import MANIFEST
 from esper.utils.open_files import OpenFolder
 

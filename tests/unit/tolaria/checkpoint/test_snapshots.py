@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from esper.tolaria.checkpoint.registry import StateManager, Use
+from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
 from esper.tolaria.progress import Progress
-from esper.tolaria.state.manager import StateManager, Use
-from esper.tolaria.state.snapshots import Refused, Snapshot, Snapshots
 
 FLOAT_BYTES = 4
 

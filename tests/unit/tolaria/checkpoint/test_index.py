@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from esper.errors import CheckpointError
-from esper.tolaria.state import save_checkpoint
-from esper.tolaria.state.index import is_checkpoint, list_checkpoints, read_state
+from esper.tolaria.checkpoint import save_checkpoint
+from esper.tolaria.checkpoint.index import is_checkpoint, list_checkpoints, read_state
 
 
 def test_order_is_that_of_the_saves(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from esper.tolaria.state.abandoned import abandoned
-from esper.tolaria.state.header import CHECKPOINT_NAME
-from esper.tolaria.state.index import Entry, list_checkpoints
+from esper.tolaria.checkpoint.abandoned import abandoned
+from esper.tolaria.checkpoint.index import Entry, list_checkpoints
+from esper.tolaria.checkpoint.metadata import CHECKPOINT_NAME
 from esper.utils.files import discard_folder
 
 

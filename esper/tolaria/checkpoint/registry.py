@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from esper.errors import CheckpointError, EsperError
-from esper.tolaria.state.buffers import Buffers
+from esper.tolaria.checkpoint.buffers import Buffers
 from esper.tolaria.state.packing import Json
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 

@@ -15,10 +15,10 @@ import torch
 from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored, weights
 
 from esper.errors import CheckpointError
+from esper.tolaria.checkpoint import load_checkpoint
+from esper.tolaria.checkpoint.retention import Retention, prune
+from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 from esper.tolaria.run import Run
-from esper.tolaria.state import load_checkpoint
-from esper.tolaria.state.retention import Retention, prune
-from esper.tolaria.state.snapshots import Snapshot, Snapshots
 from esper.utils.files import Content, Files
 
 SAVING = {"checkpoint__save_checkpoints": True, "morphogenetic__max_params_ratio": 99.0}
@@ -113,7 +113,7 @@ def test_old_ones_that_cannot_be_removed_are_told(tmp_path: Path, monkeypatch: p
         prune(folder, Retention(99))
         raise CheckpointError("epoch-0001 could not be removed: busy")
 
-    monkeypatch.setattr("esper.tolaria.state.store.prune", stuck)
+    monkeypatch.setattr("esper.tolaria.checkpoint.checkpointer.prune", stuck)
     run = saving(tmp_path, checkpoint__checkpoint_frequency=1, checkpoint__max_checkpoints=1)
     assert list(checkpoints(run)) == ["epoch-0001", "epoch-0002", "epoch-0003"]
     assert "busy" in notes_of(run).named("notice")[0].data["message"]

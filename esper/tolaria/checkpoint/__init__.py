@@ -1,9 +1,9 @@
 """The state of a run: what belongs to it, how it is written, how it is found again."""
 
-from esper.tolaria.state.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from esper.tolaria.state.find import Found, find_and_load, find_checkpoint
-from esper.tolaria.state.folder import checkpoint_folder
-from esper.tolaria.state.manager import Generators, StateManager
+from esper.tolaria.checkpoint.discovery import Found, find_and_load, find_checkpoint
+from esper.tolaria.checkpoint.folder import checkpoint_folder
+from esper.tolaria.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
+from esper.tolaria.checkpoint.registry import Generators, StateManager
 from esper.tolaria.state.optimizer_state import load_named_state, named_state
 
 __all__ = [
