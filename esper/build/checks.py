@@ -37,7 +37,7 @@ from esper.data import DataInfo, inspect_data
 from esper.errors import EsperError, GrowthError
 from esper.kasmina import blueprint_names, host_problems, match_layers
 from esper.tolaria.checkpoint.discovery import find_config
-from esper.tolaria.schedule import Horizon
+from esper.tolaria.optimization.lr_schedule import Horizon
 from esper.utils.device_and_rng import resolve_device, restore_rng_state, rng_state
 
 _LOGGING = ("colorlog", "logging", "rich")

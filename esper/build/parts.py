@@ -32,10 +32,10 @@ from esper.kasmina import name_blueprint
 from esper.tolaria.criterion import Metric
 from esper.tolaria.gradients import Aggregator, MatrixAggregator
 from esper.tolaria.losses import LossFunction
-from esper.tolaria.optimizer import OptimizerFactory
-from esper.tolaria.schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
+from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
+from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
+from esper.tolaria.optimization.trainable import check_tensors
 from esper.tolaria.task import BatchForm, pair_form
-from esper.tolaria.trainable import check_tensors
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _METRIC_METHODS = ("update", "compute", "reset")

@@ -33,10 +33,10 @@ LOSSES = {
 }
 
 SCHEDULERS = {
-    "cosine": "esper.tolaria.schedule.cosine",
-    "exponential": "esper.tolaria.schedule.exponential",
-    "none": "esper.tolaria.schedule.constant",
-    "step": "esper.tolaria.schedule.step",
+    "cosine": "esper.tolaria.optimization.lr_schedule.cosine",
+    "exponential": "esper.tolaria.optimization.lr_schedule.exponential",
+    "none": "esper.tolaria.optimization.lr_schedule.constant",
+    "step": "esper.tolaria.optimization.lr_schedule.step",
 }
 
 # `sum` is plain accumulation, which needs no aggregator

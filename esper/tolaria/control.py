@@ -20,7 +20,7 @@ from esper.leyline import (
     SeedStage,
     SystemStatePacket,
 )
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.room import FlopRoom, over_budget
 from esper.tolaria.telemetry import Telemetry
 from esper.tolaria.wording import told_move, told_outcome

@@ -16,7 +16,7 @@ from esper.tolaria.criterion import as_criterion
 from esper.tolaria.kept import SAMPLES, KeptLosses, Parts
 from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
-from esper.tolaria.precision import Precision
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.ratio import standard_error
 from esper.tolaria.task import BatchForm, Meter, batch_length, follow
 from esper.utils.device_and_rng import seeded_rng

@@ -33,16 +33,16 @@ from esper.tolaria.lines import StepLines
 from esper.tolaria.loss_state import LossState
 from esper.tolaria.losses import sum_losses
 from esper.tolaria.measure import Measurements
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.circuit_breaker import RECOVERY_EPOCHS, Rebuilds
+from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.packet import History, PacketBuilder, hardware
 from esper.tolaria.parts import Parts
-from esper.tolaria.precision import Precision
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import EarlyStopping, Progress
-from esper.tolaria.rebuilds import RECOVERY_EPOCHS, Rebuilds
 from esper.tolaria.room import FlopRoom, decision_interval
 from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Unhealthy, Watch
-from esper.tolaria.schedule import Horizon, LearningRate
 from esper.tolaria.signals import Wishes
 from esper.tolaria.single_samples import refuse_single_samples
 from esper.tolaria.step import Stepper

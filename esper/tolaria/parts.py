@@ -17,8 +17,8 @@ from esper.tolaria.control import Tamiyo
 from esper.tolaria.criterion import Metric
 from esper.tolaria.gradients import Aggregator
 from esper.tolaria.losses import LossFunction
-from esper.tolaria.optimizer import OptimizerFactory
-from esper.tolaria.schedule import ScheduleFactory
+from esper.tolaria.optimization.lr_schedule import ScheduleFactory
+from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
 from esper.tolaria.task import BatchForm
 
 

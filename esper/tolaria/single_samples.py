@@ -11,7 +11,7 @@ from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import Loader
-from esper.tolaria.precision import Precision
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.task import BatchForm
 from esper.utils.device_and_rng import seeded_rng
 

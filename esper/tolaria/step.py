@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
-from esper.tolaria.clipping import clip, gradient_norm
 from esper.tolaria.criterion import as_criterion
 from esper.tolaria.divisors import BatchWeight, shares
 from esper.tolaria.forward import TrainingForward, tensors
 from esper.tolaria.gradients import Backward, PlainBackward
 from esper.tolaria.gradients.attribution import SeedAttribution
 from esper.tolaria.losses import LossFunction, judge
-from esper.tolaria.optimizer import OptimizerManager
-from esper.tolaria.precision import Precision
-from esper.tolaria.schedule import LearningRate
+from esper.tolaria.optimization.clipping import clip, gradient_norm
+from esper.tolaria.optimization.lr_schedule import LearningRate
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.task import BatchForm, Counts, batch_length, follow
 
 # A seed's gradient norm is sampled for its health every so many steps: the norm costs a kernel a tensor.

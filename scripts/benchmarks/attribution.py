@@ -27,9 +27,9 @@ from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.gradients.attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
-from esper.tolaria.optimizer import OptimizerManager
-from esper.tolaria.precision import Precision
-from esper.tolaria.schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter, pair_form
 

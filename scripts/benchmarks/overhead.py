@@ -158,7 +158,7 @@ def bench_epoch(rounds: int) -> None:
 
 
 def bench_graft(rounds: int) -> None:
-    from esper.tolaria.optimizer import OptimizerManager
+    from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
     for name in IMAGES:
         host, x, y = host_and_batch(name)

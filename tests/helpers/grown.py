@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from esper.config import SeedConfig
 from esper.kasmina import Clock, MorphableModel, SeedManager, TopologyChange, wrap
 from esper.leyline import AdaptationCommand
-from esper.tolaria.optimizer import OptimizerFactory, OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerFactory, OptimizerManager
 
 SHAPE = (12,)
 

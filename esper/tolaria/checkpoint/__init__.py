@@ -4,7 +4,7 @@ from esper.tolaria.checkpoint.discovery import Found, find_and_load, find_checkp
 from esper.tolaria.checkpoint.folder import checkpoint_folder
 from esper.tolaria.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
 from esper.tolaria.checkpoint.registry import Generators, StateManager
-from esper.tolaria.state.optimizer_state import load_named_state, named_state
+from esper.tolaria.optimization.optimizer_state import load_named_state, named_state
 
 __all__ = [
     "Checkpoint",

@@ -11,8 +11,8 @@ from torch import Tensor
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint.buffers import Buffers
 from esper.tolaria.checkpoint.registry import State, StateManager, Tensors
+from esper.tolaria.optimization.packing import Json
 from esper.tolaria.progress import Progress
-from esper.tolaria.state.packing import Json
 
 
 @dataclass(slots=True)

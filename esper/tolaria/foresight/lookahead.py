@@ -24,11 +24,11 @@ from esper.tolaria.flops import count_flops
 from esper.tolaria.foresight.trial import trial_with
 from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import in_total, judge
-from esper.tolaria.optimizer import OptimizerFactory
+from esper.tolaria.optimization.lr_schedule import ramp
+from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
+from esper.tolaria.optimization.trainable import Trainable
 from esper.tolaria.probe import Probe
-from esper.tolaria.schedule import ramp
 from esper.tolaria.task import batch_length, follow
-from esper.tolaria.trainable import Trainable
 from esper.utils.device_and_rng import seeded_rng
 
 # Share of the steps over which the rate climbs from nothing: the optimiser of a copy starts afresh.

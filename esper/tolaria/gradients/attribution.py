@@ -42,8 +42,8 @@ from esper.tolaria.gradients.shares import (
     flat_gradient,
 )
 from esper.tolaria.losses import Losses
-from esper.tolaria.optimizer import OptimizerManager
-from esper.tolaria.precision import Precision
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.telemetry import Telemetry
 
 # Looking at a step costs a reading of its gradients: about a tenth of one, so under a percent of all.

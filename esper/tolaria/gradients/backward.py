@@ -12,7 +12,7 @@ from esper.tolaria.gradients.aggregator import Aggregator
 from esper.tolaria.gradients.tally import Tally
 from esper.tolaria.gradients.tasks import Row, Tasks
 from esper.tolaria.losses import Losses, in_total, scaled
-from esper.tolaria.precision import Precision
+from esper.tolaria.optimization.precision import Precision
 
 
 class Backward(Protocol):

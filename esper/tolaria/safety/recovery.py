@@ -11,10 +11,10 @@ from esper.leyline import EmergencyLevel, EventName, Level
 from esper.tolaria.account import Account
 from esper.tolaria.checkpoint.rollback import Rollback, RollbackResult
 from esper.tolaria.control import ControlLoop
+from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.safety.alarm import Alarm
 from esper.tolaria.safety.guard import Guard, Unhealthy
 from esper.tolaria.safety.suspect import suspect
-from esper.tolaria.schedule import LearningRate
 from esper.tolaria.telemetry import Telemetry
 
 HALTED = "emergency"

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from esper import TolariaConfig, build
 from esper.data import DataBundle
 from esper.surroundings import process_settings
-from esper.tolaria.schedule import Horizon
+from esper.tolaria.optimization.lr_schedule import Horizon
 from esper.utils.device_and_rng import resolve_device, seed_everything, versions
 
 START, STEP, EVENTS = 16, 8, 6

@@ -26,7 +26,7 @@ from esper.config import TolariaConfig
 from esper.data import DataInfo, inspect_data
 from esper.errors import ConfigError
 from esper.tamiyo import HeuristicPolicy, RandomPolicy, ScheduledPolicy
-from esper.tolaria.schedule import Horizon
+from esper.tolaria.optimization.lr_schedule import Horizon
 
 UNKNOWN = DataInfo("own.Data", None, None, None, None, official_test=False)
 GROUPS: list[dict[str, Any]] = [{"params": [nn.Parameter(torch.zeros(2, 2))]}]

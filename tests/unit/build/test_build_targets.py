@@ -61,7 +61,7 @@ ALLOWED = [
     "esper.models.convnet.ConvNet",
     "esper.models.resnet.resnet18",
     "esper.tamiyo.HeuristicPolicy",
-    "esper.tolaria.schedule.cosine",
+    "esper.tolaria.optimization.lr_schedule.cosine",
 ]
 
 

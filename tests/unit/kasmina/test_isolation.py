@@ -30,9 +30,9 @@ from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW
 from esper.kasmina.tap import Tap
 from esper.leyline import SeedStage
 from esper.tolaria.forward import TrainingForward
-from esper.tolaria.optimizer import OptimizerManager
-from esper.tolaria.precision import Precision
-from esper.tolaria.schedule import Horizon, LearningRate, cosine
+from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, cosine
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.step import Stepper
 from esper.tolaria.task import pair_form
 

@@ -47,7 +47,7 @@ from esper.kasmina import (
     wrap,
 )
 from esper.leyline import GATES, LEGAL_MOVES, CommandKind, Gate, SeedStage
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 S = SeedStage
 NOW = Clock(0, 0)

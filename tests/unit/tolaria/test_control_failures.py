@@ -16,7 +16,7 @@ from esper.errors import CheckpointError
 from esper.kasmina import Clock, Cost, SiteShape, register_blueprint
 from esper.kasmina.blueprints import registry
 from esper.leyline import Outcome, Refusal, SeedStage
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from esper.tolaria.criterion import Criterion
 from esper.tolaria.evaluate import Evaluator, batch_statistics
-from esper.tolaria.precision import Precision
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.task import pair_form
 
 CPU = torch.device("cpu")

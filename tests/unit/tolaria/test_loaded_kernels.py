@@ -10,7 +10,7 @@ from torch import nn
 from esper.config import SeedConfig
 from esper.kasmina import Clock, KernelStore, SeedManager, extract, wrap
 from esper.leyline import AdaptationCommand, CommandKind
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 
 def test_a_loaded_kernel_is_optimised_like_any_joined_seed(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from esper.tolaria.criterion import Criterion
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.examine import examine
 from esper.tolaria.losses import from_model
-from esper.tolaria.precision import Precision
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.probe import Probe
 from esper.tolaria.task import pair_form
 

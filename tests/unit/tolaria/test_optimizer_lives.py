@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from esper.errors import CheckpointError, ConfigError, GrowthError
 from esper.kasmina import Clock, MorphableModel, SeedManager, fold_with_names, wrap
 from esper.leyline import CommandKind, Impact, SeedStage
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 
 def adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

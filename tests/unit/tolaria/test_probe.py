@@ -12,7 +12,7 @@ from torch import nn
 
 from esper.config import SeedConfig
 from esper.tolaria.batches import BatchSource
-from esper.tolaria.precision import Precision
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.probe import Probe, head
 from esper.tolaria.task import pair_form
 

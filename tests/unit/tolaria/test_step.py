@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel
 from esper.tolaria.forward import TrainingForward
-from esper.tolaria.precision import Precision
-from esper.tolaria.schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.step import GRADIENT_SAMPLE_STEPS, Stepper
 from esper.tolaria.task import Meter, pair_form
 

@@ -10,7 +10,7 @@ from faults.harness.firing import broken
 
 from esper.kasmina import MorphableModel
 from esper.tolaria.checkpoint.registry import Collected
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.safety import guard
 from esper.tolaria.safety.governor import Governor
 from esper.tolaria.safety.guard import Guard

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esper.errors import CheckpointError
-from esper.tolaria.state.packing import Packer, Unpacker
+from esper.tolaria.optimization.packing import Packer, Unpacker
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,8 @@ from esper.leyline import CommandKind, Event
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.gradients import Mean, Tally, TaskBackward
 from esper.tolaria.gradients.attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
-from esper.tolaria.precision import Precision
-from esper.tolaria.schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter, pair_form
 from esper.tolaria.telemetry import Telemetry

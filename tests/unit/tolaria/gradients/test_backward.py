@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Tally, TaskBackward, Weighted
 from esper.tolaria.gradients.pcgrad import draw_orders
-from esper.tolaria.precision import Precision
-from esper.tolaria.schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
+from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter, pair_form
 

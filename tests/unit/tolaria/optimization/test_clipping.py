@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from esper.tolaria.clipping import CLIP_SCOPES, clip, gradient_norm
+from esper.tolaria.optimization.clipping import CLIP_SCOPES, clip, gradient_norm
 
 sizes = st.lists(st.lists(st.floats(0.0, 100.0, width=32), min_size=1, max_size=3), min_size=1, max_size=4)
 

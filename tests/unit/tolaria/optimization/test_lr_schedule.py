@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import (
 
 from esper.build import optimizer_factory, schedule_factory
 from esper.errors import CheckpointError, ConfigError
-from esper.tolaria.schedule import (
+from esper.tolaria.optimization.lr_schedule import (
     Factor,
     Horizon,
     LearningRate,

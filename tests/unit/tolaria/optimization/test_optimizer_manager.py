@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from esper.errors import CheckpointError, GrowthError
 from esper.kasmina import Clock
 from esper.leyline import CommandKind, Impact, SeedStage
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 
 def plant(grown: Grown, layer: str = "a", number: int = 1, slot: int = 0, step: int = 0) -> str:

@@ -21,10 +21,10 @@ from esper.data import HostLoader
 from esper.errors import ConfigError
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.loss_state import LossState
-from esper.tolaria.optimizer import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.trainable import check_tensors
 from esper.tolaria.run import Run
 from esper.tolaria.safety import Unhealthy
-from esper.tolaria.trainable import check_tensors
 
 
 class Temperature(nn.Module):

@@ -6,7 +6,7 @@ from helpers.runs import Notes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.tolaria.rebuilds import FAILURES_TO_OPEN, Rebuilds
+from esper.tolaria.optimization.circuit_breaker import FAILURES_TO_OPEN, Rebuilds
 from esper.tolaria.telemetry import Telemetry
 
 

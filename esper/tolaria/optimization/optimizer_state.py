@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.errors import CheckpointError
-from esper.tolaria.state.packing import Json, Packer, Placer, Unpacker
+from esper.tolaria.optimization.packing import Json, Packer, Placer, Unpacker
 
 NamedParams = Iterable[tuple[str, Tensor]]
 

@@ -13,9 +13,9 @@ from torch import nn
 from esper.errors import CheckpointError, EsperError, GrowthError
 from esper.kasmina import MorphableModel, Seed, TopologyChange
 from esper.tolaria.checkpoint import load_named_state, named_state
-from esper.tolaria.optimizer_checks import check_rates, check_sparse
-from esper.tolaria.rebuilds import Rebuilds
-from esper.tolaria.trainable import LOSS, Trainable
+from esper.tolaria.optimization.circuit_breaker import Rebuilds
+from esper.tolaria.optimization.optimizer_checks import check_rates, check_sparse
+from esper.tolaria.optimization.trainable import LOSS, Trainable
 
 # Stands beside the optimisers in their saved state; no seed's key is spelt so.
 _FLAGS = "trainable"
