@@ -27,7 +27,7 @@ from esper.tolaria.examine import examine
 from esper.tolaria.foresight import Lookahead, Scout
 from esper.tolaria.forward import TrainingForward, compile_obstacle
 from esper.tolaria.gradients import Tally, TaskBackward
-from esper.tolaria.gradients.attribution import AttributedBackward, SeedAttribution
+from esper.tolaria.gradients.seed_attribution import AttributedBackward, SeedAttribution
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
 from esper.tolaria.loss_state import LossState

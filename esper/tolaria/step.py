@@ -13,7 +13,7 @@ from esper.tolaria.criterion import as_criterion
 from esper.tolaria.divisors import BatchWeight, shares
 from esper.tolaria.forward import TrainingForward, tensors
 from esper.tolaria.gradients import Backward, PlainBackward
-from esper.tolaria.gradients.attribution import SeedAttribution
+from esper.tolaria.gradients.seed_attribution import SeedAttribution
 from esper.tolaria.losses import LossFunction, judge
 from esper.tolaria.optimization.clipping import clip, gradient_norm
 from esper.tolaria.optimization.lr_schedule import LearningRate

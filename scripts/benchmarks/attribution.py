@@ -26,7 +26,7 @@ from esper.kasmina import Clock, SeedManager, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
 from esper.tolaria.forward import TrainingForward
-from esper.tolaria.gradients.attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
+from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.tolaria.gradients.aggregator import Aggregator
-from esper.tolaria.gradients.tally import Tally
+from esper.tolaria.gradients.conflicts import Tally
 from esper.tolaria.gradients.tasks import Row, Tasks
 from esper.tolaria.losses import Losses, in_total, scaled
 from esper.tolaria.optimization.precision import Precision

@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.errors import AggregationError
 from esper.leyline import EventName
-from esper.tolaria.gradients.shares import COLUMNS, CONFLICTS, SAMPLES, SHARE, SQUARES
+from esper.tolaria.gradients.seed_shares import COLUMNS, CONFLICTS, SAMPLES, SHARE, SQUARES
 
 PREFIX = "tolaria.grad_agg.seed."
 # A share of the gradient that changes by so much from one epoch to the next is told as a jump.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esper.errors import AggregationError
-from esper.tolaria.gradients.shares import (
+from esper.tolaria.gradients.seed_shares import (
     COLUMNS,
     SAMPLES,
     SHARE,

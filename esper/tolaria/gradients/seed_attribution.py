@@ -29,8 +29,7 @@ from esper.leyline import EventName, Level
 from esper.tolaria.gradients.backward import PlainBackward
 from esper.tolaria.gradients.seed_layers import largest, layer_norms
 from esper.tolaria.gradients.seed_metrics import PREFIX, SeedGradients, update_metrics, warnings
-from esper.tolaria.gradients.seed_weights import mix, resolve_weights
-from esper.tolaria.gradients.shares import (
+from esper.tolaria.gradients.seed_shares import (
     COLUMNS,
     CONFLICTS,
     SAMPLES,
@@ -41,6 +40,7 @@ from esper.tolaria.gradients.shares import (
     differ,
     flat_gradient,
 )
+from esper.tolaria.gradients.seed_weights import mix, resolve_weights
 from esper.tolaria.losses import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision

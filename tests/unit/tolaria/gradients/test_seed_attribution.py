@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from esper.leyline import CommandKind, Event
 from esper.tolaria.forward import TrainingForward
 from esper.tolaria.gradients import Mean, Tally, TaskBackward
-from esper.tolaria.gradients.attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
+from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.step import Stepper
