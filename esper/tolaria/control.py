@@ -20,8 +20,8 @@ from esper.leyline import (
     SeedStage,
     SystemStatePacket,
 )
+from esper.tolaria.cost.budget import FlopRoom, over_budget
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
-from esper.tolaria.room import FlopRoom, over_budget
 from esper.tolaria.telemetry import Telemetry
 from esper.tolaria.wording import told_move, told_outcome
 

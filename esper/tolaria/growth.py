@@ -11,8 +11,8 @@ from esper.config import MorphogeneticConfig
 from esper.kasmina import Clock, HealthMonitor, Seed, SeedManager, SeedRecord
 from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
-from esper.tolaria.account import Account
 from esper.tolaria.control import ControlLoop
+from esper.tolaria.cost.meter import Account
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.measure import Measurements
 from esper.tolaria.packet import PacketBuilder

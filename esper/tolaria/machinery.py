@@ -11,7 +11,6 @@ from typing import Any
 from esper.config import TolariaConfig
 from esper.kasmina import HealthMonitor, SeedManager, TopologyChange
 from esper.leyline import EventName
-from esper.tolaria.account import Account
 from esper.tolaria.attention import Attention
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.best import BestModel
@@ -22,6 +21,8 @@ from esper.tolaria.checkpoint.owners import register_owners
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshots
 from esper.tolaria.control import ControlLoop
+from esper.tolaria.cost.budget import FlopRoom, decision_interval
+from esper.tolaria.cost.meter import Account
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.examine import examine
 from esper.tolaria.foresight import Lookahead, Scout
@@ -41,7 +42,6 @@ from esper.tolaria.packet import History, PacketBuilder, hardware
 from esper.tolaria.parts import Parts
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import EarlyStopping, Progress
-from esper.tolaria.room import FlopRoom, decision_interval
 from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Unhealthy, Watch
 from esper.tolaria.signals import Wishes
 from esper.tolaria.single_samples import refuse_single_samples

@@ -21,7 +21,7 @@ from esper.leyline import (
     SiteState,
     SystemStatePacket,
 )
-from esper.tolaria.room import FlopRoom, seed_flops
+from esper.tolaria.cost.budget import FlopRoom, seed_flops
 
 
 class History:

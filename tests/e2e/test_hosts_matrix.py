@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import esper
 from esper.errors import ConfigError
 from esper.kasmina import fold
-from esper.tolaria.flops import count_flops
+from esper.tolaria.cost.flops import count_flops
 
 RESUME = "checkpoint__resume_from_checkpoint"
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline import AdaptationCommand
-from esper.tolaria.account import Account
 from esper.tolaria.batches import BatchSource
+from esper.tolaria.cost.flops import count_flops
+from esper.tolaria.cost.meter import Account
 from esper.tolaria.criterion import Criterion
 from esper.tolaria.evaluate import Evaluator
-from esper.tolaria.flops import count_flops
 from esper.tolaria.foresight.trial import trial_with
 from esper.tolaria.loss_state import evaluating
 from esper.tolaria.losses import in_total, judge

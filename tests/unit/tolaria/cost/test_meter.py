@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.leyline import CommandKind
-from esper.tolaria.account import Account
-from esper.tolaria.flops import count_flops
+from esper.tolaria.cost.flops import count_flops
+from esper.tolaria.cost.meter import Account
 from esper.tolaria.gradients import PCGrad
 from esper.tolaria.run import Run
 

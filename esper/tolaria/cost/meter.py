@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from esper.kasmina import MorphableModel
 from esper.leyline import SeedStage
-from esper.tolaria.flops import count_flops
+from esper.tolaria.cost.budget import seed_flops
+from esper.tolaria.cost.flops import count_flops
 from esper.tolaria.measure import Measurements
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import Progress
-from esper.tolaria.room import seed_flops
 
 
 class Account:

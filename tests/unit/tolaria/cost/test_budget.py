@@ -9,7 +9,7 @@ from helpers.runs import Plan, germinate, make_run
 
 from esper.config import MorphogeneticConfig
 from esper.leyline import Refusal
-from esper.tolaria.room import decision_interval
+from esper.tolaria.cost.budget import decision_interval
 
 GROWING = {"morphogenetic__max_params_ratio": 99.0, "optimization__max_epochs": 2}
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.kasmina import wrap
-from esper.tolaria.flops import count_flops
+from esper.tolaria.cost.flops import count_flops
 
 
 def counted(layer: nn.Module) -> tuple[float, float, float]:
