@@ -29,9 +29,9 @@ from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_ta
 from esper.data import DataBundle, DataInfo, build_data
 from esper.errors import AggregationError, ConfigError, EsperError
 from esper.kasmina import name_blueprint
-from esper.tolaria.criterion import Metric
 from esper.tolaria.gradients import Aggregator, MatrixAggregator
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.criterion import Metric
+from esper.tolaria.loss.objectives import LossFunction
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
 from esper.tolaria.optimization.trainable import check_tensors

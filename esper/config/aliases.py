@@ -23,7 +23,7 @@ OPTIMIZERS = {
 LOSSES = {
     "bce_with_logits": "torch.nn.BCEWithLogitsLoss",
     "cross_entropy": "torch.nn.CrossEntropyLoss",
-    "from_model": "esper.tolaria.losses.from_model",
+    "from_model": "esper.tolaria.loss.objectives.from_model",
     "huber": "torch.nn.HuberLoss",
     "l1": "torch.nn.L1Loss",
     "mse": "torch.nn.MSELoss",

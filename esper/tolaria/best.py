@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esper.kasmina import MorphableModel
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.loss_state import LossState
+from esper.tolaria.loss.loss_state import LossState
 from esper.tolaria.progress import Best
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
-from esper.tolaria.criterion import as_criterion
-from esper.tolaria.kept import SAMPLES, KeptLosses, Parts
-from esper.tolaria.loss_state import evaluating
-from esper.tolaria.losses import LossFunction, Total, judge, sum_losses
+from esper.tolaria.loss.criterion import as_criterion
+from esper.tolaria.loss.evaluated import SAMPLES, KeptLosses, Parts
+from esper.tolaria.loss.loss_state import evaluating
+from esper.tolaria.loss.objectives import LossFunction, Total, judge, sum_losses
+from esper.tolaria.loss.standard_error import standard_error
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.ratio import standard_error
 from esper.tolaria.task import BatchForm, Meter, batch_length, follow
 from esper.utils.device_and_rng import seeded_rng
 

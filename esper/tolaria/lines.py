@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
-from esper.tolaria.accuracy import Accuracy
 from esper.tolaria.evaluate import Evaluation
-from esper.tolaria.losses import Total, sum_losses
+from esper.tolaria.loss.accuracy import Accuracy
+from esper.tolaria.loss.objectives import Total, sum_losses
 from esper.tolaria.parts import Records
 from esper.tolaria.progress import Progress
 from esper.tolaria.task import Meter

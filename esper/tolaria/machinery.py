@@ -24,15 +24,15 @@ from esper.tolaria.control import ControlLoop
 from esper.tolaria.cost.budget import FlopRoom, decision_interval
 from esper.tolaria.cost.meter import Account
 from esper.tolaria.evaluate import Evaluator
-from esper.tolaria.examine import examine
 from esper.tolaria.foresight import Lookahead, Scout
 from esper.tolaria.forward import TrainingForward, compile_obstacle
 from esper.tolaria.gradients import Tally, TaskBackward
 from esper.tolaria.gradients.seed_attribution import AttributedBackward, SeedAttribution
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import StepLines
-from esper.tolaria.loss_state import LossState
-from esper.tolaria.losses import sum_losses
+from esper.tolaria.loss.inspection import examine
+from esper.tolaria.loss.loss_state import LossState
+from esper.tolaria.loss.objectives import sum_losses
 from esper.tolaria.measure import Measurements
 from esper.tolaria.optimization.circuit_breaker import RECOVERY_EPOCHS, Rebuilds
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate

@@ -14,9 +14,9 @@ from esper.kasmina import MorphableModel
 from esper.leyline import Event
 from esper.tolaria.batches import Loader
 from esper.tolaria.control import Tamiyo
-from esper.tolaria.criterion import Metric
 from esper.tolaria.gradients import Aggregator
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.criterion import Metric
+from esper.tolaria.loss.objectives import LossFunction
 from esper.tolaria.optimization.lr_schedule import ScheduleFactory
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
 from esper.tolaria.task import BatchForm

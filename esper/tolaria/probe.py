@@ -16,8 +16,8 @@ from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel
 from esper.kasmina.host_checks import where_raised
 from esper.tolaria.batches import BatchSource
-from esper.tolaria.loss_state import evaluating
-from esper.tolaria.losses import LossFunction, Total, in_total, judge, sum_losses
+from esper.tolaria.loss.loss_state import evaluating
+from esper.tolaria.loss.objectives import LossFunction, Total, in_total, judge, sum_losses
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.task import BatchForm, batch_length, follow
 from esper.utils.device_and_rng import seeded_rng

@@ -20,7 +20,7 @@ from esper.tolaria.checkpoint.registry import state_of
 from esper.tolaria.evaluate import Evaluation
 from esper.tolaria.growth import Growth
 from esper.tolaria.lines import epoch_line
-from esper.tolaria.losses import in_total, judge
+from esper.tolaria.loss.objectives import in_total, judge
 from esper.tolaria.machinery import Machinery
 from esper.tolaria.parts import Parts
 from esper.tolaria.profiler import StepProfiler

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
-from esper.tolaria.criterion import as_criterion
-from esper.tolaria.divisors import BatchWeight, shares
 from esper.tolaria.forward import TrainingForward, tensors
 from esper.tolaria.gradients import Backward, PlainBackward
 from esper.tolaria.gradients.seed_attribution import SeedAttribution
-from esper.tolaria.losses import LossFunction, judge
+from esper.tolaria.loss.criterion import as_criterion
+from esper.tolaria.loss.divisors import BatchWeight, shares
+from esper.tolaria.loss.objectives import LossFunction, judge
 from esper.tolaria.optimization.clipping import clip, gradient_norm
 from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from esper.tolaria.accuracy import Accuracy
-from esper.tolaria.divisors import BatchWeight
-from esper.tolaria.losses import Losses, Total, in_total, sum_losses
-from esper.tolaria.mean import Mean
+from esper.tolaria.loss.accuracy import Accuracy
+from esper.tolaria.loss.divisors import BatchWeight
+from esper.tolaria.loss.objectives import Losses, Total, in_total, sum_losses
+from esper.tolaria.loss.running_mean import Mean
 
 BatchForm = Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any], Any]]
 

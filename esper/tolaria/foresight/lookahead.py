@@ -19,11 +19,11 @@ from esper.leyline import AdaptationCommand
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.cost.flops import count_flops
 from esper.tolaria.cost.meter import Account
-from esper.tolaria.criterion import Criterion
 from esper.tolaria.evaluate import Evaluator
 from esper.tolaria.foresight.trial import trial_with
-from esper.tolaria.loss_state import evaluating
-from esper.tolaria.losses import in_total, judge
+from esper.tolaria.loss.criterion import Criterion
+from esper.tolaria.loss.loss_state import evaluating
+from esper.tolaria.loss.objectives import in_total, judge
 from esper.tolaria.optimization.lr_schedule import ramp
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
 from esper.tolaria.optimization.trainable import Trainable

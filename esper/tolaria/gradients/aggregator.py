@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.tolaria.gradients.tasks import Tasks
-from esper.tolaria.losses import sum_losses
+from esper.tolaria.loss.objectives import sum_losses
 
 
 @dataclass(frozen=True, slots=True)

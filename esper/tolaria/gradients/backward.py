@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from esper.tolaria.gradients.aggregator import Aggregator
 from esper.tolaria.gradients.conflicts import Tally
 from esper.tolaria.gradients.tasks import Row, Tasks
-from esper.tolaria.losses import Losses, in_total, scaled
+from esper.tolaria.loss.objectives import Losses, in_total, scaled
 from esper.tolaria.optimization.precision import Precision
 
 

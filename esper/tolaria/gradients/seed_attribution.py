@@ -41,7 +41,7 @@ from esper.tolaria.gradients.seed_shares import (
     flat_gradient,
 )
 from esper.tolaria.gradients.seed_weights import mix, resolve_weights
-from esper.tolaria.losses import Losses
+from esper.tolaria.loss.objectives import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.telemetry import Telemetry

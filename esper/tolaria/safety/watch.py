@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.tolaria.divisors import BatchWeight
-from esper.tolaria.losses import Losses, Total, in_total, sum_losses
+from esper.tolaria.loss.divisors import BatchWeight
+from esper.tolaria.loss.objectives import Losses, Total, in_total, sum_losses
 
 # On an accelerator reading a value waits for it; so many steps are then read at once.
 ACCELERATOR_STEPS = 16

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.tolaria.accuracy import Accuracy
-from esper.tolaria.divisors import class_divisor
+from esper.tolaria.loss.accuracy import Accuracy
+from esper.tolaria.loss.divisors import class_divisor
 from esper.tolaria.task import Meter, batch_length, follow, pair_form
 
 CPU = torch.device("cpu")

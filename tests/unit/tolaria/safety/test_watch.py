@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from esper.tolaria.divisors import BatchWeight
+from esper.tolaria.loss.divisors import BatchWeight
 from esper.tolaria.safety.watch import ACCELERATOR_STEPS, Watch
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.tolaria.criterion import Criterion
-from esper.tolaria.divisors import BatchWeight, torch_loss
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.criterion import Criterion
+from esper.tolaria.loss.divisors import BatchWeight, torch_loss
+from esper.tolaria.loss.objectives import LossFunction
 
 # How far sums may be apart that are equal but for rounding; half precision has three digits.
 _TOLERANCE = 2e-3

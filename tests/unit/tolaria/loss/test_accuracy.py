@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from esper.tolaria.accuracy import Accuracy, accuracy_for, scores_of_classes
+from esper.tolaria.loss.accuracy import Accuracy, accuracy_for, scores_of_classes
 
 LABELS = torch.tensor([0, 1, 2, 1])
 SCORES = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esper.errors import ConfigError
-from esper.tolaria.losses import from_model, judge, sum_losses
+from esper.tolaria.loss.objectives import from_model, judge, sum_losses
 
 A, B = torch.tensor(1.0), torch.tensor(2.5)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.objectives import LossFunction
 
 IGNORED_LABEL = -100  # the default of every torch loss that can ignore labels
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from esper.tolaria.divisors import BatchWeight
 from esper.tolaria.gradients.gram import widest_dtype
+from esper.tolaria.loss.divisors import BatchWeight
 
 
 class Mean:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from esper.tolaria.divisors import ELEMENTWISE, IGNORED_LABEL, setting, torch_loss
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.divisors import ELEMENTWISE, IGNORED_LABEL, setting, torch_loss
+from esper.tolaria.loss.objectives import LossFunction
 
 # From which output on a binary loss's answer is yes: a logit's, and a probability's.
 LOGIT, PROBABILITY = 0.0, 0.5

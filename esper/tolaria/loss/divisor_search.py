@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.tolaria.divisors import (
+from esper.tolaria.loss.divisors import (
     IGNORED_LABEL,
     BatchWeight,
     ByClass,
@@ -21,7 +21,7 @@ from esper.tolaria.divisors import (
     class_divisor,
     setting,
 )
-from esper.tolaria.losses import Losses, LossFunction, judge
+from esper.tolaria.loss.objectives import Losses, LossFunction, judge
 from esper.tolaria.probe import Probe
 from esper.tolaria.task import batch_length
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from esper.tolaria.accuracy import Accuracy, accuracy_for
-from esper.tolaria.divisors import BySamples, Divisor, known_divisor, torch_loss
-from esper.tolaria.losses import Losses, LossFunction
+from esper.tolaria.loss.accuracy import Accuracy, accuracy_for
+from esper.tolaria.loss.divisors import BySamples, Divisor, known_divisor, torch_loss
+from esper.tolaria.loss.objectives import Losses, LossFunction
 
 
 class Metric(Protocol):

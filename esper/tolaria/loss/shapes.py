@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from esper.config.messages import problem
-from esper.tolaria.divisors import ELEMENTWISE, torch_loss
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.divisors import ELEMENTWISE, torch_loss
+from esper.tolaria.loss.objectives import LossFunction
 
 _KEY = "optimization.loss_function"
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.tolaria.by_sample import SampleLosses
-from esper.tolaria.criterion import Criterion
-from esper.tolaria.divisors import BatchWeight
 from esper.tolaria.gradients.gram import widest_dtype
-from esper.tolaria.losses import Losses, Total, in_total
+from esper.tolaria.loss.criterion import Criterion
+from esper.tolaria.loss.divisors import BatchWeight
+from esper.tolaria.loss.objectives import Losses, Total, in_total
+from esper.tolaria.loss.per_sample import SampleLosses
 
 SAMPLES, BATCHES = "samples", "batches"
 Row = tuple[Tensor, float | Tensor]

@@ -10,7 +10,7 @@ from helpers.runs import make_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.objectives import LossFunction
 from esper.tolaria.run import Run
 
 

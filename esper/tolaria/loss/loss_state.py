@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from esper.tolaria.criterion import Criterion
-from esper.tolaria.losses import LossFunction
+from esper.tolaria.loss.criterion import Criterion
+from esper.tolaria.loss.objectives import LossFunction
 
 
 class LossState:
