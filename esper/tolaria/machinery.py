@@ -20,15 +20,16 @@ from esper.tolaria.checkpoint.discovery import load_newest
 from esper.tolaria.checkpoint.owners import register_owners
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshots
-from esper.tolaria.control import ControlLoop
 from esper.tolaria.cost.budget import FlopRoom, decision_interval
 from esper.tolaria.cost.meter import Account
 from esper.tolaria.evaluate import Evaluator
-from esper.tolaria.foresight import Lookahead, Scout
 from esper.tolaria.forward import TrainingForward, compile_obstacle
 from esper.tolaria.gradients import Tally, TaskBackward
 from esper.tolaria.gradients.seed_attribution import AttributedBackward, SeedAttribution
-from esper.tolaria.growth import Growth
+from esper.tolaria.growth import Lookahead, Scout
+from esper.tolaria.growth.controller import ControlLoop
+from esper.tolaria.growth.epoch_hooks import Growth
+from esper.tolaria.growth.state_packet import History, PacketBuilder, hardware
 from esper.tolaria.lines import StepLines
 from esper.tolaria.loss.inspection import examine
 from esper.tolaria.loss.loss_state import LossState
@@ -38,7 +39,6 @@ from esper.tolaria.optimization.circuit_breaker import RECOVERY_EPOCHS, Rebuilds
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.packet import History, PacketBuilder, hardware
 from esper.tolaria.parts import Parts
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import EarlyStopping, Progress

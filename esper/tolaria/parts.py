@@ -13,8 +13,8 @@ from esper.data import DataInfo
 from esper.kasmina import MorphableModel
 from esper.leyline import Event
 from esper.tolaria.batches import Loader
-from esper.tolaria.control import Tamiyo
 from esper.tolaria.gradients import Aggregator
+from esper.tolaria.growth.controller import Tamiyo
 from esper.tolaria.loss.criterion import Metric
 from esper.tolaria.loss.objectives import LossFunction
 from esper.tolaria.optimization.lr_schedule import ScheduleFactory

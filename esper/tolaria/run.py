@@ -18,7 +18,7 @@ from esper.tolaria.best import best_weights
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.registry import state_of
 from esper.tolaria.evaluate import Evaluation
-from esper.tolaria.growth import Growth
+from esper.tolaria.growth.epoch_hooks import Growth
 from esper.tolaria.lines import epoch_line
 from esper.tolaria.loss.objectives import in_total, judge
 from esper.tolaria.machinery import Machinery

@@ -31,7 +31,7 @@ from rich.console import Console
 from esper import TolariaConfig
 from esper.job import Job
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, SiteState
-from esper.tolaria.foresight import Lookahead, Place, score, trial_with
+from esper.tolaria.growth import Lookahead, Place, score, trial_with
 from esper.tolaria.run import Run
 
 HOSTS: dict[str, dict[str, Any]] = {

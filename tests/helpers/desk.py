@@ -12,7 +12,7 @@ from helpers.runs import Notes, germinate
 
 from esper.config import MorphogeneticConfig
 from esper.leyline import AdaptationCommand, Outcome, Refusal
-from esper.tolaria.control import ControlLoop
+from esper.tolaria.growth.controller import ControlLoop
 from esper.tolaria.telemetry import Telemetry
 
 

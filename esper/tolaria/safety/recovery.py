@@ -9,8 +9,8 @@ from typing import Any
 from esper.kasmina import Clock, MorphableModel, SeedRecord
 from esper.leyline import EmergencyLevel, EventName, Level
 from esper.tolaria.checkpoint.rollback import Rollback, RollbackResult
-from esper.tolaria.control import ControlLoop
 from esper.tolaria.cost.meter import Account
+from esper.tolaria.growth.controller import ControlLoop
 from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.safety.alarm import Alarm
 from esper.tolaria.safety.guard import Guard, Unhealthy

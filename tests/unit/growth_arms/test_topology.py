@@ -15,7 +15,7 @@ from esper.config import MorphogeneticConfig, SeedConfig
 from esper.kasmina import MorphableModel, SeedManager, get_blueprint, wrap
 from esper.leyline import SeedStage, SystemStatePacket
 from esper.models import build
-from esper.tolaria.packet import History, PacketBuilder
+from esper.tolaria.growth.state_packet import History, PacketBuilder
 
 IMAGE = torch.randn(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 CATALOGUE = MorphogeneticConfig().blueprints

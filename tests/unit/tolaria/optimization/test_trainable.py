@@ -200,7 +200,7 @@ def test_a_look_ahead_trains_a_copy_of_the_loss(tmp_path: Path) -> None:
 
 
 def _start() -> Any:
-    from esper.tolaria.foresight import Place
+    from esper.tolaria.growth import Place
 
     return Place(0, 0, 0)
 

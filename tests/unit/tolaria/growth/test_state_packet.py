@@ -16,7 +16,7 @@ from torch import nn
 from esper.kasmina import Clock, SiteShape, get_blueprint, register_blueprint
 from esper.kasmina.blueprints import registry
 from esper.leyline import CommandKind, Impact, SeedStage, SystemStatePacket
-from esper.tolaria.packet import History, PacketBuilder, hardware
+from esper.tolaria.growth.state_packet import History, PacketBuilder, hardware
 
 
 @pytest.fixture(autouse=True)

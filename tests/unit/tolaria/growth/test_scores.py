@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from esper.kasmina import MorphableModel, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
-from esper.tolaria.foresight import Scores, score, trial_with
+from esper.tolaria.growth import Scores, score, trial_with
 
 
 def command(layer: str, blueprint: str, placement: str = "series", **options: int) -> AdaptationCommand:

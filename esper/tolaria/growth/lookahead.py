@@ -20,7 +20,7 @@ from esper.tolaria.batches import BatchSource
 from esper.tolaria.cost.flops import count_flops
 from esper.tolaria.cost.meter import Account
 from esper.tolaria.evaluate import Evaluator
-from esper.tolaria.foresight.trial import trial_with
+from esper.tolaria.growth.trial import trial_with
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.loss.loss_state import evaluating
 from esper.tolaria.loss.objectives import in_total, judge

@@ -11,11 +11,11 @@ from esper.config import MorphogeneticConfig
 from esper.kasmina import Clock, HealthMonitor, Seed, SeedManager, SeedRecord
 from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
-from esper.tolaria.control import ControlLoop
 from esper.tolaria.cost.meter import Account
 from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.growth.controller import ControlLoop
+from esper.tolaria.growth.state_packet import PacketBuilder
 from esper.tolaria.measure import Measurements
-from esper.tolaria.packet import PacketBuilder
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import Progress
 from esper.tolaria.telemetry import Telemetry

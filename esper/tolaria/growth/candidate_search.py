@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from esper.leyline import AdaptationCommand
-from esper.tolaria.foresight.lookahead import Lookahead, Place
+from esper.tolaria.growth.lookahead import Lookahead, Place
 from esper.tolaria.progress import Progress
 
 

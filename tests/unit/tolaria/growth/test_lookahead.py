@@ -10,7 +10,7 @@ import torch
 from helpers.runs import Plan, germinate, make_run, notes_of, weights
 
 from esper.leyline import AdaptationCommand
-from esper.tolaria.foresight import Lookahead, Place
+from esper.tolaria.growth import Lookahead, Place
 from esper.tolaria.run import Run
 
 OPTIONS = {
