@@ -42,7 +42,7 @@ from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.parts import Parts
 from esper.tolaria.probe import Probe
 from esper.tolaria.progress import EarlyStopping, Progress
-from esper.tolaria.safety import Alarm, Governor, Guard, Recovery, Unhealthy, Watch
+from esper.tolaria.recovery import Alarm, Governor, Guard, Recovery, Unhealthy, Watch
 from esper.tolaria.signals import Wishes
 from esper.tolaria.single_samples import refuse_single_samples
 from esper.tolaria.step import Stepper

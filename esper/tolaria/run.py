@@ -24,7 +24,7 @@ from esper.tolaria.loss.objectives import in_total, judge
 from esper.tolaria.machinery import Machinery
 from esper.tolaria.parts import Parts
 from esper.tolaria.profiler import StepProfiler
-from esper.tolaria.safety import Unhealthy
+from esper.tolaria.recovery import Unhealthy
 from esper.tolaria.signals import Wishes
 from esper.tolaria.task import Counts, batch_length, follow
 

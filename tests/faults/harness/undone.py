@@ -24,7 +24,7 @@ from esper.tolaria.attention import Attention
 from esper.tolaria.checkpoint.abandoned import abandoned
 from esper.tolaria.checkpoint.index import list_checkpoints
 from esper.tolaria.checkpoint.rollback import Rollback
-from esper.tolaria.safety.guard import Guard
+from esper.tolaria.recovery.guard import Guard
 from esper.tolaria.telemetry import Telemetry
 from esper.utils.files import Files
 

@@ -14,7 +14,7 @@ from esper.leyline import Level
 from esper.models import build
 from esper.tolaria.attention import Interrupted
 from esper.tolaria.measure import Measurements
-from esper.tolaria.safety import Unhealthy
+from esper.tolaria.recovery import Unhealthy
 from esper.tolaria.summary import summarize
 from esper.tolaria.telemetry import Telemetry
 

@@ -11,9 +11,9 @@ from faults.harness.firing import broken
 from esper.kasmina import MorphableModel
 from esper.tolaria.checkpoint.registry import Collected
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
-from esper.tolaria.safety import guard
-from esper.tolaria.safety.governor import Governor
-from esper.tolaria.safety.guard import Guard
+from esper.tolaria.recovery import guard
+from esper.tolaria.recovery.divergence import Governor
+from esper.tolaria.recovery.guard import Guard
 
 
 @contextmanager

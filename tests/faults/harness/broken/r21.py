@@ -12,7 +12,7 @@ from faults.harness.firing import broken
 from esper.leyline import EventName, SeedStage
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.checkpointer import Store
-from esper.tolaria.safety.guard import Guard
+from esper.tolaria.recovery.guard import Guard
 
 
 def not_saved() -> AbstractContextManager[None]:

@@ -23,8 +23,8 @@ from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.loss.loss_state import LossState
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.trainable import check_tensors
+from esper.tolaria.recovery import Unhealthy
 from esper.tolaria.run import Run
-from esper.tolaria.safety import Unhealthy
 
 
 class Temperature(nn.Module):

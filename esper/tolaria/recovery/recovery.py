@@ -12,9 +12,9 @@ from esper.tolaria.checkpoint.rollback import Rollback, RollbackResult
 from esper.tolaria.cost.meter import Account
 from esper.tolaria.growth.controller import ControlLoop
 from esper.tolaria.optimization.lr_schedule import LearningRate
-from esper.tolaria.safety.alarm import Alarm
-from esper.tolaria.safety.guard import Guard, Unhealthy
-from esper.tolaria.safety.suspect import suspect
+from esper.tolaria.recovery.alarm import Alarm
+from esper.tolaria.recovery.guard import Guard, Unhealthy
+from esper.tolaria.recovery.suspect import suspect
 from esper.tolaria.telemetry import Telemetry
 
 HALTED = "emergency"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.leyline import EmergencyLevel
-from esper.tolaria.safety.emergency import Emergency
+from esper.tolaria.recovery.emergency import Emergency
 
 
 def ticking() -> Iterator[float]:

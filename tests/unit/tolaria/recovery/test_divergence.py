@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.tolaria.safety.governor import OVERFLOWS, TREND_STEPS, WARMUP_STEPS, WINDOW_STEPS, Governor
+from esper.tolaria.recovery.divergence import OVERFLOWS, TREND_STEPS, WARMUP_STEPS, WINDOW_STEPS, Governor
 
 
 def verdicts(governor: Governor, losses: Iterable[float], norm: float | None = 1.0) -> list[str]:

@@ -11,8 +11,8 @@ from esper.kasmina import MorphableModel
 from esper.leyline import EventName
 from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
 from esper.tolaria.progress import Progress
-from esper.tolaria.safety.governor import Governor
-from esper.tolaria.safety.watch import Watch
+from esper.tolaria.recovery.divergence import Governor
+from esper.tolaria.recovery.step_buffer import Watch
 from esper.tolaria.telemetry import Telemetry
 from esper.utils.finite import non_finite
 

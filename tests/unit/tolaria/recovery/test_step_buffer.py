@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from esper.tolaria.loss.divisors import BatchWeight
-from esper.tolaria.safety.watch import ACCELERATOR_STEPS, Watch
+from esper.tolaria.recovery.step_buffer import ACCELERATOR_STEPS, Watch
 
 CPU = torch.device("cpu")
 

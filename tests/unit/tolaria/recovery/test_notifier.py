@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from esper.leyline import EmergencyLevel, EmergencySignal
-from esper.tolaria.safety.broadcast import Broadcaster
+from esper.tolaria.recovery.notifier import Broadcaster
 
 
 def signal(step: int, level: int = EmergencyLevel.ELEVATED) -> EmergencySignal:

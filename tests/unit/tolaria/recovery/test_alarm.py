@@ -9,7 +9,7 @@ import pytest
 from helpers.runs import Notes
 
 from esper.leyline import EmergencyLevel
-from esper.tolaria.safety.alarm import EMERGENCY_FILE, Alarm
+from esper.tolaria.recovery.alarm import EMERGENCY_FILE, Alarm
 from esper.tolaria.telemetry import Telemetry
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from esper.kasmina import SeedRecord
 from esper.leyline import SeedStage
-from esper.tolaria.safety.suspect import suspect
+from esper.tolaria.recovery.suspect import suspect
 
 S = SeedStage
 
