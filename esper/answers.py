@@ -10,8 +10,8 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.loggers import StatusSink
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 
 
 class Answers:

@@ -27,7 +27,7 @@ from esper.kasmina import MorphableModel, wrap
 from esper.leyline import FINISHED_BY
 from esper.results import read_model
 from esper.resume import origin_problems
-from esper.tolaria.best import best_weights
+from esper.tolaria.best_model import best_weights
 from esper.tolaria.checkpoint import find_and_load
 from esper.tolaria.checkpoint.discovery import find_config
 from esper.unfinished import which_run

@@ -12,7 +12,7 @@ from esper.config import TolariaConfig
 from esper.data import DataBundle
 from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel, wrap
-from esper.tolaria.parts import Parts, Records, Watcher
+from esper.tolaria.components import Parts, Records, Watcher
 
 
 def grow_host(config: TolariaConfig, data: DataBundle, model: nn.Module | None) -> MorphableModel:

@@ -10,7 +10,7 @@ from esper.leyline import EventName
 from esper.loggers import Recorder, draw_run, summarise_metrics, write_summary
 from esper.results import Attempts, save_model
 from esper.resume import SUMMARY_FILE
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 
 def write_results(

@@ -55,9 +55,9 @@ from esper.surroundings import (
     worth_a_line,
 )
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.evaluate import Evaluation
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.evaluator import Evaluation
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 from esper.tolaria.summary import summarize
 from esper.utils.device_and_rng import resolve_device, seed_everything
 from esper.utils.files import remove_stale

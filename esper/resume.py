@@ -18,7 +18,7 @@ from esper.storage import folder_to_write, folder_with_checkpoints, is_own, refu
 from esper.tolaria.checkpoint import Checkpoint, Found, find_and_load, load_checkpoint
 from esper.tolaria.checkpoint.discovery import find_config
 from esper.tolaria.checkpoint.folder import is_same_folder
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.unfinished import what_is_owed
 from esper.utils.bounded_read import read_object
 from esper.utils.device_and_rng import set_threads

@@ -11,9 +11,9 @@ import torch
 
 from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import FINISHED_BY
-from esper.tolaria.evaluate import Evaluation
+from esper.tolaria.evaluator import Evaluation
+from esper.tolaria.loop import Run
 from esper.tolaria.recovery import HALTED
-from esper.tolaria.run import Run
 from esper.utils.device_and_rng import versions
 
 SEED_KEYS = (

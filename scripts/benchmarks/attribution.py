@@ -25,13 +25,13 @@ from esper.config import SeedConfig
 from esper.kasmina import Clock, SeedManager, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
 # The seed that is grown, and where.

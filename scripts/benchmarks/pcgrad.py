@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from esper import wrap
 from esper.config import SeedConfig
 from esper.kasmina import SeedManager
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.gradients import PCGrad, PlainBackward, Tally, TaskBackward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
 WIDTH, BATCH = 180, 256

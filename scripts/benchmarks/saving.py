@@ -35,7 +35,7 @@ from esper.tolaria.checkpoint.discovery import load_newest
 from esper.tolaria.checkpoint.registry import Tensors
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 SHAPES = {"convnet": (1, 28), "resnet18": (3, 32)}
 BATCH = {"convnet": 128, "resnet18": 16}

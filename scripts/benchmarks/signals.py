@@ -32,7 +32,7 @@ from esper import TolariaConfig
 from esper.job import Job
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, SiteState
 from esper.tolaria.growth import Lookahead, Place, score, trial_with
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 HOSTS: dict[str, dict[str, Any]] = {
     "mlp": {

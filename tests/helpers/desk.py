@@ -12,8 +12,8 @@ from helpers.runs import Notes, germinate
 
 from esper.config import MorphogeneticConfig
 from esper.leyline import AdaptationCommand, Outcome, Refusal
+from esper.tolaria.events import Telemetry
 from esper.tolaria.growth.controller import ControlLoop
-from esper.tolaria.telemetry import Telemetry
 
 
 class Says:

@@ -8,7 +8,7 @@ import torch
 from helpers.runs import Notes
 from torch import Tensor, nn
 
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 
 class FaultyLoss(nn.Module):

@@ -8,8 +8,8 @@ from typing import Any
 from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
 
 from esper.leyline import CommandKind
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 
 LONG = {
     "optimization__max_epochs": 4,

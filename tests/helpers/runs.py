@@ -24,9 +24,9 @@ from esper.leyline import (
 )
 from esper.models import build
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.parts import Parts
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.components import Parts
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 from esper.tolaria.task import pair_form
 from esper.utils.device_and_rng import seed_everything
 

@@ -19,7 +19,7 @@ from esper.control.server import Server
 from esper.leyline import Event, EventName, Level, SeedStage
 from esper.loggers import StatusSink
 from esper.surroundings import open_door
-from esper.tolaria.signals import Wishes
+from esper.tolaria.run_control import Wishes
 from esper.utils.lock import FolderLock
 
 

@@ -20,7 +20,7 @@ import esper
 from esper.api import TolariaTrainer
 from esper.errors import ConfigError, OutputError
 from esper.tolaria.checkpoint.checkpointer import Store
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 
 def trainer(folder: Path, said: io.StringIO | None = None, **options: Any) -> TolariaTrainer:

@@ -21,10 +21,10 @@ from esper.tolaria.checkpoint.registry import Generators, State, StateManager, T
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot
 from esper.tolaria.checkpoint.writer import EXPECTED, Writer
+from esper.tolaria.components import Parts
+from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.packing import Json
-from esper.tolaria.parts import Parts
-from esper.tolaria.progress import Progress
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.train_state import Progress
 from esper.utils.files import FILES, Files
 from esper.utils.soundness import is_buffer, unsound
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from esper.config import TolariaConfig
-from esper.tolaria.parts import Parts
-from esper.tolaria.progress import Progress
+from esper.tolaria.components import Parts
+from esper.tolaria.train_state import Progress
 from esper.utils.device_and_rng import versions
 
 

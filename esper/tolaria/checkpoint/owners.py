@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from esper.tolaria.checkpoint import Generators, StateManager
 
 if TYPE_CHECKING:
-    from esper.tolaria.machinery import Machinery
+    from esper.tolaria.wiring import Machinery
 
 
 def register_owners(run: Machinery) -> StateManager:

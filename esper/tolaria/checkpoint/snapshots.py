@@ -12,7 +12,7 @@ from esper.errors import CheckpointError
 from esper.tolaria.checkpoint.buffers import Buffers
 from esper.tolaria.checkpoint.registry import State, StateManager, Tensors
 from esper.tolaria.optimization.packing import Json
-from esper.tolaria.progress import Progress
+from esper.tolaria.train_state import Progress
 
 
 @dataclass(slots=True)

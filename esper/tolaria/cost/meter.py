@@ -12,9 +12,9 @@ from esper.kasmina import MorphableModel
 from esper.leyline import SeedStage
 from esper.tolaria.cost.budget import seed_flops
 from esper.tolaria.cost.flops import count_flops
-from esper.tolaria.measure import Measurements
-from esper.tolaria.probe import Probe
-from esper.tolaria.progress import Progress
+from esper.tolaria.measurements import Measurements
+from esper.tolaria.probe_batch import Probe
+from esper.tolaria.train_state import Progress
 
 
 class Account:

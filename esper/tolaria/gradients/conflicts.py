@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from esper.leyline import EventName, Level
+from esper.tolaria.events import Telemetry
 from esper.tolaria.gradients.aggregator import Combined
 from esper.tolaria.gradients.gram import count_conflicts, widest_dtype
-from esper.tolaria.telemetry import Telemetry
 
 
 class Tally:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from esper.kasmina import SeedManager, SeedRecord
 from esper.leyline import EventName, Level
+from esper.tolaria.events import Telemetry
 from esper.tolaria.gradients.backward import PlainBackward
 from esper.tolaria.gradients.seed_layers import largest, layer_norms
 from esper.tolaria.gradients.seed_metrics import PREFIX, SeedGradients, update_metrics, warnings
@@ -44,7 +45,6 @@ from esper.tolaria.gradients.seed_weights import mix, resolve_weights
 from esper.tolaria.loss.objectives import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.telemetry import Telemetry
 
 # Looking at a step costs a reading of its gradients: about a tenth of one, so under a percent of all.
 SAMPLE_STEPS = 16

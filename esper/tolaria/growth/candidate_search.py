@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from esper.leyline import AdaptationCommand
 from esper.tolaria.growth.lookahead import Lookahead, Place
-from esper.tolaria.progress import Progress
+from esper.tolaria.train_state import Progress
 
 
 class Scout:

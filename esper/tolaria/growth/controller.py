@@ -21,9 +21,9 @@ from esper.leyline import (
     SystemStatePacket,
 )
 from esper.tolaria.cost.budget import FlopRoom, over_budget
+from esper.tolaria.event_payloads import told_move, told_outcome
+from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
-from esper.tolaria.telemetry import Telemetry
-from esper.tolaria.wording import told_move, told_outcome
 
 
 class Tamiyo(Protocol):

@@ -12,13 +12,13 @@ from esper.kasmina import Clock, HealthMonitor, Seed, SeedManager, SeedRecord
 from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
 from esper.tolaria.cost.meter import Account
-from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.evaluator import Evaluator
+from esper.tolaria.events import Telemetry
 from esper.tolaria.growth.controller import ControlLoop
 from esper.tolaria.growth.state_packet import PacketBuilder
-from esper.tolaria.measure import Measurements
-from esper.tolaria.probe import Probe
-from esper.tolaria.progress import Progress
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.measurements import Measurements
+from esper.tolaria.probe_batch import Probe
+from esper.tolaria.train_state import Progress
 
 
 class Growth:

@@ -19,7 +19,7 @@ from esper.leyline import AdaptationCommand
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.cost.flops import count_flops
 from esper.tolaria.cost.meter import Account
-from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.evaluator import Evaluator
 from esper.tolaria.growth.trial import trial_with
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.loss.loss_state import evaluating
@@ -27,7 +27,7 @@ from esper.tolaria.loss.objectives import in_total, judge
 from esper.tolaria.optimization.lr_schedule import ramp
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
 from esper.tolaria.optimization.trainable import Trainable
-from esper.tolaria.probe import Probe
+from esper.tolaria.probe_batch import Probe
 from esper.tolaria.task import batch_length, follow
 from esper.utils.device_and_rng import seeded_rng
 

@@ -22,7 +22,7 @@ from esper.tolaria.loss.divisors import (
     setting,
 )
 from esper.tolaria.loss.objectives import Losses, LossFunction, judge
-from esper.tolaria.probe import Probe
+from esper.tolaria.probe_batch import Probe
 from esper.tolaria.task import batch_length
 
 # How far two values of a loss may be apart that differ by rounding alone; half precision has three digits.

@@ -15,14 +15,14 @@ from esper.config import TolariaConfig
 from esper.config import aliases as names
 from esper.config.messages import problem
 from esper.errors import ConfigError, EsperError
+from esper.tolaria.components import Parts
 from esper.tolaria.loss.accuracy import accuracy_for, scores_of_classes
 from esper.tolaria.loss.criterion import Criterion, Metric
 from esper.tolaria.loss.divisor_search import find_divisor
 from esper.tolaria.loss.divisors import IGNORED_LABEL, known_divisor, setting, torch_loss
 from esper.tolaria.loss.objectives import Losses, LossFunction, judge
 from esper.tolaria.loss.shapes import shape_problems
-from esper.tolaria.parts import Parts
-from esper.tolaria.probe import Probe
+from esper.tolaria.probe_batch import Probe
 from esper.tolaria.task import pair_form
 
 _KEY = "optimization.loss_function"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esper.leyline import EventName, Level
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.events import Telemetry
 
 # So many failures among so many changes open the breaker. A success between them does not wipe them out:
 # an optimiser that fails on every other seed is as broken as one that fails on each.

@@ -12,7 +12,7 @@ from torch import Tensor
 from esper.config.messages import problem
 from esper.errors import ConfigError
 from esper.leyline import EventName
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.events import Telemetry
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

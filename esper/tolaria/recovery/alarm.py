@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from esper.leyline import EmergencyLevel, EmergencySignal, EventName, Level
+from esper.tolaria.events import Telemetry
 from esper.tolaria.recovery.emergency import Emergency
 from esper.tolaria.recovery.notifier import Broadcaster
-from esper.tolaria.telemetry import Telemetry
 from esper.utils.files import write_json_atomic
 
 EMERGENCY_FILE = "emergency.json"

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from esper.kasmina import MorphableModel
 from esper.leyline import EventName
 from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
-from esper.tolaria.progress import Progress
+from esper.tolaria.events import Telemetry
 from esper.tolaria.recovery.divergence import Governor
 from esper.tolaria.recovery.step_buffer import Watch
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.train_state import Progress
 from esper.utils.finite import non_finite
 
 # A snapshot from the midst of an epoch is good once so many healthy steps have followed it.

@@ -10,12 +10,12 @@ from esper.kasmina import Clock, MorphableModel, SeedRecord
 from esper.leyline import EmergencyLevel, EventName, Level
 from esper.tolaria.checkpoint.rollback import Rollback, RollbackResult
 from esper.tolaria.cost.meter import Account
+from esper.tolaria.events import Telemetry
 from esper.tolaria.growth.controller import ControlLoop
 from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.recovery.alarm import Alarm
 from esper.tolaria.recovery.guard import Guard, Unhealthy
 from esper.tolaria.recovery.suspect import suspect
-from esper.tolaria.telemetry import Telemetry
 
 HALTED = "emergency"
 

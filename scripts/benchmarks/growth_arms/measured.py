@@ -15,7 +15,7 @@ from esper.job import Job
 from esper.kasmina import MorphableModel
 from esper.resume import Origin
 from esper.tolaria.growth.epoch_hooks import Growth
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from growth_arms.topology import plant
 
 

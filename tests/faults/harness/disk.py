@@ -15,7 +15,7 @@ from helpers.runs import notes_of
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
 from esper.tolaria.checkpoint.format import check_checkpoint
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.files import is_leftover, remove_stale
 
 CODES = (errno.ENOSPC, errno.EIO)

@@ -7,7 +7,7 @@ from typing import Any
 
 from helpers.runs import Plan, germinate, make_run
 
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 SAVING = {
     "optimization__max_epochs": 3,

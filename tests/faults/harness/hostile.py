@@ -19,7 +19,7 @@ from helpers.runs import Plan, make_run
 import esper
 from esper.errors import EsperError
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.manifest import MANIFEST, measure, render
 
 LIMIT_S = 2.0

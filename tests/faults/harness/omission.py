@@ -16,7 +16,7 @@ from helpers.runs import notes_of
 
 from esper.tolaria.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from esper.tolaria.checkpoint.registry import REFERENCE
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 Piece = tuple[str, ...]
 Life = Callable[[Path], Run]

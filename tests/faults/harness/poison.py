@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from esper.leyline import CommandKind
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 STAGES = ("dormant", "training", "blending", "probationary", "fossilized", "embargoed")
 KINDS = ("NaN loss", "Inf loss", "exploding loss", "NaN gradient", "exploding gradient", "NaN weight")

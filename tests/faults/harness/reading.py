@@ -20,7 +20,7 @@ from esper.errors import CheckpointError
 from esper.results import save_model
 from esper.tolaria.checkpoint.discovery import find_and_load, find_config
 from esper.tolaria.checkpoint.retention import Retention
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.files import Files
 
 WRITER = "faults.harness.reading:save_and_prune"

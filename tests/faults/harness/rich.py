@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from esper.leyline import AdaptationCommand, CommandKind, SystemStatePacket
 from esper.tamiyo import RandomPolicy
 from esper.tolaria.gradients import PCGrad
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 
 class Decoy:

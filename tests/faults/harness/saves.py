@@ -23,7 +23,7 @@ from esper.api import TolariaTrainer
 from esper.cli.jobs import DONE, UNSAVED, carry_out
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import checkpointer as store
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.bounded_read import read_object
 
 # How long the runs are; a longer one has more places at which its saves can begin to fail.

@@ -16,7 +16,7 @@ from helpers.runs import Plan, make_run
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.files import is_leftover, remove_stale
 
 SAVER = "faults.harness.saving:save_for_ever"

@@ -11,7 +11,7 @@ from typing import Any
 
 from faults.harness.firing import replaced
 
-from esper.tolaria.step import Stepper
+from esper.tolaria.training_step import Stepper
 
 NOTED = "faults.harness.steps:noted"
 

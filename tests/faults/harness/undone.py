@@ -20,12 +20,12 @@ from faults.harness.tally import Budget, Tally
 from esper import train
 from esper.leyline import EventName
 from esper.loggers import Recorder
-from esper.tolaria.attention import Attention
 from esper.tolaria.checkpoint.abandoned import abandoned
 from esper.tolaria.checkpoint.index import list_checkpoints
 from esper.tolaria.checkpoint.rollback import Rollback
+from esper.tolaria.events import Telemetry
+from esper.tolaria.interrupts import Attention
 from esper.tolaria.recovery.guard import Guard
-from esper.tolaria.telemetry import Telemetry
 from esper.utils.files import Files
 
 LIFE = "faults.harness.undone:life"

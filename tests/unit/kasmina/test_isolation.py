@@ -29,12 +29,12 @@ from esper.kasmina.isolation import STEP_RATIO, guard_gradients, learn
 from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW
 from esper.kasmina.tap import Tap
 from esper.leyline import SeedStage
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, cosine
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.step import Stepper
 from esper.tolaria.task import pair_form
+from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
 

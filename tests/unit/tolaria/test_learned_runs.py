@@ -9,7 +9,7 @@ from helpers.runs import make_run, notes_of
 from esper.leyline import SystemStatePacket
 from esper.tamiyo import LearnedPolicy
 from esper.tamiyo.episodes import Memory
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 OPTIONS = {
     "model__target_layers": [".", "block1", "block2"],

@@ -20,12 +20,12 @@ from esper.config import SeedConfig, TolariaConfig
 from esper.leyline import Impact
 from esper.tamiyo.pruning import chance_above
 from esper.tolaria.batches import BatchSource
-from esper.tolaria.evaluate import Evaluator
+from esper.tolaria.evaluator import Evaluator
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.loss.inspection import examine
 from esper.tolaria.loss.objectives import from_model
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.probe import Probe
+from esper.tolaria.probe_batch import Probe
 from esper.tolaria.task import pair_form
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from esper.tamiyo import HeuristicPolicy
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 
 
 @pytest.mark.parametrize("name", LIVES)

@@ -10,7 +10,7 @@ import torch
 from helpers.runs import Plan, germinate, make_run, tell
 
 from esper.leyline import CommandKind
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.tolaria.summary import summarize
 
 NAMES = (

@@ -11,7 +11,7 @@ from faults.harness.firing import broken
 
 from esper import api, ending, resume
 from esper.results import Attempts
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 
 def silent() -> AbstractContextManager[None]:

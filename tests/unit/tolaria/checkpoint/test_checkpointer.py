@@ -18,7 +18,7 @@ from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.files import Content, Files
 
 SAVING = {"checkpoint__save_checkpoints": True, "morphogenetic__max_params_ratio": 99.0}

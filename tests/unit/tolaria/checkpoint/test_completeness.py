@@ -19,7 +19,7 @@ from esper.errors import CheckpointError
 from esper.tamiyo import HeuristicPolicy
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.checkpoint.metadata import name_of
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.device_and_rng import rng_state
 
 EXEMPT = {

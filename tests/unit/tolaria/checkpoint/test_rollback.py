@@ -19,7 +19,7 @@ from esper.tolaria.checkpoint.deadline import DeadlineSignal
 from esper.tolaria.checkpoint.discovery import load_newest
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 LIMIT = 1 << 30
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from esper.tolaria.checkpoint.registry import StateManager, Use
 from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
-from esper.tolaria.progress import Progress
+from esper.tolaria.train_state import Progress
 
 FLOAT_BYTES = 4
 

@@ -13,7 +13,7 @@ from helpers.lives import LONG, alike
 from helpers.runs import Notes, Plan, germinate, make_run, notes_of, restored
 
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 from esper.utils.files import Content, Files
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"

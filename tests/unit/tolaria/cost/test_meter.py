@@ -14,7 +14,7 @@ from esper.leyline import CommandKind
 from esper.tolaria.cost.flops import count_flops
 from esper.tolaria.cost.meter import Account
 from esper.tolaria.gradients import PCGrad
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 
 def by_hand(run: Run, samples: int = 16) -> tuple[float, float]:

@@ -12,8 +12,8 @@ from helpers.objectives import Heads, heads_loss
 from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored
 
 from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Weighted
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 
 
 def two_headed(run_dir: Path, aggregator: Aggregator | None, **options: Any) -> Run:

@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Tally, TaskBackward, Weighted
 from esper.tolaria.gradients.pcgrad import draw_orders
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
 LOSS = nn.CrossEntropyLoss()

@@ -10,9 +10,9 @@ from helpers.runs import CPU, Notes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.tolaria.events import Telemetry
 from esper.tolaria.gradients import Tally
 from esper.tolaria.gradients.aggregator import Combined
-from esper.tolaria.telemetry import Telemetry
 
 OPPOSED = torch.tensor([[1.0, -0.5, 0.2], [-0.5, 1.0, -0.1], [0.2, -0.1, 1.0]], dtype=torch.float64)
 FRIENDLY = torch.ones(2, 2, dtype=torch.float64)

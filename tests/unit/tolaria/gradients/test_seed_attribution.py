@@ -15,14 +15,14 @@ from helpers.waits import Waits
 from torch import Tensor, nn
 
 from esper.leyline import CommandKind, Event
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.compiled_forward import TrainingForward
+from esper.tolaria.events import Telemetry
 from esper.tolaria.gradients import Mean, Tally, TaskBackward
 from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.step import Stepper
 from esper.tolaria.task import Meter, pair_form
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
 SEED = "tolaria.grad_agg.seed."

@@ -12,7 +12,7 @@ from helpers.lives import alike, path_of
 from helpers.runs import Plan, germinate, make_run, notes_of, restored
 
 from esper.leyline import AdaptationCommand
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 OPTIONS = {
     "morphogenetic__max_params_ratio": 99.0,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.kasmina.blueprints import registry
 from esper.leyline import CommandKind, SeedStage
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 GROWING = {"morphogenetic__max_params_ratio": 99.0, "optimization__max_epochs": 4}
 

@@ -11,7 +11,7 @@ from helpers.runs import Plan, germinate, make_run, notes_of, weights
 
 from esper.leyline import AdaptationCommand
 from esper.tolaria.growth import Lookahead, Place
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 OPTIONS = {
     "morphogenetic__max_params_ratio": 99.0,

@@ -10,8 +10,8 @@ from helpers.runs import make_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from esper.tolaria.loop import Run
 from esper.tolaria.loss.objectives import LossFunction
-from esper.tolaria.run import Run
 
 
 class HiddenWeights(nn.Module):

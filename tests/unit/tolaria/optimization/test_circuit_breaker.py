@@ -6,8 +6,8 @@ from helpers.runs import Notes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.circuit_breaker import FAILURES_TO_OPEN, Rebuilds
-from esper.tolaria.telemetry import Telemetry
 
 
 def rebuilds(recovery_steps: int = 10) -> tuple[Rebuilds, Notes]:

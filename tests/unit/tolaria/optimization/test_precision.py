@@ -10,8 +10,8 @@ from helpers.runs import Notes
 from torch import nn
 
 from esper.errors import ConfigError
+from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.telemetry import Telemetry
 
 CPU = torch.device("cpu")
 

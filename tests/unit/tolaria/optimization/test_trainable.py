@@ -20,11 +20,11 @@ from esper.config import TolariaConfig
 from esper.data import HostLoader
 from esper.errors import ConfigError
 from esper.tolaria.checkpoint import load_checkpoint
+from esper.tolaria.loop import Run
 from esper.tolaria.loss.loss_state import LossState
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.trainable import check_tensors
 from esper.tolaria.recovery import Unhealthy
-from esper.tolaria.run import Run
 
 
 class Temperature(nn.Module):

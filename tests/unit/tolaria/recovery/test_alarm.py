@@ -9,8 +9,8 @@ import pytest
 from helpers.runs import Notes
 
 from esper.leyline import EmergencyLevel
+from esper.tolaria.events import Telemetry
 from esper.tolaria.recovery.alarm import EMERGENCY_FILE, Alarm
-from esper.tolaria.telemetry import Telemetry
 
 
 def alarm(run_dir: Path, notes: Notes) -> Alarm:

@@ -26,8 +26,8 @@ from helpers.runs import (
 
 from esper.leyline import CommandKind, Refusal, SeedStage
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
 

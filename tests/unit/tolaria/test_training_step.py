@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel
-from esper.tolaria.forward import TrainingForward
+from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.step import GRADIENT_SAMPLE_STEPS, Stepper
 from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.training_step import GRADIENT_SAMPLE_STEPS, Stepper
 
 CPU = torch.device("cpu")
 LOSS = nn.CrossEntropyLoss()

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
-from esper.tolaria.evaluate import Evaluation
+from esper.tolaria.components import Records
+from esper.tolaria.evaluator import Evaluation
 from esper.tolaria.loss.accuracy import Accuracy
 from esper.tolaria.loss.objectives import Total, sum_losses
-from esper.tolaria.parts import Records
-from esper.tolaria.progress import Progress
 from esper.tolaria.task import Meter
+from esper.tolaria.train_state import Progress
 
 
 class StepLines:

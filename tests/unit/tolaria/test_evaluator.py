@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.tolaria.evaluate import Evaluator, batch_statistics
+from esper.tolaria.evaluator import Evaluator, batch_statistics
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.task import pair_form

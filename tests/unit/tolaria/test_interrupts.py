@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.run import Run
-from esper.tolaria.signals import Wishes
+from esper.tolaria.loop import Run
+from esper.tolaria.run_control import Wishes
 
 # training, validation, health of the sites and a seed, its impact: all in the second epoch
 OPTIONS = LONG | {

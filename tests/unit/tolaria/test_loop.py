@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from esper.leyline import SeedStage
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 # -- one epoch -----------------------------------------------------------------------------------
 

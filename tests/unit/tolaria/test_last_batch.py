@@ -17,7 +17,7 @@ from esper.data import DeviceLoader, HostLoader
 from esper.data.params import Augmentation
 from esper.data.transforms import ImageFinish, Statistics
 from esper.errors import ConfigError
-from esper.tolaria.run import Run
+from esper.tolaria.loop import Run
 
 
 class Frozen(Host):

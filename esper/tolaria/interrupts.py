@@ -9,8 +9,8 @@ from esper.errors import CheckpointError
 from esper.tolaria.checkpoint.checkpointer import Store
 from esper.tolaria.checkpoint.metadata import name_of
 from esper.tolaria.checkpoint.snapshots import Snapshot
-from esper.tolaria.progress import Progress
-from esper.tolaria.signals import Wishes
+from esper.tolaria.run_control import Wishes
+from esper.tolaria.train_state import Progress
 
 
 class Interrupted(BaseException):

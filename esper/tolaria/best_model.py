@@ -11,7 +11,7 @@ from torch import Tensor
 from esper.kasmina import MorphableModel
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.loss.loss_state import LossState
-from esper.tolaria.progress import Best
+from esper.tolaria.train_state import Best
 
 
 def best_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers.runs import Notes
 
 from esper.leyline import Event, Level
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.events import Telemetry
 
 
 def test_an_event_is_stamped_with_where_the_run_stands() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.leyline import EPOCH_METRICS
-from esper.tolaria.lines import StepLines
+from esper.tolaria.records import StepLines
 
 
 @given(st.integers(0, 7), st.integers(1, 40))

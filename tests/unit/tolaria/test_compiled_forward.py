@@ -15,8 +15,8 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from esper.leyline import CommandKind
-from esper.tolaria.forward import TrainingForward
-from esper.tolaria.run import Run
+from esper.tolaria.compiled_forward import TrainingForward
+from esper.tolaria.loop import Run
 
 GROWTH = {1: [germinate("block1", number=1)], 2: [germinate("block2", number=2)]}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.tolaria.progress import Best, EarlyStopping, Progress
+from esper.tolaria.train_state import Best, EarlyStopping, Progress
 
 losses = st.floats(allow_nan=True, allow_infinity=True)
 

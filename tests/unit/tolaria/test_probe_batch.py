@@ -13,7 +13,7 @@ from torch import nn
 from esper.config import SeedConfig
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.probe import Probe, head
+from esper.tolaria.probe_batch import Probe, head
 from esper.tolaria.task import pair_form
 
 Pair = namedtuple("Pair", "inputs targets")

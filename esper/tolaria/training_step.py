@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import SeedManager
-from esper.tolaria.forward import TrainingForward, tensors
+from esper.tolaria.compiled_forward import TrainingForward, tensors
 from esper.tolaria.gradients import Backward, PlainBackward
 from esper.tolaria.gradients.seed_attribution import SeedAttribution
 from esper.tolaria.loss.criterion import as_criterion

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from esper.errors import CheckpointError
-from esper.tolaria.signals import Wishes
+from esper.tolaria.run_control import Wishes
 
 
 def test_without_a_wish_the_run_goes_on_at_once() -> None:

@@ -13,7 +13,7 @@ from helpers.grown import Grown, batch, make_host
 from helpers.runs import germinate, same, tell, weights
 
 from esper.leyline import CommandKind, Impact, SeedStage
-from esper.tolaria.best import BestModel, best_weights
+from esper.tolaria.best_model import BestModel, best_weights
 from esper.tolaria.checkpoint import Checkpoint
 
 

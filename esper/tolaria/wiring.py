@@ -11,43 +11,43 @@ from typing import Any
 from esper.config import TolariaConfig
 from esper.kasmina import HealthMonitor, SeedManager, TopologyChange
 from esper.leyline import EventName
-from esper.tolaria.attention import Attention
 from esper.tolaria.batches import BatchSource
-from esper.tolaria.best import BestModel
+from esper.tolaria.best_model import BestModel
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.checkpointer import Store
 from esper.tolaria.checkpoint.discovery import load_newest
 from esper.tolaria.checkpoint.owners import register_owners
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshots
+from esper.tolaria.compiled_forward import TrainingForward, compile_obstacle
+from esper.tolaria.components import Parts
 from esper.tolaria.cost.budget import FlopRoom, decision_interval
 from esper.tolaria.cost.meter import Account
-from esper.tolaria.evaluate import Evaluator
-from esper.tolaria.forward import TrainingForward, compile_obstacle
+from esper.tolaria.evaluator import Evaluator
+from esper.tolaria.events import Telemetry
 from esper.tolaria.gradients import Tally, TaskBackward
 from esper.tolaria.gradients.seed_attribution import AttributedBackward, SeedAttribution
 from esper.tolaria.growth import Lookahead, Scout
 from esper.tolaria.growth.controller import ControlLoop
 from esper.tolaria.growth.epoch_hooks import Growth
 from esper.tolaria.growth.state_packet import History, PacketBuilder, hardware
-from esper.tolaria.lines import StepLines
+from esper.tolaria.interrupts import Attention
+from esper.tolaria.last_batch import refuse_single_samples
 from esper.tolaria.loss.inspection import examine
 from esper.tolaria.loss.loss_state import LossState
 from esper.tolaria.loss.objectives import sum_losses
-from esper.tolaria.measure import Measurements
+from esper.tolaria.measurements import Measurements
 from esper.tolaria.optimization.circuit_breaker import RECOVERY_EPOCHS, Rebuilds
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.parts import Parts
-from esper.tolaria.probe import Probe
-from esper.tolaria.progress import EarlyStopping, Progress
+from esper.tolaria.probe_batch import Probe
+from esper.tolaria.records import StepLines
 from esper.tolaria.recovery import Alarm, Governor, Guard, Recovery, Unhealthy, Watch
-from esper.tolaria.signals import Wishes
-from esper.tolaria.single_samples import refuse_single_samples
-from esper.tolaria.step import Stepper
+from esper.tolaria.run_control import Wishes
 from esper.tolaria.task import Meter
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.train_state import EarlyStopping, Progress
+from esper.tolaria.training_step import Stepper
 
 WRITER_POLL_S = 0.005
 

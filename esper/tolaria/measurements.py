@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from esper.leyline import EventName
-from esper.tolaria.telemetry import Telemetry
+from esper.tolaria.events import Telemetry
 
 T = TypeVar("T")
 

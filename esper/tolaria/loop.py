@@ -13,20 +13,20 @@ from torch import Tensor
 from esper.config import TolariaConfig
 from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import FINISHED_BY, EventName
-from esper.tolaria.attention import Interrupted
-from esper.tolaria.best import best_weights
+from esper.tolaria.best_model import best_weights
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.registry import state_of
-from esper.tolaria.evaluate import Evaluation
+from esper.tolaria.components import Parts
+from esper.tolaria.evaluator import Evaluation
 from esper.tolaria.growth.epoch_hooks import Growth
-from esper.tolaria.lines import epoch_line
+from esper.tolaria.interrupts import Interrupted
 from esper.tolaria.loss.objectives import in_total, judge
-from esper.tolaria.machinery import Machinery
-from esper.tolaria.parts import Parts
 from esper.tolaria.profiler import StepProfiler
+from esper.tolaria.records import epoch_line
 from esper.tolaria.recovery import Unhealthy
-from esper.tolaria.signals import Wishes
+from esper.tolaria.run_control import Wishes
 from esper.tolaria.task import Counts, batch_length, follow
+from esper.tolaria.wiring import Machinery
 
 
 class Run(Machinery):
