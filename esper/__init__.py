@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esper.api import TolariaTrainer, load
     from esper.config import TolariaConfig
     from esper.kasmina import MorphableModel, wrap
-    from esper.service import TolariaService
+    from esper.runs.service import TolariaService
+    from esper.runs.trainer import TolariaTrainer, load
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "MorphableModel": "esper.kasmina",
     "TolariaConfig": "esper.config",
-    "TolariaService": "esper.service",
-    "TolariaTrainer": "esper.api",
-    "load": "esper.api",
+    "TolariaService": "esper.runs.service",
+    "TolariaTrainer": "esper.runs.trainer",
+    "load": "esper.runs.trainer",
     "wrap": "esper.kasmina",
 }
 

@@ -44,7 +44,7 @@ from esper.cli.plan import Job, Plan, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.messages import problem
 from esper.errors import ConfigError
-from esper.unfinished import which_run
+from esper.runs.unfinished import which_run
 from esper.utils.lock import FolderLock, in_use, live_holder
 from esper.utils.stdout import flush_output, say
 
@@ -111,7 +111,7 @@ def task(options: DictConfig) -> int:
     overrides = [str(line) for line in OmegaConf.to_container(own.overrides.task, resolve=False) or ()]
 
     def run() -> int:
-        from esper.api import run_job
+        from esper.runs.trainer import run_job
 
         config = TolariaConfig.from_dict(plain(options))
         return run_job(
@@ -138,9 +138,9 @@ def _checked(flags: Flags) -> Plan:
     plan = make_plan(flags)
     _refuse(plan.collect(lambda job: job.problems or _in_use(job.folder)))
     # not before: this loads torch, and a typing error is answered without it
-    from esper.build import check_hydra, check_run
-    from esper.build.paths import why_no_folder
-    from esper.resume import origin_problems
+    from esper.runs import check_hydra, check_run
+    from esper.runs.path_checks import why_no_folder
+    from esper.runs.resume import origin_problems
 
     def deep(job: Job) -> list[str]:
         hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)

@@ -1,7 +1,7 @@
 """The short names: one table from each to the dotted target it stands for.
 
 Only texts: nothing is imported here, so that a typing error is found without loading torch. A value with
-a dot in it is a target itself; `esper.build` checks and resolves both.
+a dot in it is a target itself; `esper.runs` checks and resolves both.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ class TolariaConfig(Group):
     def validate(self) -> list[str]:
         """A sentence for each thing that is wrong, with key, given and expected; empty where all is well.
 
-        What needs the machine (files, devices, the model itself) is looked at by `esper.build.check_run`.
+        What needs the machine (files, devices, the model itself) is looked at by `esper.runs.check_run`.
         """
         config, problems = read(TolariaConfig, self.to_dict())
         return problems + broken_rules(options(config))

@@ -1,6 +1,6 @@
 """Which dotted targets may be named at all, judged by their text alone.
 
-This is the first half of the check and imports nothing; `esper.build` holds the other half, which looks at
+This is the first half of the check and imports nothing; `esper.runs` holds the other half, which looks at
 the object that a name resolves to.
 """
 

@@ -1,4 +1,4 @@
-"""The parts that a run is made of, ready to use; `esper.build` makes them from a configuration."""
+"""The parts that a run is made of, ready to use; `esper.runs` makes them from a configuration."""
 
 from __future__ import annotations
 

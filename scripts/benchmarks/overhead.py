@@ -26,10 +26,10 @@ from rich.console import Console
 from torch import nn
 
 from esper import TolariaConfig
-from esper.job import Job
 from esper.kasmina import Clock, HealthMonitor, SeedManager, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
+from esper.runs.job import Job
 
 IMAGES = {"convnet": (1, 28, 128), "resnet18": (3, 32, 16)}
 TARGETS = {"convnet": ["block?"], "resnet18": ["layer?"]}

@@ -29,7 +29,7 @@ from rich.console import Console
 from torch import Tensor
 
 from esper import TolariaConfig
-from esper.job import Job
+from esper.runs.job import Job
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.discovery import load_newest
 from esper.tolaria.checkpoint.registry import Tensors

@@ -29,8 +29,8 @@ import torch
 from rich.console import Console
 
 from esper import TolariaConfig
-from esper.job import Job
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, SiteState
+from esper.runs.job import Job
 from esper.tolaria.growth import Lookahead, Place, score, trial_with
 from esper.tolaria.loop import Run
 

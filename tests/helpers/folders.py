@@ -10,9 +10,9 @@ import pytest
 from helpers.runs import small_config
 from rich.console import Console
 
-from esper.api import TolariaTrainer
 from esper.config import TolariaConfig
 from esper.errors import ConfigError
+from esper.runs.trainer import TolariaTrainer
 
 AUTO = {"checkpoint__resume_from_checkpoint": "auto"}
 

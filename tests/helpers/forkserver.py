@@ -102,6 +102,6 @@ def _server() -> Server:
 
 def prepared() -> None:
     """In the server, before it forks: what the commands would import while they run."""
-    import esper.build
     import esper.ctl
-    import esper.resume  # noqa: F401 - imported for the forks
+    import esper.runs
+    import esper.runs.resume  # noqa: F401 - imported for the forks

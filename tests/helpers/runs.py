@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper.build import schedule_factory
 from esper.config import DatasetConfig, TolariaConfig
 from esper.data import DataBundle, build_data
 from esper.kasmina import wrap
@@ -23,6 +22,7 @@ from esper.leyline import (
     SystemStatePacket,
 )
 from esper.models import build
+from esper.runs import schedule_factory
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.components import Parts
 from esper.tolaria.loop import Run
@@ -172,7 +172,7 @@ def make_parts(
     notes: Notes | None = None,
     **changes: Any,
 ) -> Parts:
-    """Real parts for `config`: what `esper.build` would make, in little."""
+    """Real parts for `config`: what `esper.runs` would make, in little."""
     data = load(config.dataset, config.seed)
     seed_everything(config.seed)
     if model is None:

@@ -17,10 +17,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from esper.api import TolariaTrainer
 from esper.config import TolariaConfig
 from esper.kasmina import MorphableModel
 from esper.leyline import SeedStage
+from esper.runs.trainer import TolariaTrainer
 
 QUIET = Console(quiet=True)
 EPOCHS = 2

@@ -14,11 +14,11 @@ import pytest
 from helpers.runs import small_config
 
 from esper import ctl
-from esper.answers import Answers
 from esper.control.server import Server
 from esper.leyline import Event, EventName, Level, SeedStage
 from esper.loggers import StatusSink
-from esper.surroundings import open_door
+from esper.runs.control_handler import Answers
+from esper.runs.process import open_door
 from esper.tolaria.run_control import Wishes
 from esper.utils.lock import FolderLock
 

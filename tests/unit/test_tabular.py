@@ -11,9 +11,9 @@ from helpers.command import esper_train, metrics_of, summary_of
 from helpers.usermodule import write_module
 from rich.console import Console
 
-from esper.api import TolariaTrainer, load
 from esper.config import TolariaConfig
 from esper.errors import ConfigError
+from esper.runs.trainer import TolariaTrainer, load
 
 SOURCE = """
 import numpy as np

@@ -16,9 +16,10 @@ from gromo.containers.growing_mlp import GrowingMLP
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper import TolariaConfig, build
+from esper import TolariaConfig
+from esper import runs as build
 from esper.data import DataBundle
-from esper.surroundings import process_settings
+from esper.runs.process import process_settings
 from esper.tolaria.optimization.lr_schedule import Horizon
 from esper.utils.device_and_rng import resolve_device, seed_everything, versions
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from esper import TolariaConfig
 from esper.data import DataBundle
-from esper.job import Job
 from esper.kasmina import MorphableModel
-from esper.resume import Origin
+from esper.runs.job import Job
+from esper.runs.resume import Origin
 from esper.tolaria.growth.epoch_hooks import Growth
 from esper.tolaria.loop import Run
 from growth_arms.topology import plant

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from esper.loggers.jsonl_reader import METRICS_FILE, read_lines
-from esper.tolaria.summary import summarize
+from esper.runs.summary import summarize
 from growth_arms.arms import GROMO, SWEEP, Spec, arm_hash, sweep_source
 from growth_arms.measured import MeasuredJob
 from growth_arms.topology import swept

@@ -17,7 +17,7 @@ from helpers.runs import Plan, make_run
 import esper
 from esper.control.offline import state_of
 from esper.errors import CheckpointError
-from esper.results import save_model
+from esper.runs.outputs import save_model
 from esper.tolaria.checkpoint.discovery import find_and_load, find_config
 from esper.tolaria.checkpoint.retention import Retention
 from esper.tolaria.loop import Run

@@ -18,10 +18,10 @@ from helpers.runs import small_config
 from rich.console import Console
 
 import esper
-from esper import results
-from esper.api import TolariaTrainer
 from esper.cli.jobs import DONE, UNSAVED, carry_out
 from esper.errors import CheckpointError
+from esper.runs import outputs as results
+from esper.runs.trainer import TolariaTrainer
 from esper.tolaria.checkpoint import checkpointer as store
 from esper.tolaria.loop import Run
 from esper.utils.bounded_read import read_object

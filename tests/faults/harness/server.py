@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 # what a life would import by itself, some of it when an optimiser is made
 PRELOADED = (
     *("torch", "torch._dynamo", "sklearn.datasets", "sklearn.model_selection"),
-    *("esper.train", "esper.api", "esper.loggers.plots"),
+    *("esper.train", "esper.runs.trainer", "esper.loggers.plots"),
 )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from faults.harness.runs import command
 
-from esper import ending
 from esper.cli.flags import Flags
 from esper.cli.plan import make_plan
+from esper.runs import finalize as ending
 
 
 def composed() -> None:

@@ -8,7 +8,7 @@ from growth_arms.arms import SCHEDULED, STATIC_BIG, STATIC_EQUAL, STATIC_SMALL, 
 from growth_arms.tasks import G1, TASKS, Task
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper import build
+from esper import runs as build
 from esper.config import TolariaConfig
 from esper.data import DataInfo
 from esper.kasmina import MorphableModel, wrap

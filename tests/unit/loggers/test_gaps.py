@@ -12,8 +12,8 @@ from helpers.command import events_of, metrics_of
 from helpers.runs import small_config
 from rich.console import Console
 
-from esper.api import TolariaTrainer
 from esper.loggers import describe_holes
+from esper.runs.trainer import TolariaTrainer
 
 LINES = b"".join(b'{"epoch": %d}\n' % epoch for epoch in range(1, 9))
 SAVED = {"metrics.jsonl": len(LINES)}

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from esper.leyline import Level
 from esper.models import build
+from esper.runs.summary import summarize
 from esper.tolaria.events import Telemetry
 from esper.tolaria.interrupts import Interrupted
 from esper.tolaria.measurements import Measurements
 from esper.tolaria.recovery import Unhealthy
-from esper.tolaria.summary import summarize
 
 
 def fail() -> int:

@@ -9,8 +9,9 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper import resume, train
+from esper import train
 from esper.cli.plan import make_plan
+from esper.runs import resume
 
 
 @contextmanager

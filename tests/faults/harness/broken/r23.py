@@ -8,8 +8,9 @@ from pathlib import Path
 
 from faults.harness.firing import broken, replaced
 
-from esper import job, resume, storage
 from esper.config import TolariaConfig
+from esper.runs import checkpoint_folder as storage
+from esper.runs import job, resume
 from esper.tolaria.checkpoint import checkpoint_folder
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper import api, ending, resume
-from esper.results import Attempts
+from esper.runs import finalize as ending
+from esper.runs import resume
+from esper.runs import trainer as api
+from esper.runs.outputs import Attempts
 from esper.tolaria.loop import Run
 
 

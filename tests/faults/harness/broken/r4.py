@@ -9,7 +9,7 @@ from typing import Any
 
 from faults.harness.firing import broken, fire
 
-from esper import api
+from esper.runs import trainer as api
 from esper.tolaria.checkpoint.checkpointer import Store
 from esper.tolaria.interrupts import Attention
 from esper.utils import os_signals as signals

@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from esper.build import optimizer_factory, schedule_factory
 from esper.errors import CheckpointError, ConfigError
+from esper.runs import optimizer_factory, schedule_factory
 from esper.tolaria.optimization.lr_schedule import (
     Factor,
     Horizon,

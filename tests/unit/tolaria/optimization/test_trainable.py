@@ -15,10 +15,10 @@ from helpers.runs import CPU, Plan, checkpoints, germinate, make_run, notes_of, 
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from esper.build import build_loss
 from esper.config import TolariaConfig
 from esper.data import HostLoader
 from esper.errors import ConfigError
+from esper.runs import build_loss
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.loop import Run
 from esper.tolaria.loss.loss_state import LossState
