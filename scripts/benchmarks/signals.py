@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from scores import score
 
 from esper import TolariaConfig
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, SiteState
 from esper.runs.job import Job
-from esper.tolaria.growth import Lookahead, Place, score, trial_with
+from esper.tolaria.growth import Lookahead, Place, trial_with
 from esper.tolaria.loop import Run
 
 HOSTS: dict[str, dict[str, Any]] = {

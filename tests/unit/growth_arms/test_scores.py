@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scores import Scores, score
 from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
-from esper.tolaria.growth import Scores, score, trial_with
+from esper.tolaria.growth import trial_with
 
 
 def command(layer: str, blueprint: str, placement: str = "series", **options: int) -> AdaptationCommand:
