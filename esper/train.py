@@ -34,15 +34,15 @@ from esper.cli.jobs import (
     CRASHED,
     DONE,
     REFUSED,
-    carry_out,
-    complain,
+    clear_status,
     exit_code,
-    forget,
     outcome_table,
+    print_errors,
+    run_planned,
 )
-from esper.cli.plan import Job, Plan, compose_shown, make_plan
+from esper.cli.plan import Plan, PlannedRun, compose_shown, make_plan
 from esper.config import TolariaConfig
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 from esper.runs.unfinished import which_run
 from esper.utils.lock import FolderLock, in_use, live_holder
@@ -77,12 +77,12 @@ def _main(argv: Sequence[str], owned: ExitStack) -> int:
     except KeyboardInterrupt:
         return BY_SIGINT
     except ConfigError as error:
-        complain(error.problems)
+        print_errors(error.problems)
         return REFUSED
     except BrokenPipeError:  # Hydra's own prints: whoever reads what is shown has read enough
         return DONE
     except OSError as error:
-        complain([_sentence(error)], "what the command reads")
+        print_errors([_sentence(error)], "what the command reads")
         return REFUSED
     finally:
         flush_output()
@@ -124,9 +124,9 @@ def task(options: DictConfig) -> int:
             try:
                 _lock(folder, owned)
             except ConfigError as error:
-                complain(error.problems)
+                print_errors(error.problems)
                 return REFUSED
-        code = carry_out(run, folder, number, overrides)
+        code = run_planned(run, folder, number, overrides)
     if code > 128:
         # Hydra would start the next job of the sweep, and a signal is meant for all of them
         raise SystemExit(code)
@@ -142,7 +142,7 @@ def _checked(flags: Flags) -> Plan:
     from esper.runs.path_checks import why_no_folder
     from esper.runs.resume import origin_problems
 
-    def deep(job: Job) -> list[str]:
+    def deep(job: PlannedRun) -> list[str]:
         hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)
         config = replace(job.config, run_dir=str(job.folder))
         origin = [] if why_no_folder(job.folder) else origin_problems(config, job.folder)
@@ -157,9 +157,11 @@ def _refuse(problems: list[str]) -> None:
         raise ConfigError(problems)
 
 
-def _unnamed(plan: Plan, job: Job) -> Iterator[str]:
+def _unnamed(plan: Plan, job: PlannedRun) -> Iterator[str]:
     if job.config.checkpoint.resume_from_checkpoint == "auto" and not plan.named:
-        yield problem("checkpoint.resume_from_checkpoint", "auto", which_run(Path("outputs"), job.config))
+        yield error_message(
+            "checkpoint.resume_from_checkpoint", "auto", which_run(Path("outputs"), job.config)
+        )
 
 
 def _in_use(folder: Path) -> list[str]:
@@ -186,10 +188,10 @@ def _prepare(plan: Plan, owned: ExitStack) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
         # here, because Hydra writes into the folder before it calls the task
         _lock(_key(plan.folder), owned)
-        forget(plan)
+        clear_status(plan)
     except OSError as error:
         expected = f"a folder that can be written to ({error.strerror})"
-        raise ConfigError(problem("run_dir", str(plan.folder), expected)) from error
+        raise ConfigError(error_message("run_dir", str(plan.folder), expected)) from error
 
 
 def _show(flags: Flags) -> int:
@@ -219,10 +221,10 @@ def _hydra(arguments: Sequence[str]) -> int:
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else DONE
         except CompactHydraException as error:
-            complain(str(error).splitlines(), "what Hydra was asked for")
+            print_errors(str(error).splitlines(), "what Hydra was asked for")
             return REFUSED
         except OSError as error:
-            complain([_sentence(error)], "writing the first files of a run; expected a folder with room")
+            print_errors([_sentence(error)], "writing the first files of a run; expected a folder with room")
             return CRASHED
     return DONE
 

@@ -24,7 +24,7 @@ import esper
 from esper.cli.explain import explain
 from esper.cli.flags import Flags
 from esper.config import TolariaConfig
-from esper.config.messages import nearest_name, problem
+from esper.config.messages import error_message, nearest_name
 from esper.errors import ConfigError
 
 HYDRA_VERSION_BASE = "1.3"
@@ -88,7 +88,7 @@ class Composer:
         if flags.config_dir is not None:
             folder = Path(flags.config_dir).absolute()
             if not folder.is_dir():
-                raise ConfigError(problem("--config-dir", flags.config_dir, "a folder that exists"))
+                raise ConfigError(error_message("--config-dir", flags.config_dir, "a folder that exists"))
             path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(path)
         self.config_name = self._primary(flags)
@@ -128,7 +128,7 @@ class Composer:
         ]
         if name not in known:
             raise ConfigError(
-                problem("--config-name", name, f"one of {', '.join(known)}", nearest_name(name, known))
+                error_message("--config-name", name, f"one of {', '.join(known)}", nearest_name(name, known))
             )
         return name
 

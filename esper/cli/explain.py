@@ -18,7 +18,7 @@ from omegaconf.errors import (
 )
 
 from esper.config import TolariaConfig
-from esper.config.messages import nearest_name, problem, unknown_key
+from esper.config.messages import error_message, nearest_name, unknown_key
 from esper.config.serialization import describe, free_parent, option_names, option_type
 
 
@@ -43,7 +43,7 @@ def unknown_option(key: str, given: Any, present: Sequence[str] = ()) -> str:
     if parent is not None:
         near = nearest_name(key.rpartition(".")[2], present, 0.7)
         hint = f"{parent}.{near}" if near else None
-        return problem(key, given, f"+{key}, which adds to the free dictionary {parent}", hint)
+        return error_message(key, given, f"+{key}, which adds to the free dictionary {parent}", hint)
     if key.startswith("hydra."):
         return unknown_key(key, given, list(option_names(HydraConf, "hydra.")))
     return unknown_key(key, given, list(option_names(TolariaConfig)))
@@ -52,13 +52,13 @@ def unknown_option(key: str, given: Any, present: Sequence[str] = ()) -> str:
 def unknown_choice(group: str, given: str, options: Sequence[str]) -> str:
     """The sentence for an option that a group of configurations does not have."""
     expected = f"one of {', '.join(options)}" if options else "a group that has options"
-    return problem(group, given, expected, nearest_name(given, options))
+    return error_message(group, given, expected, nearest_name(given, options))
 
 
 def _unreadable(error: OverrideParseException) -> str:
     reason = error.message.partition("\nSee https")[0].splitlines()
     detail = next((line for line in reason if line and not line.startswith("Error parsing")), "")
-    return f"{problem(error.override, error.override, 'key=value')} ({detail})"
+    return f"{error_message(error.override, error.override, 'key=value')} ({detail})"
 
 
 def _missing(error: MissingConfigException) -> str:
@@ -77,7 +77,7 @@ def _omegaconf(inner: OmegaConfBaseException, outer: Exception) -> str:
         given = f"an interpolation that cannot be resolved ({_one_line(inner)})"
         return f"{key}: given {given}, expected {_what(hint)}; as a text, ${{ is written \\${{"
     if isinstance(inner, ValidationError):
-        return problem(key, inner.value, _what(hint))
+        return error_message(key, inner.value, _what(hint))
     text = _one_line(inner)
     return f"{key}: {text}" if inner is outer else f"{key}: {text} ({_one_line(outer)})"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hydra._internal.utils import get_args_parser
 
-from esper.config.messages import nearest_name, problem
+from esper.config.messages import error_message, nearest_name
 from esper.errors import ConfigError
 
 
@@ -44,7 +44,9 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     """Raises `ConfigError` for a flag that is unknown, incomplete, refused or contradicts another."""
     given = _parse(get_args_parser(), argv)
     shows = _shows(given)
-    problems = [problem(flag, value, expected) for flag, value, expected in _refused(given, shows) if value]
+    problems = [
+        error_message(flag, value, expected) for flag, value, expected in _refused(given, shows) if value
+    ]
     if problems:
         raise ConfigError(problems)
     return Flags(tuple(given.overrides), given.multirun, given.config_dir, given.config_name, shows)
@@ -66,8 +68,8 @@ def _unparsed(argv: Sequence[str], flags: Sequence[str], said: str) -> str:
     unknown = next((word for word in argv if word.startswith("-") and word not in flags), "the flags")
     expected = f"what Hydra's parser takes ({reason})"
     if named:
-        return problem(named[1], " ".join(argv), expected)
-    return problem(unknown, " ".join(argv), expected, nearest_name(unknown, flags))
+        return error_message(named[1], " ".join(argv), expected)
+    return error_message(unknown, " ".join(argv), expected, nearest_name(unknown, flags))
 
 
 def _refused(given: Namespace, shows: Sequence[str]) -> list[tuple[str, object, str]]:

@@ -41,14 +41,14 @@ _unwritten: dict[int | None, dict[str, Any]] = {}
 _LONGEST_ERROR = 60  # characters of an error in the table
 
 
-def complain(problems: Sequence[str], what: str = "the configuration") -> None:
+def print_errors(problems: Sequence[str], what: str = "the configuration") -> None:
     """One block on the error stream: how many problems, then each in a line."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [f"esper-train: {count} in {what}", *(f"  {text}" for text in problems)]
     say("\n".join(lines), sys.stderr)
 
 
-def carry_out(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
+def run_planned(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
     """Call `run`, keep its status in the folder, and give back the exit code, whatever `run` raises."""
     record: dict[str, Any] = {"job": number, "overrides": list(overrides), "status": "running"}
 
@@ -77,10 +77,10 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
     try:
         return run(), None
     except (ConfigError, DataError, CheckpointError) as error:
-        complain(str(error).splitlines(), "the configuration or its input")
+        print_errors(str(error).splitlines(), "the configuration or its input")
         return REFUSED, str(error)
     except OutputError as error:
-        complain(error.problems, f"writing to {folder}; what is there stands")
+        print_errors(error.problems, f"writing to {folder}; what is there stands")
         # a signal ends a whole sweep, so its code comes first; the status has the error
         return end_code(error.stopped_by) or UNSAVED, str(error)
     except OSError as error:
@@ -96,7 +96,7 @@ def _guarded(run: Callable[[], int], folder: Path) -> tuple[int, str | None]:
 def _not_written(error: OSError, folder: Path) -> tuple[int, str]:
     if error.errno not in _NO_ROOM | _NO_PLACE:
         return _crashed(error, folder)
-    complain(str(error).splitlines(), f"writing to {folder}; what is there stands")
+    print_errors(str(error).splitlines(), f"writing to {folder}; what is there stands")
     return CRASHED, str(error)
 
 
@@ -131,7 +131,7 @@ def outcome_table(plan: Plan) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def forget(plan: Plan) -> None:
+def clear_status(plan: Plan) -> None:
     """Remove what an earlier run in the same folder said of itself."""
     _unwritten.clear()
     for path in _status_files(plan):

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from esper.cli.explain import explain, unknown_choice, unknown_option
 from esper.cli.quoting import key_and_value, quoted, quoted_list
 from esper.config import TolariaConfig
-from esper.config.messages import nearest_name, problem, unknown_key
+from esper.config.messages import error_message, nearest_name, unknown_key
 from esper.config.serialization import describe, free_parent, option_names, option_type
 
 Groups = Mapping[str, Sequence[str]]  # group to the options it has
@@ -91,7 +91,7 @@ def _unreadable(line: str, error: HydraException, groups: Groups, parser: Overri
         return _unknown(key, text, groups)
     word = _word(written, text, hint, parser)
     what = describe(hint) if hint is not None else "a value that Hydra's grammar reads"
-    return problem(key, text, f"quotes: {word}" if word else what)
+    return error_message(key, text, f"quotes: {word}" if word else what)
 
 
 def _word(key: str, text: str, hint: Any, parser: OverridesParser) -> str | None:
@@ -111,18 +111,20 @@ def _group_problem(key: str, given: Any, groups: Groups) -> str | None:
     if "." not in key or group not in groups or isinstance(given, dict):
         return None
     option = nearest_name(str(given), groups[group]) or groups[group][0]
-    return problem(key, given, f"{group}=<option>, one of {', '.join(groups[group])}", f"{group}={option}")
+    return error_message(
+        key, given, f"{group}=<option>, one of {', '.join(groups[group])}", f"{group}={option}"
+    )
 
 
 def _problems(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
     key, line = override.key_or_group, str(override.input_line)
     own = not key.startswith(("hydra.", "hydra/"))
     if not key:
-        yield problem(line, line, "key=value")
+        yield error_message(line, line, "key=value")
     elif override.is_sweep_override() and (key == "run_dir" or not own):
-        yield problem(key, line, f"one value: this cannot be swept{comma_hint(override, parser)}")
+        yield error_message(key, line, f"one value: this cannot be swept{comma_hint(override, parser)}")
     elif override.package is not None:
-        yield problem(f"{key}@{override.package}", line, "a group without a package", key)
+        yield error_message(f"{key}@{override.package}", line, "a group without a package", key)
     elif key in groups and not isinstance(override.value(), dict):
         yield from _choice(override, groups)
     else:
@@ -133,7 +135,7 @@ def _no_choice(override: Override, groups: Groups, parser: OverridesParser) -> I
     key = override.key_or_group
     misplaced = _group_problem(key, override.value(), groups)
     if "/" in key:
-        yield problem(key, override.value(), "a group of configurations", nearest_name(key, groups))
+        yield error_message(key, override.value(), "a group of configurations", nearest_name(key, groups))
     elif misplaced is not None:
         yield misplaced
     elif not key.startswith("hydra."):
@@ -143,7 +145,9 @@ def _no_choice(override: Override, groups: Groups, parser: OverridesParser) -> I
 def _choice(override: Override, groups: Groups) -> Iterator[str]:
     key = override.key_or_group
     if (override.is_add() or override.is_force_add()) and not key.startswith("hydra/"):
-        yield problem(key, override.input_line, f"{key}=<option> without +: the group is already there", key)
+        yield error_message(
+            key, override.input_line, f"{key}=<option> without +: the group is already there", key
+        )
     for value in values_of(override):
         for name in value if isinstance(value, list) else [value]:
             if name is not None and not override.is_delete() and str(name) not in groups[key]:
@@ -158,9 +162,11 @@ def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iter
     if hint is None:
         yield _unknown(key, given, groups)
     elif override.is_delete():
-        yield problem(key, override.input_line, "a value: an option cannot be taken away")
+        yield error_message(key, override.input_line, "a value: an option cannot be taken away")
     elif override.is_add() and not isinstance(given, dict):
-        yield problem(key, override.input_line, f"{key}=<value> without +: the option is already there", key)
+        yield error_message(
+            key, override.input_line, f"{key}=<value> without +: the option is already there", key
+        )
     elif isinstance(given, list | dict) and _takes_text(hint):
         yield _bracketed(override, hint, parser)
     else:
@@ -173,7 +179,7 @@ def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
     line = key_and_value(str(override.input_line))
     word = quoted(*line, parser) if line else None
     expected = f"{describe(hint)}; a text with brackets is {word}" if word else describe(hint)
-    return problem(override.key_or_group, override.value(), expected)
+    return error_message(override.key_or_group, override.value(), expected)
 
 
 def _unknown(key: str, given: Any, groups: Groups) -> str:
@@ -196,7 +202,7 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
     except OmegaConfBaseException as error:
         inner = error.full_key or key
         if inner == key:
-            yield problem(key, value, describe(hint))
+            yield error_message(key, value, describe(hint))
         elif option_type(TolariaConfig, inner) is None:
             yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:

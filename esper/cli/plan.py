@@ -18,7 +18,7 @@ from esper.cli.explain import COMPOSE_ERRORS, explain
 from esper.cli.flags import Flags
 from esper.cli.overrides import Groups, add_free_keys, comma_hint, override_problems, values_of
 from esper.config import TolariaConfig
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.config.serialization import read
 from esper.config.yamlfile import escape
 from esper.errors import ConfigError
@@ -27,7 +27,7 @@ _HYDRA_PARTS = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_loggin
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PlannedRun:
     """One run that was asked for, and its folder; `number` is None outside of a sweep.
 
     `problems` are those of names and types; `hydra` holds the parts of Hydra's node that name targets.
@@ -53,7 +53,7 @@ class Plan:
     the folder.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[PlannedRun, ...]
     folder: Path
     named: bool
     arguments: tuple[str, ...]
@@ -63,7 +63,7 @@ class Plan:
     def sweep(self) -> bool:
         return self.jobs[0].number is not None
 
-    def collect(self, check: Callable[[Job], Sequence[str]]) -> list[str]:
+    def collect(self, check: Callable[[PlannedRun], Sequence[str]]) -> list[str]:
         """What a check finds in all jobs: what they all share once, the rest with the job it belongs to."""
         found = [list(dict.fromkeys(check(job))) for job in self.jobs]
         shared = [text for text in found[0] if all(text in other for other in found)]
@@ -127,7 +127,9 @@ def _master(composer: Composer, flags: Flags, swept: Sequence[Override]) -> tupl
         expected = "one value, or --multirun beside it"
         raise ConfigError(
             [
-                problem(each.key_or_group, each.input_line, expected + comma_hint(each, composer.parser))
+                error_message(
+                    each.key_or_group, each.input_line, expected + comma_hint(each, composer.parser)
+                )
                 for each in swept
             ]
         )
@@ -140,9 +142,11 @@ def _folder(master: DictConfig, key: str, asked: bool) -> Path:
     if own is None:
         return Path(hydra_folder)
     if not own.strip():
-        raise ConfigError(problem("run_dir", own, "a folder, or null for one of its own"))
+        raise ConfigError(error_message("run_dir", own, "a folder, or null for one of its own"))
     if asked and Path(own) != Path(hydra_folder):
-        raise ConfigError(problem("run_dir", own, f"the same folder as {key}, which is {hydra_folder!r}"))
+        raise ConfigError(
+            error_message("run_dir", own, f"the same folder as {key}, which is {hydra_folder!r}")
+        )
     return Path(own)
 
 
@@ -180,23 +184,25 @@ def _lines_of(override: Override) -> Iterator[str]:
         yield f"{key}={override.get_value_element_as_str()}"
 
 
-def _sweep_jobs(composer: Composer, master: DictConfig, folder: Path) -> tuple[tuple[Job, ...], bool]:
+def _sweep_jobs(composer: Composer, master: DictConfig, folder: Path) -> tuple[tuple[PlannedRun, ...], bool]:
     lines, complete = _job_lines(composer, master)
     return tuple(_sweep_job(composer, master, n, line, folder) for n, line in enumerate(lines)), complete
 
 
-def _sweep_job(composer: Composer, master: DictConfig, number: int, line: list[str], folder: Path) -> Job:
+def _sweep_job(
+    composer: Composer, master: DictConfig, number: int, line: list[str], folder: Path
+) -> PlannedRun:
     try:
         composed = composer.compose_job(master, line)
     except ConfigError as error:
-        return Job(number, tuple(line), folder, TolariaConfig(), {}, tuple(error.problems))
+        return PlannedRun(number, tuple(line), folder, TolariaConfig(), {}, tuple(error.problems))
     with read_write(composed.hydra), open_dict(composed.hydra):
         composed.hydra.job.id = composed.hydra.job.num = number
     subfolder = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
     return _job(composed, number, tuple(line), folder / subfolder)
 
 
-def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], folder: Path) -> Job:
+def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], folder: Path) -> PlannedRun:
     with read_write(composed.hydra), open_dict(composed.hydra):
         composed.hydra.runtime.output_dir = str(folder.absolute())
     # interpolations of the form ${hydra:...} read Hydra's own node from here
@@ -206,5 +212,5 @@ def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], f
         hydra = {part: plain(composed.hydra[part]) for part in _HYDRA_PARTS if composed.hydra[part]}
         config, problems = read(TolariaConfig, plain(options))
     except COMPOSE_ERRORS as error:
-        return Job(number, overrides, folder, TolariaConfig(), {}, (explain(error),))
-    return Job(number, overrides, folder, config, hydra, tuple(problems))
+        return PlannedRun(number, overrides, folder, TolariaConfig(), {}, (explain(error),))
+    return PlannedRun(number, overrides, folder, config, hydra, tuple(problems))

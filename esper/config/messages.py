@@ -19,7 +19,7 @@ def show(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def problem(key: str, given: Any, expected: str, nearest: str | None = None) -> str:
+def error_message(key: str, given: Any, expected: str, nearest: str | None = None) -> str:
     """One sentence: where, what stands there, what should."""
     hint = f"; nearest: {nearest}" if nearest else ""
     return f"{key}: given {show(given)}, expected {expected}{hint}"

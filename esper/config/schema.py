@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from esper.config.hashing import config_hash
-from esper.config.serialization import Group, options, read
+from esper.config.serialization import ConfigGroup, options, read
 from esper.config.validation import broken_rules
 from esper.config.yamlfile import read_yaml, write_yaml
 
 
 @dataclass
-class ModelConfig(Group):
+class ModelConfig(ConfigGroup):
     """The host network and where seeds may be planted in it."""
 
     architecture: str = "resnet18"  # a short name or a dotted target
@@ -35,7 +35,7 @@ class ModelConfig(Group):
 
 
 @dataclass
-class DatasetConfig(Group):
+class DatasetConfig(ConfigGroup):
     """Where the data comes from and how it is split and batched."""
 
     name: str = "cifar10"  # a short name or a dotted target
@@ -54,7 +54,7 @@ class DatasetConfig(Group):
 
 
 @dataclass
-class OptimizationConfig(Group):
+class OptimizationConfig(ConfigGroup):
     """Optimiser, learning rate, length of the run, loss."""
 
     optimizer: str = "adam"
@@ -77,7 +77,7 @@ class OptimizationConfig(Group):
 
 
 @dataclass
-class SeedConfig(Group):
+class SeedConfig(ConfigGroup):
     """How a seed is brought up: isolation, blend, rates, embargo."""
 
     isolation_steps: int = 0  # steps in TRAINING, host untouched; 0: straight to the blend
@@ -96,7 +96,7 @@ class SeedConfig(Group):
 
 
 @dataclass
-class MorphogeneticConfig(Group):
+class MorphogeneticConfig(ConfigGroup):
     """When and how far the host may grow."""
 
     tamiyo_enabled: bool = True
@@ -132,7 +132,7 @@ class MorphogeneticConfig(Group):
 
 
 @dataclass
-class CheckpointConfig(Group):
+class CheckpointConfig(ConfigGroup):
     """What is saved, where, and what a run starts from."""
 
     save_checkpoints: bool = True  # false: nothing is durable, a rollback's decisions included
@@ -151,7 +151,7 @@ class CheckpointConfig(Group):
 
 
 @dataclass
-class LoggingConfig(Group):
+class LoggingConfig(ConfigGroup):
     """Log lines, metric files, TensorBoard and wandb."""
 
     log_level: str = "INFO"
@@ -172,7 +172,7 @@ class LoggingConfig(Group):
 
 
 @dataclass
-class TrainerConfig(Group):
+class TrainerConfig(ConfigGroup):
     """How the loop runs, apart from what it optimises."""
 
     num_threads: int | None = None  # null: as torch chooses
@@ -201,7 +201,7 @@ class TrainerConfig(Group):
 
 
 @dataclass
-class ServicesConfig(Group):
+class ServicesConfig(ConfigGroup):
     """Which services run outside the process, and how they are probed."""
 
     tamiyo: str = "local"
@@ -211,7 +211,7 @@ class ServicesConfig(Group):
 
 
 @dataclass
-class TolariaConfig(Group):
+class TolariaConfig(ConfigGroup):
     """A whole run. `from_yaml` loads one from its file; `validate()` names everything that is wrong."""
 
     mode: str = "train"  # train, test

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
-from esper.config.messages import problem, unknown_key
+from esper.config.messages import error_message, unknown_key
 from esper.config.targets import inside
 from esper.errors import ConfigError
 
@@ -26,7 +26,7 @@ _EXPECTED = {
 }
 
 
-class Group:
+class ConfigGroup:
     """What every group of options can do; to be inherited by dataclasses."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Group:
         return group
 
 
-G = TypeVar("G", bound=Group)
+G = TypeVar("G", bound=ConfigGroup)
 
 
 def read(cls: type[G], data: Mapping[str, Any]) -> tuple[G, list[str]]:
@@ -57,12 +57,14 @@ def read(cls: type[G], data: Mapping[str, Any]) -> tuple[G, list[str]]:
     return typing.cast("G", reader.group(cls, data, "")), reader.problems
 
 
-def options(group: Group, prefix: str = "") -> dict[str, Any]:
+def options(group: ConfigGroup, prefix: str = "") -> dict[str, Any]:
     """Dotted name to value of every option below a group."""
     flat: dict[str, Any] = {}
     for name in option_types(type(group)):
         value = getattr(group, name)
-        flat |= options(value, f"{prefix}{name}.") if isinstance(value, Group) else {prefix + name: value}
+        flat |= (
+            options(value, f"{prefix}{name}.") if isinstance(value, ConfigGroup) else {prefix + name: value}
+        )
     return flat
 
 
@@ -133,7 +135,7 @@ class _Reader:
 
     def group(self, cls: type, data: Any, prefix: str) -> Any:
         if not isinstance(data, Mapping):
-            self.problems.append(problem(prefix.rstrip(".") or cls.__name__, data, describe(cls)))
+            self.problems.append(error_message(prefix.rstrip(".") or cls.__name__, data, describe(cls)))
             return cls()
         hints = option_types(cls)
         for name in data:
@@ -155,7 +157,7 @@ class _Reader:
         if unset:
             self.problems += unset
         elif fitting is None:
-            self.problems.append(problem(key, value, describe(hint)))
+            self.problems.append(error_message(key, value, describe(hint)))
         else:
             setattr(group, name, float(value) if fitting is float else _plain(value))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from esper.config.messages import problem
+from esper.config.messages import error_message
 
 PACKAGES = (
     "esper",
@@ -59,17 +59,17 @@ def leftover_problems(data: Any, key: str) -> list[str]:
     Hydra's `instantiate` does read it, after any check, and it could turn into a target.
     """
     if isinstance(data, str):
-        return [problem(key, data, "a text without ${ beside a target")] if "${" in data else []
+        return [error_message(key, data, "a text without ${ beside a target")] if "${" in data else []
     return [text for place, value in inside(data, key) for text in leftover_problems(value, place)]
 
 
 def name_problems(key: str, target: Any, packages: Sequence[str], nearest: str | None = None) -> list[str]:
     """A sentence where a target is no dotted name or lies in no allowed package."""
     if not isinstance(target, str) or not is_dotted(target):
-        return [problem(key, target, "a dotted target, such as torch.nn.GELU", nearest)]
+        return [error_message(key, target, "a dotted target, such as torch.nn.GELU", nearest)]
     private = any(part.startswith("__") for part in target.split("."))
     if private or not is_within(target, packages):
-        return [problem(key, target, allowed_text(packages), nearest)]
+        return [error_message(key, target, allowed_text(packages), nearest)]
     return []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from esper.config import aliases as names
-from esper.config.messages import nearest_name, problem
+from esper.config.messages import error_message, nearest_name
 from esper.config.targets import PACKAGES, TARGET, is_dotted, name_problems, nested_targets
 
 Options = Mapping[str, Any]  # dotted name to value
@@ -28,7 +28,7 @@ class Rule:
         if value is None or self.holds(value):
             return
         near = nearest_name(value, self.names) if isinstance(value, str) and self.names else None
-        yield problem(key, value, self.expected, near)
+        yield error_message(key, value, self.expected, near)
 
 
 def _number(low: float, high: float = math.inf, *, above: bool = False, below: bool = False) -> Rule:
@@ -203,7 +203,7 @@ def _splits(options: Options) -> Iterator[str]:
     validation, test = options["dataset.validation_split"], options["dataset.test_split"]
     if validation < 1 and test < 1 and not validation + test < 1:
         given = f"{validation:g} + {test:g}"
-        yield problem("dataset.validation_split + dataset.test_split", given, "a sum below 1")
+        yield error_message("dataset.validation_split + dataset.test_split", given, "a sum below 1")
 
 
 def _policy(options: Options) -> Iterator[str]:
@@ -212,7 +212,7 @@ def _policy(options: Options) -> Iterator[str]:
     if isinstance(target, str):
         yield from rule.problems(key, target)
     else:
-        yield problem(key, target, rule.expected)
+        yield error_message(key, target, rule.expected)
 
 
 def _targets(options: Options) -> Iterator[str]:
@@ -234,12 +234,14 @@ def _own_files(options: Options) -> Iterator[str]:
     """A file that a run writes anyway must not be overwritten by another of its files."""
     for key in ("logging.metrics_file", "logging.log_file"):
         if options[key] in _RUN_FILES:
-            yield problem(key, options[key], f"another name than those of a run: {', '.join(_RUN_FILES)}")
+            yield error_message(
+                key, options[key], f"another name than those of a run: {', '.join(_RUN_FILES)}"
+            )
 
 
 def _profiler(options: Options) -> Iterator[str]:
     if options["profile_training"] and options["trainer.profiler_dir"] is None:
-        yield problem(
+        yield error_message(
             "trainer.profiler_dir",
             None,
             "a folder for the traces, because profile_training is true",
@@ -249,7 +251,7 @@ def _profiler(options: Options) -> Iterator[str]:
 
 def _test_mode(options: Options) -> Iterator[str]:
     if options["mode"] == "test" and options["checkpoint.resume_from_checkpoint"] is None:
-        yield problem(
+        yield error_message(
             "checkpoint.resume_from_checkpoint", None, "a checkpoint or a run folder, because mode is test"
         )
 

@@ -13,14 +13,14 @@ from esper.data.validation import inspect_data
 
 if TYPE_CHECKING:
     from esper.data.datamodule import DataBundle, build_data
-    from esper.data.in_memory import DeviceLoader, Loader
-    from esper.data.map_style import HostLoader
+    from esper.data.in_memory import InMemoryLoader, Loader
+    from esper.data.map_style import MapStyleLoader
 
 _LAZY = {
     "DataBundle": "esper.data.datamodule",
     "build_data": "esper.data.datamodule",
-    "HostLoader": "esper.data.map_style",
-    "DeviceLoader": "esper.data.in_memory",
+    "MapStyleLoader": "esper.data.map_style",
+    "InMemoryLoader": "esper.data.in_memory",
     "Loader": "esper.data.in_memory",
 }
 
@@ -28,9 +28,9 @@ __all__ = [
     "DATASETS",
     "DataBundle",
     "DataInfo",
-    "DeviceLoader",
-    "HostLoader",
+    "InMemoryLoader",
     "Loader",
+    "MapStyleLoader",
     "build_data",
     "inspect_data",
 ]

@@ -17,8 +17,8 @@ from esper.data.catalogue import DataInfo
 from esper.data.custom import CustomData
 from esper.data.datasets import Images
 from esper.data.image_folder import FileList, FolderDataset, check_readable, decode_all
-from esper.data.in_memory import DeviceLoader, Loader
-from esper.data.map_style import HostLoader, MapStyle
+from esper.data.in_memory import InMemoryLoader, Loader
+from esper.data.map_style import MapStyle, MapStyleLoader
 from esper.data.notes import augmentation_notes, loading_notes, origin_notes, split_notes
 from esper.data.params import Augmentation, FolderParams
 from esper.data.splits import split
@@ -44,7 +44,7 @@ class DataBundle:
 
 
 @dataclass(frozen=True, slots=True)
-class Assembly:
+class DataModule:
     """What every way of loading needs to know. `found` below maps "train", and the parts that the dataset
     has sets of its own for, to their data; the other parts are split off "train".
     """
@@ -65,7 +65,7 @@ class Assembly:
             tensors[part] = torch.from_numpy(images.pixels[chosen]), torch.from_numpy(images.labels[chosen])
         finish = self._finishes(channel_statistics(tensors["train"][0]))
         loaders = [
-            DeviceLoader(*tensors[part], finish[part], device=self.device, **self._habits(part))
+            InMemoryLoader(*tensors[part], finish[part], device=self.device, **self._habits(part))
             for part in PARTS
         ]
         idle = ["pin_memory"] if self.config.name == "image_folder" else ["num_workers", "pin_memory"]
@@ -111,9 +111,9 @@ class Assembly:
         }
         return DataBundle(custom.info, **loaders, notes=notes + self._notes(found, "") + self._host_notes())
 
-    def _host_loader(self, part: str, data: MapStyle, indices: Labels | None, **kind: Any) -> HostLoader:
+    def _host_loader(self, part: str, data: MapStyle, indices: Labels | None, **kind: Any) -> MapStyleLoader:
         chosen = np.arange(len(data)) if indices is None else indices
-        return HostLoader(
+        return MapStyleLoader(
             data,
             torch.from_numpy(chosen),
             device=self.device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from esper.config.schema import DatasetConfig
-from esper.data.assembly import Assembly, DataBundle
+from esper.data.assembly import DataBundle, DataModule
 from esper.data.custom import DatasetFactory, open_custom
 from esper.data.datasets import Images, Source, load_digits, load_files, synthesize
 from esper.data.image_folder import decode_all, fits_in_memory, list_folder
@@ -33,7 +33,7 @@ def build_data(
     function that a dotted `dataset.name` stands for, `collate` makes its batches; see
     `esper.data.custom.open_custom` for how they are called. Raises `DataError`.
     """
-    assembly = Assembly(config, inspect_data(config), seed, device)
+    assembly = DataModule(config, inspect_data(config), seed, device)
     if is_custom(config):
         return _custom(assembly, dataset_factory, collate)
     params = dataset_params(config)
@@ -51,7 +51,7 @@ def _source(config: DatasetConfig) -> Source:
     return synthesize(params) if isinstance(params, SyntheticParams) else load_digits()
 
 
-def _folder(assembly: Assembly, params: FolderParams) -> DataBundle:
+def _folder(assembly: DataModule, params: FolderParams) -> DataBundle:
     root = data_root(assembly.config)
     files = list_folder(root)
     if not fits_in_memory(sum(len(part.paths) for part in files.values()), params):
@@ -64,7 +64,7 @@ def _folder(assembly: Assembly, params: FolderParams) -> DataBundle:
 
 
 def _custom(
-    assembly: Assembly, dataset_factory: DatasetFactory | None, collate: Collate | None
+    assembly: DataModule, dataset_factory: DatasetFactory | None, collate: Collate | None
 ) -> DataBundle:
     name = assembly.config.name
     if dataset_factory is None:

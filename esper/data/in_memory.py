@@ -71,7 +71,7 @@ class BatchPlan:
             )
 
 
-class DeviceLoader:
+class InMemoryLoader:
     """A small image set that lives on the device as bytes; nothing is copied from the host in a step.
 
     images: uint8 (count, channels, height, width); targets: int64 (count,). A batch is (inputs, targets):

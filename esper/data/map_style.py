@@ -97,7 +97,7 @@ def _default_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class HostLoader:
+class MapStyleLoader:
     """Samples of a map-style dataset, collated by a DataLoader (in `num_workers` processes) and moved over.
 
     `indices` are the samples of this split, `training` says that it is trained on (see `BatchPlan`). A

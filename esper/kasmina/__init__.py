@@ -19,12 +19,11 @@ from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
 from esper.kasmina.seed_manager import SeedManager
 from esper.kasmina.target_layers import match_layers
-from esper.kasmina.topology import Clock, StageMove, TopologyChange
+from esper.kasmina.topology import StageMove, TopologyChange, TrainingPosition
 from esper.kasmina.wrapping import wrap
 
 __all__ = [
     "Blueprint",
-    "Clock",
     "Cost",
     "HealthMonitor",
     "KernelCache",
@@ -36,6 +35,7 @@ __all__ = [
     "SiteShape",
     "StageMove",
     "TopologyChange",
+    "TrainingPosition",
     "blueprint_names",
     "extract",
     "fold",

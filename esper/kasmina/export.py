@@ -80,7 +80,7 @@ def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
         seed = grown.seed_module(record)
         layer.add(seed.body, seed.placement, seed.gate)
         grown.records[record.layer][record.index] = record.cleared()
-        grown.uproot(record)
+        grown.detach(record)
     for name in folded:
         _call_layers(host, name)
     for layer in folded.values():

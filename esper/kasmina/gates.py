@@ -23,7 +23,7 @@ MAX_OBJECTIVE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateResult:
     """The outcome of one gate: whether it opened, and the evidence."""
 
     gate: Gate
@@ -32,15 +32,15 @@ class Verdict:
     evidence: Mapping[str, float] = field(default_factory=dict)
 
 
-def sanity(seed: nn.Module) -> Verdict:
+def sanity(seed: nn.Module) -> GateResult:
     """No parameter or buffer of the seed is NaN or infinite."""
     tensors = [t for t in (*seed.parameters(), *seed.buffers()) if t.is_floating_point()]
     bad = int(sum((~torch.isfinite(t)).sum() for t in tensors)) if tensors else 0
     reason = "all values are finite" if bad == 0 else f"{bad} values are NaN or infinite"
-    return Verdict(Gate.SANITY, bad == 0, reason, {"non_finite": float(bad)})
+    return GateResult(Gate.SANITY, bad == 0, reason, {"non_finite": float(bad)})
 
 
-def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Verdict:
+def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> GateResult:
     """The seed turns the layer's shapes into finite values that can be added to its output.
 
     Tried on a few samples in eval and in training mode; buffers, modes and generators stay as they were.
@@ -53,9 +53,9 @@ def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...])
         outputs = _trial(seed, x, h)
         finite = all(bool(torch.isfinite(out).all()) for out in outputs)
     except Exception as error:  # noqa: BLE001 - a blueprint may be the user's own code
-        return Verdict(Gate.INTERFACE, False, f"its module fails on shape {in_shape}: {error}")
+        return GateResult(Gate.INTERFACE, False, f"its module fails on shape {in_shape}: {error}")
     got = next((tuple(out.shape) for out in outputs if out.shape != wanted), wanted)
-    return Verdict(Gate.INTERFACE, got == wanted and finite, _shape_reason(got, wanted, finite))
+    return GateResult(Gate.INTERFACE, got == wanted and finite, _shape_reason(got, wanted, finite))
 
 
 def _shape_reason(got: tuple[int, ...], wanted: tuple[int, ...], finite: bool) -> str:
@@ -75,29 +75,31 @@ def _trial(seed: Seed, x: Tensor, h: Tensor) -> list[Tensor]:
         seed.train(was_training)
 
 
-def gradient(seed: Seed) -> Verdict:
+def gradient(seed: Seed) -> GateResult:
     """Gradients arrived while the seed was isolated, and they are of a sound size."""
     total, count = seed.stats[GRAD_SUM].item(), seed.stats[GRAD_COUNT].item()
     if count == 0:
-        return Verdict(Gate.GRADIENT, True, "no isolated steps, so nothing to judge", {"samples": 0.0})
+        return GateResult(Gate.GRADIENT, True, "no isolated steps, so nothing to judge", {"samples": 0.0})
     mean = total / count
     passed = math.isfinite(mean) and 0.0 < mean < MAX_GRADIENT_NORM
     evidence = {"gradient_norm": mean, "samples": count}
-    return Verdict(Gate.GRADIENT, passed, f"mean gradient norm {mean:.3g} over {count:.0f} samples", evidence)
+    return GateResult(
+        Gate.GRADIENT, passed, f"mean gradient norm {mean:.3g} over {count:.0f} samples", evidence
+    )
 
 
-def stability(seed: Seed) -> Verdict:
+def stability(seed: Seed) -> GateResult:
     """The seed's own objective has not run away; a seed that was never isolated has none."""
     first, now = seed.stats[OBJECTIVE_FIRST].item(), seed.stats[OBJECTIVE_NOW].item()
     passed = math.isfinite(now) and now < MAX_OBJECTIVE
     evidence = {"objective_first": first, "objective_now": now}
-    return Verdict(Gate.STABILITY, passed, f"objective {first:.4g} -> {now:.4g}", evidence)
+    return GateResult(Gate.STABILITY, passed, f"objective {first:.4g} -> {now:.4g}", evidence)
 
 
-def impact(measured: Impact | None) -> Verdict:
+def impact(measured: Impact | None) -> GateResult:
     """The seed helps on held-out data: the loss with it off is higher than with it on."""
     if measured is None:
-        return Verdict(Gate.IMPACT, False, "its impact has not been measured")
+        return GateResult(Gate.IMPACT, False, "its impact has not been measured")
     passed = math.isfinite(measured.loss_gain) and measured.loss_gain > 0.0
     error = f"{measured.loss_gain_error:.4f}"
     if measured.error_over != "samples":
@@ -105,14 +107,14 @@ def impact(measured: Impact | None) -> Verdict:
     reason = f"held-out loss {measured.loss_gain:+.4f} +- {error} better with it"
     if measured.accuracy_gain is not None:
         reason += f", accuracy {100 * measured.accuracy_gain:+.2f} points"
-    return Verdict(Gate.IMPACT, passed, reason, impact_evidence(measured))
+    return GateResult(Gate.IMPACT, passed, reason, impact_evidence(measured))
 
 
-def reset(parameters: int, hooks: int, optimiser: int | None) -> Verdict:
+def reset(parameters: int, hooks: int, optimiser: int | None) -> GateResult:
     """Nothing of a culled seed is left; `optimiser` counts entries there, None where nobody counted."""
     evidence = {"parameters": float(parameters), "hooks": float(hooks)}
     if optimiser is not None:
         evidence["optimiser_entries"] = float(optimiser)
     left = sum(evidence.values())
     reason = "nothing left behind" if left == 0 else f"left behind: {evidence}"
-    return Verdict(Gate.RESET, left == 0, reason, evidence)
+    return GateResult(Gate.RESET, left == 0, reason, evidence)

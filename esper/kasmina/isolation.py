@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
-from esper.kasmina.tap import Tap
+from esper.kasmina.tap import ActivationTap
 from esper.utils.device_and_rng import seeded_rng
 
 # Size of the wanted step beside the layer's output: large enough to matter, far from drowning the host.
@@ -44,7 +44,7 @@ def learn(seed: Seed, step: int) -> None:
     _note(seed, objective.detach(), heard > 0)
 
 
-def _error(seed: Seed, tap: Tap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _error(seed: Seed, tap: ActivationTap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The relative squared error on one tap, and whether its gradient was finite (the error is 0 if not)."""
     assert tap.gradient is not None
     source = tap.source.to(dtype)

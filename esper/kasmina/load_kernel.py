@@ -30,7 +30,7 @@ def extract(model: MorphableModel, layer: str, index: int) -> Kernel:
     return tensors, {name: saved[name] for name in DESCRIPTION}
 
 
-def implant(model: MorphableModel, layer: str, index: int, kernel: Kernel) -> None:
+def load_kernel(model: MorphableModel, layer: str, index: int, kernel: Kernel) -> None:
     """Put a trained kernel into a dormant slot, at full strength and fossilised.
 
     A load restores a stage: it does not pass the table of moves, nor the gates. Raises `GrowthError`
@@ -54,7 +54,7 @@ def implant(model: MorphableModel, layer: str, index: int, kernel: Kernel) -> No
         # a blueprint may be the user's own code
         model.records[layer][index] = record
         if grown.key in model.seeds:
-            model.uproot(grown)
+            model.detach(grown)
         raise GrowthError(f"the kernel does not fit blueprint {grown.blueprint!r}: {error}") from error
 
 

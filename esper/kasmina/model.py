@@ -16,7 +16,7 @@ from esper.kasmina.blueprints import SiteShape, get_blueprint
 from esper.kasmina.extra_state import pack_state, unpack_state
 from esper.kasmina.host_checks import check_observed, parameter_names
 from esper.kasmina.kernels import KernelCache
-from esper.kasmina.load_kernel import implant
+from esper.kasmina.load_kernel import load_kernel
 from esper.kasmina.model_buffers import (
     below,
     buffer_layout,
@@ -201,13 +201,13 @@ class MorphableModel(nn.Module):
         seed.train(self.training)
         return seed
 
-    def uproot(self, record: SeedRecord) -> None:
+    def detach(self, record: SeedRecord) -> None:
         """Take a seed's module and, where it was the last at its layer, the hook away."""
         del self.seeds[record.key]
         self._hang(record.layer)
 
     def replant(self, record: SeedRecord, seed: Seed) -> None:
-        """Hang a module at its layer, such as one that was taken away by `uproot`."""
+        """Hang a module at its layer, such as one that was taken away by `detach`."""
         self.seeds[record.key] = seed
         self._hang(record.layer)
 
@@ -241,7 +241,7 @@ class MorphableModel(nn.Module):
             assert isinstance(encoder, nn.TransformerEncoder)
             encoder.use_nested_tensor = nested and not bearing
 
-    def stray_hooks(self, layer: str) -> int:
+    def leaked_hooks(self, layer: str) -> int:
         """How many hooks of seeds hang at `layer` beside the one that belongs there."""
         hooks = layer_module(self.host, layer)._forward_hooks.values()
         return sum(isinstance(hook, Graft) for hook in hooks) - (layer in self._hooks)
@@ -260,7 +260,7 @@ class MorphableModel(nn.Module):
         """
         if self.kernels is None:
             raise GrowthError("this model has no kernel source: pass wrap(..., kernels=KernelStore(folder))")
-        implant(self, layer, seed_index, self.kernels.fetch(artifact_id))
+        load_kernel(self, layer, seed_index, self.kernels.fetch(artifact_id))
 
     # -- topology in the state dict --------------------------------------------------------------
 
@@ -302,7 +302,7 @@ class MorphableModel(nn.Module):
     def _clear(self) -> None:
         for old in self.living():
             self.records[old.layer][old.index] = old.cleared()
-            self.uproot(old)
+            self.detach(old)
         self.records = {name: [record.cleared() for record in row] for name, row in self.records.items()}
 
     def _read_topology(self, topology: Mapping[str, Any]) -> tuple[list[SeedRecord], dict[str, SiteRecord]]:

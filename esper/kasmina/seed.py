@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blending import join, make_gate
-from esper.kasmina.tap import Tap
+from esper.kasmina.tap import ActivationTap
 from esper.kasmina.target_layers import first_tensor, main_output, with_main_output
 
 # Positions in `Seed.stats`, which lives on the device so that a step never waits for it.
@@ -40,7 +40,7 @@ class Seed(nn.Module):
         self.rng_seed = rng_seed
         self.joined = False
         self.isolated = False
-        self.taps: list[Tap] = []
+        self.taps: list[ActivationTap] = []
 
     def delta(self, x: Tensor, h: Tensor) -> Tensor:
         """What the seed would add to the layer's output `h`, before alpha; `x` is the layer's input."""
@@ -104,6 +104,6 @@ class Graft:
             if seed.joined:
                 h, changed = seed(source, h), True
             elif seed.isolated and seed.training and h.requires_grad:
-                seed.taps.append(Tap(source if seed.placement == "parallel" else h, h))
+                seed.taps.append(ActivationTap(source if seed.placement == "parallel" else h, h))
         # None leaves the output untouched, to the bit
         return with_main_output(output, h) if changed else None

@@ -11,12 +11,12 @@ from esper.errors import GateClosedError, GrowthError
 from esper.kasmina import gates
 from esper.kasmina.blending import Blend
 from esper.kasmina.blueprints import get_blueprint
-from esper.kasmina.gates import Verdict
+from esper.kasmina.gates import GateResult
 from esper.kasmina.isolation import guard_gradients, learn
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
-from esper.kasmina.topology import Clock, StageMove, TopologyChange
+from esper.kasmina.topology import StageMove, TopologyChange, TrainingPosition
 from esper.leyline import GATES, AdaptationCommand, CommandKind, Gate, SeedStage
 
 S = SeedStage
@@ -37,11 +37,11 @@ class SeedManager:
         self.model = model
         self.config = config
         self.blends: dict[str, Blend] = {}
-        self.buried: list[dict[str, Any]] = []
+        self.removed: list[dict[str, Any]] = []
 
     # -- commands --------------------------------------------------------------------------------
 
-    def apply(self, command: AdaptationCommand, clock: Clock) -> TopologyChange:
+    def apply(self, command: AdaptationCommand, clock: TrainingPosition) -> TopologyChange:
         """Carry out one command; raises `GrowthError`, with nothing changed, where that is not possible."""
         change = TopologyChange()
         if command.kind is CommandKind.PAUSE:
@@ -60,7 +60,7 @@ class SeedManager:
         return change
 
     def _germinate(
-        self, record: SeedRecord, command: AdaptationCommand, clock: Clock, change: TopologyChange
+        self, record: SeedRecord, command: AdaptationCommand, clock: TrainingPosition, change: TopologyChange
     ) -> None:
         if record.stage is not S.DORMANT:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not dormant")
@@ -92,9 +92,9 @@ class SeedManager:
         self._put(old)
         self.blends.pop(born.key, None)
         if born.key in self.model.seeds:
-            self.model.uproot(born)
+            self.model.detach(born)
 
-    def _cull(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
+    def _cull(self, record: SeedRecord, reason: str, clock: TrainingPosition, change: TopologyChange) -> None:
         if not record.alive or record.stage is S.FOSSILIZED:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}: nothing to cull")
         blend = self.blends.get(record.key)
@@ -111,7 +111,9 @@ class SeedManager:
             return
         self._remove(record, reason, clock, change)
 
-    def _remove(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
+    def _remove(
+        self, record: SeedRecord, reason: str, clock: TrainingPosition, change: TopologyChange
+    ) -> None:
         seed, blends = self.model.seed_module(record), dict(self.blends)
         self.blends.pop(record.key, None)
 
@@ -121,20 +123,20 @@ class SeedManager:
 
         self._move(record, S.CULLED, reason, clock, change)
         change.undo_steps.append(undo)
-        self.model.uproot(record)
+        self.model.detach(record)
         change.gone.append((record.key, seed))
 
-    def embargo(self, record: SeedRecord, optimiser_entries: int, clock: Clock) -> StageMove:
+    def embargo(self, record: SeedRecord, optimiser_entries: int, clock: TrainingPosition) -> StageMove:
         """CULLED -> EMBARGOED, once the optimiser has followed; judges that nothing is left behind."""
         verdict = self._reset(record, optimiser_entries)
         _require([verdict], record)
-        self.buried.append(record.to_json())
+        self.removed.append(record.to_json())
         old, reason = record.stage, record.reason
         record.move(S.EMBARGOED, step=clock.step, epoch=clock.epoch, reason=reason)
         record.embargo_until_epoch = clock.epoch + self.config.embargo_epochs
         return StageMove(record, old, S.EMBARGOED, reason, [verdict])
 
-    def bar(self, layer: str, until_epoch: int, reason: str, clock: Clock) -> None:
+    def embargo_layer(self, layer: str, until_epoch: int, reason: str, clock: TrainingPosition) -> None:
         """Keep every free slot of a layer empty until so many epochs are over; not by the table of moves."""
         for record in self.model.records[layer]:
             if record.stage is S.DORMANT:
@@ -143,12 +145,14 @@ class SeedManager:
             if record.stage is S.EMBARGOED:
                 record.embargo_until_epoch = max(record.embargo_until_epoch, until_epoch)
 
-    def _reset(self, record: SeedRecord, optimiser_entries: int | None = None) -> Verdict:
+    def _reset(self, record: SeedRecord, optimiser_entries: int | None = None) -> GateResult:
         named = self.model.seeds.named_parameters()
         parameters = sum(1 for name, _ in named if name.split(".")[0] == record.key)
-        return gates.reset(parameters, self.model.stray_hooks(record.layer), optimiser_entries)
+        return gates.reset(parameters, self.model.leaked_hooks(record.layer), optimiser_entries)
 
-    def _fossilize(self, record: SeedRecord, reason: str, clock: Clock, change: TopologyChange) -> None:
+    def _fossilize(
+        self, record: SeedRecord, reason: str, clock: TrainingPosition, change: TopologyChange
+    ) -> None:
         if record.stage is not S.PROBATIONARY:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not probationary")
         verdicts = [gates.sanity(self.model.seed_module(record)), gates.impact(record.impact)]
@@ -157,7 +161,7 @@ class SeedManager:
 
     # -- moves that gates decide -----------------------------------------------------------------
 
-    def advance(self, clock: Clock) -> TopologyChange:
+    def advance(self, clock: TrainingPosition) -> TopologyChange:
         """Move every seed on whose time has come and whose gates open; a closed gate is reported, too."""
         change = TopologyChange()
         try:
@@ -169,7 +173,7 @@ class SeedManager:
             raise
         return change
 
-    def _advance_one(self, record: SeedRecord, clock: Clock, change: TopologyChange) -> None:
+    def _advance_one(self, record: SeedRecord, clock: TrainingPosition, change: TopologyChange) -> None:
         while (target := self._due(record, clock)) is not None:
             if record.stage is S.EMBARGOED:
                 self._release(record, clock, change)
@@ -184,7 +188,7 @@ class SeedManager:
                 return
             self._pass(record, target, seed, clock, change, verdicts)
 
-    def _due(self, record: SeedRecord, clock: Clock) -> SeedStage | None:
+    def _due(self, record: SeedRecord, clock: TrainingPosition) -> SeedStage | None:
         """The stage that the seed is due to enter, if any."""
         if record.stage is S.GERMINATED:
             return S.TRAINING
@@ -205,9 +209,9 @@ class SeedManager:
         record: SeedRecord,
         target: SeedStage,
         seed: Seed,
-        clock: Clock,
+        clock: TrainingPosition,
         change: TopologyChange,
-        verdicts: Sequence[Verdict],
+        verdicts: Sequence[GateResult],
     ) -> None:
         reason = {
             S.TRAINING: "sound at birth",
@@ -231,7 +235,7 @@ class SeedManager:
         self.blends.pop(record.key, None)
         seed.set_alpha(0.0)
 
-    def _release(self, record: SeedRecord, clock: Clock, change: TopologyChange) -> None:
+    def _release(self, record: SeedRecord, clock: TrainingPosition, change: TopologyChange) -> None:
         verdict = self._reset(record)
         if not verdict.passed:
             self._hold(record, [verdict], change)
@@ -248,9 +252,9 @@ class SeedManager:
         record: SeedRecord,
         stage: SeedStage,
         reason: str,
-        clock: Clock,
+        clock: TrainingPosition,
         change: TopologyChange,
-        verdicts: Sequence[Verdict] = (),
+        verdicts: Sequence[GateResult] = (),
     ) -> None:
         self._remember(record, change)
         old = record.stage
@@ -267,7 +271,7 @@ class SeedManager:
 
         change.undo_steps.append(undo)
 
-    def _hold(self, record: SeedRecord, verdicts: Sequence[Verdict], change: TopologyChange) -> None:
+    def _hold(self, record: SeedRecord, verdicts: Sequence[GateResult], change: TopologyChange) -> None:
         """Report the first gate that is closed; the seed stays where it is."""
         self._remember(record, change)
         record.error_count += 1
@@ -310,7 +314,7 @@ class SeedManager:
     def state_dict(self) -> dict[str, Any]:
         return {
             "blends": {key: blend.state_dict() for key, blend in self.blends.items()},
-            "buried": list(self.buried),
+            "buried": list(self.removed),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -319,10 +323,10 @@ class SeedManager:
             blend = Blend(self.config.blend_schedule)
             blend.load_state_dict(saved)
             self.blends[key] = blend
-        self.buried = list(state["buried"])
+        self.removed = list(state["buried"])
 
 
-def _require(verdicts: Sequence[Verdict], record: SeedRecord) -> None:
+def _require(verdicts: Sequence[GateResult], record: SeedRecord) -> None:
     for verdict in verdicts:
         if not verdict.passed:
             where = f"seed {record.index} at {record.layer!r}"

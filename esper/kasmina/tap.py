@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-class Tap:
+class ActivationTap:
     """One forward of the host as an isolated seed saw it: its input, and the gradient once it is known.
 
     A forward that is differentiated several times (once an objective) has the sum for its gradient.

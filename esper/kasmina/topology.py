@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from esper.kasmina.gates import Verdict
+from esper.kasmina.gates import GateResult
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed
 from esper.leyline import SeedStage
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class TrainingPosition:
     """Optimiser steps done and epochs finished."""
 
     step: int
@@ -30,7 +30,7 @@ class StageMove:
     old: SeedStage
     new: SeedStage
     reason: str
-    verdicts: Sequence[Verdict] = ()
+    verdicts: Sequence[GateResult] = ()
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ class Item(NamedTuple):
 _GIVING_WAY = ("step", "event", "epoch")
 
 
-class Backlog:
+class BoundedQueue:
     """First in, first out, between one thread that puts and one that takes.
 
     Of more than `capacity` items the oldest step record is dropped, then the oldest event, then the oldest

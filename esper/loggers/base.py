@@ -35,7 +35,7 @@ class RunInfo:
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Sink(Protocol):
+class Logger(Protocol):
     """Anything that a run is recorded by; what a sink does not care for, it inherits as doing nothing.
 
     `name` is the key of its saved state. `every_epoch` asks for epochs between metric intervals, too.

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from esper.config.schema import LoggingConfig
 from esper.errors import ConfigError
 from esper.leyline import Event, EventName
-from esper.loggers.base import Sink
+from esper.loggers.base import Logger
 from esper.loggers.json_encoding import to_line
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -37,7 +37,7 @@ _ROUTINE = frozenset(
 )
 
 
-class LogSink(Sink):
+class LogSink(Logger):
     """Turns each event into a line of the logger `esper`, at the event's own level."""
 
     def __init__(self) -> None:

@@ -9,25 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esper.leyline import Event, EventName, Level
-from esper.loggers.backlog import Backlog
-from esper.loggers.base import Json, RunInfo, Sink
+from esper.loggers.backlog import BoundedQueue
+from esper.loggers.base import Json, Logger, RunInfo
 
 _log = logging.getLogger("esper.loggers")
 
 
-class Recorder:
+class LoggerHub:
     """Hands records to `files` at once, on the caller's thread, and to `slow` on a thread of its own.
 
-    A slow sink that raises is switched off and closed, with one `logger_failed` event to the others; the run
-    goes on. Slow sinks that cannot keep up lose step records first (see `Backlog`), the loop never waits.
-    What `files` raise is raised to the caller. Sinks get each `metrics_interval`-th epoch and the last of a
-    run that finishes; one that asks for `every_epoch` gets them all. `clock` gives seconds since 1970.
+    A slow logger that raises is switched off and closed, with one `logger_failed` event to the others; the
+    run continues. Slow loggers that cannot keep up lose step records first (see `BoundedQueue`): the loop
+    never waits. What `files` raise is raised to the caller. Loggers get each `metrics_interval`-th epoch and
+    the last of a run that finishes; one with `every_epoch` gets them all. `clock` returns seconds since 1970.
     """
 
     def __init__(
         self,
-        files: Sequence[Sink],
-        slow: Sequence[Sink],
+        files: Sequence[Logger],
+        slow: Sequence[Logger],
         clock: Callable[[], float],
         *,
         metrics_interval: int = 1,
@@ -36,8 +36,8 @@ class Recorder:
         self._files = list(files)
         self._clock = clock
         self._interval = metrics_interval
-        self._backlog = Backlog(capacity)
-        self._crew = _Crew(slow, self._backlog)
+        self._backlog = BoundedQueue(capacity)
+        self._crew = _Worker(slow, self._backlog)
         self._info: RunInfo | None = None
         self._held: dict[str, Any] | None = None
         self._step = 0
@@ -159,7 +159,7 @@ class Recorder:
             sink.event(event)
 
 
-class _Crew:
+class _Worker:
     """The slow sinks and the thread they live on. Only that thread calls them, `start` and `state` excepted.
 
     They are started on the caller's thread, before the run begins: a logger that loads native modules or
@@ -167,7 +167,7 @@ class _Crew:
     runs, by a signal, with nothing to read).
     """
 
-    def __init__(self, sinks: Sequence[Sink], backlog: Backlog) -> None:
+    def __init__(self, sinks: Sequence[Logger], backlog: BoundedQueue) -> None:
         self.failures: deque[tuple[str, Exception]] = deque()
         self._sinks = list(sinks)
         self._all = tuple(sinks)
@@ -208,7 +208,7 @@ class _Crew:
             for sink in list(self._sinks):
                 self._call(sink, item.kind, item.payload)
 
-    def _call(self, sink: Sink, kind: str, payload: Any) -> bool:
+    def _call(self, sink: Logger, kind: str, payload: Any) -> bool:
         try:
             sink.close() if kind == "close" else getattr(sink, kind)(payload)
         except Exception as error:  # noqa: BLE001 - whatever a logger raises, it is not worth the run
@@ -220,7 +220,7 @@ class _Crew:
             return False
         return True
 
-    def _let_go(self, sink: Sink) -> None:
+    def _let_go(self, sink: Logger) -> None:
         try:
             sink.close()
         except Exception:  # noqa: BLE001 - it has failed before, and that has been said

@@ -11,13 +11,13 @@ from typing import IO, Any
 
 from esper.errors import OutputError
 from esper.leyline import Event
-from esper.loggers.base import Json, RunInfo, Sink
+from esper.loggers.base import Json, Logger, RunInfo
 from esper.loggers.json_encoding import to_line
 from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE
 from esper.loggers.metrics_copy import EPOCHS, Transcript
 
 
-class JsonlSink(Sink):
+class JsonlSink(Logger):
     """Appends one JSON object a line, at once readable by others; steps.jsonl appears with the first step.
 
     A continued run first cuts each file back to the length it had when the run was saved, so that no line

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.progress_bar import ProgressBar as RichBar
 from rich.table import Table
 from rich.text import Text
 
 from esper.leyline import Event, EventName, SeedStage
-from esper.loggers.base import RunInfo, Sink
+from esper.loggers.base import Logger, RunInfo
 from esper.loggers.formatting import decimal, describe, duration, percent, seed_name
 
 # Rendering takes some milliseconds of the training thread's time.
@@ -24,7 +24,7 @@ _GONE = frozenset({SeedStage.DORMANT, SeedStage.EMBARGOED})
 _WHOLE = frozenset({SeedStage.PROBATIONARY, SeedStage.FOSSILIZED})
 
 
-class Display(Sink):
+class ProgressBar(Logger):
     """Shows a run on `console`; where that is no terminal, in plain lines without control characters.
 
     Only the loop's own thread draws, at most twice a second. `clock` gives seconds.
@@ -118,7 +118,7 @@ class Display(Sink):
         lines = [self._pace.position(), _results(self._loss, self._record), self._pace.outlook()]
         parts: list[RenderableType] = [_line(line) for line in lines]
         bar = Table.grid(expand=True)  # a bar alone ends its line only where colours show its whole length
-        bar.add_row(ProgressBar(total=self._pace.steps, completed=self._pace.done))
+        bar.add_row(RichBar(total=self._pace.steps, completed=self._pace.done))
         parts.insert(1, bar)
         if self._seeds:
             parts.append(_seed_table(self._seeds, self._console.width))

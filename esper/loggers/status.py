@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from esper.leyline import Event, EventName, SeedStage
-from esper.loggers.base import Sink
+from esper.loggers.base import Logger
 from esper.loggers.json_encoding import strict
 
 _NAMES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "params")
 _GONE = frozenset({SeedStage.DORMANT, SeedStage.CULLED, SeedStage.EMBARGOED})
 
 
-class StatusSink(Sink):
+class StatusSink(Logger):
     """Keeps the last epoch's measurements, where each seed stands, the last checkpoint, the alarm.
 
     `facts` may be called from any thread: what it gives is replaced as a whole and never changed.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.leyline import Event, EventName, SeedStage
-from esper.loggers.base import RunInfo, Sink
+from esper.loggers.base import Logger, RunInfo
 from esper.loggers.json_encoding import scalars, seed_key, strict
 
 # What runs are compared by in the HParams tab; it has to be named before there are values.
@@ -20,7 +20,7 @@ CURVES = frozenset(
 STAGE_NUMBER = {str(stage): number for number, stage in enumerate(SeedStage)}
 
 
-class TensorBoardSink(Sink):
+class TensorBoardSink(Logger):
     """Writes to `log_dir` (relative: inside the run folder); the horizontal axis is the optimiser step.
 
     Tags: `epoch/*`, `step/*`, `summary/*`, `seeds/<layer>.<seed>/stage` (a stage's place in

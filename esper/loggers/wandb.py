@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from esper.leyline import Event, EventName
-from esper.loggers.base import Json, RunInfo, Sink
+from esper.loggers.base import Json, Logger, RunInfo
 from esper.loggers.json_encoding import scalars, seed_key, strict
 from esper.loggers.jsonl_reader import seed_moves
 from esper.loggers.tensorboard import CURVES, STAGE_NUMBER
@@ -30,7 +30,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class WandbSink(Sink):
+class WandbSink(Logger):
     """Sends to wandb what TensorBoard gets, under the same names, and the seeds' timeline as a table.
 
     Everything local lies in the run folder's `wandb/`. Where neither WANDB_MODE is set nor credentials are

@@ -20,7 +20,7 @@ from torch import nn
 
 from esper.config import TolariaConfig
 from esper.config import aliases as names
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_targets
 from esper.data import DataBundle, DataInfo, build_data
 from esper.errors import AggregationError, ConfigError, EsperError
@@ -61,14 +61,17 @@ def make_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
     facts = {name: value for name, value in _facts(config, data_info).items() if takes(target, name)}
     clash = [name for name in facts if m.model_params.get(name, facts[name]) != facts[name]]
     _refuse(
-        [problem(f"{key}.{name}", m.model_params[name], f"{facts[name]}, as the data has") for name in clash]
+        [
+            error_message(f"{key}.{name}", m.model_params[name], f"{facts[name]}, as the data has")
+            for name in clash
+        ]
     )
     if m.architecture in (*names.MODELS, *names.MODELS.values()):
         _refuse(list(dtype_problems(data_info, m.architecture)))
     model = _make(config, key, target, m.model_params, facts)
     if not isinstance(model, nn.Module):
         expected = "a target that makes a torch.nn.Module"
-        raise ConfigError(problem("model.architecture", m.architecture, expected))
+        raise ConfigError(error_message("model.architecture", m.architecture, expected))
     return model
 
 
@@ -79,7 +82,7 @@ def _facts(config: TolariaConfig, data_info: DataInfo) -> dict[str, Any]:
         return {} if classes is None else {"num_classes": classes}
     if classes is None:
         expected = f"the number of outputs: {data_info.name} does not tell its classes"
-        raise ConfigError(problem("model.num_classes", None, expected))
+        raise ConfigError(error_message("model.num_classes", None, expected))
     target = _resolve(config, "model.architecture", architecture)
     return {"num_classes": classes} | _input_facts(architecture, target, data_info)
 
@@ -94,9 +97,11 @@ def _input_facts(architecture: str, target: Target, data_info: DataInfo) -> dict
     key, others = "model.architecture", "a dotted target"
     if shape is None:
         has = f"the first input of {data_info.name} is no tensor or array, so that its shape is not known"
-        raise ConfigError(problem(key, architecture, f"{others}: {has}"))
+        raise ConfigError(error_message(key, architecture, f"{others}: {has}"))
     has = f"{architecture} needs images (channels, height, width), and the first input of {data_info.name}"
-    raise ConfigError(problem(key, architecture, f"mlp, or {others}: {has} has the shape {tuple(shape)}"))
+    raise ConfigError(
+        error_message(key, architecture, f"mlp, or {others}: {has} has the shape {tuple(shape)}")
+    )
 
 
 def class_count(config: TolariaConfig, data_info: DataInfo) -> int | None:
@@ -104,7 +109,7 @@ def class_count(config: TolariaConfig, data_info: DataInfo) -> int | None:
     asked, known = config.model.num_classes, data_info.num_classes
     if asked is not None and known is not None and asked != known:
         expected = f"null or {known}, the classes of {data_info.name}"
-        raise ConfigError(problem("model.num_classes", asked, expected))
+        raise ConfigError(error_message("model.num_classes", asked, expected))
     return asked if known is None else known
 
 
@@ -124,19 +129,19 @@ def optimizer_factory(config: TolariaConfig) -> OptimizerFactory:
     target = _resolve(config, "optimization.optimizer", o.optimizer)
     if not takes(target, "lr"):
         expected = "an optimiser with an argument lr, which the schedule sets"
-        raise ConfigError(problem("optimization.optimizer", o.optimizer, expected))
+        raise ConfigError(error_message("optimization.optimizer", o.optimizer, expected))
     offered = {"lr": o.learning_rate, "weight_decay": o.weight_decay, "momentum": o.momentum}
     passed = {name: value for name, value in offered.items() if takes(target, name)}
     params = _arguments(config, key, o.optimizer_params)
     _refuse(check_arguments(target, params, key, ("params", *passed)))
     if "lr" in params:
-        raise ConfigError(problem(f"{key}.lr", params["lr"], "the rate in optimization.learning_rate"))
+        raise ConfigError(error_message(f"{key}.lr", params["lr"], "the rate in optimization.learning_rate"))
 
     def factory(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         made = call(target, key, passed | params, groups)
         if not isinstance(made, torch.optim.Optimizer):
             expected = "a target that makes a torch.optim.Optimizer"
-            raise ConfigError(problem("optimization.optimizer", o.optimizer, expected))
+            raise ConfigError(error_message("optimization.optimizer", o.optimizer, expected))
         return made
 
     return factory
@@ -182,7 +187,7 @@ def _make_loss(config: TolariaConfig) -> LossFunction:
         made = _make(config, key, target, params, weights)
         if not callable(made):
             expected = "a target that makes a loss"
-            raise ConfigError(problem("optimization.loss_function", o.loss_function, expected))
+            raise ConfigError(error_message("optimization.loss_function", o.loss_function, expected))
         return made
     arguments = _arguments(config, key, params)
     _refuse(check_arguments(target, arguments, key, (*leading_arguments(target, 2), *weights)))
@@ -194,13 +199,15 @@ def build_metric(config: TolariaConfig) -> Metric | None:
     o, key = config.optimization, "optimization.metric_params"
     if o.metric in names.METRICS:
         expected = f"no parameter: {o.metric} has none"
-        _refuse([problem(f"{key}.{given}", value, expected) for given, value in o.metric_params.items()])
+        _refuse(
+            [error_message(f"{key}.{given}", value, expected) for given, value in o.metric_params.items()]
+        )
         return None
     made = _make(config, key, _resolve(config, "optimization.metric", o.metric), o.metric_params, {})
     missing = [name for name in _METRIC_METHODS if not callable(getattr(made, name, None))]
     if missing:
         expected = f"a metric: {type(made).__name__} has no {', '.join(missing)}"
-        raise ConfigError(problem("optimization.metric", o.metric, expected))
+        raise ConfigError(error_message("optimization.metric", o.metric, expected))
     metric: Metric = made
     return metric
 
@@ -219,7 +226,7 @@ def build_policy(config: TolariaConfig) -> Any:
     missing = [method for method in _POLICY_METHODS if not callable(getattr(made, method, None))]
     if missing:
         expected = f"a policy: {type(made).__name__} has no {', '.join(missing)}"
-        raise ConfigError(problem(f"{key}.{TARGET}", name, expected))
+        raise ConfigError(error_message(f"{key}.{TARGET}", name, expected))
     return made
 
 
@@ -233,7 +240,7 @@ def build_aggregator(config: TolariaConfig) -> Aggregator | None:
     name, params = t.aggregation, t.aggregation_params
     if name == names.PLAIN_SUM:
         expected = "no parameter: sum has none"
-        _refuse([problem(f"{key}.{given}", value, expected) for given, value in params.items()])
+        _refuse([error_message(f"{key}.{given}", value, expected) for given, value in params.items()])
         return None
     target = _resolve(config, "trainer.aggregation", name)
     generator = torch.Generator().manual_seed(config.seed)
@@ -245,7 +252,7 @@ def build_aggregator(config: TolariaConfig) -> Aggregator | None:
     if isinstance(made, Aggregator):
         return made
     if not callable(made):
-        raise ConfigError(problem("trainer.aggregation", name, "a target that makes an aggregator"))
+        raise ConfigError(error_message("trainer.aggregation", name, "a target that makes an aggregator"))
     return MatrixAggregator(made)
 
 
@@ -283,7 +290,9 @@ def _make(
 def _arguments(config: TolariaConfig, key: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a free dictionary gives, targets inside it checked, then made."""
     wrong = [
-        problem(f"{key}.{name}", params[name], "a plain argument") for name in RESERVED if name in params
+        error_message(f"{key}.{name}", params[name], "a plain argument")
+        for name in RESERVED
+        if name in params
     ]
     _refuse(wrong or Resolver(config.allowed_targets).check_nested(key, params))
     if not any(nested_targets(params, key)):

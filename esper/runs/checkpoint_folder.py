@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.config import TolariaConfig
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.loggers.jsonl_reader import EVENTS_FILE
@@ -41,7 +41,7 @@ def folder_with_checkpoints(run_dir: Path, config: TolariaConfig) -> Path | None
                 return folder
         except OSError as error:
             expected = f"a folder that can be read ({folder}: {error.strerror})"
-            raise ConfigError(problem(_KEY, str(folder), expected)) from error
+            raise ConfigError(error_message(_KEY, str(folder), expected)) from error
     return None
 
 
@@ -56,7 +56,9 @@ def refuse_unwritable(run_dir: Path, config: TolariaConfig) -> None:
     c = config.checkpoint
     saves = config.mode == "train" and c.save_checkpoints
     if saves and (reason := why_unwritable(folder_to_write(run_dir, config))):
-        raise ConfigError(problem(_KEY, c.checkpoint_dir, f"a folder that can be written to ({reason})"))
+        raise ConfigError(
+            error_message(_KEY, c.checkpoint_dir, f"a folder that can be written to ({reason})")
+        )
 
 
 def refuse_lost(run_dir: Path, config: TolariaConfig, summary: Mapping[str, Any]) -> None:
@@ -73,7 +75,7 @@ def refuse_lost(run_dir: Path, config: TolariaConfig, summary: Mapping[str, Any]
     reason = missing or f"{folder} is empty"
     saved = f", and {told}" if told else ""
     raise ConfigError(
-        problem(
+        error_message(
             "checkpoint.resume_from_checkpoint",
             "auto",
             f"the checkpoints of the run in {run_dir} ({reason}{saved}); put that folder back or mount its "
@@ -112,7 +114,7 @@ def claim(run_dir: Path, config: TolariaConfig, *, make: bool = False) -> Folder
         return FolderLock.take(folder) if folder.is_dir() else None
     except OSError as error:
         expected = f"a folder that can be written to ({error.strerror})"
-        raise ConfigError(problem(_KEY, config.checkpoint.checkpoint_dir, expected)) from error
+        raise ConfigError(error_message(_KEY, config.checkpoint.checkpoint_dir, expected)) from error
 
 
 def clear_unfinished(run_dir: Path, places: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 
 from esper.config import TolariaConfig
 from esper.config import aliases as names
-from esper.config.messages import nearest_name, problem
+from esper.config.messages import error_message, nearest_name
 from esper.config.targets import (
     HYDRA_PACKAGES,
     TARGET,
@@ -131,7 +131,9 @@ def _blueprints(config: TolariaConfig) -> list[str]:
     known = blueprint_names()
     wrong = [name for name in config.morphogenetic.blueprints if name not in known]
     expected = f"blueprints out of {', '.join(known)}"
-    return [problem("morphogenetic.blueprints", name, expected, nearest_name(name, known)) for name in wrong]
+    return [
+        error_message("morphogenetic.blueprints", name, expected, nearest_name(name, known)) for name in wrong
+    ]
 
 
 def _checkpoint(config: TolariaConfig) -> list[str]:
@@ -142,7 +144,7 @@ def _checkpoint(config: TolariaConfig) -> list[str]:
         find_config(Path(resume))
     except EsperError as error:
         expected = f"a checkpoint or a run folder ({' '.join(str(error).split())})"
-        return [problem("checkpoint.resume_from_checkpoint", resume, expected)]
+        return [error_message("checkpoint.resume_from_checkpoint", resume, expected)]
     return []
 
 
@@ -153,7 +155,9 @@ def _run_folder(config: TolariaConfig) -> list[str]:
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if os.access(above, os.W_OK | os.X_OK):
         return []
-    return [problem("run_dir", str(folder), f"a folder that can be written to ({above} is not writable)")]
+    return [
+        error_message("run_dir", str(folder), f"a folder that can be written to ({above} is not writable)")
+    ]
 
 
 def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]:
@@ -170,7 +174,9 @@ def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]
     try:
         layers = match_layers(model, config.model.target_layers)
     except GrowthError as error:
-        return [problem("model.target_layers", config.model.target_layers, f"layers of the model ({error})")]
+        return [
+            error_message("model.target_layers", config.model.target_layers, f"layers of the model ({error})")
+        ]
     # ours have no values yet, to be made quickly, and nothing that could not be saved
     unfit = [] if builtin else [f"model: {sentence}" for sentence in host_problems(model)]
     return [*unfit, *_plan_problems(config, layers)]
@@ -186,10 +192,10 @@ def _plan_problems(config: TolariaConfig, layers: Sequence[str]) -> Iterator[str
         key = "morphogenetic.policy.seeds"
         if planned.layer not in layers:
             expected = "a layer that model.target_layers selects"
-            yield problem(f"{key}.layer", planned.layer, expected, nearest_name(planned.layer, layers))
+            yield error_message(f"{key}.layer", planned.layer, expected, nearest_name(planned.layer, layers))
         if planned.blueprint not in known:
             expected = f"one of {', '.join(known)}"
-            yield problem(
+            yield error_message(
                 f"{key}.blueprint", planned.blueprint, expected, nearest_name(planned.blueprint, known)
             )
 
@@ -211,7 +217,7 @@ def _fit_problems(config: TolariaConfig) -> list[str]:
         kind = "" if isinstance(error, Warning) else f"{type(error).__name__}: "
         reason = shorten(f"{kind}{error}".partition(". ")[0], 120)
         expected = f"a loss of scores (batch, {classes}) and class numbers (batch) ({reason})"
-        return [problem("optimization.loss_function", config.optimization.loss_function, expected)]
+        return [error_message("optimization.loss_function", config.optimization.loss_function, expected)]
     return []
 
 
@@ -235,7 +241,7 @@ def _hydra_target(key: str, target: Any, kind: type | None, allowed: Sequence[st
         return str(error).splitlines()
     if kind is not None and isinstance(made, type) and issubclass(made, kind):
         return []
-    return [problem(key, target, allowed_text((*HYDRA_PACKAGES, *allowed)))]
+    return [error_message(key, target, allowed_text((*HYDRA_PACKAGES, *allowed)))]
 
 
 def _logging_problems(data: Any, key: str) -> list[str]:
@@ -245,7 +251,7 @@ def _logging_problems(data: Any, key: str) -> list[str]:
     found = []
     for name, value in data.items():
         if name in ("()", "class") and not is_within(str(value), _LOGGING):
-            found.append(problem(f"{key}.{name}", value, f"a name in one of {', '.join(_LOGGING)}"))
+            found.append(error_message(f"{key}.{name}", value, f"a name in one of {', '.join(_LOGGING)}"))
         found += _logging_problems(value, f"{key}.{name}")
     return found
 

@@ -12,7 +12,7 @@ from esper.config import TolariaConfig
 from esper.data import DataBundle
 from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel, wrap
-from esper.tolaria.components import Parts, Records, Watcher
+from esper.tolaria.components import ProgressCallback, Records, TrainingComponents
 
 
 def grow_host(config: TolariaConfig, data: DataBundle, model: nn.Module | None) -> MorphableModel:
@@ -42,13 +42,13 @@ def make_parts(
     device: torch.device,
     *,
     records: Records,
-    watcher: Watcher,
+    watcher: ProgressCallback,
     run_dir: Path,
-) -> Parts:
+) -> TrainingComponents:
     """Everything that a run needs besides its configuration, ready to use on `device`."""
     loss = build.build_loss(config)
     growing = config.morphogenetic.tamiyo_enabled and config.mode == "train"
-    return Parts(
+    return TrainingComponents(
         model=model,
         data=data.info,
         train=data.train,

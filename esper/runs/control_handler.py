@@ -10,19 +10,21 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.loggers import StatusSink
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 
 
-class Answers:
+class ControlHandler:
     """The actions behind each command; called from any thread, none of them waits for the loop."""
 
-    def __init__(self, config: TolariaConfig, run_dir: Path, wishes: Wishes, status: StatusSink) -> None:
+    def __init__(
+        self, config: TolariaConfig, run_dir: Path, run_control: RunControl, status: StatusSink
+    ) -> None:
         self.config = config
         self.run_dir = run_dir
-        self.wishes = wishes
+        self.run_control = run_control
         self.status_sink = status
-        self.run: Run | None = None
+        self.run: TrainingLoop | None = None
 
     def actions(self) -> dict[str, Callable[[], Mapping[str, Any] | Future[str]]]:
         return {
@@ -30,7 +32,7 @@ class Answers:
             "pause": self.pause,
             "resume": self.resume,
             "stop": self.stop,
-            "checkpoint": self.wishes.checkpoint,
+            "checkpoint": self.run_control.checkpoint,
         }
 
     def status(self) -> dict[str, Any]:
@@ -44,25 +46,25 @@ class Answers:
             "epoch": progress.epoch if progress else 0,
             "max_epochs": self.config.optimization.max_epochs,
             "step": progress.step if progress else 0,
-            "paused": self.wishes.paused,
+            "paused": self.run_control.paused,
         } | self.status_sink.facts()
 
     def pause(self) -> dict[str, Any]:
         if self._ending():
             return {"said": "the run is ending already"}
-        self.wishes.pause()
+        self.run_control.pause()
         return {"said": "it is held after the present batch"}
 
     def resume(self) -> dict[str, Any]:
-        if not self.wishes.paused:
+        if not self.run_control.paused:
             return {"said": "it was not paused"}
-        self.wishes.resume()
+        self.run_control.resume()
         return {"said": "it goes on"}
 
     def stop(self) -> dict[str, Any]:
         if self._ending():
             return {"said": "the run is ending already"}
-        self.wishes.stop()
+        self.run_control.stop()
         return {"said": "it saves and ends after the present batch"}
 
     def _state(self) -> str:
@@ -70,8 +72,8 @@ class Answers:
             return "starting"
         if self._ending():
             return "ending"
-        return "paused" if self.wishes.paused else "running"
+        return "paused" if self.run_control.paused else "running"
 
     def _ending(self) -> bool:
         ended = self.run is not None and self.run.progress.stopped_by
-        return bool(self.wishes.stop_reason or ended)
+        return bool(self.run_control.stop_reason or ended)

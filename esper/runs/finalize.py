@@ -7,14 +7,14 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.leyline import EventName
-from esper.loggers import Recorder, draw_run, summarise_metrics, write_summary
-from esper.runs.outputs import Attempts, save_model
+from esper.loggers import LoggerHub, draw_run, summarise_metrics, write_summary
+from esper.runs.outputs import BestEffortWriter, save_model
 from esper.runs.resume import SUMMARY_FILE
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 
 def write_results(
-    run: Run, recorder: Recorder, run_dir: Path, summary: dict[str, Any], attempt: Attempts
+    run: TrainingLoop, recorder: LoggerHub, run_dir: Path, summary: dict[str, Any], attempt: BestEffortWriter
 ) -> None:
     """Write the final model, the records' ends and, last of all, summary.json with what could not be saved.
 
@@ -39,20 +39,20 @@ def write_results(
         write_summary(run_dir / SUMMARY_FILE, summary)
 
 
-def missing(run: Run, recorder: Recorder, run_dir: Path) -> list[str]:
+def missing(run: TrainingLoop, recorder: LoggerHub, run_dir: Path) -> list[str]:
     """A sentence each for a trained run's last checkpoint and records that are not on the disk."""
     found = [run.why_unsaved()] if run.recovery.sound else []
     found += recorder.missing()
     return [sentence for sentence in found if sentence]
 
 
-def _write_model(run: Run, config: TolariaConfig, run_dir: Path, attempt: Attempts) -> None:
+def _write_model(run: TrainingLoop, config: TolariaConfig, run_dir: Path, attempt: BestEffortWriter) -> None:
     if not config.checkpoint.save_final_model or config.mode != "train":
         return
     with attempt("the final model"):
         save_model(run_dir / config.checkpoint.model_save_path, run.model, config, run.parts.data)
 
 
-def _draw(run: Run, run_dir: Path) -> None:
+def _draw(run: TrainingLoop, run_dir: Path) -> None:
     if run.config.logging.track_metrics and run.progress.epoch > 0:
         run.measurements.take("the picture of the run", lambda: draw_run(run_dir))

@@ -18,8 +18,8 @@ from esper.data import DataBundle
 from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.loggers import (
-    Display,
     JsonlSink,
+    ProgressBar,
     RunInfo,
     StatusSink,
     describe_holes,
@@ -29,36 +29,36 @@ from esper.loggers import (
 )
 from esper.runs.checkpoint_folder import claim, clear_unfinished, folder_to_write
 from esper.runs.components import grow_host, make_parts
-from esper.runs.control_handler import Answers
+from esper.runs.control_handler import ControlHandler
 from esper.runs.finalize import write_results
-from esper.runs.outputs import Attempts
+from esper.runs.outputs import BestEffortWriter
 from esper.runs.process import (
     idle_options,
     keep_logger_ids,
     make_recorder,
-    open_door,
     process_settings,
     saved_logger_ids,
+    start_control_server,
     worth_a_line,
 )
 from esper.runs.resume import (
     CONFIG_FILE,
-    Origin,
+    ResumePoint,
     describe_origin,
     find_origin,
     keep_beginning,
     load_origin,
     replace_summary,
+    restore_run,
     set_killed_aside,
-    take_up,
     what_finished,
 )
 from esper.runs.staleness import why_behind
 from esper.runs.summary import summarize
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.evaluator import Evaluation
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 from esper.utils.device_and_rng import resolve_device, seed_everything
 from esper.utils.files import remove_stale
 from esper.utils.lock import FolderLock
@@ -88,8 +88,8 @@ class Job:
         self.console = console or Console()
         self.group = group
         self.name = name
-        self.wishes = Wishes()
-        self.run: Run | None = None
+        self.run_control = RunControl()
+        self.run: TrainingLoop | None = None
         self.finished = False
         self.failed = False
         self._given_model = model
@@ -98,7 +98,7 @@ class Job:
         self._warnings: list[str] = []
         self._claimed = False
         self._status = StatusSink()
-        self._answers = Answers(config, run_dir, self.wishes, self._status)
+        self._answers = ControlHandler(config, run_dir, self.run_control, self._status)
 
     def __enter__(self) -> Job:
         return self
@@ -109,7 +109,7 @@ class Job:
 
     # -- the folder ------------------------------------------------------------------------------
 
-    def enter(self) -> Origin:
+    def enter(self) -> ResumePoint:
         """Take the folder for this run alone and see what the run starts from; before, nothing is touched.
 
         Raises `ConfigError` where another run has it, or where what is in it does not fit.
@@ -143,7 +143,7 @@ class Job:
     def _listen(self) -> None:
         if not self.config.services.control_socket:
             return
-        server, problem = open_door(self._answers, self.run_dir)
+        server, problem = start_control_server(self._answers, self.run_dir)
         if server is None:
             self._warnings.append(problem)
         else:
@@ -151,7 +151,7 @@ class Job:
 
     # -- the parts -------------------------------------------------------------------------------
 
-    def prepare(self, origin: Origin | None = None, *, dry: bool = False) -> Run:
+    def prepare(self, origin: ResumePoint | None = None, *, dry: bool = False) -> TrainingLoop:
         """Build everything, take up a checkpoint where one is named, and open the records.
 
         A `dry` one writes nothing.
@@ -161,7 +161,7 @@ class Job:
         origin, checkpoint = load_origin(origin, config, self.run_dir)
         if not dry:
             self._begin_files(origin)
-        self._display = Display(self.console, config.logging.progress)
+        self._display = ProgressBar(self.console, config.logging.progress)
         self._recorder = make_recorder(config.logging, self._display, self._status, dry=dry)
         self._owned.enter_context(process_settings(config))
         self._owned.callback(setup_logging(config.logging, self.run_dir))
@@ -179,7 +179,7 @@ class Job:
             watcher=self._display,
             run_dir=self.run_dir,
         )
-        run = Run(config, parts, self.wishes)
+        run = TrainingLoop(config, parts, self.run_control)
         self._owned.callback(self._recorder.close)
         if not dry:
             self._mend_records(checkpoint, origin)
@@ -195,7 +195,7 @@ class Job:
         """The host, made growable; where a run should start from something else, a subclass says so here."""
         return grow_host(self.config, data, self._given_model)
 
-    def _begin_files(self, origin: Origin) -> None:
+    def _begin_files(self, origin: ResumePoint) -> None:
         wanted = self.config.checkpoint.resume_from_checkpoint
         self._claim(make=True)
         aside = set_killed_aside(self.run_dir, self.config) if wanted == "auto" and not origin.own else []
@@ -210,7 +210,7 @@ class Job:
         # without its folder: who runs the file again wants a run of its own
         replace(self.config, run_dir=None).to_yaml(self.run_dir / CONFIG_FILE)
 
-    def _take_up(self, run: Run, checkpoint: Checkpoint | None, origin: Origin) -> None:
+    def _take_up(self, run: TrainingLoop, checkpoint: Checkpoint | None, origin: ResumePoint) -> None:
         if checkpoint is None:
             return
         if self.config.mode == "test":
@@ -219,11 +219,11 @@ class Job:
             self._warnings += [older] if older else []
             run.load_model(checkpoint)
             return
-        take_up(run, checkpoint, origin)
+        restore_run(run, checkpoint, origin)
         for line in describe_origin(origin, run):
             self._say(line)
 
-    def _mend_records(self, checkpoint: Checkpoint | None, origin: Origin) -> None:
+    def _mend_records(self, checkpoint: Checkpoint | None, origin: ResumePoint) -> None:
         """Restore the lines of epochs that were lost since the run was saved; warn of that and the rest."""
         if checkpoint is None or not origin.own:
             return
@@ -240,7 +240,7 @@ class Job:
         with suppress(SystemExit):  # so rich ends the process where the reader of a pipe has gone
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _info(self, run: Run, checkpoint: Checkpoint | None, origin: Origin) -> RunInfo:
+    def _info(self, run: TrainingLoop, checkpoint: Checkpoint | None, origin: ResumePoint) -> RunInfo:
         saved: Mapping[str, Any] = checkpoint.state["run"] if checkpoint is not None else {}
         return RunInfo(
             session_name=self.config.session_name,
@@ -259,7 +259,7 @@ class Job:
 
     # -- telling ---------------------------------------------------------------------------------
 
-    def _announce(self, run: Run, data: DataBundle, origin: Origin) -> None:
+    def _announce(self, run: TrainingLoop, data: DataBundle, origin: ResumePoint) -> None:
         facts: dict[str, Any] = {
             "session_name": self.config.session_name,
             "device": str(run.parts.device),
@@ -318,11 +318,13 @@ class Job:
         self.run = None  # it has only been looked at; the real one is still to come
         return run.model.summary()
 
-    def _finish(self, run: Run, test: Evaluation | None, params_last: int, origin: Origin) -> dict[str, Any]:
+    def _finish(
+        self, run: TrainingLoop, test: Evaluation | None, params_last: int, origin: ResumePoint
+    ) -> dict[str, Any]:
         summary = summarize(run, test, params_last) | {"run_dir": str(self.run_dir)}
         if origin.path is not None:
             summary["resumed_from"] = str(origin.path)
-        attempt = Attempts()
+        attempt = BestEffortWriter()
         write_results(run, self._recorder, self.run_dir, summary, attempt)
         with attempt("the run's records"):
             self._owned.close()

@@ -18,7 +18,7 @@ from esper.kasmina import MorphableModel
 from esper.utils.safetensors import load_tensors, write_tensors_atomic
 
 
-class Attempts:
+class BestEffortWriter:
     """Tries every write that a run ends with, so that one which fails does not take the others with it."""
 
     def __init__(self) -> None:

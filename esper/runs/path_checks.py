@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from esper.config import TolariaConfig
-from esper.config.messages import problem
+from esper.config.messages import error_message
 
 # what reads no files
 _WITHOUT_FILES = ("digits", "synthetic")
@@ -17,7 +17,7 @@ def path_problems(config: TolariaConfig) -> list[str]:
     """A sentence for each option whose path is a loop of links, too long, not accessible, or taken."""
     named = (_read(config), _written(config))
     return [
-        problem(key, given, f"a path that can be opened ({reason})")
+        error_message(key, given, f"a path that can be opened ({reason})")
         for key, given, reason in (row for rows in named for row in rows)
         if reason
     ]

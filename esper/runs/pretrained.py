@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from esper.config.messages import nearest_name, problem
+from esper.config.messages import error_message, nearest_name
 from esper.errors import ConfigError
 
 _KEY = "model.pretrained"
@@ -30,7 +30,7 @@ def weight_problems(model: nn.Module, path: Path) -> list[str]:
             found = list(file.keys())
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in found}
     except (OSError, SafetensorError) as error:
-        return [problem(_KEY, str(path), f"a safetensors file ({error})")]
+        return [error_message(_KEY, str(path), f"a safetensors file ({error})")]
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = [f"{name} is missing" for name in sorted(wanted.keys() - shapes.keys())]
     wrong += [
@@ -43,4 +43,4 @@ def weight_problems(model: nn.Module, path: Path) -> list[str]:
         return []
     more = f", and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     expected = f"the weights of this model: {', '.join(wrong[:_SHOWN])}{more}"
-    return [problem(_KEY, str(path), expected)]
+    return [error_message(_KEY, str(path), expected)]

@@ -19,16 +19,16 @@ from esper.config.serialization import options
 from esper.control.server import Server
 from esper.control.socket_path import socket_path
 from esper.loggers import (
-    Display,
     JsonlSink,
+    Logger,
+    LoggerHub,
     LogSink,
-    Recorder,
-    Sink,
+    ProgressBar,
     StatusSink,
     TensorBoardSink,
     WandbSink,
 )
-from esper.runs.control_handler import Answers
+from esper.runs.control_handler import ControlHandler
 from esper.utils.device_and_rng import set_deterministic, set_threads
 from esper.utils.files import write_json_atomic
 
@@ -37,21 +37,21 @@ _SHOWN_LINE = 100  # characters
 
 
 def make_recorder(
-    config: LoggingConfig, display: Display, status: StatusSink, *, dry: bool = False
-) -> Recorder:
+    config: LoggingConfig, display: ProgressBar, status: StatusSink, *, dry: bool = False
+) -> LoggerHub:
     """The sinks that the configuration asks for: files and display at once, the others behind a queue.
 
     A `dry` one only shows and logs.
     """
     if dry:
-        return Recorder([LogSink(), display], [], time.time)
-    files: list[Sink] = [JsonlSink(), LogSink(), display, status]
-    slow: list[Sink] = []
+        return LoggerHub([LogSink(), display], [], time.time)
+    files: list[Logger] = [JsonlSink(), LogSink(), display, status]
+    slow: list[Logger] = []
     if config.use_tensorboard:
         slow.append(TensorBoardSink(config.tensorboard_log_dir))
     if config.use_wandb:
         slow.append(WandbSink(config.wandb_project, config.wandb_entity, config.wandb_config))
-    return Recorder(files, slow, time.time, metrics_interval=config.metrics_interval)
+    return LoggerHub(files, slow, time.time, metrics_interval=config.metrics_interval)
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def process_settings(config: TolariaConfig) -> Iterator[None]:
         set_deterministic(deterministic)
 
 
-def open_door(
-    answers: Answers, run_dir: Path, environment: Mapping[str, str] = os.environ
+def start_control_server(
+    answers: ControlHandler, run_dir: Path, environment: Mapping[str, str] = os.environ
 ) -> tuple[Server | None, str]:
     """A server for `esper-ctl`, or None and why there is none: a run never fails for it."""
     server = Server(answers.actions())
@@ -128,7 +128,7 @@ def _was_set(name: str, config: TolariaConfig) -> bool:
     )
 
 
-def keep_logger_ids(run_dir: Path, recorder: Recorder) -> None:
+def keep_logger_ids(run_dir: Path, recorder: LoggerHub) -> None:
     """Note in the run folder how the loggers call this run, before its first step."""
     ids = {name: state for name, state in recorder.state().items() if name != JsonlSink.NAME}
     if ids:

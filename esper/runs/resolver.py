@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset, Sampler
 
 from esper.config.aliases import LOSSES, MODELS, SCHEDULERS
-from esper.config.messages import nearest_name, problem
+from esper.config.messages import error_message, nearest_name
 from esper.config.targets import (
     PACKAGES,
     TARGET,
@@ -60,7 +60,7 @@ class Resolver:
         near = nearest_name(name.rpartition(".")[2], short)
         found = name_problems(key, name, self.packages, near)
         if short and not is_dotted(name):
-            found = [problem(key, name, f"one of {', '.join(short)}, or a dotted target", near)]
+            found = [error_message(key, name, f"one of {', '.join(short)}, or a dotted target", near)]
         if found:
             raise ConfigError(found)
         return self.locate(key, name, near)
@@ -72,7 +72,7 @@ class Resolver:
         found = find_object(key, name)
         if not self._permits(found):
             expected = f"{allowed_text(self.packages)} (it is {_full_name(found)})"
-            raise ConfigError(problem(key, name, expected, near))
+            raise ConfigError(error_message(key, name, expected, near))
         target: Target = found
         return target
 
@@ -111,7 +111,9 @@ def find_object(key: str, name: str) -> Any:
     except Exception as error:  # a module of the user may raise anything when imported
         reason = f"{type(error).__name__}: {error}"
         near = nearest_name(parts[-1], dir(found), 0.6) if "found" in locals() else None
-        raise ConfigError(problem(key, name, f"a name that can be imported ({reason})", near)) from error
+        raise ConfigError(
+            error_message(key, name, f"a name that can be imported ({reason})", near)
+        ) from error
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.config.diff import Change, changes
-from esper.config.messages import problem, show
+from esper.config.messages import error_message, show
 from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE
@@ -22,10 +22,10 @@ from esper.runs.checkpoint_folder import (
 )
 from esper.runs.origin import forget_beginning, record_beginning, recorded_beginning
 from esper.runs.unfinished import what_is_owed
-from esper.tolaria.checkpoint import Checkpoint, Found, find_and_load, load_checkpoint
+from esper.tolaria.checkpoint import Checkpoint, VerifiedCheckpoint, find_and_load, load_checkpoint
 from esper.tolaria.checkpoint.discovery import find_config
 from esper.tolaria.checkpoint.folder import is_same_folder
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.bounded_read import read_object
 from esper.utils.device_and_rng import set_threads
 from esper.utils.move_aside import move_aside
@@ -38,7 +38,7 @@ _EARLY = ("optimization.early_stopping_patience", "optimization.early_stopping_m
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ResumePoint:
     """Where a job starts: `path` is a verified checkpoint, None for a fresh start.
 
     `own` says that it lies in the job's own folder, whose files then go on. `refused` holds a sentence for
@@ -54,7 +54,7 @@ class Origin:
     finished: Mapping[str, Any] | None = None
 
 
-def find_origin(config: TolariaConfig, run_dir: Path) -> Origin:
+def find_origin(config: TolariaConfig, run_dir: Path) -> ResumePoint:
     """What a job in `run_dir` starts from; only looks.
 
     Raises `ConfigError` for a folder that another run has used and for changes that may not be,
@@ -64,7 +64,7 @@ def find_origin(config: TolariaConfig, run_dir: Path) -> Origin:
     if wanted is None:
         _refuse_used(run_dir, config)
         refuse_unwritable(run_dir, config)
-        return Origin()
+        return ResumePoint()
     here = folder_with_checkpoints(run_dir, config)
     if wanted == "auto" and here is None:
         return _without_checkpoint(config, run_dir)
@@ -73,13 +73,13 @@ def find_origin(config: TolariaConfig, run_dir: Path) -> Origin:
     if not own:
         _refuse_used(run_dir, config)
     if config.mode == "test":
-        return Origin(found.path, refused=found.refused)
+        return ResumePoint(found.path, refused=found.refused)
     return _from_checkpoint(config, run_dir, found, saved, own=own)
 
 
 def _from_checkpoint(
-    config: TolariaConfig, run_dir: Path, found: Found, saved: dict[str, Any], *, own: bool
-) -> Origin:
+    config: TolariaConfig, run_dir: Path, found: VerifiedCheckpoint, saved: dict[str, Any], *, own: bool
+) -> ResumePoint:
     """What follows from a checkpoint that the job may start from, if its configuration may be another."""
     changed = changes(saved, config.to_dict())
     elsewhere = own and not is_same_folder(found.path.parent, folder_to_write(run_dir, config))
@@ -87,10 +87,12 @@ def _from_checkpoint(
     finished = _finished(config, run_dir, changed, found.path.name) if own else None
     if finished is None:
         refuse_unwritable(run_dir, config)
-    return Origin(found.path, own, found.refused, tuple(changed), finished)
+    return ResumePoint(found.path, own, found.refused, tuple(changed), finished)
 
 
-def load_origin(origin: Origin, config: TolariaConfig, run_dir: Path) -> tuple[Origin, Checkpoint | None]:
+def load_origin(
+    origin: ResumePoint, config: TolariaConfig, run_dir: Path
+) -> tuple[ResumePoint, Checkpoint | None]:
     """The checkpoint that a job starts from; where its run has removed it since, a newer one of that run."""
     if origin.path is None:
         return origin, None
@@ -106,7 +108,7 @@ def load_origin(origin: Origin, config: TolariaConfig, run_dir: Path) -> tuple[O
     return replace(origin, path=found.path, refused=found.refused), checkpoint
 
 
-def keep_beginning(origin: Origin, config: TolariaConfig, run_dir: Path) -> None:
+def keep_beginning(origin: ResumePoint, config: TolariaConfig, run_dir: Path) -> None:
     """Write down what a job starts from that has no checkpoint of its own yet."""
     if config.mode != "train" or origin.own:
         return
@@ -125,7 +127,9 @@ def origin_problems(config: TolariaConfig, run_dir: Path) -> list[str]:
     except CheckpointError as error:
         if config.checkpoint.resume_from_checkpoint == "auto":
             return [
-                problem(_KEY, "auto", f"a folder with a good checkpoint ({' '.join(str(error).split())})")
+                error_message(
+                    _KEY, "auto", f"a folder with a good checkpoint ({' '.join(str(error).split())})"
+                )
             ]
         # one that is named has been looked at by esper.runs
     return []
@@ -144,7 +148,7 @@ def _refuse_used(run_dir: Path, config: TolariaConfig) -> None:
         raise ConfigError(f"{run_dir} holds a run already ({used[0]}); expected a folder of its own{other}")
 
 
-def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> Origin:
+def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> ResumePoint:
     """The start that the folder's run had, unless that run has ended or has work that must not be lost."""
     summary = _summary(run_dir)
     if summary.get("stopped_by") not in FINISHED_BY or what_is_owed(run_dir, summary):
@@ -156,15 +160,15 @@ def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> Origin:
     finished = _finished(config, run_dir, changed)
     if finished is None:
         expected = f"the folder of a run with checkpoints: the one in {run_dir} is finished and kept none"
-        raise ConfigError(problem(_KEY, "auto", expected))
-    return Origin(finished=finished, own=True)
+        raise ConfigError(error_message(_KEY, "auto", expected))
+    return ResumePoint(finished=finished, own=True)
 
 
-def _first_origin(config: TolariaConfig, run_dir: Path) -> Origin:
+def _first_origin(config: TolariaConfig, run_dir: Path) -> ResumePoint:
     """What the folder's run began from, for it was killed before it saved: nothing, or another run."""
     began = recorded_beginning(run_dir)
     if began is None:
-        return Origin()
+        return ResumePoint()
     found, saved = find_config(began)
     return _from_checkpoint(config, run_dir, found, saved, own=False)
 
@@ -234,7 +238,7 @@ def _refuse_changes(changed: list[Change], config: TolariaConfig, elsewhere: boo
     wrong = [(c, expected) for c in changed if (expected := _why_not(c, config, elsewhere))]
     if not wrong:
         return
-    problems = [problem(c.key, c.given, f"{show(c.saved)}, {expected}") for c, expected in wrong]
+    problems = [error_message(c.key, c.given, f"{show(c.saved)}, {expected}") for c, expected in wrong]
     if allowed := _and_may(c for c in changed if not _why_not(c, config, elsewhere)):
         problems[-1] += f"; these differ too, and may: {allowed}"
     raise ConfigError(problems)
@@ -252,7 +256,7 @@ def _and_may(changed: Iterable[Change]) -> str:
     return "; ".join(str(change) for change in changed if change.allowed)
 
 
-def describe_origin(origin: Origin, run: Run) -> Iterator[str]:
+def describe_origin(origin: ResumePoint, run: TrainingLoop) -> Iterator[str]:
     """The block that a resumed run begins with, a line each."""
     p = run.progress
     batch = f", batch {p.batch} of the next" if p.batch else ""
@@ -262,7 +266,7 @@ def describe_origin(origin: Origin, run: Run) -> Iterator[str]:
     yield from (f"  not as saved, by strict_loading=false: {c}" for c in origin.changed if not c.allowed)
 
 
-def take_up(run: Run, checkpoint: Checkpoint, origin: Origin) -> None:
+def restore_run(run: TrainingLoop, checkpoint: Checkpoint, origin: ResumePoint) -> None:
     """Put the run where the checkpoint was saved, and record what differs from then."""
     if run.config.trainer.num_threads is None:
         threads = checkpoint.state["run"].get("threads")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from esper.config.messages import nearest_name, problem
+from esper.config.messages import error_message, nearest_name
 
 Target = Callable[..., Any]
 
@@ -30,7 +30,7 @@ def check_arguments(
     own = sorted(set(named) - set(provided))
     return [
         *(
-            problem(f"{key}.{name}", given[name], f"an argument of {title}", nearest_name(name, own))
+            error_message(f"{key}.{name}", given[name], f"an argument of {title}", nearest_name(name, own))
             for name in _unknown(target, given, named)
         ),
         *(f"{key}.{name}: given no value, expected one: {title} cannot do without" for name in missing),

@@ -12,7 +12,7 @@ import torch
 from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import FINISHED_BY
 from esper.tolaria.evaluator import Evaluation
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.recovery import HALTED
 from esper.utils.device_and_rng import versions
 
@@ -33,7 +33,7 @@ SEED_KEYS = (
 )
 
 
-def summarize(run: Run, test: Evaluation | None, params_last: int) -> dict[str, Any]:
+def summarize(run: TrainingLoop, test: Evaluation | None, params_last: int) -> dict[str, Any]:
     """Everything that `summary.json` holds; the run's model is the best one by now.
 
     `params_last` are the parameters of the last epoch's model, named only where they differ.
@@ -74,7 +74,7 @@ def summarize(run: Run, test: Evaluation | None, params_last: int) -> dict[str, 
     return summary
 
 
-def seeds_of(run: Run) -> list[dict[str, Any]]:
+def seeds_of(run: TrainingLoop) -> list[dict[str, Any]]:
     """The seeds of the model in place, and those that were culled on the way.
 
     `impact` is what a seed was judged by; `impact_at_end`, of seeds that are part of the model, what it is
@@ -85,11 +85,11 @@ def seeds_of(run: Run) -> list[dict[str, Any]]:
     living = [r.to_json() | {"impact_at_end": at_end.get(r.key)} for r in run.model.living()]
     # culled after the best epoch: the best model still bears it
     here = {_life(record) for record in living}
-    gone = [record for record in run.seeds.buried if _life(record) not in here]
+    gone = [record for record in run.seeds.removed if _life(record) not in here]
     return [_entry({"impact_at_end": None, **record}) for record in (*gone, *living)]
 
 
-def _impacts_at_end(run: Run) -> dict[str, dict[str, Any]]:
+def _impacts_at_end(run: TrainingLoop) -> dict[str, dict[str, Any]]:
     joined = [record for record in run.model.living() if record.joined]
     if not joined or (run.config.mode == "train" and run.progress.stopped_by not in FINISHED_BY):
         return {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from esper import runs as build
 from esper.config import TolariaConfig
 from esper.config import aliases as names
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.data import DataInfo
 from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import MorphableModel, wrap
@@ -66,9 +66,11 @@ class TolariaTrainer:
         self.run_dir = Path(named or _fresh_folder())
         problems = build.check_run(config, model=model)
         if config.checkpoint.resume_from_checkpoint == "auto" and named is None:
-            problems.append(problem(RESUME, "auto", which_run(OUTPUTS, config)))
+            problems.append(error_message(RESUME, "auto", which_run(OUTPUTS, config)))
         if reason := why_no_folder(self.run_dir):
-            problems.append(problem("run_dir", str(self.run_dir), f"a path that can be opened ({reason})"))
+            problems.append(
+                error_message("run_dir", str(self.run_dir), f"a path that can be opened ({reason})")
+            )
         else:
             problems += origin_problems(config, self.run_dir)
         if problems:
@@ -119,7 +121,7 @@ class TolariaTrainer:
             return "finished" if self.job.finished else "created"
         if run.progress.stopped_by:
             return "finished" if run.progress.stopped_by in FINISHED_BY else "stopped"
-        return "paused" if self.job.wishes.paused else "running"
+        return "paused" if self.job.run_control.paused else "running"
 
     def get_detailed_status(self) -> dict[str, Any]:
         """The status with position, seeds and best result; may be called from any thread."""
@@ -138,15 +140,15 @@ class TolariaTrainer:
 
     def pause(self) -> None:
         """Hold the run between two steps."""
-        self.job.wishes.pause()
+        self.job.run_control.pause()
 
     def resume(self) -> None:
         """Let a paused run go on."""
-        self.job.wishes.resume()
+        self.job.run_control.resume()
 
     def stop(self, reason: str = "stopped") -> None:
         """Ask the run to save and end after the present step."""
-        self.job.wishes.stop(reason)
+        self.job.run_control.stop(reason)
 
 
 def load(

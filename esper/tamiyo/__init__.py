@@ -3,16 +3,16 @@
 from esper.tamiyo.base import Policy
 from esper.tamiyo.heuristic import HeuristicPolicy
 from esper.tamiyo.learned import LearnedPolicy
-from esper.tamiyo.pruning import Judge
+from esper.tamiyo.pruning import PruningRule
 from esper.tamiyo.random import RandomPolicy
 from esper.tamiyo.scheduled import PlannedSeed, ScheduledPolicy
 
 __all__ = [
     "HeuristicPolicy",
-    "Judge",
     "LearnedPolicy",
     "PlannedSeed",
     "Policy",
+    "PruningRule",
     "RandomPolicy",
     "ScheduledPolicy",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SystemStatePacket
-from esper.tamiyo.pruning import Verdict
+from esper.tamiyo.pruning import PruningDecision
 
 
 class Policy(Protocol):
@@ -64,7 +64,7 @@ class CommandWriter:
             evidence=dict(evidence),
         )
 
-    def judged(self, packet: SystemStatePacket, verdict: Verdict) -> AdaptationCommand:
+    def judged(self, packet: SystemStatePacket, verdict: PruningDecision) -> AdaptationCommand:
         """The command that carries a judge's verdict out."""
         seed = verdict.seed
         return AdaptationCommand(

@@ -11,7 +11,7 @@ from esper.leyline import ALIVE, Candidate, SiteState, SystemStatePacket
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Allowance:
     """What one of the seeds that are still missing may use; `flops` is infinite where nothing bounds it."""
 
     params: float
@@ -28,7 +28,7 @@ class Share:
         return math.sqrt(filled * candidate.flops / self.flops) if self.flops else 0.0
 
 
-class Ground:
+class Budget:
     """Free slots and parameters of one packet; what is taken here is not offered again."""
 
     def __init__(self, packet: SystemStatePacket) -> None:

@@ -35,7 +35,7 @@ class Episode:
     seeds: tuple[Mapping[str, float], ...]
 
 
-class Memory:
+class EpisodeStore:
     """Episodes in a JSON file. Parallel jobs may share it: each adds under a lock, in one atomic step."""
 
     def __init__(self, path: Path) -> None:

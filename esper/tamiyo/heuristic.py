@@ -18,11 +18,11 @@ from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, Outcome, SiteState, SystemStatePacket
 from esper.tamiyo.arguments import counted
 from esper.tamiyo.base import CommandWriter
-from esper.tamiyo.budget import Ground, Share
-from esper.tamiyo.outcomes import Ledger
-from esper.tamiyo.pruning import Judge
+from esper.tamiyo.budget import Allowance, Budget
+from esper.tamiyo.outcomes import OutcomeHistory
+from esper.tamiyo.pruning import PruningRule
 from esper.tamiyo.randomness import dump_random, load_random
-from esper.tamiyo.scoring import Choice, kind_worth, whole_share, work
+from esper.tamiyo.scoring import ScoredCandidate, prior_value, whole_share, work
 
 # How many of a run's own seeds the prior weighs as much as.
 _PRIOR_WEIGHT = 4.0
@@ -38,7 +38,7 @@ class HeuristicPolicy:
     min_worth: a seed's worth a parameter times its share of all the room, below which it is not planted.
     shortlist: how many candidates for a place are put forward for a look ahead, where one is made.
     min_urgency: nothing is planted when a smaller share of the run than this is ahead.
-    judge, min_gain, min_confidence, confirmations, patience_epochs: see `Judge`.
+    judge, min_gain, min_confidence, confirmations, patience_epochs: see `PruningRule`.
     seed: of the policy's own random numbers, which only break ties.
     """
 
@@ -77,14 +77,14 @@ class HeuristicPolicy:
         self.min_urgency = min_urgency
         self.min_worth = min_worth
         self.shortlist = shortlist
-        self.judge = Judge(
+        self.judge = PruningRule(
             judge,
             min_gain=min_gain,
             min_confidence=min_confidence,
             confirmations=confirmations,
             patience_epochs=patience_epochs,
         )
-        self.ledger = Ledger()
+        self.ledger = OutcomeHistory()
         self._writer = CommandWriter("heuristic")
         self._random = random.Random(seed)
         self._paused_until = 0
@@ -123,7 +123,7 @@ class HeuristicPolicy:
         urgency = 1.0 - packet.progress
         if urgency < self.min_urgency:
             return []
-        ground = Ground(packet)
+        ground = Budget(packet)
         commands = []
         while (missing := self.max_seeds - ground.living) > 0:
             # where the room is too small for so many, it is shared by fewer
@@ -134,15 +134,15 @@ class HeuristicPolicy:
             commands.append(self._plant(packet, ground, choices, urgency))
         return commands
 
-    def _choices(self, packet: SystemStatePacket, ground: Ground, parts: int) -> list[Choice]:
+    def _choices(self, packet: SystemStatePacket, ground: Budget, parts: int) -> list[ScoredCandidate]:
         """Candidates within their share of the room, the best first; ties go to series, then to chance.
 
         Of each blueprint at each layer only the best size stands in the list. Seeds in series add up to
         depth and share the room; width is worth most in one piece, so a seed in parallel may have it all.
         """
         shares = {
-            "series": Share(ground.room / parts, ground.flops / parts),
-            "parallel": Share(ground.room, ground.flops),
+            "series": Allowance(ground.room / parts, ground.flops / parts),
+            "parallel": Allowance(ground.room, ground.flops),
         }
         whole = whole_share(packet)
         offers = [(s, c) for s, c in self._open(ground) if shares[c.placement].holds(c)]
@@ -150,7 +150,7 @@ class HeuristicPolicy:
         most: dict[int, float] = {}
         for _, candidate in offers:
             most[candidate.reads] = max(work(candidate), most.get(candidate.reads, 0.0))
-        best: dict[tuple[str, str, str], Choice] = {}
+        best: dict[tuple[str, str, str], ScoredCandidate] = {}
         for site, candidate in offers:
             share, key = shares[candidate.placement], (site.layer, candidate.blueprint, candidate.placement)
             choice = self._rate(packet, ground, site, candidate, share, most[candidate.reads])
@@ -165,36 +165,36 @@ class HeuristicPolicy:
         return ranked
 
     def correction(
-        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Share
+        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Allowance
     ) -> float:
         """A factor on a candidate's score, for policies that know better from elsewhere."""
         return 1.0
 
-    def _open(self, ground: Ground) -> list[tuple[SiteState, Candidate]]:
+    def _open(self, ground: Budget) -> list[tuple[SiteState, Candidate]]:
         barred, offers = self.ledger.barred, ground.offers(ground.room, ground.flops)
         return [(s, c) for s, c in offers if (s.layer, c.blueprint) not in barred]
 
     def _rate(
         self,
         packet: SystemStatePacket,
-        ground: Ground,
+        ground: Budget,
         site: SiteState,
         candidate: Candidate,
-        share: Share,
+        share: Allowance,
         most_work: float,
-    ) -> Choice:
+    ) -> ScoredCandidate:
         rating = self.ledger.rating(candidate.blueprint, site.layer, self.prior, _PRIOR_WEIGHT)
         depth = 1.0 - self.depth_bias * (1.0 - site.depth)
         spread = (1 + ground.seeds[site.layer]) ** -0.5
-        worth = rating * kind_worth(candidate, most_work, packet.inputs) * depth * spread
+        worth = rating * prior_value(candidate, most_work, packet.inputs) * depth * spread
         worth *= self.correction(packet, site, candidate, share)
-        return Choice(site, candidate, rating, worth, share)
+        return ScoredCandidate(site, candidate, rating, worth, share)
 
     def _plant(
         self,
         packet: SystemStatePacket,
-        ground: Ground,
-        choices: Sequence[Choice],
+        ground: Budget,
+        choices: Sequence[ScoredCandidate],
         urgency: float,
     ) -> AdaptationCommand:
         """The first choice, with the next ones on its shortlist, and its share of the ground taken."""
@@ -207,7 +207,7 @@ class HeuristicPolicy:
         return replace(ahead[0], shortlist=tuple(ahead[1:]))
 
     def _command(
-        self, packet: SystemStatePacket, choice: Choice, slot: int, urgency: float
+        self, packet: SystemStatePacket, choice: ScoredCandidate, slot: int, urgency: float
     ) -> AdaptationCommand:
         gap = _overfit(packet)
         site, candidate, share = choice.site, choice.candidate, choice.share

@@ -16,8 +16,8 @@ from typing import Any
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SiteState, SystemStatePacket
 from esper.tamiyo.bandit import LinearBandit, worth
-from esper.tamiyo.budget import Share
-from esper.tamiyo.episodes import Episode, Memory
+from esper.tamiyo.budget import Allowance
+from esper.tamiyo.episodes import Episode, EpisodeStore
 from esper.tamiyo.heuristic import HeuristicPolicy
 
 # Of the logarithm of a run's final loss: what is left between runs that differ in their seed only.
@@ -40,7 +40,7 @@ class LearnedPolicy(HeuristicPolicy):
         super().__init__(seed=seed, **heuristic)
         if not 0.0 <= explore < math.inf:
             raise ConfigError(f"explore is {explore}; it must be a number of at least 0")
-        self.memory = Memory(Path(memory))
+        self.memory = EpisodeStore(Path(memory))
         self.memory.check()
         self.explore = explore
         self._seed = seed
@@ -69,7 +69,7 @@ class LearnedPolicy(HeuristicPolicy):
             self._planted.append(self._offered[_place(command)])
 
     def correction(
-        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Share
+        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Allowance
     ) -> float:
         """exp(w . x) for the candidate's features."""
         features = self._features(packet, site, candidate, share)
@@ -77,7 +77,7 @@ class LearnedPolicy(HeuristicPolicy):
         return math.exp(worth({name: self._weight(name) for name in features}, features))
 
     def _features(
-        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Share
+        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Allowance
     ) -> dict[str, float]:
         cost = candidate.flops / packet.flops_now if packet.flops_now else 0.0
         reads = candidate.reads / packet.inputs if packet.inputs else 1.0

@@ -15,7 +15,7 @@ _LAYER_WEIGHT = 0.25  # what a seed tells of another blueprint at its layer, bes
 
 
 @dataclass(slots=True)
-class Tally:
+class OutcomeStats:
     """Seeds that came to their end, and how likely each was to help, summed."""
 
     seeds: int = 0
@@ -27,7 +27,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Growing:
+class PendingSeed:
     """A seed whose end is not known yet; `chance` that it helps, None before it was measured."""
 
     blueprint: str
@@ -35,18 +35,18 @@ class Growing:
 
 
 @dataclass(slots=True)
-class Ledger:
+class OutcomeHistory:
     """Outcomes by blueprint and by layer, and the pairs that are not to be tried again."""
 
-    growing: dict[tuple[str, int], Growing] = field(default_factory=dict)
-    blueprints: dict[str, Tally] = field(default_factory=dict)
-    layers: dict[str, Tally] = field(default_factory=dict)
+    growing: dict[tuple[str, int], PendingSeed] = field(default_factory=dict)
+    blueprints: dict[str, OutcomeStats] = field(default_factory=dict)
+    layers: dict[str, OutcomeStats] = field(default_factory=dict)
     barred: set[tuple[str, str]] = field(default_factory=set)
 
     def rating(self, blueprint: str, layer: str, prior: float, weight: float) -> float:
         """Expected chance that a seed helps: the prior, worth `weight` seeds, and this run's outcomes."""
-        own = self.blueprints.get(blueprint, Tally())
-        near = self.layers.get(layer, Tally())
+        own = self.blueprints.get(blueprint, OutcomeStats())
+        near = self.layers.get(layer, OutcomeStats())
         total = weight * prior + own.chance + _LAYER_WEIGHT * near.chance
         return total / (weight + own.seeds + _LAYER_WEIGHT * near.seeds)
 
@@ -59,7 +59,7 @@ class Ledger:
             elif seed.stage is SeedStage.FOSSILIZED:
                 self._close(key, helped=True)
             else:
-                entry = self.growing.setdefault(key, Growing(seed.blueprint))
+                entry = self.growing.setdefault(key, PendingSeed(seed.blueprint))
                 if seed.impact is not None:
                     entry.chance = chance_above(seed.impact, 0.0)
         for key in [key for key in self.growing if key not in seen]:
@@ -70,7 +70,7 @@ class Ledger:
         command, key = outcome.command, (outcome.command.layer, outcome.command.seed_index)
         if command.kind is CommandKind.GERMINATE:
             if outcome.applied:
-                self.growing[key] = Growing(command.blueprint)
+                self.growing[key] = PendingSeed(command.blueprint)
             elif outcome.refusal in _FINAL:
                 self.barred.add((command.layer, command.blueprint))
         elif outcome.applied and command.kind in (CommandKind.CULL, CommandKind.FOSSILIZE):
@@ -86,8 +86,8 @@ class Ledger:
             # culled for want of evidence says less than culled for harm
             chance = min(0.5, entry.chance or 0.0)
             self.barred.add((key[0], entry.blueprint))
-        self.blueprints.setdefault(entry.blueprint, Tally()).add(chance)
-        self.layers.setdefault(key[0], Tally()).add(chance)
+        self.blueprints.setdefault(entry.blueprint, OutcomeStats()).add(chance)
+        self.layers.setdefault(key[0], OutcomeStats()).add(chance)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -98,7 +98,7 @@ class Ledger:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.growing = {(row[0], row[1]): Growing(row[2], row[3]) for row in state["growing"]}
-        self.blueprints = {name: Tally(*row) for name, row in state["blueprints"].items()}
-        self.layers = {name: Tally(*row) for name, row in state["layers"].items()}
+        self.growing = {(row[0], row[1]): PendingSeed(row[2], row[3]) for row in state["growing"]}
+        self.blueprints = {name: OutcomeStats(*row) for name, row in state["blueprints"].items()}
+        self.layers = {name: OutcomeStats(*row) for name, row in state["layers"].items()}
         self.barred = {(layer, blueprint) for layer, blueprint in state["barred"]}

@@ -27,7 +27,7 @@ _URGENCY_FOSSILIZE, _URGENCY_CULL, _URGENCY_TROUBLE = 0.8, 0.9, 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PruningDecision:
     """FOSSILIZE or CULL for one seed, with the reason and the numbers behind it."""
 
     kind: CommandKind
@@ -38,7 +38,7 @@ class Verdict:
     evidence: Mapping[str, float] = field(default_factory=dict)
 
 
-class Judge:
+class PruningRule:
     """Judges seeds by validation with the seed on against off.
 
     mode: "impact", or "keep": every seed stays unless it is broken.
@@ -79,7 +79,7 @@ class Judge:
         self.patience_epochs = patience_epochs
         self._against: dict[tuple[str, int], list[int]] = {}
 
-    def verdicts(self, packet: SystemStatePacket) -> list[Verdict]:
+    def verdicts(self, packet: SystemStatePacket) -> list[PruningDecision]:
         """A verdict for each seed about which there is one, broken ones first, harmful ones next."""
         judged = {_key(seed) for seed in packet.seeds if seed.stage is SeedStage.PROBATIONARY}
         self._against = {key: epochs for key, epochs in self._against.items() if key in judged}
@@ -93,19 +93,21 @@ class Judge:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._against = {(layer, index): list(epochs) for layer, index, epochs in state["against"]}
 
-    def _verdict(self, seed: SeedState, packet: SystemStatePacket) -> Verdict | None:
+    def _verdict(self, seed: SeedState, packet: SystemStatePacket) -> PruningDecision | None:
         if seed.stage not in ALIVE or seed.stage is SeedStage.FOSSILIZED:
             return None
-        if problem := trouble(seed):
-            return Verdict(CommandKind.CULL, seed, 1.0, _URGENCY_TROUBLE, problem)
+        if problem := find_fault(seed):
+            return PruningDecision(CommandKind.CULL, seed, 1.0, _URGENCY_TROUBLE, problem)
         if seed.stage is not SeedStage.PROBATIONARY:
             return None
         if self.mode == "keep":
             reason = "every sound seed is kept, whatever its impact"
-            return Verdict(CommandKind.FOSSILIZE, seed, 1.0, _URGENCY_FOSSILIZE, reason)
+            return PruningDecision(CommandKind.FOSSILIZE, seed, 1.0, _URGENCY_FOSSILIZE, reason)
         return None if seed.impact is None else self._by_impact(seed, seed.impact, packet)
 
-    def _by_impact(self, seed: SeedState, impact: Impact, packet: SystemStatePacket) -> Verdict | None:
+    def _by_impact(
+        self, seed: SeedState, impact: Impact, packet: SystemStatePacket
+    ) -> PruningDecision | None:
         needed = self.min_gain * abs(_last(packet.val_loss_history))
         chance = chance_above(impact, needed)
         evidence = impact_evidence(impact) | {"min_gain": needed, "chance": chance}
@@ -113,14 +115,14 @@ class Judge:
         if chance >= self.sure:
             self._against.pop(_key(seed), None)
             reason = f"it helps: {told}"
-            return Verdict(CommandKind.FOSSILIZE, seed, chance, _URGENCY_FOSSILIZE, reason, evidence)
+            return PruningDecision(CommandKind.FOSSILIZE, seed, chance, _URGENCY_FOSSILIZE, reason, evidence)
         if self._confirmed(seed, packet.epoch, against=1.0 - chance >= self.sure):
             reason = f"{'it hurts' if impact.loss_gain < 0 else 'no help'}: {told}"
-            return Verdict(CommandKind.CULL, seed, 1.0 - chance, _URGENCY_CULL, reason, evidence)
+            return PruningDecision(CommandKind.CULL, seed, 1.0 - chance, _URGENCY_CULL, reason, evidence)
         if seed.epochs_in_stage >= self.patience_epochs:
             reason = f"no measurable help in {seed.epochs_in_stage} epochs of probation: {told}"
             # a rule and not an estimate: there is nothing left to wait for
-            return Verdict(CommandKind.CULL, seed, 1.0, _URGENCY_CULL, reason, evidence)
+            return PruningDecision(CommandKind.CULL, seed, 1.0, _URGENCY_CULL, reason, evidence)
         return None
 
     def _confirmed(self, seed: SeedState, epoch: int, *, against: bool) -> bool:
@@ -138,7 +140,7 @@ def _key(seed: SeedState) -> tuple[str, int]:
     return seed.layer, seed.seed_index
 
 
-def trouble(seed: SeedState) -> str | None:
+def find_fault(seed: SeedState) -> str | None:
     """What is broken about a seed, or None where it is sound.
 
     Gradient statistics are not looked at: under fp16 a skipped step leaves infinite ones behind in a

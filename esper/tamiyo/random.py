@@ -10,8 +10,8 @@ from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SiteState, SystemStatePacket
 from esper.tamiyo.arguments import counted
 from esper.tamiyo.base import CommandWriter
-from esper.tamiyo.budget import Ground
-from esper.tamiyo.pruning import Judge
+from esper.tamiyo.budget import Budget
+from esper.tamiyo.pruning import PruningRule
 from esper.tamiyo.randomness import dump_random, load_random
 
 
@@ -20,7 +20,7 @@ class RandomPolicy:
 
     Layer, blueprint and candidate are drawn evenly, in that order, among all that fit the room for
     parameters. A seed that was culled is replaced before `latest` is over, as the other policies do.
-    judge, min_gain, min_confidence, confirmations, patience_epochs: see `Judge`.
+    judge, min_gain, min_confidence, confirmations, patience_epochs: see `PruningRule`.
     seed: of the policy's own random numbers.
     """
 
@@ -42,7 +42,7 @@ class RandomPolicy:
         if problems:
             raise ConfigError(problems)
         self.latest = latest
-        self.judge = Judge(
+        self.judge = PruningRule(
             judge,
             min_gain=min_gain,
             min_confidence=min_confidence,
@@ -57,7 +57,7 @@ class RandomPolicy:
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
         """Verdicts on seeds first, then as many seeds as the times drawn call for."""
         commands = [self._writer.judged(packet, verdict) for verdict in self.judge.verdicts(packet)]
-        ground = Ground(packet)
+        ground = Budget(packet)
         wanted = sum(time <= packet.progress for time in self._times)
         if packet.progress > self.latest and self._planted >= wanted:
             return commands
@@ -84,7 +84,7 @@ class RandomPolicy:
         self._writer.count = int(state["commands"])
         load_random(self._random, state["random"])
 
-    def _draw(self, ground: Ground) -> tuple[SiteState, Candidate] | None:
+    def _draw(self, ground: Budget) -> tuple[SiteState, Candidate] | None:
         offers = ground.offers(ground.room)
         if not offers:
             return None
@@ -94,7 +94,7 @@ class RandomPolicy:
         return self._random.choice([offer for offer in here if offer[1].blueprint == blueprint])
 
     def _plant(
-        self, packet: SystemStatePacket, ground: Ground, site: SiteState, candidate: Candidate
+        self, packet: SystemStatePacket, ground: Budget, site: SiteState, candidate: Candidate
     ) -> AdaptationCommand:
         return self._writer.germinate(
             packet,

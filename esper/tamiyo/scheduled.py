@@ -9,8 +9,8 @@ from typing import Any
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, Refusal, SystemStatePacket
 from esper.tamiyo.base import CommandWriter
-from esper.tamiyo.budget import Ground, matches
-from esper.tamiyo.pruning import Judge
+from esper.tamiyo.budget import Budget, matches
+from esper.tamiyo.pruning import PruningRule
 
 # Refusals that will not be otherwise at the next decision.
 _FINAL = frozenset({Refusal.GATE, Refusal.INVALID, Refusal.DUPLICATE})
@@ -52,7 +52,7 @@ class ScheduledPolicy:
 
     A planned seed that a limit held back (cap, cooldown, pause, no free slot) is tried again at the next
     decision; one that Kasmina refuses is dropped.
-    judge, min_gain, min_confidence, confirmations, patience_epochs: see `Judge`.
+    judge, min_gain, min_confidence, confirmations, patience_epochs: see `PruningRule`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ScheduledPolicy:
         self.plan = [
             seed if isinstance(seed, PlannedSeed) else _read(i, seed) for i, seed in enumerate(seeds)
         ]
-        self.judge = Judge(
+        self.judge = PruningRule(
             judge,
             min_gain=min_gain,
             min_confidence=min_confidence,
@@ -82,7 +82,7 @@ class ScheduledPolicy:
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
         """Verdicts on seeds first, then whatever is due."""
         commands = [self._writer.judged(packet, verdict) for verdict in self.judge.verdicts(packet)]
-        ground = Ground(packet)
+        ground = Budget(packet)
         self._sent = {}
         for number, planned in enumerate(self.plan):
             if number in self._done or not planned.due(packet):
@@ -117,7 +117,7 @@ class ScheduledPolicy:
         self._writer.count = int(state["commands"])
 
     def _plant(
-        self, packet: SystemStatePacket, ground: Ground, planned: PlannedSeed, slot: int
+        self, packet: SystemStatePacket, ground: Budget, planned: PlannedSeed, slot: int
     ) -> AdaptationCommand:
         when = f"epoch {planned.at_epoch}" if planned.at_step is None else f"step {planned.at_step}"
         candidate = _candidate(planned, ground)
@@ -147,7 +147,7 @@ def _read(number: int, seed: Mapping[str, Any]) -> PlannedSeed:
     return PlannedSeed(**seed)
 
 
-def _slot(planned: PlannedSeed, ground: Ground) -> int | None:
+def _slot(planned: PlannedSeed, ground: Budget) -> int | None:
     """The slot to use, or None while there is none; a layer that no packet knows is Kasmina's to refuse."""
     if planned.layer not in ground.free:
         return planned.seed_index or 0
@@ -157,7 +157,7 @@ def _slot(planned: PlannedSeed, ground: Ground) -> int | None:
     return free[0] if free else None
 
 
-def _candidate(planned: PlannedSeed, ground: Ground) -> Candidate:
+def _candidate(planned: PlannedSeed, ground: Budget) -> Candidate:
     """The largest fitting candidate on offer; else the plan as it stands, for Kasmina to judge."""
     site = ground.sites.get(planned.layer)
     offers = site.candidates if site is not None else ()

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from esper.leyline import ALIVE, Candidate, SiteState, SystemStatePacket
-from esper.tamiyo.budget import Share
+from esper.tamiyo.budget import Allowance
 
 # What a parameter of a blueprint brought beside one of the best; others count as the middle of these.
 _STRENGTH = {
@@ -27,21 +27,21 @@ _PARALLEL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ScoredCandidate:
     """A candidate at a site, with what a policy expects of it: `worth` is for what it uses of a share."""
 
     site: SiteState
     candidate: Candidate
     rating: float
     worth: float
-    share: Share
+    share: Allowance
 
     @property
     def score(self) -> float:
         return self.worth * self.share.filled(self.candidate)
 
 
-def kind_worth(candidate: Candidate, most_work: float, inputs: int) -> float:
+def prior_value(candidate: Candidate, most_work: float, inputs: int) -> float:
     """What a parameter of this kind of seed is worth beside the best kind, in [0, 1].
 
     `most_work` is the most that a parameter works among candidates that read the same values; `inputs` how
@@ -65,7 +65,7 @@ def work(candidate: Candidate) -> float:
     return candidate.flops / candidate.params if candidate.params else 0.0
 
 
-def whole_share(packet: SystemStatePacket) -> Share | None:
+def whole_share(packet: SystemStatePacket) -> Allowance | None:
     """What all of growth may use, or the largest seed on offer or alive where that is less; None: no bound.
 
     Against this a seed's size is small or large: a room that nothing on offer could fill says little.
@@ -76,6 +76,6 @@ def whole_share(packet: SystemStatePacket) -> Share | None:
     sizes = [(0, 0), *alive, *((c.params, c.flops) for site in packet.sites for c in site.candidates)]
     params = min(packet.max_params - packet.params_host, max(size for size, _ in sizes))
     if packet.max_flops is None:
-        return Share(params, math.inf)
+        return Allowance(params, math.inf)
     room = packet.max_flops - packet.flops_now + sum(flops for _, flops in alive)
-    return Share(params, min(room, max(flops for _, flops in sizes)))
+    return Allowance(params, min(room, max(flops for _, flops in sizes)))

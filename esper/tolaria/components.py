@@ -40,14 +40,14 @@ class Records(Protocol):
     def rewound(self, state: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
-class Watcher(Protocol):
+class ProgressCallback(Protocol):
     """Somebody who is told after each optimiser step how many are done in the epoch; must be cheap."""
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class TrainingComponents:
     """Everything a run needs besides its configuration.
 
     `tamiyo` is None where nothing is to grow, `aggregator` where gradients are plainly added up, `metric`
@@ -66,7 +66,7 @@ class Parts:
     tamiyo: Tamiyo | None
     device: torch.device
     records: Records
-    watcher: Watcher
+    watcher: ProgressCallback
     run_dir: Path
     aggregator: Aggregator | None = None
     metric: Metric | None = None

@@ -15,10 +15,10 @@ from esper.leyline import Impact
 from esper.tolaria.loss.criterion import as_criterion
 from esper.tolaria.loss.evaluated import SAMPLES, KeptLosses, Parts
 from esper.tolaria.loss.loss_state import evaluating
-from esper.tolaria.loss.objectives import LossFunction, Total, judge, sum_losses
+from esper.tolaria.loss.objectives import LossFunction, Total, compute_loss, sum_losses
 from esper.tolaria.loss.standard_error import standard_error
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchForm, Meter, batch_length, follow
+from esper.tolaria.task import BatchForm, RunningMetrics, batch_length, targets_to
 from esper.utils.device_and_rng import seeded_rng
 
 
@@ -85,7 +85,7 @@ class Evaluator:
         """Evaluate over `batches`; with `keep_losses` also the loss of every sample, or of every batch."""
         was_training = self.model.training
         self.model.eval()
-        meter = Meter(self.device, self.total, self.loss.accuracy)
+        meter = RunningMetrics(self.device, self.total, self.loss.accuracy)
         kept = KeptLosses(self.loss, self.total) if keep_losses else None
         if self.loss.metric is not None:
             self.loss.metric.reset()
@@ -104,13 +104,13 @@ class Evaluator:
             loss, accuracy, meter.samples, parts.sums, meter.objectives(), parts.weights, parts.over
         )
 
-    def _batch(self, batch: Any, meter: Meter, kept: KeptLosses | None) -> None:
+    def _batch(self, batch: Any, meter: RunningMetrics, kept: KeptLosses | None) -> None:
         args, kwargs, targets = self.form(batch)
         with self.precision.autocast():
             self.model.count_forward()
             output = self.model.forward(*args, **kwargs)
-            targets = follow(targets, output)
-            found = judge(self.loss, output, targets)
+            targets = targets_to(targets, output)
+            found = compute_loss(self.loss, output, targets)
             samples = batch_length(targets)
             weight = self.loss.divisor.of_batch(targets, samples)
             if kept is not None:

@@ -9,7 +9,7 @@ from esper.kasmina import StageMove
 from esper.leyline import Outcome
 
 
-def told_outcome(outcome: Outcome) -> dict[str, Any]:
+def outcome_payload(outcome: Outcome) -> dict[str, Any]:
     """A command with its evidence, and why it was refused where it was."""
     c = outcome.command
     told: dict[str, Any] = {
@@ -30,7 +30,7 @@ def told_outcome(outcome: Outcome) -> dict[str, Any]:
     return told
 
 
-def told_move(move: StageMove) -> dict[str, Any]:
+def move_payload(move: StageMove) -> dict[str, Any]:
     """A seed's move with the verdicts of its gates."""
     r = move.record
     gates = [

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from esper.errors import CheckpointError
-from esper.tolaria.checkpoint.checkpointer import Store
+from esper.tolaria.checkpoint.checkpointer import Checkpointer
 from esper.tolaria.checkpoint.metadata import name_of
 from esper.tolaria.checkpoint.snapshots import Snapshot
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.run_control import RunControl
 from esper.tolaria.train_state import Progress
 
 
-class Interrupted(BaseException):
+class RunInterrupted(BaseException):
     """A phase was left in its midst, because the run is to end for this reason."""
 
 
-class Attention:
+class InterruptHandler:
     """Polls the wishes in the loop's name.
 
     Between two steps the run may be saved as it is. Inside a phase (validation, health, impact, decisions,
@@ -25,8 +25,10 @@ class Attention:
     finished first. `prepare` is called before the run is saved as it is.
     """
 
-    def __init__(self, wishes: Wishes, store: Store, progress: Progress, prepare: Callable[[], None]) -> None:
-        self.wishes = wishes
+    def __init__(
+        self, run_control: RunControl, store: Checkpointer, progress: Progress, prepare: Callable[[], None]
+    ) -> None:
+        self.run_control = run_control
         self.store = store
         self.progress = progress
         self.prepare = prepare
@@ -35,36 +37,36 @@ class Attention:
 
     def between_steps(self) -> bool:
         """Wait while the run is paused; True where it is to end."""
-        return self.wishes.poll(self._save_as_it_is)
+        return self.run_control.poll(self._save_as_it_is)
 
     def enter(self, before: Snapshot | None, *, may_leave: bool) -> None:
-        """A phase begins; `before` is the state it began with, where that was kept."""
+        """Begin a phase; `before` is the state it began with, where that was kept."""
         self.before, self._may_leave = before, may_leave
 
     def within(self) -> None:
-        """Wait while the run is paused; raises `Interrupted` where it is to end and the phase can be left."""
-        if self.wishes.poll(self._save_what_was) and self._may_leave:
-            raise Interrupted(self.wishes.stop_reason)
+        """Wait while the run is paused; raises `RunInterrupted` where it must end and may do so here."""
+        if self.run_control.poll(self._save_what_was) and self._may_leave:
+            raise RunInterrupted(self.run_control.stop_reason)
 
     def end(self) -> None:
         """The run is over, and saved: whoever still waits for a checkpoint gets that one."""
         self.answer()
-        self.wishes.refuse("the run has ended: there is nothing more to be saved")
+        self.run_control.reject("the run has ended: there is nothing more to be saved")
 
     def answer(self) -> None:
         """Tell everybody who asked for a checkpoint what became of the one of this moment."""
         saved = self.store.holds(self.progress.to_json())
-        self._settle(self.wishes.asked(), name_of(self.progress.to_json()) if saved else None)
+        self._settle(self.run_control.asked(), name_of(self.progress.to_json()) if saved else None)
 
     def _save_as_it_is(self) -> None:
-        if self.wishes.asks:
+        if self.run_control.pending:
             self.prepare()
             self.store.save(self.progress, final=True)
             self.answer()
 
     def _save_what_was(self) -> None:
-        if self.wishes.asks and self.before is not None:
-            asked, then = self.wishes.asked(), self.before.state["run"]["progress"]
+        if self.run_control.pending and self.before is not None:
+            asked, then = self.run_control.asked(), self.before.state["run"]["progress"]
             self.store.save_snapshot(self.before)
             self._settle(asked, name_of(then) if self.store.holds(then) else None)
 

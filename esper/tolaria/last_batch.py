@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import Loader
@@ -35,7 +35,7 @@ def refuse_single_samples(
             f"{name} gets one value a channel from a single sample; a layer norm takes it, or a batch norm "
             "that is kept in eval mode"
         )
-        raise ConfigError(problem("dataset.batch_size", loader.batch_size, expected))
+        raise ConfigError(error_message("dataset.batch_size", loader.batch_size, expected))
 
 
 def _first_single(

@@ -16,28 +16,30 @@ from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.best_model import best_weights
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.registry import state_of
-from esper.tolaria.components import Parts
+from esper.tolaria.components import TrainingComponents
 from esper.tolaria.evaluator import Evaluation
 from esper.tolaria.growth.epoch_hooks import Growth
-from esper.tolaria.interrupts import Interrupted
-from esper.tolaria.loss.objectives import in_total, judge
+from esper.tolaria.interrupts import RunInterrupted
+from esper.tolaria.loss.objectives import compute_loss, in_total
 from esper.tolaria.profiler import StepProfiler
-from esper.tolaria.records import epoch_line
-from esper.tolaria.recovery import Unhealthy
-from esper.tolaria.run_control import Wishes
-from esper.tolaria.task import Counts, batch_length, follow
+from esper.tolaria.records import epoch_record
+from esper.tolaria.recovery import DivergenceError
+from esper.tolaria.run_control import RunControl
+from esper.tolaria.task import BatchMetric, batch_length, targets_to
 from esper.tolaria.wiring import Machinery
 
 
-class Run(Machinery):
+class TrainingLoop(Machinery):
     """Trains, grows, evaluates and saves.
 
     `train()` runs to the end (or to where it was asked to stop); `test()` then puts the best model in
     place and reads the test set, once.
     """
 
-    def __init__(self, config: TolariaConfig, parts: Parts, wishes: Wishes | None = None) -> None:
-        super().__init__(config, parts, wishes)
+    def __init__(
+        self, config: TolariaConfig, parts: TrainingComponents, run_control: RunControl | None = None
+    ) -> None:
+        super().__init__(config, parts, run_control)
         self._profiler: StepProfiler | None = None
 
     # -- the loop --------------------------------------------------------------------------------
@@ -72,16 +74,16 @@ class Run(Machinery):
         if not p.stopped_by and p.epoch >= self.config.optimization.max_epochs:
             p.stopped_by = "max_epochs"
         if not p.stopped_by and self.attention.between_steps():
-            p.stopped_by = self.wishes.stop_reason
+            p.stopped_by = self.run_control.stop_reason
         return bool(p.stopped_by)
 
     def _guarded(self, part: Callable[[], None]) -> None:
         """Do a part of the run; where it turns out unhealthy, go back, and where it is broken off, save."""
         try:
             part()
-        except Unhealthy as fault:
+        except DivergenceError as fault:
             self.recovery.answer(fault)
-        except Interrupted as wish:
+        except RunInterrupted as wish:
             self._leave(str(wish))
 
     def _leave(self, reason: str) -> None:
@@ -107,7 +109,7 @@ class Run(Machinery):
         validation = self.evaluator.run(self.val_batches.batches(0))
         good = math.isfinite(validation.loss)
         if good:
-            self.guard.vouch()
+            self.guard.mark_good()
         improved = self._close_epoch(trained, validation)
         if self.growth is not None:
             self.growth.end_of_epoch(self.progress, trained[0])
@@ -146,7 +148,7 @@ class Run(Machinery):
     def _step(self, window: list[Any]) -> Tensor | None:
         p = self.progress
         extra = self.lines.meter(p.step + 1)
-        meters: list[Counts] = [self.meter, self.watch]
+        meters: list[BatchMetric] = [self.meter, self.watch]
         meters += [] if extra is None else [extra]
         before = self.meter.samples
         norm = self.stepper.step(window, meters, p.step, want_norm=True)
@@ -171,7 +173,7 @@ class Run(Machinery):
         done = math.ceil(self.progress.batch / self.accumulation)
         self.measurements.take("the live display", lambda: self.parts.watcher.progress(done, None))
         if self.attention.between_steps():
-            self.progress.stopped_by = self.wishes.stop_reason
+            self.progress.stopped_by = self.run_control.stop_reason
             return self.progress.batch < len(self.train_batches)
         return False
 
@@ -217,7 +219,7 @@ class Run(Machinery):
             return
         self.lines.flush(self.parts.records)
         self.parts.records.epoch(
-            epoch_line(
+            epoch_record(
                 self.progress,
                 trained,
                 validation,
@@ -245,7 +247,7 @@ class Run(Machinery):
         args, kwargs, targets = self.parts.form(next(iter(self.train_batches.batches(1))))
         with self.precision.autocast():
             output = self.forward(batch_length(targets), args, kwargs)
-            losses = judge(self.parts.loss, output, follow(targets, output))
+            losses = compute_loss(self.parts.loss, output, targets_to(targets, output))
             loss = in_total(losses, self.total)
         self.precision.backward(loss)
         return loss.item()
@@ -276,7 +278,7 @@ class Run(Machinery):
         try:
             with kept_buffers(self.model):  # what is saved at the end is the best model, and not one after it
                 return self.evaluator.run(self.parts.test.batches(0))
-        except Interrupted as wish:
+        except RunInterrupted as wish:
             self.progress.stopped_by = str(wish)
             return None
         finally:

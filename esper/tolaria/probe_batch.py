@@ -17,13 +17,13 @@ from esper.kasmina import MorphableModel
 from esper.kasmina.host_checks import where_raised
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.loss.loss_state import evaluating
-from esper.tolaria.loss.objectives import LossFunction, Total, in_total, judge, sum_losses
+from esper.tolaria.loss.objectives import LossFunction, Total, compute_loss, in_total, sum_losses
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchForm, batch_length, follow
+from esper.tolaria.task import BatchForm, batch_length, targets_to
 from esper.utils.device_and_rng import seeded_rng
 
 
-class Probe:
+class ProbeBatch:
     """One small batch of validation samples, and passes over more of them; no generator is moved."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Probe:
         self.impact_samples = config.impact_samples
         self.device = device
         self.rng_seed = rng_seed
-        self.batch = head(next(iter(batches.batches(0))), config.probe_samples)
+        self.batch = take_samples(next(iter(batches.batches(0))), config.probe_samples)
         args, kwargs, targets = form(self.batch)
         self.samples = batch_length(targets)
         self._observe(args, kwargs)
@@ -76,7 +76,7 @@ class Probe:
         args, kwargs, targets = self.form(self.batch)
         with seeded_rng(self.rng_seed, self.device), self.precision.autocast(), evaluating(self.judge):
             output = self.model.forward(*args, **kwargs)
-            losses = judge(self.judge, output, follow(targets, output))
+            losses = compute_loss(self.judge, output, targets_to(targets, output))
             return in_total(losses, self.total)
 
     def has_objectives(self) -> bool:
@@ -84,7 +84,7 @@ class Probe:
         with torch.no_grad(), self.in_eval_mode():
             output, targets = self.answer()
             with self.precision.autocast(), evaluating(self.judge):
-                return isinstance(judge(self.judge, output, targets), Mapping)
+                return isinstance(compute_loss(self.judge, output, targets), Mapping)
 
     @contextmanager
     def in_eval_mode(self) -> Iterator[None]:
@@ -102,7 +102,7 @@ class Probe:
         args, kwargs, targets = self.form(self.batch if batch is None else batch)
         with self.precision.autocast():
             output = self.model.forward(*args, **kwargs)
-        return output, follow(targets, output)
+        return output, targets_to(targets, output)
 
     def held_out(self) -> Iterator[Any]:
         """A fresh pass over the samples that impact is measured on."""
@@ -112,13 +112,13 @@ class Probe:
         return islice(batches, math.ceil(self.impact_samples / self.batches.batch_size))
 
 
-def head(batch: Any, samples: int) -> Any:
+def take_samples(batch: Any, samples: int) -> Any:
     """The first samples of a batch, whatever its form: tensors, and containers of them."""
     if isinstance(batch, Tensor):
         return batch[:samples]
     if isinstance(batch, Mapping):
-        return {key: head(value, samples) for key, value in batch.items()}
+        return {key: take_samples(value, samples) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        items = [head(value, samples) for value in batch]
+        items = [take_samples(value, samples) for value in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
     return batch

@@ -13,11 +13,11 @@ from esper.tolaria.components import Records
 from esper.tolaria.evaluator import Evaluation
 from esper.tolaria.loss.accuracy import Accuracy
 from esper.tolaria.loss.objectives import Total, sum_losses
-from esper.tolaria.task import Meter
+from esper.tolaria.task import RunningMetrics
 from esper.tolaria.train_state import Progress
 
 
-class StepLines:
+class StepMetrics:
     """Measurements of single steps, kept on the device until the epoch ends."""
 
     def __init__(
@@ -27,16 +27,20 @@ class StepLines:
         self.device = device
         self.total = total
         self.accuracy = accuracy
-        self._pending: list[tuple[int, Meter, Tensor | None, Mapping[str, Tensor]]] = []
+        self._pending: list[tuple[int, RunningMetrics, Tensor | None, Mapping[str, Tensor]]] = []
 
-    def meter(self, step: int) -> Meter | None:
+    def meter(self, step: int) -> RunningMetrics | None:
         """A meter for step number `step` (from 1) where that one is to be recorded."""
         if self.interval <= 0 or step % self.interval:
             return None
-        return Meter(self.device, self.total, self.accuracy)
+        return RunningMetrics(self.device, self.total, self.accuracy)
 
     def add(
-        self, step: int, meter: Meter, norm: Tensor | None, conflicts: Mapping[str, Tensor] | None = None
+        self,
+        step: int,
+        meter: RunningMetrics,
+        norm: Tensor | None,
+        conflicts: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Keep a step's meter, gradient norm and, where tasks were combined, their conflicts."""
         self._pending.append((step, meter, norm, dict(conflicts or {})))
@@ -56,7 +60,7 @@ class StepLines:
         self._pending.clear()
 
 
-def epoch_line(
+def epoch_record(
     progress: Progress,
     trained: tuple[float, float | None],
     validation: Evaluation,

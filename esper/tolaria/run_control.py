@@ -12,10 +12,10 @@ from esper.errors import CheckpointError
 # How soon a run that is held notices that it may go on, in seconds.
 HELD_POLL_S = 0.05
 
-CheckpointWish = Future[str]
+CheckpointRequest = Future[str]
 
 
-class Wishes:
+class RunControl:
     """Flags that any thread or signal handler may set; the loop polls them after every batch.
 
     `stop`, `pause` and `resume` take no lock: a signal handler may interrupt the very thread that holds it.
@@ -24,7 +24,7 @@ class Wishes:
     def __init__(self) -> None:
         self.stop_reason = ""
         self._held = False
-        self._asked: deque[CheckpointWish] = deque()
+        self._asked: deque[CheckpointRequest] = deque()
         self._over = ""
 
     def stop(self, reason: str = "stopped") -> None:
@@ -41,26 +41,26 @@ class Wishes:
     def paused(self) -> bool:
         return self._held and not self.stop_reason
 
-    def checkpoint(self) -> CheckpointWish:
+    def checkpoint(self) -> CheckpointRequest:
         """Ask for a checkpoint, also while the run is paused.
 
         The future yields its name once it is durable, or raises `CheckpointError` where it could not be
         saved.
         """
-        wish: CheckpointWish = Future()
+        wish: CheckpointRequest = Future()
         self._asked.append(wish)
         if self._over:
-            self.refuse(self._over)
+            self.reject(self._over)
         return wish
 
     @property
-    def asks(self) -> bool:
+    def pending(self) -> bool:
         """Whether somebody waits for a checkpoint."""
         return bool(self._asked)
 
-    def asked(self) -> list[CheckpointWish]:
+    def asked(self) -> list[CheckpointRequest]:
         """Take the wishes for a checkpoint that nobody has taken yet and nobody has cancelled since."""
-        taken: list[CheckpointWish] = []
+        taken: list[CheckpointRequest] = []
         while True:
             try:
                 wish = self._asked.popleft()
@@ -69,7 +69,7 @@ class Wishes:
             if wish.set_running_or_notify_cancel():
                 taken.append(wish)
 
-    def refuse(self, reason: str) -> None:
+    def reject(self, reason: str) -> None:
         """From now on nothing is saved any more: answer every wish for a checkpoint with `reason`."""
         self._over = reason
         for wish in self.asked():

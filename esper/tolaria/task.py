@@ -34,14 +34,14 @@ def batch_length(targets: Any) -> int:
     return len(targets)
 
 
-def follow(targets: Any, output: Any) -> Any:
+def targets_to(targets: Any, output: Any) -> Any:
     """The targets, on the output's device where both are tensors: a model may be spread over two."""
     if isinstance(targets, Tensor) and isinstance(output, Tensor) and targets.device != output.device:
         return targets.to(output.device, non_blocking=True)
     return targets
 
 
-class Counts(Protocol):
+class BatchMetric(Protocol):
     """Counts every batch of a step; without a `weight` its loss is the mean over its samples."""
 
     def add(
@@ -49,7 +49,7 @@ class Counts(Protocol):
     ) -> None: ...
 
 
-class Meter:
+class RunningMetrics:
     """Sums of loss, divisors and right answers, kept on the device until they are read.
 
     Where a loss has several objectives, `total` makes one number of them, and each is summed besides.

@@ -14,12 +14,12 @@ from esper.tolaria.gradients import Backward, PlainBackward
 from esper.tolaria.gradients.seed_attribution import SeedAttribution
 from esper.tolaria.loss.criterion import as_criterion
 from esper.tolaria.loss.divisors import BatchWeight, shares
-from esper.tolaria.loss.objectives import LossFunction, judge
+from esper.tolaria.loss.objectives import LossFunction, compute_loss
 from esper.tolaria.optimization.clipping import clip, gradient_norm
 from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchForm, Counts, batch_length, follow
+from esper.tolaria.task import BatchForm, BatchMetric, batch_length, targets_to
 
 # A seed's gradient norm is sampled for its health every so many steps: the norm costs a kernel a tensor.
 GRADIENT_SAMPLE_STEPS = 16
@@ -55,7 +55,7 @@ class Stepper:
         self.clip_scope = clip_scope
 
     def step(
-        self, window: Sequence[Any], meters: Sequence[Counts], at: int, *, want_norm: bool = False
+        self, window: Sequence[Any], meters: Sequence[BatchMetric], at: int, *, want_norm: bool = False
     ) -> Tensor | None:
         """Do step number `at` (steps done so far) and return the gradient norm where it was wanted or taken.
 
@@ -74,8 +74,8 @@ class Stepper:
         ):
             with self.precision.autocast():
                 output = self.forward(size, args, kwargs)
-                targets = follow(targets, output)
-                losses = judge(self.loss, output, targets)
+                targets = targets_to(targets, output)
+                losses = compute_loss(self.loss, output, targets)
             if self.loss.gradient_may_break:
                 _guard_gradient(output, weight)
             for meter in meters:

@@ -14,38 +14,45 @@ from esper.leyline import EventName
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.best_model import BestModel
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.checkpoint.checkpointer import Store
-from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.checkpointer import Checkpointer
+from esper.tolaria.checkpoint.discovery import load_latest
 from esper.tolaria.checkpoint.owners import register_owners
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshots
 from esper.tolaria.compiled_forward import TrainingForward, compile_obstacle
-from esper.tolaria.components import Parts
-from esper.tolaria.cost.budget import FlopRoom, decision_interval
-from esper.tolaria.cost.meter import Account
+from esper.tolaria.components import TrainingComponents
+from esper.tolaria.cost.budget import FlopBudget, decision_interval
+from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.evaluator import Evaluator
 from esper.tolaria.events import Telemetry
-from esper.tolaria.gradients import Tally, TaskBackward
+from esper.tolaria.gradients import ConflictStats, TaskBackward
 from esper.tolaria.gradients.seed_attribution import AttributedBackward, SeedAttribution
-from esper.tolaria.growth import Lookahead, Scout
-from esper.tolaria.growth.controller import ControlLoop
+from esper.tolaria.growth import CandidateSearch, Lookahead
+from esper.tolaria.growth.controller import GrowthController
 from esper.tolaria.growth.epoch_hooks import Growth
 from esper.tolaria.growth.state_packet import History, PacketBuilder, hardware
-from esper.tolaria.interrupts import Attention
+from esper.tolaria.interrupts import InterruptHandler
 from esper.tolaria.last_batch import refuse_single_samples
 from esper.tolaria.loss.inspection import examine
 from esper.tolaria.loss.loss_state import LossState
 from esper.tolaria.loss.objectives import sum_losses
 from esper.tolaria.measurements import Measurements
-from esper.tolaria.optimization.circuit_breaker import RECOVERY_EPOCHS, Rebuilds
+from esper.tolaria.optimization.circuit_breaker import RECOVERY_EPOCHS, CircuitBreaker
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.probe_batch import Probe
-from esper.tolaria.records import StepLines
-from esper.tolaria.recovery import Alarm, Governor, Guard, Recovery, Unhealthy, Watch
-from esper.tolaria.run_control import Wishes
-from esper.tolaria.task import Meter
+from esper.tolaria.probe_batch import ProbeBatch
+from esper.tolaria.records import StepMetrics
+from esper.tolaria.recovery import (
+    DivergenceDetector,
+    DivergenceError,
+    DivergenceGuard,
+    EmergencyNotifier,
+    Recovery,
+    StepBuffer,
+)
+from esper.tolaria.run_control import RunControl
+from esper.tolaria.task import RunningMetrics
 from esper.tolaria.train_state import EarlyStopping, Progress
 from esper.tolaria.training_step import Stepper
 
@@ -55,17 +62,19 @@ WRITER_POLL_S = 0.005
 class Machinery:
     """What a run consists of, wired together, with every owner of state registered.
 
-    `Run` adds the order in which it moves. `wishes` is how others ask it to stop or pause.
+    `Run` adds the order in which it moves. `run_control` is how others ask it to stop or pause.
     """
 
-    def __init__(self, config: TolariaConfig, parts: Parts, wishes: Wishes | None = None) -> None:
+    def __init__(
+        self, config: TolariaConfig, parts: TrainingComponents, run_control: RunControl | None = None
+    ) -> None:
         self.config = config
         self.parts = parts
-        self.wishes = wishes or Wishes()
+        self.run_control = run_control or RunControl()
         self.model = parts.model
         self.progress = Progress()
         self.telemetry = Telemetry(parts.records)
-        self.measurements = Measurements(self.telemetry, passing=(Unhealthy,))
+        self.measurements = Measurements(self.telemetry, passing=(DivergenceError,))
         limits = config.trainer
         self.train_batches = BatchSource(
             parts.train, limit=limits.limit_train_batches, repeat_first=config.overfit_one_batch
@@ -81,7 +90,7 @@ class Machinery:
         self.steps_per_epoch = math.ceil(len(self.train_batches) / self.accumulation)
         self.total = sum_losses if parts.aggregator is None else parts.aggregator.total
         self.precision = Precision(config.mixed_precision, parts.device)
-        self.probe = Probe(
+        self.probe = ProbeBatch(
             self.model,
             self.val_batches,
             parts.form,
@@ -98,12 +107,12 @@ class Machinery:
         if self.loss_state.waits:
             self.probe.has_objectives()  # its first forward makes the parameters
         self.loss = examine(config, parts, self.probe)
-        self.meter = Meter(parts.device, self.total, self.loss.accuracy)
-        self.lines = StepLines(wanted, parts.device, self.total, self.loss.accuracy)
+        self.meter = RunningMetrics(parts.device, self.total, self.loss.accuracy)
+        self.lines = StepMetrics(wanted, parts.device, self.total, self.loss.accuracy)
         self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
         self._build_loop()
         self.state = register_owners(self)
-        self.store = Store(self.config, self.parts, self.state, self.telemetry)
+        self.store = Checkpointer(self.config, self.parts, self.state, self.telemetry)
         self._build_safety()
 
     # -- wiring ----------------------------------------------------------------------------------
@@ -119,7 +128,7 @@ class Machinery:
             seed_lr=o.learning_rate * seed.learning_rate_scale,
             isolation_lr=seed.isolation_learning_rate,
             warmup_steps=seed.warmup_steps,
-            rebuilds=Rebuilds(self.telemetry, recovery_steps=RECOVERY_EPOCHS * self.steps_per_epoch),
+            rebuilds=CircuitBreaker(self.telemetry, recovery_steps=RECOVERY_EPOCHS * self.steps_per_epoch),
             loss=parts.loss,
         )
         self.forward = TrainingForward(
@@ -146,17 +155,17 @@ class Machinery:
             total=self.total,
             attend=self._attend,
         )
-        self.account = Account(self.model, self.progress, self.probe, self.measurements)
+        self.account = CostMeter(self.model, self.progress, self.probe, self.measurements)
         self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
         self.best = BestModel(self.model, self.loss_state, higher_is_better=self.loss.higher_is_better)
         self.history = History(c.morphogenetic.performance_window)
-        self.flops = FlopRoom(self.model, self.account.forward_flops, c.morphogenetic.max_flops_ratio)
+        self.flops = FlopBudget(self.model, self.account.forward_flops, c.morphogenetic.max_flops_ratio)
         self.growth = self._build_growth() if parts.tamiyo is not None else None
 
     def _build_tasks(self) -> TaskBackward | None:
         if self.parts.aggregator is None:
             return None
-        tally = Tally(self.parts.device, self.config.trainer.grad_conflict_threshold)
+        tally = ConflictStats(self.parts.device, self.config.trainer.grad_conflict_threshold)
         return TaskBackward(
             self.parts.aggregator,
             self.precision,
@@ -209,7 +218,7 @@ class Machinery:
             flops=self.flops,
             facts=lambda: self.measurements.take("the state of the hardware", hardware) or {},
         )
-        control = ControlLoop(
+        control = GrowthController(
             self.parts.tamiyo,
             self.seeds,
             self.optimizers,
@@ -235,31 +244,31 @@ class Machinery:
             self._attend,
         )
 
-    def _build_scout(self) -> Scout:
+    def _build_scout(self) -> CandidateSearch:
         lookahead = Lookahead(
             self.evaluator, self.train_batches, self.probe, self.parts.optimizer, self.account
         )
         main = self.optimizers.main
         steps = self.config.morphogenetic.lookahead_steps
-        return Scout(lookahead, self.progress, steps, lambda: main.param_groups[0]["base_lr"])
+        return CandidateSearch(lookahead, self.progress, steps, lambda: main.param_groups[0]["base_lr"])
 
     def _build_safety(self) -> None:
         """What watches over the run, saved like the rest of it."""
         c, t = self.config, self.config.trainer
         snapshots = Snapshots(c.checkpoint.snapshot_limit_mb << 20, self.state, self.store.header.make)
-        self.attention = Attention(self.wishes, self.store, self.progress, self._prepare_saving)
-        self.watch = Watch(self.parts.device, t.governor_interval_steps, self.total)
-        self.guard = Guard(
+        self.attention = InterruptHandler(self.run_control, self.store, self.progress, self._prepare_saving)
+        self.watch = StepBuffer(self.parts.device, t.governor_interval_steps, self.total)
+        self.guard = DivergenceGuard(
             self.model,
             self.progress,
             self.watch,
-            Governor(t.governor_loss_factor, overflows=self.precision.scaler is not None),
+            DivergenceDetector(t.governor_loss_factor, overflows=self.precision.scaler is not None),
             snapshots,
             self.telemetry,
             c.checkpoint.snapshot_interval_steps,
             loss=self.loss_state.module,
         )
-        self.alarm = Alarm(self.parts.run_dir, c.session_name, self.telemetry)
+        self.alarm = EmergencyNotifier(self.parts.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(
             self.model,
             self.account,
@@ -282,7 +291,7 @@ class Machinery:
         """On the loader's thread: what is being written is the newest checkpoint, however slow the disk."""
         while self.store.busy:
             time.sleep(WRITER_POLL_S)
-        return load_newest(folder, at_or_before_step)
+        return load_latest(folder, at_or_before_step)
 
     def _attend(self) -> None:
         self.attention.within()

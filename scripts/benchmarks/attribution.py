@@ -22,7 +22,7 @@ from overhead import IMAGES, TARGETS, host_and_batch, ratio
 from torch import nn
 
 from esper.config import SeedConfig
-from esper.kasmina import Clock, SeedManager, wrap
+from esper.kasmina import SeedManager, TrainingPosition, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
 from esper.tolaria.compiled_forward import TrainingForward
@@ -30,7 +30,7 @@ from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBac
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.task import RunningMetrics, pair_form
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ class Bench:
             command = AdaptationCommand(
                 str(number), CommandKind.GERMINATE, 1.0, 1.0, "bench", layer, 0, blueprint
             )
-            optimizers.apply(seeds.apply(command, Clock(0, 0)), 0)
+            optimizers.apply(seeds.apply(command, TrainingPosition(0, 0)), 0)
         precision = Precision(False, CPU)
         options = ARMS[arm]
         attribution = None
@@ -83,7 +83,7 @@ class Bench:
             None if attribution is None else AttributedBackward(precision, attribution),
             attribution,
         )
-        self.meter = Meter(CPU)
+        self.meter = RunningMetrics(CPU)
         self.at = 0
 
     def steps(self, microbatches: int) -> None:

@@ -26,7 +26,7 @@ from rich.console import Console
 from torch import nn
 
 from esper import TolariaConfig
-from esper.kasmina import Clock, HealthMonitor, SeedManager, wrap
+from esper.kasmina import HealthMonitor, SeedManager, TrainingPosition, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
 from esper.runs.job import Job
@@ -190,7 +190,7 @@ def bench_graft(rounds: int) -> None:
                 options={"hidden": 16},
             )
             began = time.perf_counter()
-            optimizers.apply(manager.apply(command, Clock(1, 0)), 1)
+            optimizers.apply(manager.apply(command, TrainingPosition(1, 0)), 1)
             spent.append(1e3 * (time.perf_counter() - began))
         middle, worst = statistics.median(spent[1:]), max(spent)
         print(f"graft {name}: median {middle:.1f} ms, worst of {rounds + 1}, first included, {worst:.1f} ms")

@@ -26,11 +26,11 @@ from esper import wrap
 from esper.config import SeedConfig
 from esper.kasmina import SeedManager
 from esper.tolaria.compiled_forward import TrainingForward
-from esper.tolaria.gradients import PCGrad, PlainBackward, Tally, TaskBackward
+from esper.tolaria.gradients import ConflictStats, PCGrad, PlainBackward, TaskBackward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.task import RunningMetrics, pair_form
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def esper_step(model: Trunk, x: Tensor, y: Tensor, *, pcgrad: bool) -> Callable[
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     parameters, precision = list(model.parameters()), Precision(False, CPU)
     tasks = TaskBackward(
-        PCGrad(torch.Generator().manual_seed(0)), precision, lambda: parameters, Tally(CPU, 1.0)
+        PCGrad(torch.Generator().manual_seed(0)), precision, lambda: parameters, ConflictStats(CPU, 1.0)
     )
     backward = tasks if pcgrad else PlainBackward(precision)
 
@@ -172,7 +172,7 @@ def stepper_step(host: nn.Module, window: list[tuple[Tensor, Tensor]]) -> Callab
     stepper = Stepper(
         forward, optimizers, SeedManager(model, SeedConfig()), rate, loss, pair_form, precision, None
     )
-    meter = Meter(CPU)
+    meter = RunningMetrics(CPU)
     return lambda: [stepper.step(window, [meter], 1), None][1]
 
 

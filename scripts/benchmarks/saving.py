@@ -31,11 +31,11 @@ from torch import Tensor
 from esper import TolariaConfig
 from esper.runs.job import Job
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.discovery import load_latest
 from esper.tolaria.checkpoint.registry import Tensors
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 SHAPES = {"convnet": (1, 28), "resnet18": (3, 32)}
 BATCH = {"convnet": 128, "resnet18": 16}
@@ -59,7 +59,7 @@ def config_of(name: str) -> TolariaConfig:
 class Bench:
     """A run that is stepped by hand, and its stopwatch."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingLoop) -> None:
         self.run = run
         self.windows = self._windows()
         self.kept: list[Tensor] = []
@@ -103,13 +103,13 @@ def one_round(bench: Bench, steps: int) -> None:
     run.store.flush()
 
 
-def state_of(run: Run) -> list[Tensor]:
+def state_of(run: TrainingLoop) -> list[Tensor]:
     """The tensors of model and optimiser."""
     entries = run.optimizers.main.state_dict()["state"].values()
     return [*run.model.state_dict().values(), *(t for entry in entries for t in entry.values())]
 
 
-def copy_state(run: Run, kept: list[Tensor]) -> None:
+def copy_state(run: TrainingLoop, kept: list[Tensor]) -> None:
     copy_all(kept, state_of(run))
 
 
@@ -147,7 +147,7 @@ def deadline(bench: Bench) -> None:
 
     def slow(folder: Path, step: int) -> Checkpoint:
         go.wait(10)
-        return load_newest(folder, step)
+        return load_latest(folder, step)
 
     for _ in range(5):
         go.clear()

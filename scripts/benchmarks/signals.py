@@ -32,8 +32,8 @@ from scores import score
 from esper import TolariaConfig
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, SiteState
 from esper.runs.job import Job
-from esper.tolaria.growth import Lookahead, Place, trial_with
-from esper.tolaria.loop import Run
+from esper.tolaria.growth import DataPosition, Lookahead, copy_with_seed
+from esper.tolaria.loop import TrainingLoop
 
 HOSTS: dict[str, dict[str, Any]] = {
     "mlp": {
@@ -77,7 +77,7 @@ def config(host: str, seed: int, plan: Sequence[dict[str, Any]]) -> TolariaConfi
 
 
 @contextmanager
-def prepared(made: TolariaConfig) -> Iterator[Run]:
+def prepared(made: TolariaConfig) -> Iterator[TrainingLoop]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Path("/dev/null").open("w") as nowhere,
@@ -93,7 +93,7 @@ def final_loss(host: str, seed: int, plan: Sequence[dict[str, Any]]) -> float:
         return run.history.rows["val_loss"][-1]
 
 
-def offers_of(run: Run, room: int) -> list[Offer]:
+def offers_of(run: TrainingLoop, room: int) -> list[Offer]:
     assert run.growth is not None
     packet = run.growth.packets.build(step=run.progress.step, epoch=1, train_loss=1.0, health={})
     return [(s, c) for s in packet.sites for c in s.candidates if 0 < c.params <= room]
@@ -142,17 +142,19 @@ def command_of(offer: Offer) -> AdaptationCommand:
     )
 
 
-def signals_of(run: Run, offer: Offer, lookahead: Lookahead, steps: Sequence[int]) -> dict[str, float]:
+def signals_of(
+    run: TrainingLoop, offer: Offer, lookahead: Lookahead, steps: Sequence[int]
+) -> dict[str, float]:
     """Every signal of one candidate; seconds of CPU stand beside each kind."""
     command = command_of(offer)
     began = time.process_time()
-    trial = trial_with(run.model, command, run.progress.step)
+    trial = copy_with_seed(run.model, command, run.progress.step)
     args, _, targets = run.parts.form(next(iter(run.train_batches.batches(2))))
     found = asdict(score(trial, command, lambda: run.parts.loss(trial.forward(*args), targets)))
     found["params"] = float(offer[1].params)
     found["size_class"] = float(int(np.log2(max(1, offer[1].params))))
     found["cpu_scores"] = time.process_time() - began
-    place = Place(1, 0, run.progress.step)
+    place = DataPosition(1, 0, run.progress.step)
     for count in steps:
         began = time.process_time()
         found[f"lookahead_{count}"] = -lookahead.loss_after(command, place, count, 3e-3)

@@ -13,7 +13,7 @@ from helpers.runs import Notes, germinate
 from esper.config import MorphogeneticConfig
 from esper.leyline import AdaptationCommand, Outcome, Refusal
 from esper.tolaria.events import Telemetry
-from esper.tolaria.growth.controller import ControlLoop
+from esper.tolaria.growth.controller import GrowthController
 
 
 class Says:
@@ -40,7 +40,7 @@ class Says:
 class Desk:
     """A control loop over a small host, with a clock that is set by hand."""
 
-    loop: ControlLoop
+    loop: GrowthController
     policy: Says
     grown: Grown
     notes: Notes
@@ -63,7 +63,7 @@ def make_desk(
     policy, notes, now = policy or Says(), Notes(), [1000.0]
     given = {"adaptation_cooldown": 0.0, "max_adaptations_per_epoch": 100}
     structural: list[int] = []
-    loop = ControlLoop(
+    loop = GrowthController(
         policy,
         grown.seeds,
         grown.optimizers,

@@ -8,7 +8,7 @@ import torch
 from helpers.runs import Notes
 from torch import Tensor, nn
 
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 
 class FaultyLoss(nn.Module):
@@ -40,7 +40,7 @@ class FaultyGradient:
     done again).
     """
 
-    def __init__(self, run: Run, *at: int, factor: float = float("nan")) -> None:
+    def __init__(self, run: TrainingLoop, *at: int, factor: float = float("nan")) -> None:
         self.at = at
         self.factor = factor
         self.steps = 0
@@ -77,7 +77,7 @@ class FaultyWeight(Notes):
         self.value = value
         self.of_seed = of_seed
         self.fired = 0
-        self.run: Run | None = None
+        self.run: TrainingLoop | None = None
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None:
         super().progress(step_in_epoch, loss)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.config import SeedConfig
-from esper.kasmina import Clock, MorphableModel, SeedManager, TopologyChange, wrap
+from esper.kasmina import MorphableModel, SeedManager, TopologyChange, TrainingPosition, wrap
 from esper.leyline import AdaptationCommand
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory, OptimizerManager
 
@@ -43,12 +43,12 @@ class Grown:
 
     def do(self, command: AdaptationCommand, step: int = 0, epoch: int = 0) -> TopologyChange:
         """Carry a command out and let the optimisers follow."""
-        change = self.seeds.apply(command, Clock(step, epoch))
+        change = self.seeds.apply(command, TrainingPosition(step, epoch))
         self.optimizers.apply(change, step)
         return change
 
     def advance(self, step: int, epoch: int = 0) -> TopologyChange:
-        change = self.seeds.advance(Clock(step, epoch))
+        change = self.seeds.advance(TrainingPosition(step, epoch))
         self.optimizers.apply(change, step)
         return change
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.config import SeedConfig
-from esper.kasmina import Clock, MorphableModel, SeedManager, SeedRecord, get_blueprint, wrap
+from esper.kasmina import MorphableModel, SeedManager, SeedRecord, TrainingPosition, get_blueprint, wrap
 from esper.leyline import AdaptationCommand, CommandKind, Impact, SeedStage
 from esper.models import build
 
@@ -222,11 +222,11 @@ def stir(module: nn.Module, seed: int = 3) -> None:
 def fossil(manager: SeedManager, command: AdaptationCommand) -> SeedRecord:
     """Plant a seed and bring it to its last stage at once, with weights that do something."""
     manager.config.isolation_steps = manager.config.blend_steps = 0
-    manager.apply(command, Clock(0, 0))
+    manager.apply(command, TrainingPosition(0, 0))
     record = manager.model.record(command.layer, command.seed_index)
     stir(manager.model.seed_module(record))
     record.impact = HELPFUL
-    manager.apply(fossilize(record.layer, record.index), Clock(0, 0))
+    manager.apply(fossilize(record.layer, record.index), TrainingPosition(0, 0))
     assert record.stage is SeedStage.FOSSILIZED
     return record
 

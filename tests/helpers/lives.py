@@ -8,8 +8,8 @@ from typing import Any
 from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
 
 from esper.leyline import CommandKind
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 
 LONG = {
     "optimization__max_epochs": 4,
@@ -50,16 +50,18 @@ LIVES: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
 }
 
 
-def life(run_dir: Path, name: str, *, notes: Notes | None = None, wishes: Wishes | None = None) -> Run:
+def life(
+    run_dir: Path, name: str, *, notes: Notes | None = None, run_control: RunControl | None = None
+) -> TrainingLoop:
     commands, options = LIVES[name]
-    return make_run(run_dir, tamiyo=Plan(commands), notes=notes, wishes=wishes, **LONG | options)
+    return make_run(run_dir, tamiyo=Plan(commands), notes=notes, run_control=run_control, **LONG | options)
 
 
 def path_of(run_dir: Path, name: str) -> Path:
     return run_dir / "checkpoints" / name
 
 
-def alike(resumed: Run, whole: Run) -> bool:
+def alike(resumed: TrainingLoop, whole: TrainingLoop) -> bool:
     """Whether a run that was taken up ended exactly as the one that was never stopped."""
     epochs = notes_of(resumed).comparable()
     return (
@@ -71,7 +73,7 @@ def alike(resumed: Run, whole: Run) -> bool:
     )
 
 
-def comparable(run: Run) -> dict[str, Any]:
+def comparable(run: TrainingLoop) -> dict[str, Any]:
     """Everything else that a run remembers, but for the time it took."""
     _, state = run.state.capture()
     for name in ("wall_s", "cpu_s"):
@@ -84,12 +86,12 @@ def comparable(run: Run) -> dict[str, Any]:
 class StopsAt(Notes):
     """A watcher that asks the run to stop after so many steps."""
 
-    def __init__(self, wishes: Wishes, steps: int) -> None:
+    def __init__(self, run_control: RunControl, steps: int) -> None:
         super().__init__()
-        self.wishes = wishes
+        self.run_control = run_control
         self.at = steps
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None:
         super().progress(step_in_epoch, loss)
         if len(self.places) == self.at:
-            self.wishes.stop("sigterm")
+            self.run_control.stop("sigterm")

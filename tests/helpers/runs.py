@@ -24,9 +24,9 @@ from esper.leyline import (
 from esper.models import build
 from esper.runs import schedule_factory
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.components import Parts
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.components import TrainingComponents
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 from esper.tolaria.task import pair_form
 from esper.utils.device_and_rng import seed_everything
 
@@ -171,7 +171,7 @@ def make_parts(
     model: nn.Module | None = None,
     notes: Notes | None = None,
     **changes: Any,
-) -> Parts:
+) -> TrainingComponents:
     """Real parts for `config`: what `esper.runs` would make, in little."""
     data = load(config.dataset, config.seed)
     seed_everything(config.seed)
@@ -190,7 +190,7 @@ def make_parts(
         "sgd": lambda groups: torch.optim.SGD(groups, lr=o.learning_rate, momentum=o.momentum),
     }
     m = config.model
-    parts = Parts(
+    parts = TrainingComponents(
         model=wrap(model, m.target_layers, m.seeds_per_layer, seed=config.seed),
         data=data.info,
         train=data.train,
@@ -215,22 +215,22 @@ def make_run(
     tamiyo: Any = None,
     model: nn.Module | None = None,
     notes: Notes | None = None,
-    wishes: Wishes | None = None,
+    run_control: RunControl | None = None,
     parts: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Run:
+) -> TrainingLoop:
     """A run that is ready to train; its notes are `run.parts.records`."""
     config = small_config(**options)
     made = make_parts(config, run_dir, tamiyo=tamiyo, model=model, notes=notes, **(parts or {}))
-    return Run(config, made, wishes)
+    return TrainingLoop(config, made, run_control)
 
 
-def notes_of(run: Run) -> Notes:
+def notes_of(run: TrainingLoop) -> Notes:
     assert isinstance(run.parts.records, Notes)
     return run.parts.records
 
 
-def restored(run: Run, checkpoint: Path) -> Run:
+def restored(run: TrainingLoop, checkpoint: Path) -> TrainingLoop:
     """The same run, taken up from a checkpoint's files."""
     run.store.restore(load_checkpoint(checkpoint))
     return run
@@ -247,5 +247,5 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def checkpoints(run: Run) -> Iterator[str]:
+def checkpoints(run: TrainingLoop) -> Iterator[str]:
     return (event.data["name"] for event in notes_of(run).named("checkpoint_saved"))

@@ -17,9 +17,9 @@ from esper import ctl
 from esper.control.server import Server
 from esper.leyline import Event, EventName, Level, SeedStage
 from esper.loggers import StatusSink
-from esper.runs.control_handler import Answers
-from esper.runs.process import open_door
-from esper.tolaria.run_control import Wishes
+from esper.runs.control_handler import ControlHandler
+from esper.runs.process import start_control_server
+from esper.tolaria.run_control import RunControl
 from esper.utils.lock import FolderLock
 
 
@@ -29,9 +29,9 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "run"
         self.folder.mkdir()
-        self.wishes, self.status = Wishes(), StatusSink()
-        answers = Answers(small_config(), self.folder, self.wishes, self.status)
-        server, problem = open_door(answers, self.folder, {"XDG_RUNTIME_DIR": str(folder)})
+        self.run_control, self.status = RunControl(), StatusSink()
+        answers = ControlHandler(small_config(), self.folder, self.run_control, self.status)
+        server, problem = start_control_server(answers, self.folder, {"XDG_RUNTIME_DIR": str(folder)})
         assert server is not None and not problem
         self.server: Server = server
 
@@ -53,17 +53,17 @@ def test_wishes_are_passed_on(desk: Desk, capsys: pytest.CaptureFixture[str]) ->
     run = str(desk.folder)
     assert told(capsys, run, "resume") == (0, "it was not paused\n")
     assert told(capsys, run, "pause") == (0, "it is held after the present batch\n")
-    assert desk.wishes.paused
+    assert desk.run_control.paused
     assert told(capsys, run, "resume") == (0, "it goes on\n")
-    assert not desk.wishes.paused
+    assert not desk.run_control.paused
     assert told(capsys, run, "stop") == (0, "it saves and ends after the present batch\n")
-    assert desk.wishes.stop_reason == "stopped"
+    assert desk.run_control.stop_reason == "stopped"
     assert told(capsys, run, "stop") == (0, "the run is ending already\n")
 
 
 def test_a_checkpoint_is_named_once_it_is_saved(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, str(desk.folder), "checkpoint", "--timeout", "0.2")[0] == ctl.NO_ANSWER
-    desk.wishes.refuse("the run is over")
+    desk.run_control.refuse("the run is over")
     code, said = told(capsys, str(desk.folder), "checkpoint")
     assert code == ctl.NO_ANSWER and "the run is over" in said
 
@@ -172,8 +172,8 @@ def test_it_starts_without_torch() -> None:
 
 def test_no_socket_is_a_sentence_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    answers = Answers(small_config(), tmp_path, Wishes(), StatusSink())
-    server, problem = open_door(answers, tmp_path / "file", {"XDG_RUNTIME_DIR": str(tmp_path)})
+    answers = ControlHandler(small_config(), tmp_path, RunControl(), StatusSink())
+    server, problem = start_control_server(answers, tmp_path / "file", {"XDG_RUNTIME_DIR": str(tmp_path)})
     assert server is None and problem.startswith("esper-ctl cannot reach this run: ")
 
 

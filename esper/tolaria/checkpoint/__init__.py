@@ -1,16 +1,16 @@
 """The state of a run: what belongs to it, how it is written, how it is found again."""
 
-from esper.tolaria.checkpoint.discovery import Found, find_and_load, find_checkpoint
+from esper.tolaria.checkpoint.discovery import VerifiedCheckpoint, find_and_load, find_checkpoint
 from esper.tolaria.checkpoint.folder import checkpoint_folder
 from esper.tolaria.checkpoint.format import Checkpoint, load_checkpoint, save_checkpoint
-from esper.tolaria.checkpoint.registry import Generators, StateManager
+from esper.tolaria.checkpoint.registry import Generators, StateRegistry
 from esper.tolaria.optimization.optimizer_state import load_named_state, named_state
 
 __all__ = [
     "Checkpoint",
-    "Found",
     "Generators",
-    "StateManager",
+    "StateRegistry",
+    "VerifiedCheckpoint",
     "checkpoint_folder",
     "find_and_load",
     "find_checkpoint",

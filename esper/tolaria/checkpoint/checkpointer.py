@@ -16,14 +16,14 @@ from esper.leyline import EventName, Level
 from esper.tolaria.checkpoint.buffers import Buffers
 from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, save_checkpoint
 from esper.tolaria.checkpoint.index import list_checkpoints
-from esper.tolaria.checkpoint.metadata import Header, name_of, position
-from esper.tolaria.checkpoint.registry import Generators, State, StateManager, Tensors
+from esper.tolaria.checkpoint.metadata import Metadata, name_of, position
+from esper.tolaria.checkpoint.registry import Generators, State, StateRegistry, Tensors
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot
 from esper.tolaria.checkpoint.writer import EXPECTED, Writer
-from esper.tolaria.components import Parts
+from esper.tolaria.components import TrainingComponents
 from esper.tolaria.events import Telemetry
-from esper.tolaria.optimization.packing import Json
+from esper.tolaria.optimization.packing import EncodedJson
 from esper.tolaria.train_state import Progress
 from esper.utils.files import FILES, Files
 from esper.utils.soundness import is_buffer, unsound
@@ -43,7 +43,7 @@ class Saved:
     note: str = ""
 
 
-class Store:
+class Checkpointer:
     """Saves the state of a run into its checkpoint folder, and restores it.
 
     Every checkpoint is whole: it also holds the best model so far, so any one of them is enough to go on
@@ -54,8 +54,8 @@ class Store:
     def __init__(
         self,
         config: TolariaConfig,
-        parts: Parts,
-        manager: StateManager,
+        parts: TrainingComponents,
+        manager: StateRegistry,
         telemetry: Telemetry,
         io: Files = FILES,
     ) -> None:
@@ -64,7 +64,7 @@ class Store:
         self.folder = parts.run_dir / config.checkpoint.checkpoint_dir
         self.manager = manager
         self.telemetry = telemetry
-        self.header = Header(config, parts)
+        self.header = Metadata(config, parts)
         self.io = io
         c = config.checkpoint
         keep = 1 if c.keep_best_only else c.max_checkpoints
@@ -99,7 +99,7 @@ class Store:
         except EXPECTED as error:
             self._tell_failed(saved, error)
             return None
-        self._start(saved, tensors, Json({"run": header, "owners": owners}))
+        self._start(saved, tensors, EncodedJson({"run": header, "owners": owners}))
         return self._durable(saved) if final else saved.path
 
     def save_end(self, progress: Progress) -> None:
@@ -155,7 +155,7 @@ class Store:
         except EXPECTED as error:
             self._tell_failed(saved, error)
         else:
-            self._start(saved, tensors, Json({"run": header, "owners": owners}))
+            self._start(saved, tensors, EncodedJson({"run": header, "owners": owners}))
             self.flush()
         return not saved.error or not self._has_later(position(saved.progress))
 

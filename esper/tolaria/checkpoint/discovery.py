@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class VerifiedCheckpoint:
     """A verified checkpoint, and a sentence for each one that was refused on the way."""
 
     path: Path
@@ -37,7 +37,7 @@ class _ChangedError(Exception):
     """A checkpoint was removed or replaced while it was read."""
 
 
-def find_checkpoint(path: Path) -> Found:
+def find_checkpoint(path: Path) -> VerifiedCheckpoint:
     """The newest good one in `path`: a checkpoint, a folder of them, or the folder of a run.
 
     A run's own config.yaml says where its checkpoints are; without one they are in `checkpoints/`.
@@ -49,12 +49,12 @@ def find_checkpoint(path: Path) -> Found:
     return _newest(path, check_checkpoint)[0]
 
 
-def find_and_load(path: Path) -> tuple[Found, Checkpoint]:
+def find_and_load(path: Path) -> tuple[VerifiedCheckpoint, Checkpoint]:
     """The same, with its content, which is read once: also of a run that removes it a moment later."""
     return _newest(path, load_checkpoint)
 
 
-def find_config(path: Path) -> tuple[Found, dict[str, Any]]:
+def find_config(path: Path) -> tuple[VerifiedCheckpoint, dict[str, Any]]:
     """The same, with the configuration of the run that saved it."""
     found, content = _newest(path, check_checkpoint)
     return found, config_of(found.path, content["state"])
@@ -69,7 +69,7 @@ def config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _newest(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
+def _newest(path: Path, read: Callable[[Path], T]) -> tuple[VerifiedCheckpoint, T]:
     """What `read` gives of the newest good checkpoint; it raises `CheckpointError` for one that is not."""
     for number in range(_MOST_LOOKS):
         try:
@@ -83,19 +83,21 @@ def _newest(path: Path, read: Callable[[Path], T]) -> tuple[Found, T]:
     )
 
 
-def _look(path: Path, read: Callable[[Path], T], *, last: bool) -> tuple[Found, T]:
+def _look(path: Path, read: Callable[[Path], T], *, last: bool) -> tuple[VerifiedCheckpoint, T]:
     _refuse_other(path)
     if is_checkpoint(path):
         content = _steady(path, read)
         refuse_abandoned(path)
-        return Found(path, ()), content
+        return VerifiedCheckpoint(path, ()), content
     own = checkpoint_folder(path)
     folder = own if own.is_dir() else path
     missing = "" if own == folder else _why_not_there(path, own)
     return _steady(folder, partial(_search, read=read, missing=missing, last=last))
 
 
-def _search(folder: Path, read: Callable[[Path], T], missing: str, *, last: bool) -> tuple[Found, T]:
+def _search(
+    folder: Path, read: Callable[[Path], T], missing: str, *, last: bool
+) -> tuple[VerifiedCheckpoint, T]:
     entries, refused = _listed(folder) if not last else list_checkpoints(folder)
     left = abandoned(entries)
     for entry in reversed(entries):
@@ -107,7 +109,7 @@ def _search(folder: Path, read: Callable[[Path], T], missing: str, *, last: bool
         except CheckpointError as error:
             refused.append(str(error))
         else:
-            return Found(entry.path, tuple(refused)), content
+            return VerifiedCheckpoint(entry.path, tuple(refused)), content
     raise _none_of(folder, refused, missing)
 
 
@@ -179,7 +181,7 @@ def _refuse_other(path: Path) -> None:
         raise CheckpointError(f"{path} {kind}; expected a checkpoint, a folder of them, or a run folder")
 
 
-def load_newest(folder: Path, at_or_before_step: int = sys.maxsize) -> Checkpoint:
+def load_latest(folder: Path, at_or_before_step: int = sys.maxsize) -> Checkpoint:
     """The newest good checkpoint in `folder` whose run stood at or before a step; every file is read once.
 
     Those that a rollback has abandoned do not count. Raises `CheckpointError` saying why each was refused.

@@ -24,7 +24,7 @@ from esper.tolaria.checkpoint.index import (
     parse_state,
 )
 from esper.tolaria.checkpoint.registry import references
-from esper.tolaria.optimization.packing import Json
+from esper.tolaria.optimization.packing import EncodedJson
 from esper.utils.files import FILES, Content, Files, commit_folder
 from esper.utils.manifest import check_name, read_manifest, verify_folder
 from esper.utils.open_files import OpenFolder, opened_folder
@@ -146,7 +146,7 @@ def _next_sequence(parent: Path) -> int:
 
 
 def _check_json(path: str, value: Any) -> None:
-    if isinstance(value, Json):
+    if isinstance(value, EncodedJson):
         return
     if isinstance(value, Mapping):
         for key, item in value.items():

@@ -27,7 +27,7 @@ class _Task:
         self.done.set()
 
 
-class Loader:
+class CheckpointReader:
     """At most one thread that reads. It ends with its read, and cannot be ended before."""
 
     def __init__(self) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from esper.config import TolariaConfig
-from esper.tolaria.components import Parts
+from esper.tolaria.components import TrainingComponents
 from esper.tolaria.train_state import Progress
 from esper.utils.device_and_rng import versions
 
 
-class Header:
+class Metadata:
     """Makes the header of a snapshot or a checkpoint, and compares a saved one with this process."""
 
-    def __init__(self, config: TolariaConfig, parts: Parts) -> None:
+    def __init__(self, config: TolariaConfig, parts: TrainingComponents) -> None:
         self.records = parts.records
         # the same all the time, and some of it read from the disk
         self._fixed: dict[str, Any] = {

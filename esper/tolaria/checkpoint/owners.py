@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from esper.tolaria.checkpoint import Generators, StateManager
+from esper.tolaria.checkpoint import Generators, StateRegistry
 
 if TYPE_CHECKING:
     from esper.tolaria.wiring import Machinery
 
 
-def register_owners(run: Machinery) -> StateManager:
+def register_owners(run: Machinery) -> StateRegistry:
     """A state manager with every owner of state that the loop moves; safety adds its own.
 
     The model comes first: it plants its seeds, and what follows is about their parameters.
     """
-    state = StateManager()
+    state = StateRegistry()
     state.register("model", run.model, use="copies")
     if not run.loss_state.empty:
         # of a checkpoint that an older Esper wrote, a loss keeps what it begins with
@@ -36,7 +36,7 @@ def register_owners(run: Machinery) -> StateManager:
     return state
 
 
-def _register_growth(run: Machinery, state: StateManager) -> None:
+def _register_growth(run: Machinery, state: StateRegistry) -> None:
     assert run.growth is not None
     state.register("seeds", run.seeds)
     state.register("flops", run.flops)

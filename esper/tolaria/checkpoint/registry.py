@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esper.errors import CheckpointError, EsperError
 from esper.tolaria.checkpoint.buffers import Buffers
-from esper.tolaria.optimization.packing import Json
+from esper.tolaria.optimization.packing import EncodedJson
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 # The only key of a mapping that stands for a tensor.
@@ -19,7 +19,7 @@ REFERENCE = "$tensor"
 # most of a state is small tables of these: asked by type, for a save waits for the answers
 _PLAIN = frozenset({type(None), bool, int, float, str})
 _STRING = frozenset({str})
-_KINDS = frozenset({dict, list, Tensor, Json})
+_KINDS = frozenset({dict, list, Tensor, EncodedJson})
 
 Tensors = dict[str, dict[str, Tensor]]
 State = dict[str, Any]
@@ -70,7 +70,7 @@ class Collected:
         return {name: copies.get(name) or dict(group) for name, group in self.tensors.items()}
 
 
-class StateManager:
+class StateRegistry:
     """Collects the state of all registered owners and gives it back to them.
 
     Order matters and is that of registration: the model first (it plants its seeds), then what follows it.
@@ -151,7 +151,7 @@ class StateManager:
 def _split(value: Any, owner: str, path: str, found: dict[str, Tensor]) -> Any:
     """`value` as JSON of its own, its tensors gone to `found`."""
     kind = _kind_of(value)
-    if kind in (str, Json):
+    if kind in (str, EncodedJson):
         return value
     if kind is dict:
         return _split_table(value, owner, path, found)

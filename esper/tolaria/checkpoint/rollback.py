@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import CheckpointError, EsperError
-from esper.tolaria.checkpoint.checkpointer import MORPHOGENETIC, Store
+from esper.tolaria.checkpoint.checkpointer import MORPHOGENETIC, Checkpointer
 from esper.tolaria.checkpoint.deadline import DeadlineSignal
-from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.discovery import load_latest
 from esper.tolaria.checkpoint.format import Checkpoint
-from esper.tolaria.checkpoint.loader import Loader
-from esper.tolaria.checkpoint.registry import State, StateManager, Tensors
+from esper.tolaria.checkpoint.loader import CheckpointReader
+from esper.tolaria.checkpoint.registry import State, StateRegistry, Tensors
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 from esper.tolaria.checkpoint.writer import EXPECTED
 
@@ -66,11 +66,11 @@ class Rollback:
 
     def __init__(
         self,
-        manager: StateManager,
+        manager: StateRegistry,
         snapshots: Snapshots,
-        store: Store,
+        store: Checkpointer,
         *,
-        read: Reader = load_newest,
+        read: Reader = load_latest,
         signal: DeadlineSignal | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -80,7 +80,7 @@ class Rollback:
         self.read = read
         self.signal = signal
         self.clock = clock
-        self.loader = Loader()
+        self.loader = CheckpointReader()
         self.counts = {"fast_hits": 0, "fast_misses": 0, "failures": 0, "deadline_exceeded": 0}
         self._records: Mapping[str, Any] = {}
 

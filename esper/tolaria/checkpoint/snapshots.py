@@ -10,8 +10,8 @@ from torch import Tensor
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint.buffers import Buffers
-from esper.tolaria.checkpoint.registry import State, StateManager, Tensors
-from esper.tolaria.optimization.packing import Json
+from esper.tolaria.checkpoint.registry import State, StateRegistry, Tensors
+from esper.tolaria.optimization.packing import EncodedJson
 from esper.tolaria.train_state import Progress
 
 
@@ -42,7 +42,7 @@ class Snapshots:
     """
 
     def __init__(
-        self, limit_bytes: int, manager: StateManager, header: Callable[[Progress], dict[str, Any]]
+        self, limit_bytes: int, manager: StateRegistry, header: Callable[[Progress], dict[str, Any]]
     ) -> None:
         self.limit_bytes = limit_bytes
         self.manager = manager
@@ -74,7 +74,7 @@ class Snapshots:
         shared = [t for name in collected.shared for t in collected.tensors.get(name, {}).values()]
         self._make_room(nbytes, shared)
         tensors = collected.copy(self.buffers)
-        state = Json({"run": header, "owners": collected.state})
+        state = EncodedJson({"run": header, "owners": collected.state})
         snapshot = Snapshot(progress.step, progress.epoch, progress.batch, tensors, state, nbytes)
         self._kept[progress.step] = snapshot
         self.trim()

@@ -11,7 +11,7 @@ from esper.kasmina.record import SeedRecord
 from esper.leyline import AdaptationCommand, CommandKind
 
 
-class FlopRoom:
+class FlopBudget:
     """The FLOPs of a forward of one sample: the host's, those of the seeds, and what they may add up to.
 
     `forward` counts the model as it is; None where it cannot. `ratio` bounds the sum as a multiple of the
@@ -71,7 +71,7 @@ class FlopRoom:
 
 
 def over_budget(
-    command: AdaptationCommand, model: MorphableModel, max_params: int, flops: FlopRoom | None
+    command: AdaptationCommand, model: MorphableModel, max_params: int, flops: FlopBudget | None
 ) -> str:
     """Why there is no room for what a germination asks to plant; nothing where there is, or for other kinds.
 

@@ -13,11 +13,11 @@ from esper.leyline import SeedStage
 from esper.tolaria.cost.budget import seed_flops
 from esper.tolaria.cost.flops import count_flops
 from esper.tolaria.measurements import Measurements
-from esper.tolaria.probe_batch import Probe
+from esper.tolaria.probe_batch import ProbeBatch
 from esper.tolaria.train_state import Progress
 
 
-class Account:
+class CostMeter:
     """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology, and where
     other parameters of the model are frozen than before: their gradients are not computed.
 
@@ -28,7 +28,7 @@ class Account:
         self,
         model: MorphableModel,
         progress: Progress,
-        probe: Probe,
+        probe: ProbeBatch,
         measurements: Measurements | None = None,
     ) -> None:
         self.model = model

@@ -18,7 +18,7 @@ task has (of its own head) is taken as it is by `sum`, `pcgrad` and matrix aggre
 
 from esper.tolaria.gradients.aggregator import Aggregator
 from esper.tolaria.gradients.backward import Backward, PlainBackward, TaskBackward
-from esper.tolaria.gradients.conflicts import Tally
+from esper.tolaria.gradients.conflicts import ConflictStats
 from esper.tolaria.gradients.pcgrad import PCGrad
 from esper.tolaria.gradients.tasks import Tasks
 from esper.tolaria.gradients.torchjd_adapter import MatrixAggregator
@@ -27,11 +27,11 @@ from esper.tolaria.gradients.weighted import Mean, Weighted
 __all__ = [
     "Aggregator",
     "Backward",
+    "ConflictStats",
     "MatrixAggregator",
     "Mean",
     "PCGrad",
     "PlainBackward",
-    "Tally",
     "TaskBackward",
     "Tasks",
     "Weighted",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.tolaria.gradients.aggregator import Aggregator
-from esper.tolaria.gradients.conflicts import Tally
+from esper.tolaria.gradients.conflicts import ConflictStats
 from esper.tolaria.gradients.tasks import Row, Tasks
 from esper.tolaria.loss.objectives import Losses, in_total, scaled
 from esper.tolaria.optimization.precision import Precision
@@ -64,7 +64,7 @@ class TaskBackward:
         aggregator: Aggregator,
         precision: Precision,
         parameters: Callable[[], Sequence[nn.Parameter]],
-        tally: Tally,
+        tally: ConflictStats,
         on_tasks: Callable[[Sequence[Row], Sequence[nn.Parameter]], None] | None = None,
     ) -> None:
         self.on_tasks = on_tasks

@@ -14,7 +14,7 @@ from esper.tolaria.gradients.aggregator import Combined
 from esper.tolaria.gradients.gram import count_conflicts, widest_dtype
 
 
-class Tally:
+class ConflictStats:
     """Counts the conflicts of steps with several tasks.
 
     A conflict is a pair of tasks whose gradients have a negative inner product over the shared parameters.

@@ -1,7 +1,7 @@
 """Growth within an epoch: health, decisions, commands; and what a seed will bring, found by a look ahead."""
 
-from esper.tolaria.growth.candidate_search import Scout
-from esper.tolaria.growth.lookahead import Lookahead, Place
-from esper.tolaria.growth.trial import trial_with
+from esper.tolaria.growth.candidate_search import CandidateSearch
+from esper.tolaria.growth.lookahead import DataPosition, Lookahead
+from esper.tolaria.growth.trial import copy_with_seed
 
-__all__ = ["Lookahead", "Place", "Scout", "trial_with"]
+__all__ = ["CandidateSearch", "DataPosition", "Lookahead", "copy_with_seed"]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from esper.leyline import AdaptationCommand
-from esper.tolaria.growth.lookahead import Lookahead, Place
+from esper.tolaria.growth.lookahead import DataPosition, Lookahead
 from esper.tolaria.train_state import Progress
 
 
-class Scout:
+class CandidateSearch:
     """Compares a germination with its shortlist and says which one is to be planted.
 
     The last two are trained for `steps` steps; every round before that halves the field in half as many
@@ -54,7 +54,7 @@ class Scout:
 
     def _losses(self, commands: Sequence[AdaptationCommand], steps: int) -> list[float]:
         p = self.progress
-        place = Place(p.epoch, p.batch, p.step)
+        place = DataPosition(p.epoch, p.batch, p.step)
         return [self.lookahead.loss_after(c, place, steps, self.rate()) for c in commands]
 
 

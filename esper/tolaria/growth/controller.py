@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from esper.config import MorphogeneticConfig
 from esper.errors import CheckpointError, GateClosedError, GrowthError
-from esper.kasmina import Clock, SeedManager, SeedRecord, StageMove, TopologyChange
+from esper.kasmina import SeedManager, SeedRecord, StageMove, TopologyChange, TrainingPosition
 from esper.leyline import (
     AdaptationCommand,
     CommandKind,
@@ -20,8 +20,8 @@ from esper.leyline import (
     SeedStage,
     SystemStatePacket,
 )
-from esper.tolaria.cost.budget import FlopRoom, over_budget
-from esper.tolaria.event_payloads import told_move, told_outcome
+from esper.tolaria.cost.budget import FlopBudget, over_budget
+from esper.tolaria.event_payloads import move_payload, outcome_payload
 from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
@@ -38,7 +38,7 @@ class Tamiyo(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class ControlLoop:
+class GrowthController:
     """Asks Tamiyo, refuses what breaks the limits, and applies the rest to seeds and optimisers as one.
 
     `on_structure` is called after every change of the forward. `clock` is a wall clock in seconds;
@@ -57,7 +57,7 @@ class ControlLoop:
         hook_budget_ms: float,
         on_structure: Callable[[TopologyChange], None],
         clock: Callable[[], float] = time.monotonic,
-        flops: FlopRoom | None = None,
+        flops: FlopBudget | None = None,
         choose: Callable[[AdaptationCommand], AdaptationCommand] | None = None,
     ) -> None:
         self.tamiyo = tamiyo
@@ -86,7 +86,7 @@ class ControlLoop:
     def decide(self, packet: SystemStatePacket, running_epoch: int) -> list[Outcome]:
         """One round of decisions; `running_epoch` is the epoch (from 1) that the cap is counted in."""
         commands = self._ask(packet)
-        now = Clock(packet.step, packet.epoch)
+        now = TrainingPosition(packet.step, packet.epoch)
         if running_epoch != self._epoch_of_cap:
             self._epoch_of_cap, self._applied_in_epoch = running_epoch, 0
         cooling = self._cooling(running_epoch)
@@ -137,7 +137,7 @@ class ControlLoop:
             return f"the last adaptation was less than {seconds:g} s ago"
         return ""
 
-    def _settle(self, command: AdaptationCommand, now: Clock, cooling: str) -> Outcome:
+    def _settle(self, command: AdaptationCommand, now: TrainingPosition, cooling: str) -> Outcome:
         self.counts["proposed"] += 1
         refusal, detail = self._refusal(command, now, cooling)
         if refusal is None:
@@ -149,7 +149,9 @@ class ControlLoop:
         self._report(outcome, self.tamiyo.report)
         return outcome
 
-    def _refusal(self, command: AdaptationCommand, now: Clock, cooling: str) -> tuple[Refusal | None, str]:
+    def _refusal(
+        self, command: AdaptationCommand, now: TrainingPosition, cooling: str
+    ) -> tuple[Refusal | None, str]:
         """Which limit a command breaks, if any, and by how much."""
         c = self.config
         checks = (
@@ -208,7 +210,7 @@ class ControlLoop:
         free = model.record(command.layer, command.seed_index).stage is SeedStage.DORMANT
         return free and not over_budget(command, model, self.max_params, self.flops)
 
-    def _carry_out(self, command: AdaptationCommand, now: Clock) -> tuple[Refusal | None, str]:
+    def _carry_out(self, command: AdaptationCommand, now: TrainingPosition) -> tuple[Refusal | None, str]:
         if command.kind is CommandKind.PAUSE:
             self._paused_until = now.epoch + command.pause_epochs
         else:
@@ -228,7 +230,7 @@ class ControlLoop:
 
     # -- changes ---------------------------------------------------------------------------------
 
-    def advance(self, now: Clock) -> None:
+    def advance(self, now: TrainingPosition) -> None:
         """Let the gates move every seed on whose time has come; what cannot be followed is undone."""
         try:
             change = self.seeds.advance(now)
@@ -238,7 +240,7 @@ class ControlLoop:
         else:
             self._announce(change, now)
 
-    def _follow(self, change: TopologyChange, now: Clock) -> None:
+    def _follow(self, change: TopologyChange, now: TrainingPosition) -> None:
         """Let the optimisers follow the seeds; where they cannot, both are as they were before."""
         try:
             self.optimizers.apply(change, now.step)
@@ -246,7 +248,7 @@ class ControlLoop:
             change.undo()
             raise
 
-    def _announce(self, change: TopologyChange, now: Clock) -> None:
+    def _announce(self, change: TopologyChange, now: TrainingPosition) -> None:
         """Tell everybody of a change that has been followed, and bury the seeds that it culled."""
         if change.structural:
             self.on_structure(change)
@@ -260,7 +262,7 @@ class ControlLoop:
         if change.structural:
             self.telemetry.emit(EventName.TOPOLOGY_CHANGED, {"params": self.seeds.model.total_params()})
 
-    def expel(self, record: SeedRecord, reason: str, now: Clock) -> None:
+    def remove_seed(self, record: SeedRecord, reason: str, now: TrainingPosition) -> None:
         """Take a seed out at once, also in the midst of a blend: it is not trusted for another step."""
         self.seeds.blends.pop(record.key, None)
         cull = AdaptationCommand(
@@ -286,11 +288,11 @@ class ControlLoop:
     def _tell(self, outcome: Outcome) -> None:
         applied = outcome.refusal is None
         name = EventName.ADAPTATION_APPLIED if applied else EventName.ADAPTATION_REFUSED
-        self.telemetry.emit(name, told_outcome(outcome))
+        self.telemetry.emit(name, outcome_payload(outcome))
 
     def _tell_move(self, move: StageMove) -> None:
         closed = move.old is move.new and move.verdicts
-        self.telemetry.emit(EventName.GATE if closed else EventName.SEED_STAGE, told_move(move))
+        self.telemetry.emit(EventName.GATE if closed else EventName.SEED_STAGE, move_payload(move))
 
     # -- state -----------------------------------------------------------------------------------
 

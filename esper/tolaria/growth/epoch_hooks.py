@@ -8,16 +8,16 @@ from dataclasses import asdict
 from typing import Any
 
 from esper.config import MorphogeneticConfig
-from esper.kasmina import Clock, HealthMonitor, Seed, SeedManager, SeedRecord
+from esper.kasmina import HealthMonitor, Seed, SeedManager, SeedRecord, TrainingPosition
 from esper.kasmina.model_buffers import kept_buffers
 from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
-from esper.tolaria.cost.meter import Account
+from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.evaluator import Evaluator
 from esper.tolaria.events import Telemetry
-from esper.tolaria.growth.controller import ControlLoop
+from esper.tolaria.growth.controller import GrowthController
 from esper.tolaria.growth.state_packet import PacketBuilder
 from esper.tolaria.measurements import Measurements
-from esper.tolaria.probe_batch import Probe
+from esper.tolaria.probe_batch import ProbeBatch
 from esper.tolaria.train_state import Progress
 
 
@@ -31,13 +31,13 @@ class Growth:
 
     def __init__(
         self,
-        control: ControlLoop,
+        control: GrowthController,
         packets: PacketBuilder,
         monitor: HealthMonitor | None,
         evaluator: Evaluator,
-        probe: Probe,
+        probe: ProbeBatch,
         telemetry: Telemetry,
-        account: Account,
+        account: CostMeter,
         config: MorphogeneticConfig,
         measurements: Measurements,
         attend: Callable[[], None] = lambda: None,
@@ -60,13 +60,13 @@ class Growth:
 
     def inside_epoch(self, progress: Progress, train_loss: float) -> None:
         """A round of decisions between two steps."""
-        self.control.advance(Clock(progress.step, progress.epoch))
+        self.control.advance(TrainingPosition(progress.step, progress.epoch))
         self._decide(progress, train_loss, running_epoch=progress.epoch + 1)
 
     def end_of_epoch(self, progress: Progress, train_loss: float) -> None:
         """Gates, health, impact and, when it is time, decisions; `progress.epoch` counts this epoch."""
         began = time.perf_counter()
-        self.control.advance(Clock(progress.step, progress.epoch))
+        self.control.advance(TrainingPosition(progress.step, progress.epoch))
         if self.monitor is not None and progress.epoch % self.config.health_signal_interval == 0:
             self.attend()
             self._take_health()

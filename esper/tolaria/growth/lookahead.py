@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from esper.leyline import AdaptationCommand
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.cost.flops import count_flops
-from esper.tolaria.cost.meter import Account
+from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.evaluator import Evaluator
-from esper.tolaria.growth.trial import trial_with
+from esper.tolaria.growth.trial import copy_with_seed
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.loss.loss_state import evaluating
-from esper.tolaria.loss.objectives import in_total, judge
+from esper.tolaria.loss.objectives import compute_loss, in_total
 from esper.tolaria.optimization.lr_schedule import ramp
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
 from esper.tolaria.optimization.trainable import Trainable
-from esper.tolaria.probe_batch import Probe
-from esper.tolaria.task import batch_length, follow
+from esper.tolaria.probe_batch import ProbeBatch
+from esper.tolaria.task import batch_length, targets_to
 from esper.utils.device_and_rng import seeded_rng
 
 # Share of the steps over which the rate climbs from nothing: the optimiser of a copy starts afresh.
@@ -36,7 +36,7 @@ _WARMUP_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DataPosition:
     """Where in the training data a run stands: finished epochs, batches of the running one, steps in all."""
 
     epoch: int
@@ -55,9 +55,9 @@ class Lookahead:
         self,
         evaluator: Evaluator,
         batches: BatchSource,
-        probe: Probe,
+        probe: ProbeBatch,
         optimizer: OptimizerFactory,
-        account: Account,
+        account: CostMeter,
     ) -> None:
         self.evaluator = evaluator
         self.batches = batches
@@ -65,12 +65,14 @@ class Lookahead:
         self.optimizer = optimizer
         self.account = account
 
-    def loss_after(self, command: AdaptationCommand | None, place: Place, steps: int, rate: float) -> float:
+    def loss_after(
+        self, command: AdaptationCommand | None, place: DataPosition, steps: int, rate: float
+    ) -> float:
         """Held-out loss after `steps` steps with the seed that a germination asks for, or without one.
 
         `rate` is the learning rate after the warm-up. Raises `GrowthError` where the seed does not fit.
         """
-        trial = trial_with(self.evaluator.model, command, place.step)
+        trial = copy_with_seed(self.evaluator.model, command, place.step)
         # a loss may learn, too: what it would learn here is not the run's
         judged = self.evaluator.of(trial, _own_copy(self.evaluator.loss))
         params = Trainable(trial, judged.loss.loss).required()
@@ -101,7 +103,7 @@ class Lookahead:
         found = count() if measurements is None else measurements.take("train_flops", count)
         return (None, None) if found is None else found
 
-    def _upcoming(self, place: Place, steps: int) -> Iterator[Any]:
+    def _upcoming(self, place: DataPosition, steps: int) -> Iterator[Any]:
         """Batches from where the run stands, over the end of an epoch into the one after it."""
         epoch, start, left = place.epoch + 1, place.batch, steps
         while left > 0:
@@ -124,7 +126,7 @@ class Lookahead:
         args, kwargs, targets = e.form(batch)
         with e.precision.autocast():
             output = e.model.forward(*args, **kwargs)
-            losses = judge(e.loss, output, follow(targets, output))
+            losses = compute_loss(e.loss, output, targets_to(targets, output))
             return in_total(losses, e.total), batch_length(targets)
 
 

@@ -21,7 +21,7 @@ from esper.leyline import (
     SiteState,
     SystemStatePacket,
 )
-from esper.tolaria.cost.budget import FlopRoom, seed_flops
+from esper.tolaria.cost.budget import FlopBudget, seed_flops
 
 
 class History:
@@ -65,7 +65,7 @@ class PacketBuilder:
         steps_per_epoch: int,
         history: History,
         on_broken: Callable[[str], None],
-        flops: FlopRoom | None = None,
+        flops: FlopBudget | None = None,
         facts: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self.facts = facts or hardware

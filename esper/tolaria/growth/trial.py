@@ -7,7 +7,7 @@ from esper.kasmina.model_copy import copy_model
 from esper.leyline import AdaptationCommand, SeedStage
 
 
-def trial_with(model: MorphableModel, command: AdaptationCommand | None, step: int) -> MorphableModel:
+def copy_with_seed(model: MorphableModel, command: AdaptationCommand | None, step: int) -> MorphableModel:
     """A deep copy, with the seed that a germination asks for planted at full strength (None: no seed).
 
     The seed has the weights that it would be born with after `step` steps; its output is zero all the same.

@@ -21,8 +21,8 @@ from esper.tolaria.loss.divisors import (
     class_divisor,
     setting,
 )
-from esper.tolaria.loss.objectives import Losses, LossFunction, judge
-from esper.tolaria.probe_batch import Probe
+from esper.tolaria.loss.objectives import Losses, LossFunction, compute_loss
+from esper.tolaria.probe_batch import ProbeBatch
 from esper.tolaria.task import batch_length
 
 # How far two values of a loss may be apart that differ by rounding alone; half precision has three digits.
@@ -48,7 +48,7 @@ class _Trial:
 def find_divisor(
     loss: LossFunction,
     declared: Divisor | None,
-    probe: Probe,
+    probe: ProbeBatch,
     judged: tuple[Any, Any, Losses],
     ignorable: bool,
 ) -> tuple[Divisor, list[str]]:
@@ -67,7 +67,7 @@ def find_divisor(
     return (declared or BySamples()), [_note(declared is not None)]
 
 
-def _trials(loss: LossFunction, probe: Probe, judged: tuple[Any, Any, Losses]) -> Iterator[_Trial]:
+def _trials(loss: LossFunction, probe: ProbeBatch, judged: tuple[Any, Any, Losses]) -> Iterator[_Trial]:
     own = _Trial(probe.batch, *judged, probe.samples)
     if own.samples == 1:
         own = _gathered(loss, probe) or own
@@ -77,18 +77,18 @@ def _trials(loss: LossFunction, probe: Probe, judged: tuple[Any, Any, Losses]) -
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(output.shape, generator=generator).to(output)
         try:
-            yield replace(own, output=output + noise, losses=judge(loss, output + noise, own.targets))
+            yield replace(own, output=output + noise, losses=compute_loss(loss, output + noise, own.targets))
         except Exception:  # noqa: BLE001 - it may take probabilities only
             return
 
 
-def _gathered(loss: LossFunction, probe: Probe) -> _Trial | None:
+def _gathered(loss: LossFunction, probe: ProbeBatch) -> _Trial | None:
     """Several batches of one sample as one; None where there are not two, or they cannot be put together."""
     batches = list(islice(probe.batches.batches(0), _GATHERED))
     try:
         batch = join(batches)
         output, targets = probe.answer(batch)
-        losses = judge(loss, output, targets)
+        losses = compute_loss(loss, output, targets)
         return _Trial(batch, output, targets, losses, len(batches)) if len(batches) > 1 else None
     except Exception:  # noqa: BLE001 - batches of other shapes, perhaps
         return None
@@ -157,7 +157,7 @@ def _note(declared: bool) -> str:
     return f"{text}; a method divisor(targets) of the loss can say what its mean is divided by"
 
 
-def _splits(loss: LossFunction, probe: Probe, trial: _Trial) -> Iterator[list[Piece] | None]:
+def _splits(loss: LossFunction, probe: ProbeBatch, trial: _Trial) -> Iterator[list[Piece] | None]:
     """The batch cut in two at two places; None for a cut where the loss fails."""
     n = trial.samples
     for at in sorted({n // 2, n // 3} - {0}):
@@ -167,14 +167,14 @@ def _splits(loss: LossFunction, probe: Probe, trial: _Trial) -> Iterator[list[Pi
             yield None
 
 
-def _piece(loss: LossFunction, probe: Probe, trial: _Trial, start: int, end: int) -> Piece:
+def _piece(loss: LossFunction, probe: ProbeBatch, trial: _Trial, start: int, end: int) -> Piece:
     batch = cut(trial.batch, start, end, trial.samples)
     targets = probe.form(batch)[2]
     if _has_samples(trial.output, trial.samples):
         part = cut(trial.output, start, end, trial.samples)
     else:
         part, targets = probe.answer(batch)
-    losses = judge(loss, part, targets)
+    losses = compute_loss(loss, part, targets)
     if isinstance(losses, Tensor) and losses.dim():
         raise ValueError("not one number")
     return losses, targets, batch_length(targets)

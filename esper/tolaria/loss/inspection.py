@@ -13,22 +13,22 @@ from torch.nn import functional as F
 
 from esper.config import TolariaConfig
 from esper.config import aliases as names
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError, EsperError
-from esper.tolaria.components import Parts
+from esper.tolaria.components import TrainingComponents
 from esper.tolaria.loss.accuracy import accuracy_for, scores_of_classes
 from esper.tolaria.loss.criterion import Criterion, Metric
 from esper.tolaria.loss.divisor_search import find_divisor
 from esper.tolaria.loss.divisors import IGNORED_LABEL, known_divisor, setting, torch_loss
-from esper.tolaria.loss.objectives import Losses, LossFunction, judge
+from esper.tolaria.loss.objectives import Losses, LossFunction, compute_loss
 from esper.tolaria.loss.shapes import shape_problems
-from esper.tolaria.probe_batch import Probe
+from esper.tolaria.probe_batch import ProbeBatch
 from esper.tolaria.task import pair_form
 
 _KEY = "optimization.loss_function"
 
 
-def examine(config: TolariaConfig, parts: Parts, probe: Probe) -> Criterion:
+def examine(config: TolariaConfig, parts: TrainingComponents, probe: ProbeBatch) -> Criterion:
     """The loss with what is known of it.
 
     Raises `ConfigError` where the loss cannot judge the model's output, where it is not one number, where
@@ -40,7 +40,7 @@ def examine(config: TolariaConfig, parts: Parts, probe: Probe) -> Criterion:
         output, targets = probe.answer()
         with _refusing(o.loss_function, output, targets), probe.precision.autocast():
             _refuse(shape_problems(loss, o.loss_function, output, targets))
-            losses = judge(loss, output, targets)
+            losses = compute_loss(loss, output, targets)
         _refuse(_scalar_problems(o.loss_function, losses))
         ignorable = _may_ignore(config, parts, loss)
         known = known_divisor(loss, ignorable=ignorable)
@@ -51,7 +51,7 @@ def examine(config: TolariaConfig, parts: Parts, probe: Probe) -> Criterion:
         kind = "none" if parts.metric is not None else o.metric
         accuracy = accuracy_for(loss, kind, classes=classes, ignorable=ignorable)
         if o.metric in ("accuracy", "binary_accuracy") and accuracy.count(output, targets) is None:
-            _refuse([problem("optimization.metric", o.metric, _fitting(o.metric, output, targets))])
+            _refuse([error_message("optimization.metric", o.metric, _fitting(o.metric, output, targets))])
         if parts.metric is not None:
             _try_metric(o.metric, parts.metric, output, targets)
     return Criterion(
@@ -84,7 +84,7 @@ def _refusing(name: str, output: Any, targets: Any) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         given = f"{_described(output)} and targets {_described(targets)}"
         expected = f"a loss of the model's output {given} ({reason:.200})"
-        raise ConfigError(problem(_KEY, name, expected)) from error
+        raise ConfigError(error_message(_KEY, name, expected)) from error
 
 
 def _refuse(problems: list[str]) -> None:
@@ -95,14 +95,14 @@ def _refuse(problems: list[str]) -> None:
 def _scalar_problems(name: str, losses: Losses) -> list[str]:
     if isinstance(losses, Mapping) or (isinstance(losses, Tensor) and losses.dim() == 0):
         return []
-    return [problem(_KEY, name, f"one number a batch, not {_described(losses)}: a mean or a sum")]
+    return [error_message(_KEY, name, f"one number a batch, not {_described(losses)}: a mean or a sum")]
 
 
 def _described(value: Any) -> str:
     return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _may_ignore(config: TolariaConfig, parts: Parts, loss: LossFunction) -> bool:
+def _may_ignore(config: TolariaConfig, parts: TrainingComponents, loss: LossFunction) -> bool:
     """Whether a label can be the one that the loss ignores: those of a shipped data set are known."""
     shipped = config.dataset.name in names.DATASETS and parts.form is pair_form
     classes = parts.data.num_classes
@@ -123,7 +123,7 @@ def _judges_classes(loss: LossFunction, output: Any, targets: Any) -> bool:
     if labels.max() >= classes:
         return False
     try:
-        right, wrong = (judge(loss, _scores(labels + shift, output), targets) for shift in (0, 1))
+        right, wrong = (compute_loss(loss, _scores(labels + shift, output), targets) for shift in (0, 1))
     except Exception:  # noqa: BLE001 - it has judged the model's output, and that is what counts
         return False
     if not (isinstance(right, Tensor) and isinstance(wrong, Tensor)):
@@ -154,4 +154,6 @@ def _try_metric(name: str, metric: Metric, output: Any, targets: Any) -> None:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         expected = f"a metric of the output {_described(output)} and targets {_described(targets)}"
-        raise ConfigError(problem("optimization.metric", name, f"{expected} ({reason:.200})")) from error
+        raise ConfigError(
+            error_message("optimization.metric", name, f"{expected} ({reason:.200})")
+        ) from error

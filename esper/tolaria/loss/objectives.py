@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 
 # scalars, each the mean over its batch
@@ -22,7 +22,7 @@ LossFunction = Callable[[Any, Any], Losses]
 Total = Callable[[Mapping[str, Tensor]], Tensor]
 
 
-def judge(loss: LossFunction, output: Any, targets: Any) -> Losses:
+def compute_loss(loss: LossFunction, output: Any, targets: Any) -> Losses:
     """The losses of a batch; several are returned in a dictionary of their own.
 
     Raises `ConfigError` where what should be objectives is not one scalar a name.
@@ -34,7 +34,7 @@ def judge(loss: LossFunction, output: Any, targets: Any) -> Losses:
     if wrong or not losses:
         given = {name: _described(value) for name, value in wrong.items()}
         expected = "one number, or a scalar tensor for each objective's name"
-        raise ConfigError(problem("optimization.loss_function", given, expected))
+        raise ConfigError(error_message("optimization.loss_function", given, expected))
     return dict(losses)
 
 
@@ -72,7 +72,7 @@ def from_model(output: Any, targets: Any) -> Losses:
         return output
     expected = "a loss that judges this model's output: from_model is for models that return their losses, "
     expected += f"in evaluation mode, too (its output is {_described(output)})"
-    raise ConfigError(problem("optimization.loss_function", "from_model", expected))
+    raise ConfigError(error_message("optimization.loss_function", "from_model", expected))
 
 
 def _scalar(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.tolaria.loss.divisors import ELEMENTWISE, torch_loss
 from esper.tolaria.loss.objectives import LossFunction
 
@@ -29,7 +29,7 @@ def shape_problems(loss: LossFunction, name: str, output: Any, targets: Any) -> 
         return []
     if known is not None and known not in ELEMENTWISE:
         return []
-    return [problem(_KEY, name, _expected(output, targets))]
+    return [error_message(_KEY, name, _expected(output, targets))]
 
 
 def _broadcasts(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -> bool:

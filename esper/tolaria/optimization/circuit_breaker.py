@@ -17,7 +17,7 @@ REMEMBERED_CHANGES = 8
 RECOVERY_EPOCHS = 2
 
 
-class Rebuilds:
+class CircuitBreaker:
     """Counts what became of each change that the optimisers had to follow.
 
     After `FAILURES_TO_OPEN` failures among the last `REMEMBERED_CHANGES` the breaker opens: the control loop

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def check_rates(optimizer: torch.optim.Optimizer) -> None:
     """Raise `ConfigError` where a group has no learning rate."""
     if any("lr" not in group for group in optimizer.param_groups):
         raise ConfigError(
-            problem(
+            error_message(
                 "optimization.optimizer",
                 type(optimizer).__name__,
                 "an optimiser whose groups have lr, which the schedule sets",
@@ -34,7 +34,7 @@ def check_sparse(host: nn.Module, factory: Callable[[list[dict[str, Any]]], torc
     optimizer = factory([{"params": [tried], "name": "host", "base_lr": 0.0}])
     if reason := _trouble_with_sparse(optimizer, tried):
         expected = f"one for the sparse gradients of {found[0]!r}, or sparse=False there ({reason})"
-        raise ConfigError(problem("optimization.optimizer", type(optimizer).__name__, expected))
+        raise ConfigError(error_message("optimization.optimizer", type(optimizer).__name__, expected))
 
 
 def _trouble_with_sparse(optimizer: torch.optim.Optimizer, tried: nn.Parameter) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from esper.errors import CheckpointError, EsperError, GrowthError
 from esper.kasmina import MorphableModel, Seed, TopologyChange
 from esper.tolaria.checkpoint import load_named_state, named_state
-from esper.tolaria.optimization.circuit_breaker import Rebuilds
+from esper.tolaria.optimization.circuit_breaker import CircuitBreaker
 from esper.tolaria.optimization.optimizer_checks import check_rates, check_sparse
 from esper.tolaria.optimization.trainable import LOSS, Trainable
 
@@ -46,7 +46,7 @@ class OptimizerManager:
         seed_lr: float,
         isolation_lr: float,
         warmup_steps: int,
-        rebuilds: Rebuilds | None = None,
+        rebuilds: CircuitBreaker | None = None,
         clock: Callable[[], float] = time.perf_counter,
         loss: Any = None,
     ) -> None:
@@ -57,7 +57,7 @@ class OptimizerManager:
         self.seed_lr = seed_lr
         self.isolation_lr = isolation_lr
         self.warmup_steps = warmup_steps
-        self.rebuilds = rebuilds or Rebuilds()
+        self.rebuilds = rebuilds or CircuitBreaker()
         self.clock = clock
         self._begin()
 

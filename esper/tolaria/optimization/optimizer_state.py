@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.errors import CheckpointError
-from esper.tolaria.optimization.packing import Json, Packer, Placer, Unpacker
+from esper.tolaria.optimization.packing import EncodedJson, Packer, Placer, Unpacker
 
 NamedParams = Iterable[tuple[str, Tensor]]
 
@@ -32,7 +32,7 @@ def named_state(
         what = ", ".join(sorted(further)) or "entries that belong to none of its parameters"
         raise CheckpointError(f"the state of {_kind(optimizer)} cannot be saved by name: it also has {what}")
     packer = Packer(copy=copy)
-    meta = Json(
+    meta = EncodedJson(
         {
             "class": _kind(optimizer),
             "groups": [

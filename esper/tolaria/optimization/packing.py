@@ -19,7 +19,7 @@ from esper.errors import CheckpointError
 Placer = Callable[[Tensor, str], Tensor]
 
 
-class Json(dict[str, Any]):
+class EncodedJson(dict[str, Any]):
     """A table that holds nothing but JSON and was made for whoever gets it: nobody need look again."""
 
 

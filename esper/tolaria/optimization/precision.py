@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 from esper.leyline import EventName
 from esper.tolaria.events import Telemetry
@@ -29,7 +29,7 @@ class Precision:
         if mode is True:
             mode = "fp16" if device.type == "cuda" else "bf16"
         if mode not in (False, *_DTYPES):
-            raise ConfigError(problem("mixed_precision", mode, "false, true, bf16 or fp16"))
+            raise ConfigError(error_message("mixed_precision", mode, "false, true, bf16 or fp16"))
         self.dtype = _DTYPES[str(mode)] if mode else None
         self.device_type = device.type
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from esper.config.messages import problem
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 
@@ -67,7 +67,7 @@ class Trainable:
             f"the same parameters throughout training: {shown}{more} {what}, and a checkpoint could not be "
             "resumed; make them in __init__, or register them there as lazy ones or None"
         )
-        raise ConfigError(problem(option, given, expected))
+        raise ConfigError(error_message(option, given, expected))
 
     def _fixed_shapes(self) -> dict[str, tuple[int, ...]]:
         fixed = (f"{LOSS}.", _HOST)
@@ -98,7 +98,9 @@ def check_tensors(owner: Any, option: str) -> None:
     """Raise `ConfigError` for what `owner`, a module or a loss of any kind, could not be trained in."""
     for name, reason in _unsupported(owner):
         given = type(owner).__name__
-        raise ConfigError(problem(option, given, f"every trainable tensor as a parameter: {name} {reason}"))
+        raise ConfigError(
+            error_message(option, given, f"every trainable tensor as a parameter: {name} {reason}")
+        )
 
 
 def _unsupported(owner: Any) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,17 @@
 """Is a run healthy, and what is done where it is not: governor, rollback, emergencies."""
 
-from esper.tolaria.recovery.alarm import Alarm
-from esper.tolaria.recovery.divergence import Governor
-from esper.tolaria.recovery.guard import Guard, Unhealthy
+from esper.tolaria.recovery.alarm import EmergencyNotifier
+from esper.tolaria.recovery.divergence import DivergenceDetector
+from esper.tolaria.recovery.guard import DivergenceError, DivergenceGuard
 from esper.tolaria.recovery.recovery import HALTED, Recovery
-from esper.tolaria.recovery.step_buffer import Watch
+from esper.tolaria.recovery.step_buffer import StepBuffer
 
-__all__ = ["HALTED", "Alarm", "Governor", "Guard", "Recovery", "Unhealthy", "Watch"]
+__all__ = [
+    "HALTED",
+    "DivergenceDetector",
+    "DivergenceError",
+    "DivergenceGuard",
+    "EmergencyNotifier",
+    "Recovery",
+    "StepBuffer",
+]

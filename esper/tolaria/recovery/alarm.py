@@ -9,13 +9,13 @@ from typing import Any
 from esper.leyline import EmergencyLevel, EmergencySignal, EventName, Level
 from esper.tolaria.events import Telemetry
 from esper.tolaria.recovery.emergency import Emergency
-from esper.tolaria.recovery.notifier import Broadcaster
+from esper.tolaria.recovery.notifier import NotifierWorker
 from esper.utils.files import write_json_atomic
 
 EMERGENCY_FILE = "emergency.json"
 
 
-class Alarm:
+class EmergencyNotifier:
     """Raises and ends the emergencies of one run.
 
     Each change of level is an event, and is broadcast: the latest one stands in `emergency.json` in the run
@@ -27,7 +27,7 @@ class Alarm:
         self.session_name = session_name
         self.telemetry = telemetry
         self.emergency = Emergency(telemetry.clock, self._changed)
-        self.broadcaster = Broadcaster(self._write)
+        self.broadcaster = NotifierWorker(self._write)
         self.halts = 0
 
     @property

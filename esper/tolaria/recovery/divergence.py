@@ -24,7 +24,7 @@ LEARNT_SHARE = 0.5
 KEPT_SHARE = 0.1
 
 
-class Governor:
+class DivergenceDetector:
     """Holds each step's loss and gradient norm against what went before.
 
     The loss's yardstick is where it began: the first loss or the median of the warm-up, whichever is larger,

@@ -11,8 +11,8 @@ from esper.kasmina import MorphableModel
 from esper.leyline import EventName
 from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
 from esper.tolaria.events import Telemetry
-from esper.tolaria.recovery.divergence import Governor
-from esper.tolaria.recovery.step_buffer import Watch
+from esper.tolaria.recovery.divergence import DivergenceDetector
+from esper.tolaria.recovery.step_buffer import StepBuffer
 from esper.tolaria.train_state import Progress
 from esper.utils.finite import non_finite
 
@@ -22,7 +22,7 @@ TRIAL_STEPS = 8
 KEPT_SNAPSHOTS = 3
 
 
-class Unhealthy(Exception):
+class DivergenceError(Exception):
     """A run is not healthy: `reason` is a clause, `tensors` name the weights that are no numbers."""
 
     def __init__(self, reason: str, tensors: Sequence[str] = ()) -> None:
@@ -31,7 +31,7 @@ class Unhealthy(Exception):
         self.tensors = tuple(tensors)
 
 
-class Guard:
+class DivergenceGuard:
     """Reads what the watch has seen, looks at the weights where the run is about to be saved or judged.
 
     `interval_steps` asks for snapshots inside an epoch, too; `loss` is one with parameters of its own. State
@@ -42,8 +42,8 @@ class Guard:
         self,
         model: MorphableModel,
         progress: Progress,
-        watch: Watch,
-        governor: Governor,
+        watch: StepBuffer,
+        governor: DivergenceDetector,
         snapshots: Snapshots,
         telemetry: Telemetry,
         interval_steps: int | None,
@@ -65,7 +65,7 @@ class Guard:
         self.keep_good()
 
     def after_step(self, norm: Tensor | None) -> None:
-        """A step is done; raises `Unhealthy` where it, or one before it, was not healthy."""
+        """A step is done; raises `DivergenceError` where it, or one before it, was not healthy."""
         if self.watch.end_step(norm):
             self.look()
 
@@ -77,30 +77,30 @@ class Guard:
                 self._trial.append(self.progress.step)
 
     def look(self) -> None:
-        """Judge all steps that have not been judged; raises `Unhealthy`."""
+        """Judge all steps that have not been judged; raises `DivergenceError`."""
         seen = self.watch.read()
         for step, (loss, norm) in enumerate(seen, self.progress.step - len(seen) + 1):
             # without a loss nothing in the step counted, and nothing was learnt
             if loss is not None and (wrong := self.governor.judge(loss, norm)):
-                raise Unhealthy(f"{wrong} at step {step}")
+                raise DivergenceError(f"{wrong} at step {step}")
         while self._trial and self._trial[0] + TRIAL_STEPS <= self.progress.step:
             self.snapshots.good(self._trial.pop(0))
 
     def inspect(self) -> None:
-        """Judge everything there is, the weights, too; raises `Unhealthy`."""
+        """Judge everything there is, the weights, too; raises `DivergenceError`."""
         self.look()
         bad = non_finite(self.model)
         if self.loss is not None:
             bad += [f"loss.{name}" for name in non_finite(self.loss)]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise Unhealthy(f"{bad[0]}{more} not finite after step {self.progress.step}", bad)
+            raise DivergenceError(f"{bad[0]}{more} not finite after step {self.progress.step}", bad)
 
     def end_of_pass(self) -> Snapshot | None:
         """The state after an epoch's last step, before validation; None where it is too large to keep."""
         return self._keep()
 
-    def vouch(self) -> None:
+    def mark_good(self) -> None:
         """The present step's snapshot has proved good; those that are no longer needed go."""
         self.snapshots.good(self.progress.step)
         for step in self.snapshots.steps[:-KEPT_SNAPSHOTS]:
@@ -110,10 +110,10 @@ class Guard:
         """The present state is one to go back to: that of a checkpoint, at an epoch's end or on request.
 
         So a run that was resumed from that checkpoint goes back to where one that was never stopped does.
-        Raises `Unhealthy`.
+        Raises `DivergenceError`.
         """
         if self._keep() is not None:
-            self.vouch()
+            self.mark_good()
 
     def rolled_back(self) -> None:
         """Replace the snapshot that the run went back to by the present state, decisions included.
@@ -122,7 +122,7 @@ class Guard:
         """
         if isinstance(self.snapshots.take(self.progress), Refused):
             self.snapshots.drop(self.progress.step)
-        self.vouch()
+        self.mark_good()
 
     def forget(self) -> None:
         """The run goes back: what was seen of the steps that are undone does not count."""

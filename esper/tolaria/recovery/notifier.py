@@ -25,7 +25,7 @@ class DispatchProblem:
     reason: str
 
 
-class Broadcaster:
+class NotifierWorker:
     """Sends signals in their order, at most `cap` in every `window_s` seconds.
 
     One that fails is tried again and holds back those behind it; one that exceeds the cap waits. All that

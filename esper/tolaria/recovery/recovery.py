@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from esper.kasmina import Clock, MorphableModel, SeedRecord
+from esper.kasmina import MorphableModel, SeedRecord, TrainingPosition
 from esper.leyline import EmergencyLevel, EventName, Level
 from esper.tolaria.checkpoint.rollback import Rollback, RollbackResult
-from esper.tolaria.cost.meter import Account
+from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.events import Telemetry
-from esper.tolaria.growth.controller import ControlLoop
+from esper.tolaria.growth.controller import GrowthController
 from esper.tolaria.optimization.lr_schedule import LearningRate
-from esper.tolaria.recovery.alarm import Alarm
-from esper.tolaria.recovery.guard import Guard, Unhealthy
-from esper.tolaria.recovery.suspect import suspect
+from esper.tolaria.recovery.alarm import EmergencyNotifier
+from esper.tolaria.recovery.guard import DivergenceError, DivergenceGuard
+from esper.tolaria.recovery.suspect import find_culprit
 
 HALTED = "emergency"
 
@@ -37,12 +37,12 @@ class Recovery:
     def __init__(
         self,
         model: MorphableModel,
-        account: Account,
-        guard: Guard,
+        account: CostMeter,
+        guard: DivergenceGuard,
         rollback: Rollback,
         schedule: LearningRate,
-        control: ControlLoop | None,
-        alarm: Alarm,
+        control: GrowthController | None,
+        alarm: EmergencyNotifier,
         telemetry: Telemetry,
         rewind: Callable[[Mapping[str, Any]], None],
         *,
@@ -84,7 +84,7 @@ class Recovery:
         if self.alarm.level is not EmergencyLevel.NONE and self.progress.step > self._failed_step:
             self.alarm.emergency.recover()
 
-    def answer(self, fault: Unhealthy) -> None:
+    def answer(self, fault: DivergenceError) -> None:
         """Go back to the last good state; where that is no use or not possible, the run halts there."""
         failed = self.progress.step
         self._failed_step = max(self._failed_step, failed)
@@ -99,7 +99,7 @@ class Recovery:
 
     # -- going back ------------------------------------------------------------------------------
 
-    def _go_back(self, fault: Unhealthy, failed: int) -> None:
+    def _go_back(self, fault: DivergenceError, failed: int) -> None:
         lived = [replace(record) for record in self.model.living()]
         epoch = self.progress.epoch
         result = self._restore(fault)
@@ -125,7 +125,7 @@ class Recovery:
         if self._commit(result, failed, facts):
             self.telemetry.warn(EventName.ROLLBACK_DONE, facts)
 
-    def _raise_alarm(self, fault: Unhealthy, result: RollbackResult) -> None:
+    def _raise_alarm(self, fault: DivergenceError, result: RollbackResult) -> None:
         if result.deadline_exceeded:
             self._halt(f"{fault.reason}, and the rollback took longer than {self.deadline_ms:g} ms")
             return
@@ -145,7 +145,7 @@ class Recovery:
         self.guard.rolled_back()
         return True
 
-    def _restore(self, fault: Unhealthy) -> RollbackResult:
+    def _restore(self, fault: DivergenceError) -> RollbackResult:
         """The last good state, with what has to outlive it: this object's memory, the cut of the rates."""
         self.guard.forget()
         kept, scale, spent = self.state_dict(), self.schedule.scale, self.account.spent()
@@ -169,20 +169,20 @@ class Recovery:
 
     # -- keeping out of the same hole ------------------------------------------------------------
 
-    def _embargo(self, lived: Sequence[SeedRecord], fault: Unhealthy, failed_epoch: int) -> str | None:
+    def _embargo(self, lived: Sequence[SeedRecord], fault: DivergenceError, failed_epoch: int) -> str | None:
         """Take the suspect out, bar its layer, and bar again what had been barred before."""
         if self.control is None:
             return None
-        now = Clock(self.progress.step, self.progress.epoch)
-        guilty = suspect(lived, now.step, fault.tensors)
+        now = TrainingPosition(self.progress.step, self.progress.epoch)
+        guilty = find_culprit(lived, now.step, fault.tensors)
         if guilty is not None:
             self._barred[guilty.layer] = failed_epoch + self.embargo_epochs
             record = self.model.record(guilty.layer, guilty.index)
             if record.alive and record.germinated_step == guilty.germinated_step:
-                self.control.expel(record, f"rollback: {fault.reason}", now)
+                self.control.remove_seed(record, f"rollback: {fault.reason}", now)
         for layer, until in self._barred.items():
             if until > now.epoch:
-                self.control.seeds.bar(layer, until, "a seed here was part of a rollback", now)
+                self.control.seeds.embargo_layer(layer, until, "a seed here was part of a rollback", now)
         return None if guilty is None else guilty.key
 
     def _halt(self, reason: str) -> None:

@@ -15,7 +15,7 @@ from esper.tolaria.loss.objectives import Losses, Total, in_total, sum_losses
 ACCELERATOR_STEPS = 16
 
 
-class Watch:
+class StepBuffer:
     """Keeps each step's loss and gradient norm where they are until `read`; no kernel is launched for them.
 
     Handed to the stepper as one more meter. `interval_steps` null means every step on the CPU, where a value

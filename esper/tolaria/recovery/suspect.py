@@ -8,7 +8,7 @@ from esper.kasmina import SeedRecord
 from esper.leyline import SeedStage
 
 
-def suspect(records: Iterable[SeedRecord], since_step: int, tensors: Sequence[str]) -> SeedRecord | None:
+def find_culprit(records: Iterable[SeedRecord], since_step: int, tensors: Sequence[str]) -> SeedRecord | None:
     """The seed of a failed run that is to be kept out of the next try, if any.
 
     `records` are the seeds that lived when it failed, `since_step` is where the run goes back to, `tensors`

@@ -13,9 +13,9 @@ from esper import TolariaConfig
 from esper.data import DataBundle
 from esper.kasmina import MorphableModel
 from esper.runs.job import Job
-from esper.runs.resume import Origin
+from esper.runs.resume import ResumePoint
 from esper.tolaria.growth.epoch_hooks import Growth
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from growth_arms.topology import plant
 
 
@@ -65,7 +65,7 @@ class MeasuredJob(Job):
             plant(model, self.topology)
         return model
 
-    def prepare(self, origin: Origin | None = None, *, dry: bool = False) -> Run:
+    def prepare(self, origin: ResumePoint | None = None, *, dry: bool = False) -> TrainingLoop:
         run = super().prepare(origin, dry=dry)
         if run.growth is not None:
             self._watch(run.growth)

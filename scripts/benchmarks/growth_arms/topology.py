@@ -11,7 +11,7 @@ from torch import nn
 from esper.kasmina import MorphableModel
 from esper.kasmina.record import SeedRecord
 from esper.leyline import JOINED, SeedStage, SystemStatePacket
-from esper.tamiyo.budget import Ground
+from esper.tamiyo.budget import Budget
 from growth_arms.tasks import MOST_SEEDS
 
 LEAST_ROOM_USED = 0.5  # smaller ones would be easy to beat
@@ -83,7 +83,7 @@ def draw(packet: SystemStatePacket, rng: random.Random, max_flops: int | None) -
     bounds the sum over the seeds, for a forward of one sample.
     """
     for _ in range(_TRIES):
-        ground = Ground(packet)
+        ground = Budget(packet)
         room = ground.room
         topology, flops = _attempt(ground, rng)
         if ground.room <= (1 - LEAST_ROOM_USED) * room and (max_flops is None or flops <= max_flops):
@@ -91,7 +91,7 @@ def draw(packet: SystemStatePacket, rng: random.Random, max_flops: int | None) -
     raise RuntimeError(f"no topology within {max_flops} FLOPs was found in {_TRIES} tries")
 
 
-def _attempt(ground: Ground, rng: random.Random) -> tuple[list[dict[str, Any]], int]:
+def _attempt(ground: Budget, rng: random.Random) -> tuple[list[dict[str, Any]], int]:
     topology, flops = [], 0
     for _ in range(rng.randint(1, MOST_SEEDS)):
         offers = ground.offers(ground.room)

@@ -15,14 +15,14 @@ from helpers.runs import notes_of
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
 from esper.tolaria.checkpoint.format import check_checkpoint
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.files import is_leftover, remove_stale
 
 CODES = (errno.ENOSPC, errno.EIO)
 _MOST_CALLS = 1000
 
 
-def failures(run: Run, folder: Path) -> Tally:
+def failures(run: TrainingLoop, folder: Path) -> Tally:
     """R6: a grown run is saved over and over into copies of its checkpoints; each time another call fails."""
     tally = Tally("R6")
     whole = run.store.folder
@@ -42,7 +42,7 @@ def failures(run: Run, folder: Path) -> Tally:
     return tally
 
 
-def _save_on(run: Run, disk: Disk, folder: Path, whole: Path) -> list[str]:
+def _save_on(run: TrainingLoop, disk: Disk, folder: Path, whole: Path) -> list[str]:
     """Save a run into a copy of the folder `whole`, on this disk; what is wrong afterwards."""
     notes, store = notes_of(run), run.store
     shutil.copytree(whole, folder)
@@ -74,7 +74,7 @@ def _half_states(folder: Path) -> list[str]:
     return wrong
 
 
-def order(run: Run) -> Tally:
+def order(run: TrainingLoop) -> Tally:
     """R7: the calls of a new save and of one that replaces another, as the disk saw them."""
     tally = Tally("R7")
     for epochs in (0, 1):
@@ -105,7 +105,7 @@ def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
     return wrong
 
 
-def power_lost(run: Run, folder: Path) -> Tally:
+def power_lost(run: TrainingLoop, folder: Path) -> Tally:
     """R7: the power fails right after a new save, and after one that replaces another, was acknowledged."""
     tally = Tally("R7")
     store = run.store

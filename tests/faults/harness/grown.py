@@ -7,7 +7,7 @@ from typing import Any
 
 from helpers.runs import Plan, germinate, make_run
 
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 SAVING = {
     "optimization__max_epochs": 3,
@@ -18,7 +18,7 @@ SAVING = {
 }
 
 
-def grown_run(folder: Path, **options: Any) -> Run:
+def grown_run(folder: Path, **options: Any) -> TrainingLoop:
     """Three epochs, each saved; from the first on a seed is blended in, to the end of the third."""
     run = make_run(folder, tamiyo=Plan({1: [germinate()]}), **SAVING | options)
     run.train()

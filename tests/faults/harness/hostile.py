@@ -19,7 +19,7 @@ from helpers.runs import Plan, make_run
 import esper
 from esper.errors import EsperError
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.manifest import MANIFEST, measure, render
 
 LIMIT_S = 2.0
@@ -28,7 +28,7 @@ MEET = "faults.harness.hostile:meet"
 
 
 @cache
-def prepared() -> Run:
+def prepared() -> TrainingLoop:
     """A run that could be taken up from the checkpoint, were it not forged; made in the server."""
     gc.freeze()
     return make_run(Path(), tamiyo=Plan(), **SAVING)

@@ -16,10 +16,10 @@ from helpers.runs import notes_of
 
 from esper.tolaria.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from esper.tolaria.checkpoint.registry import REFERENCE
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 Piece = tuple[str, ...]
-Life = Callable[[Path], Run]
+Life = Callable[[Path], TrainingLoop]
 
 _ABSENT = object()
 # How far a state is taken apart: an owner, what it saves, and what that is made of.
@@ -56,16 +56,16 @@ def stopped(life: Life, folder: Path, step: int) -> Stopped:
     return Stopped(folder.name, life, folder, whole, step, _last(run), _last(new))
 
 
-def _last(run: Run) -> Checkpoint:
+def _last(run: TrainingLoop) -> Checkpoint:
     """What a restart would take up; a rollback has left one of its own besides."""
     return load_checkpoint(find_checkpoint(run.store.folder).path)
 
 
-def stop_at(run: Run, step: int) -> None:
+def stop_at(run: TrainingLoop, step: int) -> None:
     """Ask a run, whose notes are `Watching`, to stop after a step."""
     notes = notes_of(run)
     assert isinstance(notes, Watching)
-    notes.listeners.append(lambda: run.wishes.stop("sigterm") if run.progress.step == step else None)
+    notes.listeners.append(lambda: run.run_control.stop("sigterm") if run.progress.step == step else None)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Ending:
         )
 
 
-def finish(run: Run) -> Ending:
+def finish(run: TrainingLoop) -> Ending:
     """Run to the end."""
     run.train()
     notes = notes_of(run)

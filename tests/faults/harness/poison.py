@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from esper.leyline import CommandKind
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 STAGES = ("dormant", "training", "blending", "probationary", "fossilized", "embargoed")
 KINDS = ("NaN loss", "Inf loss", "exploding loss", "NaN gradient", "exploding gradient", "NaN weight")
@@ -57,7 +57,7 @@ class Poison(nn.Module):
         super().__init__()
         self.kind, self.step, self.left = kind, step, times
         self.fired = 0
-        self.run: Run | None = None
+        self.run: TrainingLoop | None = None
         self.in_step = False
 
     def forward(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Poison(nn.Module):
             loss = _POISONS[self.kind](loss)
         return loss
 
-    def aim(self, run: Run) -> None:
+    def aim(self, run: TrainingLoop) -> None:
         """Only what is computed inside of a step of this run is poisoned: not what FLOPs are counted on."""
         step = run.stepper.step
         self.run = run
@@ -98,7 +98,7 @@ class Poison(nn.Module):
 class Witness:
     """Keeps its own copy of every state that the run keeps, and compares what it is brought back to."""
 
-    run: Run
+    run: TrainingLoop
     states: dict[int, Any] = field(default_factory=dict)
     rollbacks: int = 0
     compared: int = 0
@@ -147,7 +147,7 @@ class Witness:
         return gone_back
 
 
-def grown(folder: Path, loss: nn.Module) -> Run:
+def grown(folder: Path, loss: nn.Module) -> TrainingLoop:
     """Ten epochs of six steps: block1's seed becomes a fossil, block2's is culled and its slot embargoed."""
     commands = {
         3: [germinate(), germinate("block2", number=2)],
@@ -229,7 +229,7 @@ def poisoned(folder: Path, poison: Poison) -> tuple[list[str], int]:
     return wrong, witness.compared
 
 
-def orphans(run: Run) -> list[str]:
+def orphans(run: TrainingLoop) -> list[str]:
     """Parameters that are optimised but not the model's, or the reverse; optimiser state of neither."""
     own = {id(p) for p in run.model.parameters() if p.requires_grad}
     optimizers = (run.optimizers.main, *run.optimizers.isolated.values())

@@ -20,7 +20,7 @@ from esper.errors import CheckpointError
 from esper.runs.outputs import save_model
 from esper.tolaria.checkpoint.discovery import find_and_load, find_config
 from esper.tolaria.checkpoint.retention import Retention
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.files import Files
 
 WRITER = "faults.harness.reading:save_and_prune"
@@ -60,7 +60,7 @@ class _Unsynced(Files):
         return
 
 
-def _small_run() -> Run:
+def _small_run() -> TrainingLoop:
     return make_run(
         Path(),
         tamiyo=Plan(),

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from esper.leyline import AdaptationCommand, CommandKind, SystemStatePacket
 from esper.tamiyo import RandomPolicy
 from esper.tolaria.gradients import PCGrad
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 
 class Decoy:
     """State that is saved and that nobody needs: whoever leaves it out is not to be missed."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingLoop) -> None:
         self.run = run
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def convnet(folder: Path) -> Run:
+def convnet(folder: Path) -> TrainingLoop:
     """fp16; stopped at step 14, a seed is in isolation, another blends, and a slot is embargoed."""
     commands = {
         0: [germinate(), germinate("block2", number=2)],
@@ -86,7 +86,7 @@ def convnet(folder: Path) -> Run:
     return make_run(folder, tamiyo=Gambler(commands), notes=Watching(), parts=loss, **_COMMON | options)
 
 
-def mlp(folder: Path) -> Run:
+def mlp(folder: Path) -> TrainingLoop:
     """Dropout draws from torch's generator, the policy from its own; its memory is that of 34 steps."""
     options = {
         "model__architecture": "mlp",
@@ -104,7 +104,7 @@ def mlp(folder: Path) -> Run:
     return make_run(folder, tamiyo=policy, notes=Watching(), **_COMMON | options)
 
 
-def poisoned(folder: Path) -> Run:
+def poisoned(folder: Path) -> TrainingLoop:
     """It has been brought back once before it is stopped: rates are cut, a layer is barred."""
     poison = Poison("NaN loss", 14, times=1)
     run = make_run(
@@ -117,7 +117,7 @@ def poisoned(folder: Path) -> Run:
 class HeadsLoss(nn.Module):
     """Both heads' cross entropy; in validation it grows with the epochs, so that the first is the best."""
 
-    run: Run | None = None
+    run: TrainingLoop | None = None
 
     def forward(self, output: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         losses = heads_loss(output, targets)
@@ -126,7 +126,7 @@ class HeadsLoss(nn.Module):
         return losses
 
 
-def two_headed(folder: Path) -> Run:
+def two_headed(folder: Path) -> TrainingLoop:
     """Gradients are combined in an order that is drawn; one change an epoch is all that is allowed."""
     commands = {
         0: [germinate("trunk.1", "mlp")],
@@ -137,7 +137,7 @@ def two_headed(folder: Path) -> Run:
     return _heads(folder, commands, morphogenetic__max_adaptations_per_epoch=1)
 
 
-def impatient(folder: Path) -> Run:
+def impatient(folder: Path) -> TrainingLoop:
     """The best epoch is the first, and patience runs out; three seeds fail, and growth is held back."""
     commands = {
         0: [germinate("trunk.1", "mlp")],
@@ -155,7 +155,7 @@ def impatient(folder: Path) -> Run:
 class FailingFactory:
     """Makes optimisers, but none during the first nine steps."""
 
-    run: Run | None = None
+    run: TrainingLoop | None = None
 
     def __call__(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.run is not None and 0 < self.run.progress.step < 10:
@@ -168,7 +168,7 @@ def _heads(
     commands: Mapping[int, list[AdaptationCommand]],
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     **options: Any,
-) -> Run:
+) -> TrainingLoop:
     torch.manual_seed(0)
     loss = HeadsLoss()
     aggregator = PCGrad(torch.Generator().manual_seed(3))
@@ -235,7 +235,7 @@ def left_out(folder: Path, *, decoy: bool = False) -> Tally:
 def with_decoy(life: Life) -> Life:
     """The same life with one more owner of state."""
 
-    def made(folder: Path) -> Run:
+    def made(folder: Path) -> TrainingLoop:
         run = life(folder)
         run.state.register("decoy", Decoy(run))
         return run

@@ -18,12 +18,12 @@ from helpers.runs import small_config
 from rich.console import Console
 
 import esper
-from esper.cli.jobs import DONE, UNSAVED, carry_out
+from esper.cli.jobs import DONE, UNSAVED, run_planned
 from esper.errors import CheckpointError
 from esper.runs import outputs as results
 from esper.runs.trainer import TolariaTrainer
 from esper.tolaria.checkpoint import checkpointer as store
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.bounded_read import read_object
 
 # How long the runs are; a longer one has more places at which its saves can begin to fail.
@@ -75,7 +75,7 @@ def _job(folder: Path, epochs: int, **options: Any) -> int:
         TolariaTrainer(config, run_dir=folder, console=Console(quiet=True)).run_training()
         return DONE
 
-    return carry_out(run, folder, None, [])
+    return run_planned(run, folder, None, [])
 
 
 def _untrue(run: Path, code: int, about: str) -> list[str]:
@@ -123,7 +123,7 @@ def _not_whole(run: Path, whole: Path, epochs: int, code: int) -> list[str]:
 @contextmanager
 def _harmed(kind: str, epoch: int, folder: Path, fired: list[str]) -> Iterator[None]:
     if kind.startswith("removed"):
-        with replaced(Run, "epoch", _then_removed(epoch, folder, fired)):
+        with replaced(TrainingLoop, "epoch", _then_removed(epoch, folder, fired)):
             yield
         return
     owner, name = (
@@ -141,10 +141,10 @@ def _harmed(kind: str, epoch: int, folder: Path, fired: list[str]) -> Iterator[N
         yield
 
 
-def _then_removed(epoch: int, folder: Path, fired: list[str]) -> Callable[[Run], None]:
-    before = Run.epoch
+def _then_removed(epoch: int, folder: Path, fired: list[str]) -> Callable[[TrainingLoop], None]:
+    before = TrainingLoop.epoch
 
-    def then_removed(run: Run) -> None:
+    def then_removed(run: TrainingLoop) -> None:
         before(run)
         if run.progress.epoch == epoch:
             run.store.flush()

@@ -16,7 +16,7 @@ from helpers.runs import Plan, make_run
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.files import is_leftover, remove_stale
 
 SAVER = "faults.harness.saving:save_for_ever"
@@ -24,7 +24,7 @@ _LONGEST_S = 0.05  # a few saves long
 
 
 @cache
-def prepared() -> Run:
+def prepared() -> TrainingLoop:
     """A run with 6 MB of state that keeps three checkpoints; made in the server."""
     return make_run(
         Path(),

@@ -19,13 +19,13 @@ from faults.harness.tally import Budget, Tally
 
 from esper import train
 from esper.leyline import EventName
-from esper.loggers import Recorder
+from esper.loggers import LoggerHub
 from esper.tolaria.checkpoint.abandoned import abandoned
 from esper.tolaria.checkpoint.index import list_checkpoints
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.events import Telemetry
-from esper.tolaria.interrupts import Attention
-from esper.tolaria.recovery.guard import Guard
+from esper.tolaria.interrupts import InterruptHandler
+from esper.tolaria.recovery.guard import DivergenceGuard
 from esper.utils.files import Files
 
 LIFE = "faults.harness.undone:life"
@@ -75,16 +75,16 @@ def life(marks: str = "", rollback: int = 0, point: int = 0) -> int:
 
 
 def _asking() -> AbstractContextManager[None]:
-    between = Attention.between_steps
+    between = InterruptHandler.between_steps
     due = [ASKED]  # once in a life: after a rollback the run passes here again
 
-    def asked(attention: Attention) -> bool:
+    def asked(attention: InterruptHandler) -> bool:
         if attention.progress.step in due:
             due.clear()
-            attention.wishes.checkpoint()
+            attention.run_control.checkpoint()
         return between(attention)
 
-    return replaced(Attention, "between_steps", asked)
+    return replaced(InterruptHandler, "between_steps", asked)
 
 
 class Killer:
@@ -98,8 +98,8 @@ class Killer:
     def lie_in_wait(self, owned: ExitStack) -> None:
         for name in ("mkdir", "write", "fsync", "rename", "fsync_dir"):
             self._before(owned, Files, name)
-        self._before(owned, Recorder, "rewind")
-        self._before(owned, Guard, "rolled_back")
+        self._before(owned, LoggerHub, "rewind")
+        self._before(owned, DivergenceGuard, "rolled_back")
         back, warn = Rollback.back, Telemetry.warn
 
         def went_back(*arguments: Any, **options: Any) -> Any:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from esper.cli.jobs import carry_out, exit_code, forget, outcome_table
-from esper.cli.plan import Job, Plan
+from esper.cli.jobs import clear_status, exit_code, outcome_table, run_planned
+from esper.cli.plan import Plan, PlannedRun
 from esper.config import TolariaConfig
 from esper.errors import CheckpointError, ConfigError, DataError, GrowthError, OutputError
 
@@ -48,7 +48,7 @@ def raising(error: BaseException) -> Callable[[], int]:
 def test_whatever_a_job_does_has_a_code_and_a_status(
     tmp_path: Path, run: Callable[[], int], code: int, status: str, told: str | None
 ) -> None:
-    assert carry_out(run, tmp_path, 3, ["a=1"]) == code
+    assert run_planned(run, tmp_path, 3, ["a=1"]) == code
     assert json.loads((tmp_path / "status.json").read_text()) == {
         "job": 3,
         "overrides": ["a=1"],
@@ -59,14 +59,14 @@ def test_whatever_a_job_does_has_a_code_and_a_status(
 
 
 def test_a_crash_leaves_its_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    carry_out(raising(ZeroDivisionError("oops")), tmp_path, None, [])
+    run_planned(raising(ZeroDivisionError("oops")), tmp_path, None, [])
     for text in ((tmp_path / "crash.txt").read_text(), capsys.readouterr().err):
         assert "Traceback" in text
         assert "ZeroDivisionError: oops" in text
 
 
 def test_an_error_of_the_user_is_one_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    carry_out(raising(ConfigError(["one", "two"])), tmp_path, None, [])
+    run_planned(raising(ConfigError(["one", "two"])), tmp_path, None, [])
     shown = capsys.readouterr().err.splitlines()
     assert shown == ["esper-train: 2 problems in the configuration or its input", "  one", "  two"]
     assert not (tmp_path / "crash.txt").exists()
@@ -77,18 +77,18 @@ def test_a_running_job_says_so(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "status.json").read_text())["status"] == "running"
         return 0
 
-    assert carry_out(run, tmp_path, 0, []) == 0
+    assert run_planned(run, tmp_path, 0, []) == 0
 
 
 def sweep(folder: Path, jobs: int, *, complete: bool = True) -> Plan:
-    made = tuple(Job(n, (f"seed={n}",), folder / str(n), TolariaConfig(), {}, ()) for n in range(jobs))
+    made = tuple(PlannedRun(n, (f"seed={n}",), folder / str(n), TolariaConfig(), {}, ()) for n in range(jobs))
     return Plan(made, folder, False, (), complete)
 
 
 def finish(plan: Plan, number: int, run: Callable[[], int]) -> None:
     folder = plan.folder / str(number)
     folder.mkdir()
-    carry_out(run, folder, number, [f"seed={number}"])
+    run_planned(run, folder, number, [f"seed={number}"])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_where_a_sweeper_chooses_only_what_ran_counts(tmp_path: Path) -> None:
 def test_an_earlier_run_in_the_same_folder_is_forgotten(tmp_path: Path) -> None:
     plan = sweep(tmp_path, 1)
     finish(plan, 0, lambda: 0)
-    forget(plan)
+    clear_status(plan)
     assert exit_code(plan) == 1
 
 
@@ -135,7 +135,7 @@ def test_a_status_that_cannot_be_written_does_not_cost_the_run(
 ) -> None:
     """A full disk: the run's own code is what counts, and one line says what is missing."""
     (tmp_path / "status.json" / "in_the_way").mkdir(parents=True)
-    assert carry_out(lambda: 0, tmp_path, None, []) == 0
+    assert run_planned(lambda: 0, tmp_path, None, []) == 0
     said = capsys.readouterr().err
     assert "status.json cannot be written" in said and "Traceback" not in said
 
@@ -148,7 +148,7 @@ def test_a_full_disk_is_a_sentence_and_another_error_of_the_system_a_crash(
     def full() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
 
-    assert carry_out(full, tmp_path, None, []) == 1
+    assert run_planned(full, tmp_path, None, []) == 1
     said = capsys.readouterr().err
     assert "No space left on device: 'metrics.jsonl'" in said and "Traceback" not in said
     assert not (tmp_path / "crash.txt").exists()
@@ -156,5 +156,5 @@ def test_a_full_disk_is_a_sentence_and_another_error_of_the_system_a_crash(
     def missing() -> int:
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")
 
-    assert carry_out(missing, tmp_path, None, []) == 1
+    assert run_planned(missing, tmp_path, None, []) == 1
     assert "Traceback" in capsys.readouterr().err and (tmp_path / "crash.txt").exists()

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.config.messages import nearest_key, nearest_name, problem, show, unknown_key
+from esper.config.messages import error_message, nearest_key, nearest_name, show, unknown_key
 
 KEYS = ["mode", "seed", "model.architecture", "model.seeds_per_layer", "optimization.learning_rate"]
 
 
 def test_a_problem_holds_all_four_parts() -> None:
-    text = problem("a.b", 3, "a text", "c")
+    text = error_message("a.b", 3, "a text", "c")
     assert text == "a.b: given 3, expected a text; nearest: c"
 
 
 def test_without_a_near_name_none_is_made_up() -> None:
-    assert problem("a", None, "a number") == "a: given null, expected a number"
+    assert error_message("a", None, "a number") == "a: given null, expected a number"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from esper.config import (
     TolariaConfig,
     TrainerConfig,
 )
-from esper.config.serialization import Group, describe, free_parent, option_names, option_type, options
+from esper.config.serialization import ConfigGroup, describe, free_parent, option_names, option_type, options
 from esper.errors import ConfigError
 
 GROUPS = [
@@ -37,14 +37,14 @@ GROUPS = [
 ]
 
 
-def problems_of(group: type[Group], data: object) -> list[str]:
+def problems_of(group: type[ConfigGroup], data: object) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         group.from_dict(data)  # type: ignore[arg-type]
     return caught.value.problems
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_group_comes_back_from_its_own_dictionary(group: type[Group]) -> None:
+def test_every_group_comes_back_from_its_own_dictionary(group: type[ConfigGroup]) -> None:
     assert group.from_dict(group().to_dict()) == group()
 
 
@@ -109,7 +109,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(data: dict[str, object], k
         (OptimizationConfig, "optimizer_params", {"a": object()}),
     ],
 )
-def test_a_wrong_type_is_told_with_what_is_right(group: type[Group], name: str, value: object) -> None:
+def test_a_wrong_type_is_told_with_what_is_right(group: type[ConfigGroup], name: str, value: object) -> None:
     [text] = problems_of(group, {name: value})
     assert text.startswith(f"{name}: given ")
     assert describe(option_type(group, name)) in text

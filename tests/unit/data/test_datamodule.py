@@ -12,7 +12,7 @@ from helpers.server import serving
 from torch.utils.data import TensorDataset
 
 from esper.config.schema import DatasetConfig
-from esper.data import DataBundle, DeviceLoader, HostLoader, Loader, build_data
+from esper.data import DataBundle, InMemoryLoader, Loader, MapStyleLoader, build_data
 from esper.errors import DataError
 
 CPU = torch.device("cpu")
@@ -112,7 +112,7 @@ def test_an_image_folder_is_loaded_either_way(tmp_path: Path, in_memory: bool) -
     write_image_folder(tmp_path, per_class=10)
     params = {"image_size": 8, "in_memory": in_memory}
     data = built(name="image_folder", data_root=str(tmp_path), dataset_params=params, batch_size=5)
-    assert isinstance(data.train, DeviceLoader if in_memory else HostLoader)
+    assert isinstance(data.train, InMemoryLoader if in_memory else MapStyleLoader)
     assert sizes(data) == [24, 3, 3] and data.info.num_classes == 3
     assert "dataset.download is idle: image_folder reads what is in dataset.data_root" in data.notes
     whole = list(data.train.batches(2))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.data.in_memory import BatchPlan, DeviceLoader
+from esper.data.in_memory import BatchPlan, InMemoryLoader
 from esper.data.params import Augmentation
 from esper.data.transforms import ImageFinish, Statistics
 
@@ -23,13 +23,13 @@ def loader_of(
     shuffle: bool = True,
     training: bool = True,
     augmented: bool = True,
-) -> DeviceLoader:
+) -> InMemoryLoader:
     """Images whose every pixel is the sample's number, so that a batch tells what is in it."""
     numbers = torch.arange(count, dtype=torch.uint8)
     images = numbers.view(-1, 1, 1, 1).expand(count, 1, 4, 4).contiguous()
     asked = Augmentation(crop_padding=1, horizontal_flip=0.5) if augmented else Augmentation()
     finish = ImageFinish(Statistics((0.0,), (1.0,)), asked, seed=seed, device=CPU)
-    return DeviceLoader(
+    return InMemoryLoader(
         images,
         torch.arange(count),
         finish,

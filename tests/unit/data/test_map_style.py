@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from esper.data.map_style import HostLoader, to_device
+from esper.data.map_style import MapStyleLoader, to_device
 from esper.data.params import Augmentation
 from esper.data.transforms import ImageFinish, Statistics
 from esper.errors import DataError
@@ -36,13 +36,13 @@ def mixing_collate(samples: list[Any]) -> torch.Tensor:
     return torch.stack([sample["x"] for sample in samples]) * torch.rand(1)
 
 
-def loader_of(*, workers: int = 0, seed: int = 0, shuffle: bool = True, **kind: Any) -> HostLoader:
+def loader_of(*, workers: int = 0, seed: int = 0, shuffle: bool = True, **kind: Any) -> MapStyleLoader:
     indices = torch.arange(2, 22)
     given = {"dataset": Noisy(), "indices": indices, "batch_size": 6, "training": True} | kind
-    return HostLoader(seed=seed, shuffle=shuffle, device=CPU, num_workers=workers, **given)
+    return MapStyleLoader(seed=seed, shuffle=shuffle, device=CPU, num_workers=workers, **given)
 
 
-def drawn(loader: HostLoader, epoch: int, start: int = 0) -> list[torch.Tensor]:
+def drawn(loader: MapStyleLoader, epoch: int, start: int = 0) -> list[torch.Tensor]:
     return [batch["x"] for batch in loader.batches(epoch, start)]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from esper.kasmina import MorphableModel, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
-from esper.tolaria.growth import trial_with
+from esper.tolaria.growth import copy_with_seed
 
 
 def command(layer: str, blueprint: str, placement: str = "series", **options: int) -> AdaptationCommand:
@@ -41,7 +41,7 @@ def model() -> tuple[MorphableModel, Tensor, Tensor]:
 @pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda c: f"{c.layer} {c.blueprint}")
 def test_scores_are_bounded_and_leave_the_trial_as_it_was(candidate: AdaptationCommand) -> None:
     wrapped, x, y = model()
-    trial = trial_with(wrapped, candidate, 7).eval()
+    trial = copy_with_seed(wrapped, candidate, 7).eval()
     before = {name: tensor.clone() for name, tensor in trial.state_dict().items()}
     found = score(trial, candidate, lambda: nn.functional.cross_entropy(trial.forward(x), y))
     assert 0.0 <= found.explained_share <= 1.0 and 0.0 < found.activation_rank <= 1.0
@@ -59,7 +59,7 @@ def linear_answer(rank: int) -> Scores:
     wrapped.observe(x[:2])
     target = x @ torch.randn(6, 6)
     candidate = command("0", "low_rank", "parallel", rank=rank)
-    trial = trial_with(wrapped, candidate, 0)
+    trial = copy_with_seed(wrapped, candidate, 0)
     return score(trial, candidate, lambda: nn.functional.mse_loss(trial.forward(x), target))
 
 

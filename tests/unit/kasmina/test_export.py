@@ -20,7 +20,7 @@ from helpers.hosts import (
 from torch import nn
 
 from esper.errors import GrowthError
-from esper.kasmina import Clock, MorphableModel, SeedManager, fold, fold_with_names
+from esper.kasmina import MorphableModel, SeedManager, TrainingPosition, fold, fold_with_names
 from esper.kasmina.seed import Seed
 
 
@@ -98,7 +98,7 @@ def test_without_seeds_it_is_a_copy_of_the_host() -> None:
 
 def test_seeds_on_their_way_are_named() -> None:
     model, manager = growable("convnet", isolation_steps=9)
-    manager.apply(germinate("block1", "conv_heavy"), Clock(0, 0))
+    manager.apply(germinate("block1", "conv_heavy"), TrainingPosition(0, 0))
     fossil(manager, germinate("fc", "mlp"))
     with pytest.raises(GrowthError, match=r"still on their way: block1 seed 0 \(training\)$"):
         fold(model)

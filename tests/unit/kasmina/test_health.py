@@ -11,11 +11,11 @@ from helpers.hosts import HOSTS, batch, bits, cull, germinate, growable, same_bi
 from torch import Tensor, nn
 
 from esper.config import SeedConfig
-from esper.kasmina import Clock, HealthMonitor, MorphableModel, SeedManager, wrap
+from esper.kasmina import HealthMonitor, MorphableModel, SeedManager, TrainingPosition, wrap
 from esper.kasmina.health import SAMPLE_VALUES
 from esper.leyline import HealthSignal, SeedStage
 
-NOW = Clock(0, 0)
+NOW = TrainingPosition(0, 0)
 
 
 def measure(
@@ -249,7 +249,7 @@ def test_a_seed_does_not_inherit_the_history_of_its_slot() -> None:
 
     measure(model, "mlp", monitor)
     for blueprint in ("low_rank", "mlp"):
-        manager.apply(germinate("body.fc1", blueprint), Clock(len(monitor.history), 0))
+        manager.apply(germinate("body.fc1", blueprint), TrainingPosition(len(monitor.history), 0))
         stir(model.seeds)
         assert rolling_is_own("body/fc1#0")
         stir(model.seeds)

@@ -24,10 +24,10 @@ from helpers.hosts import (
 )
 from torch import Tensor, nn
 
-from esper.kasmina import Clock, MorphableModel, Seed, SeedManager, SiteShape, register_blueprint
+from esper.kasmina import MorphableModel, Seed, SeedManager, SiteShape, TrainingPosition, register_blueprint
 from esper.kasmina.isolation import STEP_RATIO, guard_gradients, learn
 from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW
-from esper.kasmina.tap import Tap
+from esper.kasmina.tap import ActivationTap
 from esper.leyline import SeedStage
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, cosine
@@ -110,7 +110,7 @@ def both(name: str, steps: int, plant: Callable[[Loop], None], **options: Any) -
 
 
 def sow(growing: Loop, layer: str, blueprint: str, placement: str = "series", index: int = 0) -> Seed:
-    change = growing.manager.apply(germinate(layer, blueprint, placement, index), Clock(0, 0))
+    change = growing.manager.apply(germinate(layer, blueprint, placement, index), TrainingPosition(0, 0))
     growing.optimizers.apply(change, 0)
     record = growing.model.record(layer, index)
     assert record.stage is SeedStage.TRAINING
@@ -201,8 +201,8 @@ def linear_seed(**options: Any) -> Seed:
     return seed
 
 
-def tap(h: Tensor, gradient: Tensor) -> Tap:
-    heard = Tap(h, h.clone().requires_grad_())
+def tap(h: Tensor, gradient: Tensor) -> ActivationTap:
+    heard = ActivationTap(h, h.clone().requires_grad_())
     heard.gradient = gradient
     return heard
 
@@ -272,14 +272,14 @@ def test_what_a_tap_heard_is_its_own_copy() -> None:
     x = torch.randn(5, 4, requires_grad=True)
     h = 1.0 * x
     before = h.detach().clone()
-    heard = Tap(h, h)
+    heard = ActivationTap(h, h)
     output, arriving = torch.relu_(h), torch.ones(5, 4)
     output.backward(arriving)
     arriving.fill_(9.0)
     assert torch.equal(heard.source, before)
     # with respect to the output as it was before it was overwritten
     assert heard.gradient is not None and torch.equal(heard.gradient, (before > 0).float())
-    untouched = Tap(h := 1.0 * x, h)
+    untouched = ActivationTap(h := 1.0 * x, h)
     h.backward(arriving)
     arriving.zero_()
     assert untouched.gradient is not None and untouched.gradient.eq(9.0).all()
@@ -308,7 +308,7 @@ def test_a_gradient_of_zero_asks_for_silence() -> None:
 
 def test_taps_without_a_backward_pass_are_forgotten() -> None:
     seed = linear_seed()
-    seed.taps = [Tap(torch.ones(2, 4), torch.ones(2, 4, requires_grad=True))]
+    seed.taps = [ActivationTap(torch.ones(2, 4), torch.ones(2, 4, requires_grad=True))]
     learn(seed, 0)
     assert seed.taps == [] and seed.body.weight.grad is None
 
@@ -395,7 +395,7 @@ def test_every_blueprint_survives_isolation() -> None:
             growing.run(1)
             assert all(torch.isfinite(p).all() for p in seed.parameters())
             planted.add(blueprint)
-            growing.optimizers.apply(growing.manager.apply(cull(layer, index), Clock(0, 0)), 0)
-            growing.manager.embargo(growing.model.record(layer, index), 0, Clock(0, 0))
-            growing.manager.advance(Clock(0, 100))
+            growing.optimizers.apply(growing.manager.apply(cull(layer, index), TrainingPosition(0, 0)), 0)
+            growing.manager.embargo(growing.model.record(layer, index), 0, TrainingPosition(0, 0))
+            growing.manager.advance(TrainingPosition(0, 100))
     assert planted == set(BLUEPRINTS)

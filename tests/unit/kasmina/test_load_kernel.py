@@ -9,9 +9,9 @@ from helpers.hosts import batch, bits, fossil, germinate, growable, same_bits, s
 from torch import nn
 
 from esper.errors import GrowthError
-from esper.kasmina import Clock, KernelStore, MorphableModel, extract
+from esper.kasmina import KernelStore, MorphableModel, TrainingPosition, extract
 from esper.kasmina.kernels import Kernel
-from esper.kasmina.load_kernel import DESCRIPTION, implant
+from esper.kasmina.load_kernel import DESCRIPTION, load_kernel
 from esper.leyline import SeedStage
 
 
@@ -29,7 +29,7 @@ def test_a_seed_moves_to_another_model(mode: str, tmp_path: Path) -> None:
     source, taken = kernel(mode=mode)
     store = KernelStore(tmp_path)
     model = wrapped("convnet")
-    implant(model, "block1", 1, store.fetch(store.put(*taken)))
+    load_kernel(model, "block1", 1, store.fetch(store.put(*taken)))
     record = model.record("block1", 1)
     assert (record.stage, record.blueprint, record.blend_mode) == (SeedStage.FOSSILIZED, "conv_heavy", mode)
     for module in (source, model):
@@ -47,9 +47,9 @@ def test_what_was_taken_is_a_copy() -> None:
 
 def test_a_seed_that_is_not_yet_blended_in_is_implanted_at_full_strength() -> None:
     model, manager = growable("convnet", isolation_steps=9)
-    manager.apply(germinate("block1", "conv_heavy"), Clock(0, 0))
+    manager.apply(germinate("block1", "conv_heavy"), TrainingPosition(0, 0))
     fresh = wrapped("convnet")
-    implant(fresh, "block1", 0, extract(model, "block1", 0))
+    load_kernel(fresh, "block1", 0, extract(model, "block1", 0))
     assert fresh.seeds["block1#0"].alpha == 1.0 and fresh.seeds["block1#0"].joined
 
 
@@ -84,7 +84,7 @@ def test_a_kernel_that_does_not_fit_changes_nothing(change: dict[str, Any], prob
     model = wrapped("convnet")
     before, records = bits(model), model.topology()
     with pytest.raises(GrowthError, match=f"(?s){problem}"):
-        implant(model, "block1", 0, (tensors, wrong))
+        load_kernel(model, "block1", 0, (tensors, wrong))
     assert same_bits(before, bits(model)) and model.topology() == records
     assert not any(m._forward_hooks for m in model.modules())
 
@@ -94,18 +94,18 @@ def test_missing_tensors_and_other_layers_are_refused() -> None:
     model = wrapped("convnet")
     del tensors["body.0.weight"]
     with pytest.raises(GrowthError, match=r"(?s)does not fit .*body\.0\.weight"):
-        implant(model, "block1", 0, (tensors, description))
+        load_kernel(model, "block1", 0, (tensors, description))
     with pytest.raises(GrowthError, match=r"'block2' has conv2d \(8, 4, 4\)"):
-        implant(model, "block2", 0, (tensors, description))
+        load_kernel(model, "block2", 0, (tensors, description))
     with pytest.raises(GrowthError, match="no seeds can be planted at 'nowhere'"):
-        implant(model, "nowhere", 0, (tensors, description))
+        load_kernel(model, "nowhere", 0, (tensors, description))
 
 
 def test_a_slot_that_is_taken_is_not_overwritten() -> None:
     source, taken = kernel()
     before = bits(source)
     with pytest.raises(GrowthError, match="slot 0 of 'block1' is fossilized, not dormant"):
-        implant(source, "block1", 0, taken)
+        load_kernel(source, "block1", 0, taken)
     assert same_bits(before, bits(source))
 
 
@@ -115,4 +115,4 @@ def test_before_any_batch_the_shapes_are_not_known() -> None:
     _, taken = kernel()
     model = wrap(nn.Sequential(nn.Conv2d(4, 4, 1)), ["0"])
     with pytest.raises(GrowthError, match="layer '0' cannot bear a seed: no batch has passed"):
-        implant(model, "0", 0, taken)
+        load_kernel(model, "0", 0, taken)

@@ -32,18 +32,18 @@ import esper
 from esper.config import SeedConfig
 from esper.errors import GrowthError
 from esper.kasmina import (
-    Clock,
     KernelStore,
     MorphableModel,
     SeedManager,
     SiteShape,
+    TrainingPosition,
     extract,
     register_blueprint,
     wrap,
 )
 from esper.leyline import SeedStage
 
-NOW = Clock(0, 0)
+NOW = TrainingPosition(0, 0)
 
 
 # -- K4: a dormant seed costs nothing ------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_new_weights_follow_from_seed_slot_and_step_alone() -> None:
         model.observe(batch("mlp"))
         torch.manual_seed(next(draws))
         change = SeedManager(model, SeedConfig()).apply(
-            germinate("body.fc1", "mlp", index=index), Clock(step, 0)
+            germinate("body.fc1", "mlp", index=index), TrainingPosition(step, 0)
         )
         return change.born[0][1].body[1].weight.detach()
 
@@ -242,7 +242,7 @@ def grown(name: str, **config: Any) -> tuple[MorphableModel, SeedManager]:
         record = model.record(layer, number % 2)
         if record.stage is SeedStage.DORMANT and blueprint != "noise":
             manager.config.isolation_steps = 100 * (number % 3 == 1)
-            manager.apply(germinate(layer, blueprint, placement, record.index), Clock(number, 0))
+            manager.apply(germinate(layer, blueprint, placement, record.index), TrainingPosition(number, 0))
             manager.tick()
     stir(model)
     model.train()
@@ -367,7 +367,7 @@ def test_a_copy_lives_on_its_own(name: str) -> None:
     assert torch.equal(twin(x), answer) and twin.topology() == topology
     for record in twin.living():
         twin.records[record.layer][record.index] = record.cleared()
-        twin.uproot(record)
+        twin.detach(record)
     stir(twin.host)
     assert not any(m._forward_hooks for m in twin.modules())
     assert torch.equal(model(x), answer) and model.topology() == topology

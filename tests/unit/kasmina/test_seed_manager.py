@@ -37,12 +37,12 @@ from torch import Tensor, nn
 from esper.config import SeedConfig
 from esper.errors import GateClosedError, GrowthError
 from esper.kasmina import (
-    Clock,
     MorphableModel,
     Seed,
     SeedManager,
     SiteShape,
     TopologyChange,
+    TrainingPosition,
     register_blueprint,
     wrap,
 )
@@ -50,7 +50,7 @@ from esper.leyline import GATES, LEGAL_MOVES, CommandKind, Gate, SeedStage
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 S = SeedStage
-NOW = Clock(0, 0)
+NOW = TrainingPosition(0, 0)
 
 
 # -- K4: a seed is function-preserving at birth --------------------------------------------------
@@ -162,23 +162,23 @@ def test_a_life_from_dormant_to_fossilized() -> None:
     """K3, and the evidence of each gate."""
     model, manager = growable("mlp", isolation_steps=2, blend_steps=2)
     record = model.record("body.fc1", 0)
-    born = manager.apply(germinate("body.fc1", "mlp"), Clock(10, 1))
+    born = manager.apply(germinate("body.fc1", "mlp"), TrainingPosition(10, 1))
     record = model.record("body.fc1", 0)
     assert stages(born) == [(S.DORMANT, S.GERMINATED), (S.GERMINATED, S.TRAINING)]
-    assert manager.advance(Clock(11, 1)).moves == []
+    assert manager.advance(TrainingPosition(11, 1)).moves == []
     step(model, manager, 11)
     step(model, manager, 12)
-    joined = manager.advance(Clock(12, 1))
+    joined = manager.advance(TrainingPosition(12, 1))
     assert stages(joined) == [(S.TRAINING, S.BLENDING)] and joined.joined[0][0] == record.key
     assert manager.alpha(record) == 0.0
     manager.tick()
-    assert manager.advance(Clock(13, 1)).moves == []
+    assert manager.advance(TrainingPosition(13, 1)).moves == []
     manager.tick()
-    blended = manager.advance(Clock(14, 2))
+    blended = manager.advance(TrainingPosition(14, 2))
     assert stages(blended) == [(S.BLENDING, S.PROBATIONARY)]
     assert manager.alpha(record) == model.seed_module(record).alpha.item() == 1.0
     record.impact = HELPFUL
-    over = manager.apply(fossilize("body.fc1"), Clock(20, 3))
+    over = manager.apply(fossilize("body.fc1"), TrainingPosition(20, 3))
     assert stages(over) == [(S.PROBATIONARY, S.FOSSILIZED)]
     for change in (born, joined, blended, over):
         for move in change.moves:
@@ -211,14 +211,14 @@ def test_a_seed_can_be_culled_and_its_slot_comes_back(stage: SeedStage) -> None:
         manager.tick()
         manager.advance(NOW)
     assert record.stage is stage
-    change = manager.apply(cull("body.fc1"), Clock(5, 2))
+    change = manager.apply(cull("body.fc1"), TrainingPosition(5, 2))
     assert stages(change) == [(stage, S.CULLED)] and [key for key, _ in change.gone] == [record.key]
-    move = manager.embargo(record, 0, Clock(5, 2))
+    move = manager.embargo(record, 0, TrainingPosition(5, 2))
     assert (move.old, move.new) == (S.CULLED, S.EMBARGOED)
     assert [v.gate for v in move.verdicts] == [Gate.RESET]
-    assert manager.buried[0]["culled_epoch"] == 2 and manager.buried[0]["blueprint"] == "mlp"
-    assert manager.advance(Clock(9, 4)).moves == []
-    released = manager.advance(Clock(9, 5))
+    assert manager.removed[0]["culled_epoch"] == 2 and manager.removed[0]["blueprint"] == "mlp"
+    assert manager.advance(TrainingPosition(9, 4)).moves == []
+    released = manager.advance(TrainingPosition(9, 5))
     assert stages(released) == [(S.EMBARGOED, S.DORMANT)]
     assert [v.gate for v in released.moves[0].verdicts] == [Gate.RESET]
     assert model.record("body.fc1", 0) == record.cleared()
@@ -234,7 +234,7 @@ def test_a_blend_is_reversed_and_ends_in_culled() -> None:
     for _ in range(6):
         assert not manager.tick()
         up.append(seed.alpha.item())
-    change = manager.apply(cull("body.fc1"), Clock(6, 0))
+    change = manager.apply(cull("body.fc1"), TrainingPosition(6, 0))
     assert stages(change) == [(S.BLENDING, S.BLENDING)] and not change.structural
     assert "blend reversed" in change.moves[0].reason
     down = [seed.alpha.item()]
@@ -244,7 +244,7 @@ def test_a_blend_is_reversed_and_ends_in_culled() -> None:
         assert manager.alpha(record) == pytest.approx(seed.alpha.item())
     assert up == sorted(up) and down == up[::-1] and (up[0], down[-1]) == (0.0, 0.0)
     assert not manager.tick()
-    gone = manager.advance(Clock(12, 1))
+    gone = manager.advance(TrainingPosition(12, 1))
     assert stages(gone) == [(S.BLENDING, S.CULLED)] and gone.gone[0][1] is seed
     assert record.reason == "as the test wants"
 
@@ -380,7 +380,7 @@ def test_a_closed_gate_holds_a_seed_and_is_reported(stage: SeedStage) -> None:
     manager.tick()
     with torch.no_grad():
         model.seed_module(record).body[1].weight[0, 0] = torch.nan
-    change = manager.advance(Clock(5, 1))
+    change = manager.advance(TrainingPosition(5, 1))
     assert stages(change) == [(stage, stage)] and not change.structural
     assert "gate sanity closed: 1 values are NaN" in change.moves[0].reason
     assert record.stage is stage and record.error_count == 1
@@ -435,14 +435,17 @@ def everything(model: MorphableModel, manager: SeedManager) -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("stage", "act"),
     [
-        (S.TRAINING, lambda manager: manager.apply(cull("body.fc1"), Clock(1, 1))),
-        (S.BLENDING, lambda manager: manager.apply(cull("body.fc1"), Clock(1, 1))),
-        (S.PROBATIONARY, lambda manager: manager.apply(cull("body.fc1"), Clock(1, 1))),
-        (S.PROBATIONARY, lambda manager: manager.apply(fossilize("body.fc1"), Clock(1, 1))),
-        (S.TRAINING, lambda manager: manager.apply(germinate("body.fc2", "mlp"), Clock(1, 1))),
-        (S.TRAINING, lambda manager: manager.apply(germinate("body.fc1", "mlp", index=1), Clock(1, 1))),
-        (S.TRAINING, lambda manager: manager.advance(Clock(100, 9))),
-        (S.EMBARGOED, lambda manager: manager.advance(Clock(100, 9))),
+        (S.TRAINING, lambda manager: manager.apply(cull("body.fc1"), TrainingPosition(1, 1))),
+        (S.BLENDING, lambda manager: manager.apply(cull("body.fc1"), TrainingPosition(1, 1))),
+        (S.PROBATIONARY, lambda manager: manager.apply(cull("body.fc1"), TrainingPosition(1, 1))),
+        (S.PROBATIONARY, lambda manager: manager.apply(fossilize("body.fc1"), TrainingPosition(1, 1))),
+        (S.TRAINING, lambda manager: manager.apply(germinate("body.fc2", "mlp"), TrainingPosition(1, 1))),
+        (
+            S.TRAINING,
+            lambda manager: manager.apply(germinate("body.fc1", "mlp", index=1), TrainingPosition(1, 1)),
+        ),
+        (S.TRAINING, lambda manager: manager.advance(TrainingPosition(100, 9))),
+        (S.EMBARGOED, lambda manager: manager.advance(TrainingPosition(100, 9))),
     ],
 )
 def test_undoing_restores_outputs_and_topology_exactly(
@@ -469,11 +472,11 @@ def test_undoing_the_end_of_a_blend(ticks: int) -> None:
     for _ in range(ticks):
         manager.tick()
     before = everything(model, manager)
-    change = manager.advance(Clock(8, 1))
+    change = manager.advance(TrainingPosition(8, 1))
     assert stages(change) == [(S.BLENDING, S.CULLED if ticks == 2 else S.PROBATIONARY)]
     change.undo()
     assert everything(model, manager)[:2] == before[:2]
-    assert stages(manager.advance(Clock(8, 1))) == stages(change)
+    assert stages(manager.advance(TrainingPosition(8, 1))) == stages(change)
 
 
 def test_a_reversal_that_was_undone_blends_on() -> None:
@@ -493,7 +496,7 @@ def test_one_failing_seed_undoes_the_moves_of_all() -> None:
     manager.blends.clear()
     before = everything(model, manager)
     with pytest.raises(KeyError, match="fc2"):
-        manager.advance(Clock(5, 1))
+        manager.advance(TrainingPosition(5, 1))
     assert everything(model, manager)[:2] == before[:2]
 
 
@@ -547,18 +550,18 @@ def test_the_optimiser_follows_every_event(isolation_steps: int) -> None:
         assert all(same_bits(a, b) for a, b in zip(host, host_state(model, optimizers), strict=True))
         moved.update(stages(change))
 
-    follow(manager.apply(germinate("body.fc1", "mlp"), Clock(1, 0)), 1)
-    follow(manager.apply(germinate("body.fc1", "no_op", index=1), Clock(1, 0)), 1)
+    follow(manager.apply(germinate("body.fc1", "mlp"), TrainingPosition(1, 0)), 1)
+    follow(manager.apply(germinate("body.fc1", "no_op", index=1), TrainingPosition(1, 0)), 1)
     for number in range(1, 7):
         train_step(model, manager, optimizers, number)
         host = host_state(model, optimizers)
-        follow(manager.advance(Clock(number + 1, number)), number + 1)
+        follow(manager.advance(TrainingPosition(number + 1, number)), number + 1)
     model.record("body.fc1", 0).impact = HELPFUL
-    follow(manager.apply(fossilize("body.fc1"), Clock(8, 8)), 8)
+    follow(manager.apply(fossilize("body.fc1"), TrainingPosition(8, 8)), 8)
     record = model.record("body.fc1", 1)
-    follow(manager.apply(cull("body.fc1", 1), Clock(8, 8)), 8)
-    manager.embargo(record, 0, Clock(8, 8))
-    follow(manager.advance(Clock(9, 9)), 9)
+    follow(manager.apply(cull("body.fc1", 1), TrainingPosition(8, 8)), 8)
+    manager.embargo(record, 0, TrainingPosition(8, 8))
+    follow(manager.advance(TrainingPosition(9, 9)), 9)
     assert {new for _, new in moved} == set(S) - {S.EMBARGOED}
 
 
@@ -571,16 +574,16 @@ def test_a_culled_seed_leaves_nothing(stage: SeedStage) -> None:
     optimizers.apply(manager.apply(germinate("body.fc1", "mlp"), NOW), 0)
     for number in range(1 + (stage is S.PROBATIONARY)):
         train_step(model, manager, optimizers, number)
-    optimizers.apply(manager.advance(Clock(2, 1)), 2)
+    optimizers.apply(manager.advance(TrainingPosition(2, 1)), 2)
     record, seed = model.record("body.fc1", 0), weakref.ref(model.seeds["body/fc1#0"])
     weight = weakref.ref(model.seeds["body/fc1#0"].body[1].weight)
     assert record.stage is stage
-    change = manager.apply(cull("body.fc1"), Clock(2, 1))
+    change = manager.apply(cull("body.fc1"), TrainingPosition(2, 1))
     while stage is S.BLENDING and not change.gone:
         train_step(model, manager, optimizers, 3)
-        change = manager.advance(Clock(3, 1))
+        change = manager.advance(TrainingPosition(3, 1))
     optimizers.apply(change, 3)
-    manager.embargo(record, optimizers.entries(list(change.gone[0][1].parameters())), Clock(3, 1))
+    manager.embargo(record, optimizers.entries(list(change.gone[0][1].parameters())), TrainingPosition(3, 1))
     model.zero_grad()
     del change
     gc.collect()
@@ -607,7 +610,7 @@ def test_the_reset_gate_finds_what_was_left_behind(left: str) -> None:
         hooks[12345] = graft
     with pytest.raises(GateClosedError, match=f"gate reset is closed .*left behind: .*'{left}"):
         manager.embargo(record, 2 * (left == "optimiser"), NOW)
-    assert record.stage is S.CULLED and manager.buried == []
+    assert record.stage is S.CULLED and manager.removed == []
 
 
 def test_an_embargo_does_not_end_while_something_is_left() -> None:
@@ -615,11 +618,11 @@ def test_an_embargo_does_not_end_while_something_is_left() -> None:
     other, _ = at(S.TRAINING)
     graft = next(iter(other.host.get_submodule("body.fc1")._forward_hooks.values()))
     handle = model.host.get_submodule("body.fc1").register_forward_hook(graft, with_kwargs=True)
-    change = manager.advance(Clock(9, 9))
+    change = manager.advance(TrainingPosition(9, 9))
     assert stages(change) == [(S.EMBARGOED, S.EMBARGOED)]
     assert "gate reset closed: left behind: {'parameters': 0.0, 'hooks': 1.0}" in change.moves[0].reason
     handle.remove()
-    assert stages(manager.advance(Clock(9, 9))) == [(S.EMBARGOED, S.DORMANT)]
+    assert stages(manager.advance(TrainingPosition(9, 9))) == [(S.EMBARGOED, S.DORMANT)]
 
 
 # -- state ---------------------------------------------------------------------------------------
@@ -642,7 +645,9 @@ def test_a_manager_goes_on_where_another_stopped() -> None:
     for number in range(3):
         assert manager.tick() == other.tick()
         assert torch.equal(model.seeds["body/fc1#0"].alpha, twin.seeds["body/fc1#0"].alpha)
-        assert stages(manager.advance(Clock(number, number))) == stages(other.advance(Clock(number, number)))
+        assert stages(manager.advance(TrainingPosition(number, number))) == stages(
+            other.advance(TrainingPosition(number, number))
+        )
         assert model.topology() == twin.topology()
     assert manager.state_dict() == other.state_dict()
 
@@ -672,8 +677,8 @@ class Lives(RuleBasedStateMachine):
         self.last = self.stages()
 
     @property
-    def clock(self) -> Clock:
-        return Clock(self.step, self.epoch)
+    def clock(self) -> TrainingPosition:
+        return TrainingPosition(self.step, self.epoch)
 
     def stages(self) -> dict[str, SeedStage]:
         return {r.key: r.stage for row in self.model.records.values() for r in row}
@@ -770,7 +775,7 @@ class Lives(RuleBasedStateMachine):
         twin = copy.deepcopy(self.model)
         for record in twin.living():
             twin.records[record.layer][record.index] = record.cleared()
-            twin.uproot(record)
+            twin.detach(record)
         assert not any(m._forward_hooks for m in twin.modules())
         assert torch.equal(answer, self.outputs()) and topology == self.model.topology()
 
@@ -816,14 +821,14 @@ def test_a_barred_layer_offers_no_slot_until_its_time_is_over() -> None:
     layer = next(iter(model.records))
     placement, blueprint = next(found[1:] for found in fitting(model) if found[0] == layer)
     manager.apply(germinate(layer, blueprint, placement), NOW)
-    manager.bar(layer, 4, "why", Clock(7, 2))
+    manager.bar(layer, 4, "why", TrainingPosition(7, 2))
     first, *free = model.records[layer]
     assert first.alive
     assert free
     assert all((r.stage, r.embargo_until_epoch, r.reason) == (S.EMBARGOED, 4, "why") for r in free)
-    manager.bar(layer, 3, "again", Clock(8, 2))
+    manager.bar(layer, 3, "again", TrainingPosition(8, 2))
     assert all(r.embargo_until_epoch == 4 for r in free)
-    manager.advance(Clock(20, 3))
+    manager.advance(TrainingPosition(20, 3))
     assert all(r.stage is S.EMBARGOED for r in free)
-    manager.advance(Clock(30, 4))
+    manager.advance(TrainingPosition(30, 4))
     assert all(r.stage is S.DORMANT for r in model.records[layer][1:])

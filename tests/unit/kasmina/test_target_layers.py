@@ -8,7 +8,7 @@ from helpers.hosts import HOSTS, Pair, batch, bits, germinate, growable, host, s
 from torch import Tensor, nn
 
 from esper.errors import GrowthError
-from esper.kasmina import Clock, match_layers, wrap
+from esper.kasmina import TrainingPosition, match_layers, wrap
 from esper.kasmina.target_layers import first_tensor, main_output, watching, with_main_output
 
 
@@ -231,7 +231,7 @@ def test_observing_leaves_no_trace(name: str) -> None:
     """Row 27: modes, buffers, gradients, hooks and generators are as they were, seeds' included."""
     model, manager = growable(name, dropout=0.5)
     for index, layer in enumerate(model.sites):
-        manager.apply(germinate(layer, "no_op" if index else "norm"), Clock(0, 0))
+        manager.apply(germinate(layer, "no_op" if index else "norm"), TrainingPosition(0, 0))
     stir(model.seeds)
     model.train()
     frozen = next(iter(model.host.children()))

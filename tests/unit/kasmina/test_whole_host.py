@@ -8,7 +8,7 @@ from torch import nn
 
 from esper.config import SeedConfig
 from esper.errors import GrowthError
-from esper.kasmina import Clock, MorphableModel, SeedManager, fold, match_layers, wrap
+from esper.kasmina import MorphableModel, SeedManager, TrainingPosition, fold, match_layers, wrap
 from esper.leyline import AdaptationCommand, CommandKind, SeedStage
 from esper.models import build
 
@@ -22,7 +22,7 @@ def grown() -> tuple[MorphableModel, SeedManager]:
     model = wrap(build("mlp", num_classes=10, channels=1, image_size=(8, 8), hidden=[4, 4]), [".", "body"])
     model.observe(torch.randn(2, 1, 8, 8))
     manager = SeedManager(model, SeedConfig(blend_steps=0))
-    manager.apply(BRANCH, Clock(0, 0))
+    manager.apply(BRANCH, TrainingPosition(0, 0))
     return model, manager
 
 
@@ -69,6 +69,6 @@ def test_it_folds_bit_for_bit_and_can_be_culled() -> None:
     plain = fold(model.eval())
     assert torch.equal(plain(x), model(x)) and not isinstance(plain, MorphableModel)
     record.stage = SeedStage.PROBATIONARY
-    manager.apply(AdaptationCommand("2", CommandKind.CULL, 1.0, 1.0, "test", "."), Clock(1, 1))
-    assert not model.living() and model.stray_hooks(".") == 0
+    manager.apply(AdaptationCommand("2", CommandKind.CULL, 1.0, 1.0, "test", "."), TrainingPosition(1, 1))
+    assert not model.living() and model.leaked_hooks(".") == 0
     assert torch.equal(model(x), model.host.body(x.flatten(1)))

@@ -5,19 +5,19 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.loggers.backlog import Backlog, Item
+from esper.loggers.backlog import BoundedQueue, Item
 
 _KINDS = ("start", "step", "event", "epoch", "finish", "close")
 
 
-def _drain(backlog: Backlog) -> list[Item]:
+def _drain(backlog: BoundedQueue) -> list[Item]:
     backlog.end()
     return list(iter(backlog.take, None))
 
 
 @given(kinds=st.lists(st.sampled_from(_KINDS)), capacity=st.integers(1, 8))
 def test_nothing_is_lost_uncounted_and_order_stays(kinds: list[str], capacity: int) -> None:
-    backlog = Backlog(capacity)
+    backlog = BoundedQueue(capacity)
     for number, kind in enumerate(kinds):
         backlog.put(kind, number)
     left = _drain(backlog)
@@ -30,7 +30,7 @@ def test_nothing_is_lost_uncounted_and_order_stays(kinds: list[str], capacity: i
 
 
 def test_the_oldest_step_gives_way_first_then_events_then_epochs() -> None:
-    backlog = Backlog(3)
+    backlog = BoundedQueue(3)
     for kind, payload in [("epoch", 0), ("step", 1), ("step", 2), ("event", 3)]:
         backlog.put(kind, payload)
     assert dict(backlog.dropped) == {"step": 1}
@@ -41,7 +41,7 @@ def test_the_oldest_step_gives_way_first_then_events_then_epochs() -> None:
 
 
 def test_take_waits_for_what_another_thread_puts() -> None:
-    backlog = Backlog(4)
+    backlog = BoundedQueue(4)
     taken: list[Item | None] = []
     thread = threading.Thread(target=lambda: taken.extend([backlog.take(), backlog.take()]))
     thread.start()

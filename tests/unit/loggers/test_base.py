@@ -7,7 +7,7 @@ from typing import Any
 
 import esper
 from esper.leyline import Event, EventName, Level
-from esper.loggers import Sink
+from esper.loggers import Logger
 
 _PROGRAM = """
 import sys
@@ -26,7 +26,7 @@ def test_the_room_loads_without_its_heavy_libraries() -> None:
 
 
 def test_a_sink_need_only_say_what_it_cares_for(make_info: Any, make_epoch: Any) -> None:
-    class OnlyEvents(Sink):
+    class OnlyEvents(Logger):
         def __init__(self) -> None:
             self.name = "events"
             self.seen: list[Event] = []

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from esper.leyline import Event, EventName, Level
-from esper.loggers import Json, JsonlSink, Recorder, RunInfo, Sink, read_lines
+from esper.loggers import Json, JsonlSink, Logger, LoggerHub, RunInfo, read_lines
 
 
-class Notes(Sink):
+class Notes(Logger):
     """Keeps every call it gets, and the threads they came on."""
 
     def __init__(self, name: str = "notes", *, every_epoch: bool = False) -> None:
@@ -111,7 +111,7 @@ def _wait_for(condition: Any) -> None:
 def test_every_sink_gets_everything_in_order(make_info: Any, make_epoch: Any, make_move: Any) -> None:
     """design.md, 'An event': files on the loop, loggers on the worker."""
     fast, slow = Notes(), Notes()
-    recorder = Recorder([fast], [slow], _clock)
+    recorder = LoggerHub([fast], [slow], _clock)
     info, move = make_info(), make_move("dormant", "germinated")
     recorder.start(info)
     recorder.step({"step": 1})
@@ -129,7 +129,7 @@ def test_every_sink_gets_everything_in_order(make_info: Any, make_epoch: Any, ma
 
 def test_a_record_changed_afterwards_reaches_slow_sinks_as_it_was(make_info: Any, make_epoch: Any) -> None:
     slow = Blocks()
-    recorder = Recorder([], [slow], _clock)
+    recorder = LoggerHub([], [slow], _clock)
     recorder.start(make_info())
     recorder.step({"step": 1})
     record = make_epoch(1)
@@ -146,7 +146,7 @@ def test_a_sink_that_fails_is_switched_off_with_one_warning(
 ) -> None:
     """design.md: a logger that fails is switched off with one warning; the run goes on."""
     files, broken, sound = Notes(), Breaks(where), Notes()
-    recorder = Recorder([files], [broken, sound], _clock)
+    recorder = LoggerHub([files], [broken, sound], _clock)
     recorder.start(make_info())
     for epoch in (1, 2):
         recorder.step({"step": 10 * epoch})
@@ -165,7 +165,7 @@ def test_a_sink_that_fails_is_switched_off_with_one_warning(
 
 def test_the_other_slow_sinks_hear_of_a_failure(make_info: Any) -> None:
     broken, sound = Breaks("start"), Notes()
-    recorder = Recorder([], [broken, sound], _clock)
+    recorder = LoggerHub([], [broken, sound], _clock)
     recorder.start(make_info())
     _wait_for(lambda: broken.fired)
     for step in range(1, 4):
@@ -176,7 +176,7 @@ def test_the_other_slow_sinks_hear_of_a_failure(make_info: Any) -> None:
 
 
 def test_a_file_that_cannot_be_written_stops_the_run(make_info: Any) -> None:
-    recorder = Recorder([Breaks("step")], [], _clock)
+    recorder = LoggerHub([Breaks("step")], [], _clock)
     recorder.start(make_info())
     with pytest.raises(RuntimeError, match="the server is gone"):
         recorder.step({"step": 1})
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_written_stops_the_run(make_info: Any) -> None:
 
 def test_a_blocked_sink_never_makes_the_loop_wait(make_info: Any, make_epoch: Any) -> None:
     files, blocked = Notes(), Blocks()
-    recorder = Recorder([files], [blocked], _clock, capacity=10)
+    recorder = LoggerHub([files], [blocked], _clock, capacity=10)
     recorder.start(make_info())
     recorder.step({"step": 1})
     assert blocked.entered.wait(10)
@@ -207,7 +207,7 @@ def test_a_blocked_sink_never_makes_the_loop_wait(make_info: Any, make_epoch: An
 
 def test_close_gives_up_on_a_sink_that_never_returns(make_info: Any) -> None:
     files, blocked = Notes(), Blocks()
-    recorder = Recorder([files], [blocked], _clock)
+    recorder = LoggerHub([files], [blocked], _clock)
     recorder.start(make_info())
     recorder.step({"step": 1})
     assert blocked.entered.wait(10)
@@ -224,11 +224,11 @@ def test_close_gives_up_on_a_sink_that_never_returns(make_info: Any) -> None:
 
 def test_ids_are_known_before_the_first_step(make_info: Any) -> None:
     """Pain 12: logger ids are saved before step 1, and a continued run keeps them."""
-    first = Recorder([], [Remembers("abc")], _clock)
+    first = LoggerHub([], [Remembers("abc")], _clock)
     first.start(make_info())
     saved = first.state()
     assert saved == {"remembers": {"id": "abc"}}
-    second = Recorder([], [Remembers("xyz")], _clock)
+    second = LoggerHub([], [Remembers("xyz")], _clock)
     second.start(make_info(resumed=True, state=saved))
     assert second.state() == saved
     first.close()
@@ -237,7 +237,7 @@ def test_ids_are_known_before_the_first_step(make_info: Any) -> None:
 
 
 def test_files_tell_where_they_are(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    recorder = Recorder([JsonlSink(), Notes()], [], _clock)
+    recorder = LoggerHub([JsonlSink(), Notes()], [], _clock)
     recorder.start(make_info())
     recorder.epoch(make_epoch(1))
     size = (tmp_path / "metrics.jsonl").stat().st_size
@@ -250,7 +250,7 @@ def test_files_tell_where_they_are(make_info: Any, make_epoch: Any, tmp_path: Pa
 def test_metrics_interval_and_the_last_epoch(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
     """C5: `metrics_interval` is epochs between lines in metrics.jsonl and points in the loggers."""
     display, slow = Notes(every_epoch=True), Notes()
-    recorder = Recorder([JsonlSink(), display], [slow], _clock, metrics_interval=3)
+    recorder = LoggerHub([JsonlSink(), display], [slow], _clock, metrics_interval=3)
     recorder.start(make_info())
     for epoch in range(1, 8):
         recorder.epoch(make_epoch(epoch))
@@ -263,7 +263,7 @@ def test_metrics_interval_and_the_last_epoch(make_info: Any, make_epoch: Any, tm
 
 def test_close_without_start_is_quiet() -> None:
     sink = Notes()
-    Recorder([sink], [Notes()], _clock).close()
+    LoggerHub([sink], [Notes()], _clock).close()
     assert sink.kinds() == ["close"]
 
 
@@ -275,7 +275,7 @@ def test_a_rewind_reaches_the_files_each_with_its_own_state(make_info: Any, make
             self.note("rewind", dict(state))
 
     file, slow = Rewinds("file"), Rewinds("slow")
-    recorder = Recorder([file], [slow], _clock, metrics_interval=2)
+    recorder = LoggerHub([file], [slow], _clock, metrics_interval=2)
     recorder.start(make_info())
     recorder.epoch(make_epoch(1))
     recorder.rewind({"file": {"lines": 0}, "slow": {"x": 1}})

@@ -14,7 +14,7 @@ from rich.console import Console
 
 import esper
 from esper.leyline import Event, EventName, Level
-from esper.loggers import Display, RunInfo
+from esper.loggers import ProgressBar, RunInfo
 
 
 class Stage:
@@ -24,7 +24,7 @@ class Stage:
         self.file = io.StringIO()
         console = Console(file=self.file, width=width, height=30, force_terminal=terminal, color_system=None)
         self.now = 0.0
-        self.display = Display(console, enabled, lambda: self.now)
+        self.display = ProgressBar(console, enabled, lambda: self.now)
         self.display.start(info)
 
     def frames(self) -> list[list[str]]:

@@ -19,8 +19,8 @@ from rich.console import Console
 import esper
 from esper.errors import ConfigError, OutputError
 from esper.runs.trainer import TolariaTrainer
-from esper.tolaria.checkpoint.checkpointer import Store
-from esper.tolaria.loop import Run
+from esper.tolaria.checkpoint.checkpointer import Checkpointer
+from esper.tolaria.loop import TrainingLoop
 
 
 def trainer(folder: Path, said: io.StringIO | None = None, **options: Any) -> TolariaTrainer:
@@ -43,14 +43,14 @@ class Full(Disk):
 
 @contextmanager
 def full_from(epoch: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    made = Store.__init__
+    made = Checkpointer.__init__
 
-    def with_disk(self: Store, *arguments: Any, **options: Any) -> None:
+    def with_disk(self: Checkpointer, *arguments: Any, **options: Any) -> None:
         made(self, *arguments, **options)
         self.io = Full(epoch)
 
     with patch.context() as context:
-        context.setattr(Store, "__init__", with_disk)
+        context.setattr(Checkpointer, "__init__", with_disk)
         yield
 
 
@@ -104,16 +104,16 @@ def test_epochs_that_were_not_saved_are_trained_again(
 def test_a_run_folder_removed_meanwhile_is_not_a_finished_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, after = tmp_path / "run", Run.epoch
+    folder, after = tmp_path / "run", TrainingLoop.epoch
 
-    def then_removed(self: Run) -> None:
+    def then_removed(self: TrainingLoop) -> None:
         after(self)
         if self.progress.epoch == 2:
             self.store.flush()
             shutil.rmtree(folder)
 
     with monkeypatch.context() as context, pytest.raises(OutputError) as caught:
-        context.setattr(Run, "epoch", then_removed)
+        context.setattr(TrainingLoop, "epoch", then_removed)
         trainer(folder).run_training()
     text = str(caught.value)
     assert "epoch-0003, is not saved" in text

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import ones
 
 import esper
-from esper.cli.jobs import UNSAVED, carry_out
+from esper.cli.jobs import UNSAVED, run_planned
 from esper.errors import CheckpointError, OutputError
-from esper.runs.outputs import Attempts
+from esper.runs.outputs import BestEffortWriter
 from esper.runs.trainer import TolariaTrainer
 
 QUICK = {"optimization__max_epochs": 1, "morphogenetic__tamiyo_enabled": False, "logging__log_level": "ERROR"}
@@ -39,7 +39,7 @@ def test_what_can_be_written_is_and_the_rest_is_named(
         codes.append(len(caught.value.problems))
         raise caught.value
 
-    assert carry_out(job, run, None, []) == UNSAVED
+    assert run_planned(job, run, None, []) == UNSAVED
     said = capsys.readouterr().err
     assert codes == [2]
     assert said.startswith("esper-train: 2 problems in writing to ") and "Traceback" not in said
@@ -65,7 +65,7 @@ def test_equal_runs_write_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_errors_of_a_disk_are_collected_and_others_are_not() -> None:
-    attempt = Attempts()
+    attempt = BestEffortWriter()
     attempt.check()
     with attempt("one"):
         raise OSError(28, "No space left on device")

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from esper.config import LoggingConfig, TolariaConfig
-from esper.loggers import Display, JsonlSink, Recorder, RunInfo, Sink, StatusSink, WandbSink
+from esper.loggers import JsonlSink, Logger, LoggerHub, ProgressBar, RunInfo, StatusSink, WandbSink
 from esper.runs.process import LOGGERS_FILE, keep_logger_ids, make_recorder, saved_logger_ids, worth_a_line
 
 
-class Remembers(Sink):
+class Remembers(Logger):
     """A slow sink with an id of its own, as wandb's."""
 
     def __init__(self, own: str) -> None:
@@ -44,7 +44,7 @@ def info(run_dir: Path) -> RunInfo:
 def start(run_dir: Path, own: str) -> str:
     """Start a run's records and die before the first step; the id that its logger used."""
     sink = Remembers(own)
-    recorder = Recorder([JsonlSink()], [sink], lambda: 0.0)
+    recorder = LoggerHub([JsonlSink()], [sink], lambda: 0.0)
     recorder.start(replace(info(run_dir), state=saved_logger_ids(run_dir)))
     keep_logger_ids(run_dir, recorder)
     recorder.close()
@@ -66,7 +66,9 @@ def test_wandbs_id_is_known_before_it_is_started() -> None:
 
 
 def test_without_loggers_or_with_a_torn_file_there_is_nothing(tmp_path: Path) -> None:
-    recorder = make_recorder(LoggingConfig(progress=False), Display(Console(quiet=True), False), StatusSink())
+    recorder = make_recorder(
+        LoggingConfig(progress=False), ProgressBar(Console(quiet=True), False), StatusSink()
+    )
     recorder.start(info(tmp_path))
     keep_logger_ids(tmp_path, recorder)
     recorder.close()
@@ -78,7 +80,7 @@ def test_without_loggers_or_with_a_torn_file_there_is_nothing(tmp_path: Path) ->
 def test_a_dry_recorder_writes_nothing(tmp_path: Path) -> None:
     recorder = make_recorder(
         LoggingConfig(progress=False, use_tensorboard=True),
-        Display(Console(quiet=True), False),
+        ProgressBar(Console(quiet=True), False),
         StatusSink(),
         dry=True,
     )

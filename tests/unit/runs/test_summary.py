@@ -11,7 +11,7 @@ from helpers.runs import Plan, germinate, make_run, tell
 
 from esper.leyline import CommandKind
 from esper.runs.summary import summarize
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 NAMES = (
     *("session_name", "seed", "device", "epochs_run", "stopped_by", "params_host", "params_final"),
@@ -24,14 +24,14 @@ SEED_NAMES = (
 )
 
 
-def finished(run: Run) -> dict[str, Any]:
+def finished(run: TrainingLoop) -> dict[str, Any]:
     run.train()
     last = run.model.total_params()
     test = run.test()
     return json.loads(json.dumps(summarize(run, test, last), allow_nan=False))  # type: ignore[no-any-return]
 
 
-def growing(tmp_path: Path, commands: dict[int, Any], **options: Any) -> Run:
+def growing(tmp_path: Path, commands: dict[int, Any], **options: Any) -> TrainingLoop:
     given = {"morphogenetic__max_params_ratio": 99.0, "optimization__max_epochs": 4}
     return make_run(tmp_path, tamiyo=Plan(commands), **given | options)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from esper.errors import ConfigError
-from esper.tamiyo.episodes import FORMAT, MAX_EPISODES, Episode, Memory
+from esper.tamiyo.episodes import FORMAT, MAX_EPISODES, Episode, EpisodeStore
 
 
 def episode(number: int) -> Episode:
@@ -17,7 +17,7 @@ def episode(number: int) -> Episode:
 
 
 def test_what_is_added_is_read_again_and_stands_there_in_words(tmp_path: Path) -> None:
-    memory = Memory(tmp_path / "deep" / "memory.json")
+    memory = EpisodeStore(tmp_path / "deep" / "memory.json")
     assert memory.read() == []
     memory.add(episode(1))
     memory.add(episode(2))
@@ -27,7 +27,7 @@ def test_what_is_added_is_read_again_and_stands_there_in_words(tmp_path: Path) -
 
 
 def test_a_run_that_is_repeated_takes_the_place_of_its_episode(tmp_path: Path) -> None:
-    memory = Memory(tmp_path / "memory.json")
+    memory = EpisodeStore(tmp_path / "memory.json")
     memory.add(episode(1))
     memory.add(Episode("run 1", "a task", 9.0, ()))
     assert [e.score for e in memory.read()] == [9.0]
@@ -36,16 +36,16 @@ def test_a_run_that_is_repeated_takes_the_place_of_its_episode(tmp_path: Path) -
 def test_jobs_that_end_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "memory.json"
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: Memory(path).add(episode(number)), range(40)))
-    assert sorted(e.score for e in Memory(path).read()) == [float(n) for n in range(40)]
+        list(pool.map(lambda number: EpisodeStore(path).add(episode(number)), range(40)))
+    assert sorted(e.score for e in EpisodeStore(path).read()) == [float(n) for n in range(40)]
 
 
 def test_the_file_does_not_grow_without_bound(tmp_path: Path) -> None:
     path = tmp_path / "memory.json"
     rows = [vars_of(episode(n)) for n in range(MAX_EPISODES)]
     path.write_text(json.dumps({"format": FORMAT, "episodes": rows}))
-    Memory(path).add(episode(MAX_EPISODES))
-    kept = Memory(path).read()
+    EpisodeStore(path).add(episode(MAX_EPISODES))
+    kept = EpisodeStore(path).read()
     assert len(kept) == MAX_EPISODES and (kept[0].score, kept[-1].score) == (1.0, MAX_EPISODES)
 
 
@@ -71,13 +71,13 @@ def test_another_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "memory.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"morphogenetic\.policy\.memory.*memory\.json"):
-        Memory(path).read()
+        EpisodeStore(path).read()
 
 
 def test_a_place_where_nothing_can_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("{}")
     for path in (tmp_path, tmp_path / "file" / "memory.json"):
         with pytest.raises(ConfigError, match=r"morphogenetic\.policy\.memory"):
-            Memory(path).check()
-    Memory(tmp_path / "not" / "yet" / "memory.json").check()
+            EpisodeStore(path).check()
+    EpisodeStore(tmp_path / "not" / "yet" / "memory.json").check()
     assert not (tmp_path / "not").exists()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from esper.errors import ConfigError
 from esper.leyline import CommandKind, Impact, SeedStage, SeedState
-from esper.tamiyo.pruning import Judge, Verdict, chance_above
+from esper.tamiyo.pruning import PruningDecision, PruningRule, chance_above
 
-STRICT = Judge(min_gain=0.0, confirmations=1)
+STRICT = PruningRule(min_gain=0.0, confirmations=1)
 
 
-def judged(state: SeedState, judge: Judge = STRICT, val_loss: float = 1.0) -> Verdict | None:
+def judged(state: SeedState, judge: PruningRule = STRICT, val_loss: float = 1.0) -> PruningDecision | None:
     verdicts = judge.verdicts(packet(seeds=(state,), val_loss_history=(val_loss,)))
     assert len(verdicts) <= 1
     return verdicts[0] if verdicts else None
@@ -58,7 +58,7 @@ def test_a_seed_without_any_effect_is_culled_where_effect_is_exactly_none() -> N
 
 def test_a_gain_has_to_be_worth_its_share_of_the_loss() -> None:
     """min_gain is a share of the validation loss, so that one default serves losses of any size."""
-    judge = Judge(min_gain=0.05, confirmations=1)
+    judge = PruningRule(min_gain=0.05, confirmations=1)
     for scale in (0.01, 1.0, 100.0):
         worth = judged(seed(impact=impact(0.08 * scale, 0.01 * scale)), judge, val_loss=scale)
         small = judged(seed(impact=impact(0.02 * scale, 0.01 * scale)), judge, val_loss=scale)
@@ -76,7 +76,7 @@ def test_patience_with_a_seed_ends() -> None:
 
 def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
     """Measured: with batch norm and a high rate, a good seed looked bad for one epoch, noise in every one."""
-    judge = Judge(patience_epochs=9, confirmations=2)
+    judge = PruningRule(patience_epochs=9, confirmations=2)
 
     def at(epoch: int, gain: float) -> CommandKind | None:
         verdicts = judge.verdicts(packet(epoch=epoch, seeds=(seed(impact=impact(gain)),)))
@@ -91,7 +91,7 @@ def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
 
 
 def test_what_was_said_against_a_seed_is_saved_and_dies_with_it() -> None:
-    first, second = Judge(confirmations=2), Judge(confirmations=2)
+    first, second = PruningRule(confirmations=2), PruningRule(confirmations=2)
     bad = packet(epoch=1, seeds=(seed(impact=impact(-0.5)),), val_loss_history=(1.0,))
     assert not first.verdicts(bad)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
@@ -123,16 +123,16 @@ BROKEN = {
 def test_a_broken_seed_is_culled_at_once_in_any_stage_of_youth(mode: str, state: dict, words: str) -> None:  # type: ignore[type-arg]
     youth = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY)
     for stage in youth:
-        verdict = judged(seed(stage=stage, **state), Judge(mode=mode))
+        verdict = judged(seed(stage=stage, **state), PruningRule(mode=mode))
         assert verdict is not None and verdict.kind is CommandKind.CULL
         assert (verdict.confidence, verdict.urgency) == (1.0, 1.0) and words in verdict.reason
     for stage in (SeedStage.FOSSILIZED, SeedStage.CULLED, SeedStage.EMBARGOED):
-        assert judged(seed(stage=stage, **state), Judge(mode=mode)) is None
+        assert judged(seed(stage=stage, **state), PruningRule(mode=mode)) is None
 
 
 def test_keep_takes_every_sound_seed_whatever_its_impact() -> None:
     for measured in (None, impact(-1.0)):
-        verdict = judged(seed(impact=measured), Judge(mode="keep"))
+        verdict = judged(seed(impact=measured), PruningRule(mode="keep"))
         assert verdict is not None and verdict.kind is CommandKind.FOSSILIZE and verdict.confidence == 1.0
 
 
@@ -162,6 +162,6 @@ def test_a_measurement_that_is_not_finite_is_no_evidence_of_help(gain: float, er
 
 def test_wrong_settings_are_all_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        Judge("impct", min_gain=-1.0, min_confidence=2.0, confirmations=0, patience_epochs=0)
+        PruningRule("impct", min_gain=-1.0, min_confidence=2.0, confirmations=0, patience_epochs=0)
     assert len(caught.value.problems) == 5
     assert "did you mean 'impact'" in caught.value.problems[0]

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from esper.leyline import CommandKind
 from esper.tolaria.compiled_forward import TrainingForward
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 GROWTH = {1: [germinate("block1", number=1)], 2: [germinate("block2", number=2)]}
 
@@ -44,7 +44,7 @@ def no_backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..
     raise RuntimeError("no compiler on this machine")
 
 
-def run(tmp_path: Path, backend: Any = None, **options: Any) -> Run:
+def run(tmp_path: Path, backend: Any = None, **options: Any) -> TrainingLoop:
     """A run over a whole training split, whose last batch is partial; compiled where a backend is given."""
     compiled = {"compile_model": True, "trainer__compile_backend": backend} if backend is not None else {}
     given = {"trainer__limit_train_batches": None, "optimization__max_epochs": 5, "dataset__batch_size": 128}
@@ -56,7 +56,7 @@ def run(tmp_path: Path, backend: Any = None, **options: Any) -> Run:
     return made
 
 
-def alike(a: Run, b: Run) -> bool:
+def alike(a: TrainingLoop, b: TrainingLoop) -> bool:
     return notes_of(a).comparable() == notes_of(b).comparable() and same(weights(a.model), weights(b.model))
 
 

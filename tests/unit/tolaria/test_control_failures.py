@@ -13,7 +13,7 @@ from helpers.grown import make_host
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError
-from esper.kasmina import Clock, Cost, SiteShape, register_blueprint
+from esper.kasmina import Cost, SiteShape, TrainingPosition, register_blueprint
 from esper.kasmina.blueprints import registry
 from esper.leyline import Outcome, Refusal, SeedStage
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
@@ -190,13 +190,13 @@ def test_an_optimiser_that_raises_when_a_seed_joins_leaves_it_where_it_was() -> 
     desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1), isolation_steps=2))
     desk.decide(plant(1), step=0)
     stubborn(desk.grown.optimizers, True)
-    desk.loop.advance(Clock(5, 1))
+    desk.loop.advance(TrainingPosition(5, 1))
     record = desk.grown.model.record("a", 0)
     assert record.stage is SeedStage.TRAINING
     assert list(desk.grown.optimizers.isolated) == [record.key]
     assert len(desk.notes.named("tolaria.kasmina_error")) == 1
     stubborn(desk.grown.optimizers, False)
-    desk.loop.advance(Clock(5, 1))
+    desk.loop.advance(TrainingPosition(5, 1))
     assert record.stage is SeedStage.BLENDING
     assert desk.grown.optimizers.isolated == {}
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 
 # training, validation, health of the sites and a seed, its impact: all in the second epoch
 OPTIONS = LONG | {
@@ -47,13 +47,15 @@ class CallsOut(nn.Module):
         return nn.functional.cross_entropy(output, targets)
 
 
-def growing(run_dir: Path, wishes: Wishes | None = None, loss: nn.Module | None = None) -> Run:
+def growing(
+    run_dir: Path, run_control: RunControl | None = None, loss: nn.Module | None = None
+) -> TrainingLoop:
     parts = {} if loss is None else {"loss": loss}
-    return make_run(run_dir, tamiyo=Plan({1: [germinate()]}), wishes=wishes, parts=parts, **OPTIONS)
+    return make_run(run_dir, tamiyo=Plan({1: [germinate()]}), run_control=run_control, parts=parts, **OPTIONS)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingLoop, int]:
     """A run that is never stopped, and how often its loss is called in two epochs."""
     loss, seen = CallsOut(0, print), []
 
@@ -76,14 +78,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int]:
 
 
 def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
-    tmp_path: Path, whole: tuple[Run, int]
+    tmp_path: Path, whole: tuple[TrainingLoop, int]
 ) -> None:
     """T11, S2: training, validation, health and impact; at most one batch later, to the bit."""
     seen: set[str] = set()
     for at in range(12, whole[1] + 1, 2):
-        folder, wishes = tmp_path / str(at), Wishes()
-        loss = CallsOut(at, lambda wishes=wishes: wishes.stop("sigterm"))  # type: ignore[misc]
-        stopped = growing(folder, wishes, loss)
+        folder, run_control = tmp_path / str(at), RunControl()
+        loss = CallsOut(at, lambda run_control=run_control: run_control.stop("sigterm"))  # type: ignore[misc]
+        stopped = growing(folder, run_control, loss)
         stopped.train()
         assert stopped.progress.stopped_by == "sigterm"
         # what is counted after the wish: the batch under way and a probe that belongs to its step
@@ -101,8 +103,8 @@ def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
 
 def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None:
     """S5: no snapshot fits; the stop waits for the epoch's end, and that has been said."""
-    wishes = Wishes()
-    run = growing(tmp_path, wishes, CallsOut(8, lambda: wishes.stop("sigterm")))
+    run_control = RunControl()
+    run = growing(tmp_path, run_control, CallsOut(8, lambda: run_control.stop("sigterm")))
     run.guard.snapshots.limit_bytes = 100
     run.train()
     assert (run.progress.epoch, run.progress.batch, run.progress.stopped_by) == (1, 0, "sigterm")
@@ -112,24 +114,24 @@ def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None
 
 def test_the_test_phase_can_be_stopped(tmp_path: Path) -> None:
     """T11: the state has been saved before, the run is ended by the signal."""
-    wishes = Wishes()
-    run = growing(tmp_path, wishes)
+    run_control = RunControl()
+    run = growing(tmp_path, run_control)
     run.train()
-    wishes.stop("sigint")
+    run_control.stop("sigint")
     assert run.test() is None
     assert run.progress.stopped_by == "sigint"
     assert list(checkpoints(run)) == ["epoch-0003"]
 
 
 def test_a_pause_inside_validation_waits_there(tmp_path: Path) -> None:
-    wishes, paused = Wishes(), threading.Event()
+    run_control, paused = RunControl(), threading.Event()
 
     def hold() -> None:
-        wishes.pause()
+        run_control.pause()
         paused.set()
 
     loss = CallsOut(7, hold)  # the probe, five steps, then the first batch of validation
-    run = growing(tmp_path, wishes, loss)
+    run = growing(tmp_path, run_control, loss)
     thread = threading.Thread(target=run.train)
     thread.start()
     assert paused.wait(20)
@@ -137,7 +139,7 @@ def test_a_pause_inside_validation_waits_there(tmp_path: Path) -> None:
     calls = loss.calls
     assert thread.is_alive()
     assert calls == 7
-    wishes.resume()
+    run_control.resume()
     thread.join(60)
     assert run.progress.stopped_by == "max_epochs"
 
@@ -148,60 +150,60 @@ def test_a_pause_inside_validation_waits_there(tmp_path: Path) -> None:
 class Asks(Notes):
     """Asks for a checkpoint after so many steps."""
 
-    def __init__(self, wishes: Wishes, at: int) -> None:
+    def __init__(self, run_control: RunControl, at: int) -> None:
         super().__init__()
-        self.wishes = wishes
+        self.run_control = run_control
         self.at = at
         self.answers: list[Future[str]] = []
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None:
         super().progress(step_in_epoch, loss)
         if len(self.places) == self.at:
-            self.answers += [self.wishes.checkpoint(), self.wishes.checkpoint()]
+            self.answers += [self.run_control.checkpoint(), self.run_control.checkpoint()]
 
 
 def test_a_checkpoint_on_demand_is_saved_between_two_steps(tmp_path: Path) -> None:
-    wishes = Wishes()
-    notes = Asks(wishes, 7)
-    run = make_run(tmp_path, tamiyo=Plan(), wishes=wishes, notes=notes, **OPTIONS)
+    run_control = RunControl()
+    notes = Asks(run_control, 7)
+    run = make_run(tmp_path, tamiyo=Plan(), run_control=run_control, notes=notes, **OPTIONS)
     run.train()
     assert [answer.result(0) for answer in notes.answers] == ["epoch-0001-batch-000002"] * 2
     assert load_checkpoint(path_of(tmp_path, "epoch-0001-batch-000002")).state["run"]["progress"]["step"] == 7
 
 
 def test_one_asked_for_in_validation_is_what_was_before_it(tmp_path: Path) -> None:
-    wishes, answers = Wishes(), []
-    run = growing(tmp_path, wishes, CallsOut(8, lambda: answers.append(wishes.checkpoint())))
+    run_control, answers = RunControl(), []
+    run = growing(tmp_path, run_control, CallsOut(8, lambda: answers.append(run_control.checkpoint())))
     run.train()
     assert answers[0].result(0) == "epoch-0000-batch-000005"
 
 
 def test_one_asked_for_while_paused_is_saved_at_once(tmp_path: Path) -> None:
-    wishes = Wishes()
+    run_control = RunControl()
 
     class Pauses(StopsAt):
         def progress(self, step_in_epoch: int, loss: float | None) -> None:
             Notes.progress(self, step_in_epoch, loss)
             if len(self.places) == self.at:
-                self.wishes.pause()
+                self.run_control.pause()
 
-    run = make_run(tmp_path, tamiyo=Plan(), wishes=wishes, notes=Pauses(wishes, 3), **OPTIONS)
+    run = make_run(tmp_path, tamiyo=Plan(), run_control=run_control, notes=Pauses(run_control, 3), **OPTIONS)
     thread = threading.Thread(target=run.train)
     thread.start()
-    while not wishes.paused:
+    while not run_control.paused:
         thread.join(0.01)
-    assert wishes.checkpoint().result(20) == "epoch-0000-batch-000003"
-    wishes.stop()
+    assert run_control.checkpoint().result(20) == "epoch-0000-batch-000003"
+    run_control.stop()
     thread.join(60)
     assert run.progress.step == 3
 
 
 def test_where_nothing_is_saved_whoever_asks_is_told_so(tmp_path: Path) -> None:
-    wishes = Wishes()
-    notes = Asks(wishes, 2)
+    run_control = RunControl()
+    notes = Asks(run_control, 2)
     options = OPTIONS | {"checkpoint__save_checkpoints": False}
-    make_run(tmp_path, tamiyo=Plan(), wishes=wishes, notes=notes, **options).train()
+    make_run(tmp_path, tamiyo=Plan(), run_control=run_control, notes=notes, **options).train()
     with pytest.raises(CheckpointError, match="save_checkpoints is false"):
         notes.answers[0].result(0)
     with pytest.raises(CheckpointError, match="the run has ended"):
-        wishes.checkpoint().result(0)
+        run_control.checkpoint().result(0)

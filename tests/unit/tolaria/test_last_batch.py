@@ -13,11 +13,11 @@ from helpers.runs import CPU, checkpoints, make_run, notes_of, restored
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from esper.data import DeviceLoader, HostLoader
+from esper.data import InMemoryLoader, MapStyleLoader
 from esper.data.params import Augmentation
 from esper.data.transforms import ImageFinish, Statistics
 from esper.errors import ConfigError
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 
 class Frozen(Host):
@@ -52,10 +52,10 @@ def loader(kind: str, samples: int, batch_size: int, *, shuffle: bool, training:
     targets = torch.arange(samples) % 3
     if kind == "map":
         data = TensorDataset(torch.randn(samples, 12, generator=generator), targets)
-        return HostLoader(data, torch.arange(samples), **habits)
+        return MapStyleLoader(data, torch.arange(samples), **habits)
     images = torch.randint(0, 256, (samples, 1, 3, 4), dtype=torch.uint8, generator=generator)
     finish = ImageFinish(Statistics((128.0,), (64.0,)), Augmentation(), seed=0, device=CPU)
-    return DeviceLoader(images, targets, finish, **habits)
+    return InMemoryLoader(images, targets, finish, **habits)
 
 
 class Flat(Host):
@@ -74,7 +74,7 @@ def run_of(
     batch_size: int = 4,
     shuffle: bool = False,
     **given: Any,
-) -> Run:
+) -> TrainingLoop:
     parts = {
         "train": loader(kind, samples, batch_size, shuffle=shuffle, training=True),
         "validation": loader(kind, 9, 4, shuffle=False, training=False),
@@ -114,7 +114,7 @@ def test_a_run_stopped_before_the_merged_batch_goes_on_with_it(tmp_path: Path, s
     whole.train()
     stopped = run_of(tmp_path / "stopped", shuffle=shuffle, **options)
     stopped.parts.records.progress = lambda step, loss: (  # type: ignore[method-assign]
-        stopped.wishes.stop("sigterm") if stopped.progress.step == 3 else None
+        stopped.run_control.stop("sigterm") if stopped.progress.step == 3 else None
     )
     stopped.train()
     name = list(checkpoints(stopped))[-1]

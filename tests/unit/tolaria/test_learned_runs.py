@@ -8,8 +8,8 @@ from helpers.runs import make_run, notes_of
 
 from esper.leyline import SystemStatePacket
 from esper.tamiyo import LearnedPolicy
-from esper.tamiyo.episodes import Memory
-from esper.tolaria.loop import Run
+from esper.tamiyo.episodes import EpisodeStore
+from esper.tolaria.loop import TrainingLoop
 
 OPTIONS = {
     "model__target_layers": [".", "block1", "block2"],
@@ -20,7 +20,7 @@ OPTIONS = {
 }
 
 
-def grown(folder: Path, memory: Path, seed: int, **options: object) -> Run:
+def grown(folder: Path, memory: Path, seed: int, **options: object) -> TrainingLoop:
     policy = LearnedPolicy(memory=str(memory), seed=seed)
     run = make_run(folder, tamiyo=policy, seed=seed, **{**OPTIONS, **options})
     run.train()
@@ -30,7 +30,7 @@ def grown(folder: Path, memory: Path, seed: int, **options: object) -> Run:
 def test_runs_become_episodes_with_the_features_of_what_they_planted(tmp_path: Path) -> None:
     memory = tmp_path / "memory.json"
     runs = [grown(tmp_path / str(seed), memory, seed) for seed in range(2)]
-    episodes = Memory(memory).read()
+    episodes = EpisodeStore(memory).read()
     assert len(episodes) == 2 and episodes[0].task == episodes[1].task
     for run, episode in zip(runs, episodes, strict=True):
         applied = [e for e in notes_of(run).named("adaptation_applied") if e.data["kind"] == "germinate"]
@@ -45,21 +45,21 @@ def test_the_same_run_again_is_the_same_and_takes_its_own_place(tmp_path: Path) 
     assert notes_of(runs[0]).comparable() == notes_of(runs[1]).comparable()
     memory = tmp_path / "one" / "memory.json"
     grown(tmp_path / "three", tmp_path / "none.json", 3)
-    first = Memory(memory).read()
-    Memory(memory).add(Memory(tmp_path / "none.json").read()[0])
-    assert Memory(memory).read() == first
+    first = EpisodeStore(memory).read()
+    EpisodeStore(memory).add(EpisodeStore(tmp_path / "none.json").read()[0])
+    assert EpisodeStore(memory).read() == first
 
 
 def test_a_run_that_stops_early_is_an_episode_and_one_that_is_stopped_is_none(tmp_path: Path) -> None:
     patient = {"optimization__early_stopping_patience": 1, "optimization__early_stopping_min_delta": 9.0}
     run = grown(tmp_path / "early", tmp_path / "early.json", 0, optimization__max_epochs=9, **patient)
     assert run.progress.stopped_by == "early_stopping"
-    assert len(Memory(tmp_path / "early.json").read()) == 1
+    assert len(EpisodeStore(tmp_path / "early.json").read()) == 1
     policy = LearnedPolicy(memory=str(tmp_path / "none.json"))
     stopped = make_run(tmp_path / "stopped", tamiyo=policy, **OPTIONS)
     stopped.epoch()
     assert policy._planted
-    stopped.wishes.stop("signal")
+    stopped.run_control.stop("signal")
     stopped.train()
     assert stopped.progress.stopped_by == "signal" and not (tmp_path / "none.json").exists()
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from esper.config import SeedConfig
-from esper.kasmina import Clock, KernelStore, SeedManager, extract, wrap
+from esper.kasmina import KernelStore, SeedManager, TrainingPosition, extract, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
@@ -21,7 +21,7 @@ def test_a_loaded_kernel_is_optimised_like_any_joined_seed(tmp_path: Path) -> No
     command = AdaptationCommand(
         "a", CommandKind.GERMINATE, 1.0, 1.0, "test", "0", 0, "mlp", options={"hidden": 8}
     )
-    SeedManager(donor, SeedConfig(blend_steps=0)).apply(command, Clock(0, 0))
+    SeedManager(donor, SeedConfig(blend_steps=0)).apply(command, TrainingPosition(0, 0))
     store = KernelStore(tmp_path)
     artifact = store.put(*extract(donor, "0", 0))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from esper.leyline import SeedStage
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 # -- one epoch -----------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ def test_growth_off_changes_no_number(tmp_path: Path) -> None:
 # -- early stopping and the best -----------------------------------------------------------------
 
 
-def quiet(run_dir: Path, commands: Mapping[int, Any], **options: Any) -> Run:
+def quiet(run_dir: Path, commands: Mapping[int, Any], **options: Any) -> TrainingLoop:
     """A run whose validation loss does not move by what counts as a fall."""
     given = {"optimization__early_stopping_min_delta": 100.0, "optimization__early_stopping_patience": 3}
     run = make_run(

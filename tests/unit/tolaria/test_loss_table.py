@@ -25,7 +25,7 @@ from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.loss.inspection import examine
 from esper.tolaria.loss.objectives import from_model
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.probe_batch import Probe
+from esper.tolaria.probe_batch import ProbeBatch
 from esper.tolaria.task import pair_form
 
 CPU = torch.device("cpu")
@@ -278,7 +278,9 @@ def criterion_of(grown: Grown, loss: Any, loader: Loader) -> Criterion:
     config = replace(config, dataset=replace(config.dataset, name="own.data"))
     source = BatchSource(loader)
     seed = SeedConfig()
-    probe = Probe(grown.model, source, pair_form, loss, Precision(False, CPU), seed, device=CPU, rng_seed=0)
+    probe = ProbeBatch(
+        grown.model, source, pair_form, loss, Precision(False, CPU), seed, device=CPU, rng_seed=0
+    )
     parts: Any = SimpleNamespace(
         loss=loss, form=pair_form, metric=None, data=SimpleNamespace(num_classes=None)
     )

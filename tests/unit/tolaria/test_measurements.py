@@ -14,9 +14,9 @@ from esper.leyline import Level
 from esper.models import build
 from esper.runs.summary import summarize
 from esper.tolaria.events import Telemetry
-from esper.tolaria.interrupts import Interrupted
+from esper.tolaria.interrupts import RunInterrupted
 from esper.tolaria.measurements import Measurements
-from esper.tolaria.recovery import Unhealthy
+from esper.tolaria.recovery import DivergenceError
 
 
 def fail() -> int:
@@ -35,13 +35,15 @@ def test_the_first_failure_of_a_kind_is_told_and_all_are_counted() -> None:
     assert "ZeroDivisionError: of all things" in first.data["message"]
 
 
-@pytest.mark.parametrize("error", [Unhealthy("x"), Interrupted("x"), KeyboardInterrupt(), SystemExit()])
+@pytest.mark.parametrize(
+    "error", [DivergenceError("x"), RunInterrupted("x"), KeyboardInterrupt(), SystemExit()]
+)
 def test_what_ends_a_run_passes_through(error: BaseException) -> None:
     def stop() -> None:
         raise error
 
     with pytest.raises(type(error)):
-        Measurements(Telemetry(Notes()), passing=(Unhealthy,)).take("a", stop)
+        Measurements(Telemetry(Notes()), passing=(DivergenceError,)).take("a", stop)
 
 
 class Once(torch.autograd.Function):

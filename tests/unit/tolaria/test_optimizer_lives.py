@@ -15,7 +15,7 @@ from helpers.runs import germinate, tell
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError, ConfigError, GrowthError
-from esper.kasmina import Clock, MorphableModel, SeedManager, fold_with_names, wrap
+from esper.kasmina import MorphableModel, SeedManager, TrainingPosition, fold_with_names, wrap
 from esper.leyline import CommandKind, Impact, SeedStage
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
@@ -76,7 +76,7 @@ class Life:
     def bury(self) -> None:
         for record in [r for row in self.grown.model.records.values() for r in row]:
             if record.stage is SeedStage.CULLED:
-                self.grown.seeds.embargo(record, 0, Clock(self.number, self.number))
+                self.grown.seeds.embargo(record, 0, TrainingPosition(self.number, self.number))
 
     def clear(self) -> None:
         """Cull what is not fossilised; a blend that is turned back takes a step or two."""

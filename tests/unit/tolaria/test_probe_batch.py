@@ -13,16 +13,16 @@ from torch import nn
 from esper.config import SeedConfig
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.probe_batch import Probe, head
+from esper.tolaria.probe_batch import ProbeBatch, take_samples
 from esper.tolaria.task import pair_form
 
 Pair = namedtuple("Pair", "inputs targets")
 
 
-def make_probe(**seed_options: Any) -> Probe:
+def make_probe(**seed_options: Any) -> ProbeBatch:
     config = small_config()
     parts = make_parts(config, run_dir=None)  # type: ignore[arg-type]
-    return Probe(
+    return ProbeBatch(
         parts.model,
         BatchSource(parts.validation),
         pair_form,
@@ -68,10 +68,10 @@ def test_impact_is_measured_on_as_many_batches_as_asked(impact_samples: int, bat
 
 def test_the_head_of_a_batch_of_any_form() -> None:
     x = torch.arange(6)
-    first = head({"a": x, "b": [x, (x, "text")]}, 2)
+    first = take_samples({"a": x, "b": [x, (x, "text")]}, 2)
     assert torch.equal(first["a"], x[:2])
     assert torch.equal(first["b"][1][0], x[:2])
     assert first["b"][1][1] == "text"
-    pair = head(Pair(x, x), 3)
+    pair = take_samples(Pair(x, x), 3)
     assert isinstance(pair, Pair)
     assert len(pair.targets) == 3

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.leyline import EPOCH_METRICS
-from esper.tolaria.records import StepLines
+from esper.tolaria.records import StepMetrics
 
 
 @given(st.integers(0, 7), st.integers(1, 40))
 def test_every_so_manieth_step_has_a_meter(interval: int, steps: int) -> None:
-    lines = StepLines(interval, CPU)
+    lines = StepMetrics(interval, CPU)
     found = [step for step in range(1, steps + 1) if lines.meter(step) is not None]
     assert found == ([] if interval == 0 else list(range(interval, steps + 1, interval)))
 
 
 def test_lines_are_passed_on_once() -> None:
-    lines, notes = StepLines(1, CPU), Notes()
+    lines, notes = StepMetrics(1, CPU), Notes()
     meter = lines.meter(1)
     assert meter is not None
     output, targets = torch.eye(4), torch.tensor([0, 1, 2, 0])

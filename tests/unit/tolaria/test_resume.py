@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from esper.tamiyo import HeuristicPolicy
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 
 
 @pytest.mark.parametrize("name", LIVES)
@@ -39,8 +39,8 @@ def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path, n
     whole.train()
     per_epoch = whole.steps_per_epoch
     for at in range(per_epoch, 2 * per_epoch + 1):  # the epoch the seed arrives in, both its borders included
-        folder, wishes = tmp_path / str(at), Wishes()
-        stopped = life(folder, name, notes=StopsAt(wishes, at), wishes=wishes)
+        folder, run_control = tmp_path / str(at), RunControl()
+        stopped = life(folder, name, notes=StopsAt(run_control, at), run_control=run_control)
         stopped.config.checkpoint.checkpoint_frequency = 100  # so that the stop's own one is the only one
         stopped.train()
         assert (stopped.progress.stopped_by, stopped.progress.step) == ("sigterm", at)
@@ -77,13 +77,13 @@ class Ignores(nn.CrossEntropyLoss):
 def test_sums_with_divisors_of_their_own_are_resumed_within_an_epoch(
     tmp_path: Path, loss: Callable[[], nn.Module]
 ) -> None:
-    def run_in(folder: Path, **given: Any) -> Run:
+    def run_in(folder: Path, **given: Any) -> TrainingLoop:
         return make_run(folder, parts={"loss": loss()}, **given, **LONG)
 
     whole = run_in(tmp_path / "whole")
     whole.train()
-    wishes = Wishes()
-    stopped = run_in(tmp_path / "part", notes=StopsAt(wishes, 9), wishes=wishes)
+    run_control = RunControl()
+    stopped = run_in(tmp_path / "part", notes=StopsAt(run_control, 9), run_control=run_control)
     stopped.train()
     saved = path_of(tmp_path / "part", list(checkpoints(stopped))[-1])
     assert "weighted" in load_checkpoint(saved).state["owners"]["meter"]
@@ -98,9 +98,9 @@ def test_a_run_stopped_over_and_over_ends_as_if_never_stopped(tmp_path: Path) ->
     whole.train()
     run, folder = None, tmp_path / "stopped"
     while run is None or run.progress.stopped_by == "sigterm":
-        wishes = Wishes()
+        run_control = RunControl()
         before = None if run is None else path_of(folder, list(checkpoints(run))[-1])
-        run = life(folder, "blend", notes=StopsAt(wishes, 4), wishes=wishes)
+        run = life(folder, "blend", notes=StopsAt(run_control, 4), run_control=run_control)
         if before is not None:
             restored(run, before)
         run.train()
@@ -109,8 +109,8 @@ def test_a_run_stopped_over_and_over_ends_as_if_never_stopped(tmp_path: Path) ->
 
 def test_a_run_stopped_after_its_very_last_step_is_still_closed_and_saved(tmp_path: Path) -> None:
     """T10: the last epoch is always saved."""
-    wishes = Wishes()
-    stopped = life(tmp_path, "no growth", notes=StopsAt(wishes, 24), wishes=wishes)
+    run_control = RunControl()
+    stopped = life(tmp_path, "no growth", notes=StopsAt(run_control, 24), run_control=run_control)
     stopped.train()
     assert stopped.progress.epoch == 3
     assert list(checkpoints(stopped))[-1] == "epoch-0003-batch-000006"
@@ -154,7 +154,9 @@ def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path) -> None:
 
 
 def test_steps_recorded_before_a_stop_are_not_lost(tmp_path: Path) -> None:
-    wishes = Wishes()
-    run = make_run(tmp_path, notes=StopsAt(wishes, 8), wishes=wishes, logging__step_interval=1, **LONG)
+    run_control = RunControl()
+    run = make_run(
+        tmp_path, notes=StopsAt(run_control, 8), run_control=run_control, logging__step_interval=1, **LONG
+    )
     run.train()
     assert [line["step"] for line in notes_of(run).steps] == list(range(1, 9))

@@ -9,104 +9,104 @@ import time
 import pytest
 
 from esper.errors import CheckpointError
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.run_control import RunControl
 
 
 def test_without_a_wish_the_run_goes_on_at_once() -> None:
-    wishes = Wishes()
+    run_control = RunControl()
     began = time.monotonic()
-    assert not wishes.poll()
+    assert not run_control.poll()
     assert time.monotonic() - began < 0.1
 
 
 def test_the_first_reason_to_stop_is_the_one_that_counts() -> None:
-    wishes = Wishes()
-    wishes.stop("sigterm")
-    wishes.stop("sigint")
-    assert wishes.poll()
-    assert wishes.stop_reason == "sigterm"
+    run_control = RunControl()
+    run_control.stop("sigterm")
+    run_control.stop("sigint")
+    assert run_control.poll()
+    assert run_control.stop_reason == "sigterm"
 
 
-def poll_in_a_thread(wishes: Wishes) -> tuple[threading.Thread, list[bool]]:
+def poll_in_a_thread(run_control: RunControl) -> tuple[threading.Thread, list[bool]]:
     answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(wishes.poll()))
+    thread = threading.Thread(target=lambda: answers.append(run_control.poll()))
     thread.start()
     return thread, answers
 
 
 def test_a_pause_holds_until_resumed() -> None:
-    wishes = Wishes()
-    wishes.pause()
-    thread, answers = poll_in_a_thread(wishes)
+    run_control = RunControl()
+    run_control.pause()
+    thread, answers = poll_in_a_thread(run_control)
     time.sleep(0.05)
-    assert wishes.paused
+    assert run_control.paused
     assert answers == []
-    wishes.resume()
+    run_control.resume()
     thread.join(timeout=5)
     assert answers == [False]
-    assert not wishes.paused
+    assert not run_control.paused
 
 
 def test_a_stop_ends_a_pause() -> None:
-    wishes = Wishes()
-    wishes.pause()
-    thread, answers = poll_in_a_thread(wishes)
-    wishes.stop()
+    run_control = RunControl()
+    run_control.pause()
+    thread, answers = poll_in_a_thread(run_control)
+    run_control.stop()
     thread.join(timeout=5)
     assert answers == [True]
 
 
 def test_a_stop_wins_over_a_pause_that_comes_later() -> None:
-    wishes = Wishes()
-    wishes.stop("sigterm")
-    wishes.pause()
-    assert not wishes.paused
-    assert wishes.poll()
+    run_control = RunControl()
+    run_control.stop("sigterm")
+    run_control.pause()
+    assert not run_control.paused
+    assert run_control.poll()
 
 
 def test_whoever_attends_is_called_over_and_over_while_the_run_is_held() -> None:
-    wishes = Wishes()
-    wishes.pause()
+    run_control = RunControl()
+    run_control.pause()
     calls = 0
 
     def attend() -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
-            wishes.resume()
+            run_control.resume()
 
-    assert not wishes.poll(attend)
+    assert not run_control.poll(attend)
     assert calls == 3
 
 
 def test_wishes_for_a_checkpoint_are_taken_once_and_not_when_cancelled() -> None:
-    wishes = Wishes()
-    first, second = wishes.checkpoint(), wishes.checkpoint()
-    assert wishes.asks
+    run_control = RunControl()
+    first, second = run_control.checkpoint(), run_control.checkpoint()
+    assert run_control.pending
     assert second.cancel()
-    assert wishes.asked() == [first]
-    assert not wishes.asks
-    assert wishes.asked() == []
+    assert run_control.asked() == [first]
+    assert not run_control.pending
+    assert run_control.asked() == []
 
 
 def test_when_the_run_is_over_every_wish_for_a_checkpoint_is_refused() -> None:
-    wishes = Wishes()
-    before = wishes.checkpoint()
-    wishes.refuse("it is over")
-    for wish in (before, wishes.checkpoint()):
+    run_control = RunControl()
+    before = run_control.checkpoint()
+    run_control.refuse("it is over")
+    for wish in (before, run_control.checkpoint()):
         with pytest.raises(CheckpointError, match="it is over"):
             wish.result(0)
 
 
 def test_a_handler_may_interrupt_a_poll_that_is_under_way() -> None:
     """T11: flags only; a handler that took a lock would wait for the thread it has interrupted."""
-    wishes = Wishes()
-    wishes.pause()
-    before = signal.signal(signal.SIGALRM, lambda number, frame: wishes.stop("alarm"))
+    run_control = RunControl()
+    run_control.pause()
+    before = signal.signal(signal.SIGALRM, lambda number, frame: run_control.stop("alarm"))
     try:
         for _ in range(20):
-            wishes.stop_reason = ""
+            run_control.stop_reason = ""
             signal.setitimer(signal.ITIMER_REAL, 0.002)
-            assert wishes.poll()
+            assert run_control.poll()
     finally:
         signal.signal(signal.SIGALRM, before)

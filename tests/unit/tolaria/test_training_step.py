@@ -19,7 +19,7 @@ from esper.kasmina import MorphableModel
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.task import RunningMetrics, pair_form
 from esper.tolaria.training_step import GRADIENT_SAMPLE_STEPS, Stepper
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def gradients(sizes: Sequence[int], **options: Any) -> dict[str, Tensor]:
     grown.model.seed_module(grown.model.record("a", 0)).set_alpha(0.5)
     seen = GradientsAtStep(grown)
     window = split(batch(sum(sizes)), list(sizes))
-    stepper(grown, **options).step(window, [Meter(CPU)], 0)
+    stepper(grown, **options).step(window, [RunningMetrics(CPU)], 0)
     assert len(seen.seen) == 1
     return seen.seen[0]
 
@@ -78,7 +78,7 @@ def test_any_accumulation_has_the_full_batchs_gradient(sizes: list[int]) -> None
 
 def test_every_meter_counts_every_batch() -> None:
     grown = make_host()
-    meters = [Meter(CPU), Meter(CPU)]
+    meters = [RunningMetrics(CPU), RunningMetrics(CPU)]
     x, y = batch(10)
     expected = LOSS(grown.model(x), y).item()
     stepper(grown).step(split((x, y), [4, 4, 2]), meters, 0)
@@ -90,7 +90,7 @@ def test_every_meter_counts_every_batch() -> None:
 def test_gradients_are_gone_after_the_step() -> None:
     grown = make_host(isolation_steps=5)
     grown.do(germinate("a", "mlp"))
-    stepper(grown).step([batch(8)], [Meter(CPU)], 0)
+    stepper(grown).step([batch(8)], [RunningMetrics(CPU)], 0)
     assert all(p.grad is None for p in grown.model.parameters())
 
 
@@ -115,7 +115,9 @@ def test_gradients_are_unscaled_once_before_they_are_clipped(precision: bool | s
     x, y = batch(12)
     true = copy.deepcopy(grown.model)
     LOSS(true(x), y).backward()
-    norm = stepper(grown, precision=precision, clip_norm=0.01).step(split((x, y), sizes), [Meter(CPU)], 0)
+    norm = stepper(grown, precision=precision, clip_norm=0.01).step(
+        split((x, y), sizes), [RunningMetrics(CPU)], 0
+    )
     assert norm is not None
     assert norm.item() == pytest.approx(grad_norm(true), rel=2e-2)
     # the first step of SGD with momentum: rate times gradient
@@ -123,8 +125,8 @@ def test_gradients_are_unscaled_once_before_they_are_clipped(precision: bool | s
 
 
 def test_the_norm_is_taken_only_where_it_is_wanted() -> None:
-    assert stepper(make_host()).step([batch(8)], [Meter(CPU)], 0) is None
-    norm = stepper(make_host()).step([batch(8)], [Meter(CPU)], 0, want_norm=True)
+    assert stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0) is None
+    norm = stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0, want_norm=True)
     assert norm is not None
     assert norm.item() > 0
 
@@ -135,7 +137,7 @@ def test_overflow_in_fp16_costs_the_step_and_nothing_else() -> None:
     before = weights(grown.model)
     made = stepper(grown, precision="fp16", clip_norm=1.0)
     x, y = batch(8)
-    made.step([(x * 1e6, y)], [Meter(CPU)], 0)
+    made.step([(x * 1e6, y)], [RunningMetrics(CPU)], 0)
     after = weights(grown.model)
     # a sampled gradient norm that is not finite would close the seed's sanity gate for good
     assert all(torch.isfinite(t).all() for t in after.values())
@@ -143,7 +145,7 @@ def test_overflow_in_fp16_costs_the_step_and_nothing_else() -> None:
         {n: t for n, t in before.items() if "stats" not in n},
         {n: t for n, t in after.items() if "stats" not in n},
     )
-    made.step([(x, y)], [Meter(CPU)], 1)
+    made.step([(x, y)], [RunningMetrics(CPU)], 1)
     assert moved(before, grown) > 0
 
 
@@ -160,7 +162,7 @@ def test_a_seed_in_isolation_changes_nothing_for_the_host() -> None:
         torch.manual_seed(7)
         made = stepper(grown, clip_norm=0.05)
         for at in range(200):
-            made.step(split(batch(32, seed=at), [12, 12, 8]), [Meter(CPU)], at)
+            made.step(split(batch(32, seed=at), [12, 12, 8]), [RunningMetrics(CPU)], at)
     assert same(weights(alone.model.host), weights(beside.model.host))
     for layer in "ab":
         seed = beside.model.seed_module(beside.model.record(layer, 0))
@@ -175,7 +177,7 @@ def test_joined_seeds_gradients_are_sampled_now_and_then() -> None:
     grown.model.seed_module(grown.model.record("a", 0)).set_alpha(1.0)
     made = stepper(grown)
     for at in range(2 * GRADIENT_SAMPLE_STEPS):
-        made.step([batch(8, seed=at)], [Meter(CPU)], at)
+        made.step([batch(8, seed=at)], [RunningMetrics(CPU)], at)
     assert grown.model.seed_module(grown.model.record("a", 0)).stats[4].item() == 2
 
 
@@ -188,7 +190,7 @@ def test_a_step_waits_for_no_value(factory: str, precision: bool | str) -> None:
     grown.seeds.config.isolation_steps = 100
     grown.do(germinate("b", "mlp", number=2))
     made = stepper(grown, precision=precision, clip_norm=0.5)
-    meter = Meter(CPU)
+    meter = RunningMetrics(CPU)
     for at in range(GRADIENT_SAMPLE_STEPS):
         made.step(split(batch(8, seed=at), [3, 5]), [meter], at)
     optimizers = (grown.optimizers.main, *grown.optimizers.isolated.values())

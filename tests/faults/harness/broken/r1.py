@@ -16,7 +16,7 @@ from faults.harness.firing import broken
 
 from esper.tolaria.checkpoint import checkpointer as store
 from esper.tolaria.checkpoint import format as checkpoint
-from esper.tolaria.checkpoint.checkpointer import Store
+from esper.tolaria.checkpoint.checkpointer import Checkpointer
 from esper.utils import files as atomic
 from esper.utils.files import Content, Files
 from esper.utils.manifest import MANIFEST, measure, render
@@ -67,7 +67,7 @@ def old_ones_removed_first() -> AbstractContextManager[None]:
 
 def acknowledged_before_durable() -> AbstractContextManager[None]:
     """A save is called done while it is still being written."""
-    return broken(Store, "flush", lambda _: SimpleNamespace(error=""))
+    return broken(Checkpointer, "flush", lambda _: SimpleNamespace(error=""))
 
 
 def leftovers_kept() -> AbstractContextManager[None]:

@@ -12,14 +12,14 @@ from esper.kasmina import MorphableModel
 from esper.tolaria.checkpoint.registry import Collected
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.recovery import guard
-from esper.tolaria.recovery.divergence import Governor
-from esper.tolaria.recovery.guard import Guard
+from esper.tolaria.recovery.divergence import DivergenceDetector
+from esper.tolaria.recovery.guard import DivergenceGuard
 
 
 @contextmanager
 def unwatched() -> Iterator[None]:
     """Neither losses nor weights are judged."""
-    with broken(Governor, "judge", lambda *_: ""), broken(guard, "non_finite", lambda _: []):
+    with broken(DivergenceDetector, "judge", lambda *_: ""), broken(guard, "non_finite", lambda _: []):
         yield
 
 
@@ -61,4 +61,4 @@ def running_statistics_kept() -> AbstractContextManager[None]:
 
 def governor_not_restored() -> AbstractContextManager[None]:
     """The history that losses are judged by still has those of the undone steps."""
-    return broken(Guard, "load_state_dict", lambda *_: None)
+    return broken(DivergenceGuard, "load_state_dict", lambda *_: None)

@@ -10,7 +10,7 @@ from faults.harness.firing import broken
 
 from esper.loggers import jsonl
 from esper.loggers.jsonl_reader import EVENTS_FILE
-from esper.tolaria.checkpoint.registry import StateManager
+from esper.tolaria.checkpoint.registry import StateRegistry
 
 
 def control_state_forgotten() -> AbstractContextManager[None]:
@@ -44,10 +44,10 @@ def optimizers_forgotten() -> AbstractContextManager[None]:
 
 
 def _without(owner: str) -> AbstractContextManager[None]:
-    register = StateManager.register
+    register = StateRegistry.register
 
-    def all_but_one(manager: StateManager, name: str, *arguments: Any, **options: Any) -> None:
+    def all_but_one(manager: StateRegistry, name: str, *arguments: Any, **options: Any) -> None:
         if name != owner:
             register(manager, name, *arguments, **options)
 
-    return broken(StateManager, "register", all_but_one)
+    return broken(StateRegistry, "register", all_but_one)

@@ -11,28 +11,28 @@ from faults.harness.firing import broken
 
 from esper.leyline import EventName, SeedStage
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.checkpoint.checkpointer import Store
-from esper.tolaria.recovery.guard import Guard
+from esper.tolaria.checkpoint.checkpointer import Checkpointer
+from esper.tolaria.recovery.guard import DivergenceGuard
 
 
 def not_saved() -> AbstractContextManager[None]:
     """Nothing is saved at a rollback: the next regular save has to do."""
-    return broken(Store, "save_rollback", lambda *_: True)
+    return broken(Checkpointer, "save_rollback", lambda *_: True)
 
 
 def logged_too_early() -> AbstractContextManager[None]:
     """A rollback is logged before it is durable."""
-    save = Store.save_rollback
+    save = Checkpointer.save_rollback
 
     def log_and_save(
-        store: Store, progress: Any, records: Any, failed_step: int, event: Mapping[str, Any]
+        store: Checkpointer, progress: Any, records: Any, failed_step: int, event: Mapping[str, Any]
     ) -> bool:
         store.telemetry.warn(EventName.ROLLBACK_DONE, event)
         store.poll()
         time.sleep(0.05)
         return save(store, progress, records, failed_step, event)
 
-    return broken(Store, "save_rollback", log_and_save)
+    return broken(Checkpointer, "save_rollback", log_and_save)
 
 
 def rates_forgotten() -> AbstractContextManager[None]:
@@ -43,7 +43,7 @@ def rates_forgotten() -> AbstractContextManager[None]:
 def embargo_forgotten() -> AbstractContextManager[None]:
     """A resumed run may use the slots that a rollback has barred."""
 
-    def release(store: Store) -> None:
+    def release(store: Checkpointer) -> None:
         for row in store.parts.model.records.values():
             for record in row:
                 if record.stage is SeedStage.EMBARGOED:
@@ -59,19 +59,19 @@ def count_forgotten() -> AbstractContextManager[None]:
 
 def not_logged_again() -> AbstractContextManager[None]:
     """What is cut off the events at a restart, the rollback among it, is not logged again."""
-    return broken(Store, "_log_rollback", lambda *_: None)
+    return broken(Checkpointer, "_log_rollback", lambda *_: None)
 
 
 def snapshot_not_replaced() -> AbstractContextManager[None]:
     """The next rollback goes back to the state without the decisions of the last."""
-    return broken(Guard, "rolled_back", Guard.vouch)
+    return broken(DivergenceGuard, "rolled_back", DivergenceGuard.mark_good)
 
 
-def _after_restore(change: Callable[[Store], None]) -> AbstractContextManager[None]:
-    restore = Store.restore
+def _after_restore(change: Callable[[Checkpointer], None]) -> AbstractContextManager[None]:
+    restore = Checkpointer.restore
 
-    def restored(store: Store, checkpoint: Checkpoint) -> None:
+    def restored(store: Checkpointer, checkpoint: Checkpoint) -> None:
         restore(store, checkpoint)
         change(store)
 
-    return broken(Store, "restore", restored)
+    return broken(Checkpointer, "restore", restored)

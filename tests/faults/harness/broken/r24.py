@@ -12,8 +12,8 @@ from faults.harness.firing import broken
 from esper.runs import finalize as ending
 from esper.runs import resume
 from esper.runs import trainer as api
-from esper.runs.outputs import Attempts
-from esper.tolaria.loop import Run
+from esper.runs.outputs import BestEffortWriter
+from esper.tolaria.loop import TrainingLoop
 
 
 def silent() -> AbstractContextManager[None]:
@@ -38,7 +38,7 @@ def exit_code_alone() -> AbstractContextManager[None]:
 
 def summary_alone() -> AbstractContextManager[None]:
     """The summary is right, and the exit code is that of a run that saved all."""
-    return broken(Attempts, "check", lambda *_: None)
+    return broken(BestEffortWriter, "check", lambda *_: None)
 
 
 def reader_not_told() -> AbstractContextManager[None]:
@@ -54,13 +54,13 @@ def model_not_owed() -> AbstractContextManager[None]:
 def goes_on_from_the_end() -> AbstractContextManager[None]:
     """What is resumed is taken for a run that has no epoch left to train."""
 
-    def over(run: Run) -> bool:
+    def over(run: TrainingLoop) -> bool:
         run.progress.stopped_by = run.progress.stopped_by or "max_epochs" * _resumed(run)
         return finished(run)
 
-    finished = Run._finished
-    return broken(Run, "_finished", over)
+    finished = TrainingLoop._finished
+    return broken(TrainingLoop, "_finished", over)
 
 
-def _resumed(run: Run) -> bool:
+def _resumed(run: TrainingLoop) -> bool:
     return run.progress.epoch > 0 and run.config.checkpoint.resume_from_checkpoint == "auto"

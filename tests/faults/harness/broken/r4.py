@@ -10,31 +10,36 @@ from typing import Any
 from faults.harness.firing import broken, fire
 
 from esper.runs import trainer as api
-from esper.tolaria.checkpoint.checkpointer import Store
-from esper.tolaria.interrupts import Attention
+from esper.tolaria.checkpoint.checkpointer import Checkpointer
+from esper.tolaria.interrupts import InterruptHandler
 from esper.utils import os_signals as signals
 
 
 @contextmanager
 def no_final_save() -> Iterator[None]:
     """It stops without saving."""
-    save = Store.save
+    save = Checkpointer.save
 
-    def unless_final(store: Store, *arguments: Any, final: bool = False, **options: Any) -> Path | None:
+    def unless_final(
+        store: Checkpointer, *arguments: Any, final: bool = False, **options: Any
+    ) -> Path | None:
         return None if final else save(store, *arguments, **options)
 
-    with broken(Store, "save", unless_final), broken(Store, "save_snapshot", lambda *_, **__: None):
+    with (
+        broken(Checkpointer, "save", unless_final),
+        broken(Checkpointer, "save_snapshot", lambda *_, **__: None),
+    ):
         yield
 
 
 def heeded_at_epoch_end() -> AbstractContextManager[None]:
     """A request to stop is looked at only between two epochs."""
-    between_steps = Attention.between_steps
+    between_steps = InterruptHandler.between_steps
 
-    def at_the_end(attention: Attention) -> bool:
+    def at_the_end(attention: InterruptHandler) -> bool:
         return attention.progress.batch == 0 and between_steps(attention)
 
-    return broken(Attention, "between_steps", at_the_end)
+    return broken(InterruptHandler, "between_steps", at_the_end)
 
 
 def exit_code_lost() -> AbstractContextManager[None]:
@@ -51,12 +56,12 @@ def sighup_unhandled() -> AbstractContextManager[None]:
 
 def stopped_an_older_save() -> AbstractContextManager[None]:
     """What is saved last is the last whole epoch: the steps since then are lost."""
-    save = Store.save
+    save = Checkpointer.save
 
-    def only_whole(store: Store, progress: Any, **options: Any) -> Path | None:
+    def only_whole(store: Checkpointer, progress: Any, **options: Any) -> Path | None:
         return None if progress.batch else save(store, progress, **options)
 
-    return broken(Store, "save", only_whole)
+    return broken(Checkpointer, "save", only_whole)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import find_checkpoint, save_checkpoint
 from esper.tolaria.checkpoint.abandoned import abandoned
-from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.discovery import load_latest
 from esper.tolaria.checkpoint.index import Entry
 from esper.tolaria.checkpoint.metadata import name_of
 from esper.tolaria.checkpoint.retention import Retention, prune
@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_newest_is_that_of_the_rollback(folder: Path) -> None:
     assert find_checkpoint(folder).path.name == BACK
-    assert load_newest(folder).path.name == BACK
+    assert load_latest(folder).path.name == BACK
 
 
 def test_where_that_of_the_rollback_is_damaged_an_earlier_one_is_taken(folder: Path) -> None:
@@ -80,7 +80,7 @@ def test_where_that_of_the_rollback_is_damaged_an_earlier_one_is_taken(folder: P
     assert found.path.name == "epoch-0001"
     assert len(found.refused) == 4
     assert any("epoch-0003 was abandoned when the run was rolled back to step 12" in s for s in found.refused)
-    assert load_newest(folder).path.name == "epoch-0001"
+    assert load_latest(folder).path.name == "epoch-0001"
 
 
 def test_an_abandoned_one_that_is_named_itself_is_refused(folder: Path) -> None:

@@ -18,13 +18,13 @@ from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.files import Content, Files
 
 SAVING = {"checkpoint__save_checkpoints": True, "morphogenetic__max_params_ratio": 99.0}
 
 
-def saving(run_dir: Path, **options: Any) -> Run:
+def saving(run_dir: Path, **options: Any) -> TrainingLoop:
     run = make_run(run_dir, **SAVING | options)
     run.train()
     return run
@@ -216,7 +216,7 @@ class Disk(Files):
         super().fsync_dir(path)
 
 
-def on_disk(run_dir: Path, disk: Disk, **options: Any) -> Run:
+def on_disk(run_dir: Path, disk: Disk, **options: Any) -> TrainingLoop:
     """A run whose store writes through `disk`, one epoch old."""
     run = make_run(run_dir, **SAVING | {"checkpoint__checkpoint_frequency": 1} | options)
     run.store.io = disk

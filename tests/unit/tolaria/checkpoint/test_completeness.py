@@ -19,7 +19,7 @@ from esper.errors import CheckpointError
 from esper.tamiyo import HeuristicPolicy
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.checkpoint.metadata import name_of
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.device_and_rng import rng_state
 
 EXEMPT = {
@@ -40,22 +40,22 @@ EXEMPT = {
 class Asks(Notes):
     """A watcher that asks for a checkpoint in the middle of an epoch."""
 
-    run: Run
+    run: TrainingLoop
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None:
         super().progress(step_in_epoch, loss)
         per_epoch = self.run.steps_per_epoch
         if len(self.places) == 2 * per_epoch + per_epoch // 2:
-            self.run.wishes.checkpoint()
+            self.run.run_control.checkpoint()
 
 
-def start(run_dir: Path, name: str, notes: Notes | None = None) -> Run:
+def start(run_dir: Path, name: str, notes: Notes | None = None) -> TrainingLoop:
     if name != "heuristic":
         return life(run_dir, name, notes=notes)
     return make_run(run_dir, tamiyo=HeuristicPolicy(), notes=notes, **LONG)
 
 
-def full_census(run: Run) -> Found:
+def full_census(run: TrainingLoop) -> Found:
     tensors, meta = rng_state()
     drawn = {f"rng.{name}": str(tensor.tolist()) for name, tensor in tensors.items()}
     scale = {"scaler": repr(run.precision.state_dict())}
@@ -81,7 +81,7 @@ def forgotten(a: Found, b: Found) -> list[str]:
     return [path for path in differences(a, b) if not any(re.match(why, path) for why in EXEMPT)]
 
 
-def taken_up(run_dir: Path, checkpoint: str, name: str) -> Run:
+def taken_up(run_dir: Path, checkpoint: str, name: str) -> TrainingLoop:
     return restored(start(run_dir / f"from {checkpoint}", name), path_of(run_dir, checkpoint))
 
 

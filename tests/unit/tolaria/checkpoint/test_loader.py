@@ -12,7 +12,7 @@ import pytest
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.checkpoint.loader import Loader
+from esper.tolaria.checkpoint.loader import CheckpointReader
 
 
 class SlowDisk:
@@ -33,7 +33,7 @@ def loaders() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "esper-loader"]
 
 
-def until_idle(loader: Loader) -> None:
+def until_idle(loader: CheckpointReader) -> None:
     end = time.monotonic() + 10
     while loader.busy and time.monotonic() < end:
         time.sleep(0.001)
@@ -41,7 +41,7 @@ def until_idle(loader: Loader) -> None:
 
 
 def test_what_comes_in_time_is_given() -> None:
-    loader, disk = Loader(), SlowDisk()
+    loader, disk = CheckpointReader(), SlowDisk()
     disk.go.set()
     found = loader.start(disk.read)(10)
     assert found is disk.made
@@ -50,7 +50,7 @@ def test_what_comes_in_time_is_given() -> None:
 
 
 def test_who_stops_waiting_goes_on_and_the_thread_ends_with_its_read() -> None:
-    loader, disk = Loader(), SlowDisk()
+    loader, disk = CheckpointReader(), SlowDisk()
     began = time.perf_counter()
     assert loader.start(disk.read)(0.05) is None
     assert time.perf_counter() - began < 5
@@ -67,7 +67,7 @@ def test_who_stops_waiting_goes_on_and_the_thread_ends_with_its_read() -> None:
 
 
 def test_what_comes_late_is_let_go() -> None:
-    loader, go = Loader(), threading.Event()
+    loader, go = CheckpointReader(), threading.Event()
     late: list[weakref.ref[Path]] = []
 
     class Traced(Path().__class__):  # type: ignore[misc]
@@ -93,4 +93,4 @@ def test_what_a_read_raises_is_raised_to_who_waits() -> None:
         raise CheckpointError("nothing good here")
 
     with pytest.raises(CheckpointError, match="nothing good here"):
-        Loader().start(broken)(10)
+        CheckpointReader().start(broken)(10)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint.buffers import Buffers
-from esper.tolaria.checkpoint.registry import REFERENCE, Generators, StateManager
+from esper.tolaria.checkpoint.registry import REFERENCE, Generators, StateRegistry
 
 
 class Owner:
@@ -30,8 +30,8 @@ class Owner:
         self.value = state["value"]
 
 
-def manager(**owners: Any) -> StateManager:
-    made = StateManager()
+def manager(**owners: Any) -> StateRegistry:
+    made = StateRegistry()
     for name, owner in owners.items():
         made.register(name, owner)
     return made
@@ -215,7 +215,7 @@ def test_a_state_that_is_kept_is_not_changed_by_what_it_was_restored_into() -> N
 
 
 def test_what_is_only_read_is_not_copied_at_all() -> None:
-    owner, made = Owner(torch.zeros(3)), StateManager()
+    owner, made = Owner(torch.zeros(3)), StateRegistry()
     made.register("owner", owner, use="reads")
     tensors, state = made.capture()
     assert tensors["owner"]["value"] is owner.value

@@ -16,10 +16,10 @@ from helpers.runs import Plan, germinate, make_run, weights
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.deadline import DeadlineSignal
-from esper.tolaria.checkpoint.discovery import load_newest
+from esper.tolaria.checkpoint.discovery import load_latest
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 LIMIT = 1 << 30
 
@@ -27,7 +27,7 @@ LIMIT = 1 << 30
 class Bench:
     """A run that is moved by hand, its snapshots, and its way back."""
 
-    def __init__(self, run: Run, **options: Any) -> None:
+    def __init__(self, run: TrainingLoop, **options: Any) -> None:
         self.run = run
         self.snapshots = Snapshots(LIMIT, run.state, run.store.header.make)
         self.rollback = Rollback(run.state, self.snapshots, run.store, **options)
@@ -48,7 +48,7 @@ def bench_of(tmp_path: Path, name: str = "blend", **options: Any) -> Bench:
     return Bench(life(tmp_path, name), **options)
 
 
-def stands_at(run: Run, snapshot: Snapshot) -> bool:
+def stands_at(run: TrainingLoop, snapshot: Snapshot) -> bool:
     """Whether the run is in the state of the snapshot, bit for bit."""
     tensors, state = run.state.capture()
     return same_tensors(tensors, snapshot.tensors) and state == snapshot.state["owners"]
@@ -152,7 +152,7 @@ class SlowDisk:
     def __call__(self, folder: Path, at_or_before_step: int) -> Checkpoint:
         self.reads += 1
         self.go.wait(10)
-        checkpoint = load_newest(folder, at_or_before_step)
+        checkpoint = load_latest(folder, at_or_before_step)
         self.done += 1
         return checkpoint
 
@@ -263,12 +263,12 @@ def test_a_run_that_cannot_be_left_as_it_was_is_said_to_be_torn(tmp_path: Path, 
 def test_a_run_goes_on_saving_after_it_went_back(tmp_path: Path) -> None:
     """The same place, another state: saved again, in its place."""
     bench = disk(tmp_path)
-    before = load_newest(tmp_path / "checkpoints")
+    before = load_latest(tmp_path / "checkpoints")
     assert bench.rollback.back(60_000, at_or_before_step=6).step == 6
     bench.run.optimizers.main.param_groups[0]["base_lr"] *= 0.5
     bench.epoch()
     bench.run.store.flush()
-    after = load_newest(tmp_path / "checkpoints")
+    after = load_latest(tmp_path / "checkpoints")
     assert before.path == after.path
     assert not same_tensors(before.tensors, after.tensors)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from esper.tolaria.checkpoint.registry import StateManager, Use
+from esper.tolaria.checkpoint.registry import StateRegistry, Use
 from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
 from esper.tolaria.train_state import Progress
 
@@ -34,7 +34,7 @@ class Bench:
 
     def __init__(self, limit: int, *, use: Use = "keeps") -> None:
         self.owner = Weights(10)
-        self.manager = StateManager()
+        self.manager = StateRegistry()
         self.manager.register("weights", self.owner, use=use)
         self.snapshots = Snapshots(limit * FLOAT_BYTES, self.manager, lambda p: {"progress": p.to_json()})
 

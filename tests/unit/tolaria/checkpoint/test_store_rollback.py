@@ -13,7 +13,7 @@ from helpers.lives import LONG, alike
 from helpers.runs import Notes, Plan, germinate, make_run, notes_of, restored
 
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.utils.files import Content, Files
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
@@ -57,7 +57,7 @@ class Failing(Files):
         super().write(path, content)
 
 
-def run_of(run_dir: Path, *faults: int, notes: Notes | None = None, **options: Any) -> Run:
+def run_of(run_dir: Path, *faults: int, notes: Notes | None = None, **options: Any) -> TrainingLoop:
     """Four epochs of six steps, each saved; from the end of the first on a seed blends for nine steps."""
     given = LONG | {"morphogenetic__seed__blend_steps": 9} | options
     return make_run(
@@ -65,13 +65,13 @@ def run_of(run_dir: Path, *faults: int, notes: Notes | None = None, **options: A
     )
 
 
-def forget_newest(run: Run) -> None:
+def forget_newest(run: TrainingLoop) -> None:
     """As where memory did not suffice: the next rollback goes further back than the newest checkpoint."""
     snapshots = run.guard.snapshots
     snapshots.drop(snapshots.steps[-1])
 
 
-def at_step(run: Run, step: int, act: Any) -> None:
+def at_step(run: TrainingLoop, step: int, act: Any) -> None:
     after_step = run.guard.after_step
 
     def acting(norm: Any) -> None:

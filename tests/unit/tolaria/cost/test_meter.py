@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esper.leyline import CommandKind
 from esper.tolaria.cost.flops import count_flops
-from esper.tolaria.cost.meter import Account
+from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.gradients import PCGrad
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 
-def by_hand(run: Run, samples: int = 16) -> tuple[float, float]:
+def by_hand(run: TrainingLoop, samples: int = 16) -> tuple[float, float]:
     """FLOPs of a sample: of a forward, and of forward and backward."""
     x, y = next(iter(run.val_batches.batches(0)))
     with FlopCounterMode(display=False) as forward:
@@ -98,9 +98,9 @@ def test_an_isolated_seed_costs_its_own_forward_and_backward(tmp_path: Path) -> 
         morphogenetic__seed__isolation_steps=100,
         morphogenetic__max_params_ratio=9.0,
     )
-    bare = Account(run.model, run.progress, run.probe).per_sample()
+    bare = CostMeter(run.model, run.progress, run.probe).per_sample()
     run.train()
-    forward, both = Account(run.model, run.progress, run.probe).per_sample()
+    forward, both = CostMeter(run.model, run.progress, run.probe).per_sample()
     assert forward == bare[0]  # it is not on the host's way
     assert both > bare[1]
 

@@ -12,11 +12,11 @@ from helpers.objectives import Heads, heads_loss
 from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored
 
 from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Weighted
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 
 
-def two_headed(run_dir: Path, aggregator: Aggregator | None, **options: Any) -> Run:
+def two_headed(run_dir: Path, aggregator: Aggregator | None, **options: Any) -> TrainingLoop:
     torch.manual_seed(0)
     parts = {"aggregator": aggregator, "loss": heads_loss}
     given = {"model__target_layers": ["trunk.1"]} | options
@@ -27,12 +27,12 @@ def pcgrad() -> PCGrad:
     return PCGrad(torch.Generator().manual_seed(3))
 
 
-def life(run_dir: Path, *, notes: Any = None, wishes: Wishes | None = None) -> Run:
+def life(run_dir: Path, *, notes: Any = None, run_control: RunControl | None = None) -> TrainingLoop:
     """Windows of four micro-batches and a remainder of two, a seed that joins on the way, conflicts freed."""
     options = LONG | {"optimization__accumulation_steps": 4, "logging__step_interval": 1}
     plan = Plan({1: [germinate()]})
     return make_run(
-        run_dir, tamiyo=plan, notes=notes, wishes=wishes, parts={"aggregator": pcgrad()}, **options
+        run_dir, tamiyo=plan, notes=notes, run_control=run_control, parts={"aggregator": pcgrad()}, **options
     )
 
 
@@ -44,8 +44,8 @@ def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path) -
     assert sum(line["grad_agg"]["conflicts"] for line in lines) > 0
     assert [line["grad_agg"]["steps"] for line in lines] == [2] * 4
     for at in (2, 3, 4, 5):
-        folder, wishes = tmp_path / str(at), Wishes()
-        stopped = life(folder, notes=StopsAt(wishes, at), wishes=wishes)
+        folder, run_control = tmp_path / str(at), RunControl()
+        stopped = life(folder, notes=StopsAt(run_control, at), run_control=run_control)
         stopped.config.checkpoint.checkpoint_frequency = 100
         stopped.train()
         last = list(checkpoints(stopped))[-1]

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from esper.tolaria.compiled_forward import TrainingForward
-from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Tally, TaskBackward, Weighted
+from esper.tolaria.gradients import Aggregator, ConflictStats, Mean, PCGrad, TaskBackward, Weighted
 from esper.tolaria.gradients.pcgrad import draw_orders
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.task import RunningMetrics, pair_form
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def stepper(
     backward = None
     if aggregator is not None:
         parameters = grown.optimizers.shared_parameters
-        backward = TaskBackward(aggregator, exact, parameters, Tally(CPU, 1.0))
+        backward = TaskBackward(aggregator, exact, parameters, ConflictStats(CPU, 1.0))
     rate = LearningRate(constant(Horizon(10, 5)))
     parts = (loss, pair_form, exact, clip_norm, backward)
     return Stepper(forward, grown.optimizers, grown.seeds, rate, *parts)
@@ -83,7 +83,7 @@ def gradients(
     grown.model.train()
     seen = Seen(grown)
     data = conflicting(sizes) if "loss" not in options else batch(sum(sizes))
-    stepper(grown, aggregator, **options).step(split(data, list(sizes)), [Meter(CPU)], 1)
+    stepper(grown, aggregator, **options).step(split(data, list(sizes)), [RunningMetrics(CPU)], 1)
     assert len(seen.steps) == 1
     return seen.steps[0]
 
@@ -129,7 +129,7 @@ def test_micro_batches_weigh_by_what_their_mean_was_divided_by(loss: Any, sizes:
         grown = make_host()
         grown.model.train()
         seen = Seen(grown)
-        stepper(grown, aggregator, loss=loss).step(split((x, y), list(sizes)), [Meter(CPU)], 1)
+        stepper(grown, aggregator, loss=loss).step(split((x, y), list(sizes)), [RunningMetrics(CPU)], 1)
         assert close(seen.steps[0], whole)
 
 
@@ -138,7 +138,7 @@ def test_a_step_in_which_nothing_counts_has_no_gradient(loss: Any) -> None:
     grown = make_host()
     seen = Seen(grown)
     x, _ = batch(6)
-    meter = Meter(CPU)
+    meter = RunningMetrics(CPU)
     stepper(grown, None, loss=loss).step([(x, torch.ones(6, dtype=torch.long))], [meter], 1)
     assert all(not gradient.any() for gradient in seen.steps[0].values())
     assert math.isnan(meter.read()[0])
@@ -199,9 +199,9 @@ def test_overflow_in_fp16_costs_the_step_and_nothing_else() -> None:
     made = stepper(grown, PCGrad(generator()), precision="fp16", clip_norm=1.0)
     before = weights(grown.model)
     x, y = batch(8)
-    made.step([(x * 1e6, y), (x, y.flip(0))], [Meter(CPU)], 1)
+    made.step([(x * 1e6, y), (x, y.flip(0))], [RunningMetrics(CPU)], 1)
     assert same(before, weights(grown.model))
-    made.step([(x, y), (x, y.flip(0))], [Meter(CPU)], 2)
+    made.step([(x, y), (x, y.flip(0))], [RunningMetrics(CPU)], 2)
     after = weights(grown.model)
     assert not same(before, after)
     assert all(torch.isfinite(t).all() for t in after.values())
@@ -260,7 +260,7 @@ def test_running_statistics_move_once_a_forward() -> None:
     for aggregator in (None, PCGrad(generator())):
         grown = make_host(host=TwoHeads)
         grown.model.train()
-        stepper(grown, aggregator, loss=two_losses).step([batch(12)], [Meter(CPU)], 1)
+        stepper(grown, aggregator, loss=two_losses).step([batch(12)], [RunningMetrics(CPU)], 1)
         buffers.append({n: b.clone() for n, b in grown.model.host.named_buffers()})
     assert same(*buffers)
     assert buffers[0]["norm.num_batches_tracked"].item() == 1
@@ -323,7 +323,7 @@ def test_a_step_after_one_that_was_broken_off_knows_nothing_of_it() -> None:
     with pytest.raises(ValueError, match="batch_size"):
         made.step([(x, y), (x, y[:3])], [], 1)
     for each in (made, fresh):
-        each.step(split((x, y.flip(0)), [4, 4]), [Meter(CPU)], 2)
+        each.step(split((x, y.flip(0)), [4, 4]), [RunningMetrics(CPU)], 2)
     assert same(weights(grown.model), weights(other.model))
 
 
@@ -345,7 +345,7 @@ def test_a_seed_in_isolation_changes_nothing_for_the_host(loss: str) -> None:
         grown.model.train()
         made = stepper(grown, PCGrad(generator()), loss=judged, clip_norm=0.05)
         for at in range(60):
-            made.step(split(batch(32, seed=at), [12, 12, 8]), [Meter(CPU)], at)
+            made.step(split(batch(32, seed=at), [12, 12, 8]), [RunningMetrics(CPU)], at)
     assert same(weights(alone.model.host), weights(beside.model.host))
     seed = beside.model.seed_module(beside.model.record("a", 0))
     assert not seed.taps
@@ -362,7 +362,7 @@ def test_a_seed_in_isolation_hears_the_sum_of_the_objectives() -> None:
         grown.do(germinate("a", "mlp"))
         grown.model.train()
         made = stepper(grown, aggregator, loss=two_losses)
-        made.step(split(batch(12), [6, 6]), [Meter(CPU)], 1)
+        made.step(split(batch(12), [6, 6]), [RunningMetrics(CPU)], 1)
         (optimizer,) = grown.optimizers.isolated.values()
         assert len(optimizer.state) > 0
         learnt.append({n: t for n, t in weights(grown.model).items() if n.startswith("seeds.")})
@@ -375,13 +375,13 @@ def test_a_graft_in_mid_epoch_is_seen_at_the_next_step() -> None:
     grown = make_host()
     made = stepper(grown, PCGrad(generator()), clip_norm=1.0)
     grown.model.train()
-    made.step(split(batch(8), [4, 4]), [Meter(CPU)], 1)
+    made.step(split(batch(8), [4, 4]), [RunningMetrics(CPU)], 1)
     grown.do(germinate("a", "mlp"), step=1)
     seed = grown.model.seed_module(grown.model.record("a", 0))
     seed.set_alpha(0.5)
     before = {n: p.detach().clone() for n, p in seed.named_parameters()}
     for at in (2, 3, 4):
-        made.step(split(batch(8, seed=at), [4, 4]), [Meter(CPU)], at)
+        made.step(split(batch(8, seed=at), [4, 4]), [RunningMetrics(CPU)], at)
     assert any(not torch.equal(before[n], p) for n, p in seed.named_parameters())
 
 
@@ -396,7 +396,7 @@ def test_a_step_waits_for_no_value(aggregator: Aggregator, loss: str) -> None:
     grown = make_host(host=host)
     made = stepper(grown, aggregator, loss=judged, clip_norm=0.5)
     grown.model.train()
-    meter = Meter(CPU, aggregator.total)
+    meter = RunningMetrics(CPU, aggregator.total)
     made.step(split(batch(8), [4, 4]), [meter], 1)
     with Waits(set()) as waits:
         made.step(split(batch(8), [4, 4]), [meter], 2)

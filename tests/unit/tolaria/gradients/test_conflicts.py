@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.tolaria.events import Telemetry
-from esper.tolaria.gradients import Tally
+from esper.tolaria.gradients import ConflictStats
 from esper.tolaria.gradients.aggregator import Combined
 
 OPPOSED = torch.tensor([[1.0, -0.5, 0.2], [-0.5, 1.0, -0.1], [0.2, -0.1, 1.0]], dtype=torch.float64)
@@ -19,7 +19,7 @@ FRIENDLY = torch.ones(2, 2, dtype=torch.float64)
 
 
 def test_conflicts_of_steps_add_up() -> None:
-    tally, notes = Tally(CPU, threshold=0.9), Notes()
+    tally, notes = ConflictStats(CPU, threshold=0.9), Notes()
     tally.microbatches = 5
     weights = torch.tensor([1.0, 1.5, 2.0], dtype=torch.float64)
     tally.note(OPPOSED, Combined([], weights, torch.tensor(True)), 3)
@@ -46,7 +46,7 @@ def test_conflicts_of_steps_add_up() -> None:
 
 
 def test_a_new_epoch_begins_at_zero_but_for_the_total() -> None:
-    tally, notes = Tally(CPU, threshold=0.9), Notes()
+    tally, notes = ConflictStats(CPU, threshold=0.9), Notes()
     tally.microbatches = 2
     tally.note(OPPOSED, Combined([], [0.2, 0.3, 0.5]), 3)
     tally.flush(Telemetry(notes))
@@ -56,7 +56,7 @@ def test_a_new_epoch_begins_at_zero_but_for_the_total() -> None:
 
 @pytest.mark.parametrize(("threshold", "told"), [(0.5, 1), (0.7, 0)])
 def test_many_conflicts_are_an_event(threshold: float, told: int) -> None:
-    tally, notes = Tally(CPU, threshold), Notes()
+    tally, notes = ConflictStats(CPU, threshold), Notes()
     tally.note(OPPOSED, Combined([]), 3)
     tally.flush(Telemetry(notes))
     assert len(notes.named("grad_conflict_high")) == told
@@ -64,7 +64,7 @@ def test_many_conflicts_are_an_event(threshold: float, told: int) -> None:
 
 def test_an_aggregation_that_never_has_several_tasks_says_so_once() -> None:
     """C5: an option that is idle is named."""
-    tally, notes = Tally(CPU, 0.5), Notes()
+    tally, notes = ConflictStats(CPU, 0.5), Notes()
     tally.flush(Telemetry(notes))
     tally.flush(Telemetry(notes))
     assert [("trainer.aggregation is idle" in e.data["notes"]) for e in notes.named("option_idle")] == [True]
@@ -73,7 +73,7 @@ def test_an_aggregation_that_never_has_several_tasks_says_so_once() -> None:
 @given(st.lists(st.integers(0, 999), min_size=1, max_size=5), st.integers(2, 8))
 def test_the_ratio_lies_in_zero_to_one(seeds: list[int], count: int) -> None:
     """T5: also over steps; the rate may pass 1."""
-    tally = Tally(CPU, 1.0)
+    tally = ConflictStats(CPU, 1.0)
     for seed in seeds:
         vectors = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         tally.note(vectors @ vectors.T, Combined([]), count)
@@ -83,13 +83,13 @@ def test_the_ratio_lies_in_zero_to_one(seeds: list[int], count: int) -> None:
 
 
 def test_an_overflow_is_no_conflict() -> None:
-    tally = Tally(CPU, 1.0)
+    tally = ConflictStats(CPU, 1.0)
     tally.note(torch.full((2, 2), math.nan, dtype=torch.float64), Combined([]), 2)
     assert tally.flush(Telemetry(Notes()))["conflicts"] == 0
 
 
 def test_half_an_epoch_goes_into_a_checkpoint_and_back() -> None:
-    whole, half, other = (Tally(CPU, 1.0) for _ in range(3))
+    whole, half, other = (ConflictStats(CPU, 1.0) for _ in range(3))
     for tally in (whole, half):
         tally.microbatches += 3
         tally.note(OPPOSED, Combined([], [1.0, 1.0, 1.0]), 3)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from esper.leyline import CommandKind, Event
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.events import Telemetry
-from esper.tolaria.gradients import Mean, Tally, TaskBackward
+from esper.tolaria.gradients import ConflictStats, Mean, TaskBackward
 from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import Meter, pair_form
+from esper.tolaria.task import RunningMetrics, pair_form
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ class Bench:
     ) -> None:
         self.grown = grown
         self.notes = Notes()
-        self.meter = Meter(device)
+        self.meter = RunningMetrics(device)
         self.at = 0
         made = Precision(precision, device)
         self.attribution = SeedAttribution(
@@ -57,7 +57,7 @@ class Bench:
         backward: Any = AttributedBackward(made, self.attribution) if mode != "none" else None
         if tasks:
             shared = grown.optimizers.shared_parameters
-            backward = TaskBackward(Mean(), made, shared, Tally(device, 1.0), self.attribution.tasks)
+            backward = TaskBackward(Mean(), made, shared, ConflictStats(device, 1.0), self.attribution.tasks)
         self.stepper = Stepper(
             forward,
             grown.optimizers,

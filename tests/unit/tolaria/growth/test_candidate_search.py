@@ -12,7 +12,7 @@ from helpers.lives import alike, path_of
 from helpers.runs import Plan, germinate, make_run, notes_of, restored
 
 from esper.leyline import AdaptationCommand
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 OPTIONS = {
     "morphogenetic__max_params_ratio": 99.0,
@@ -78,14 +78,14 @@ def test_what_the_last_choice_left_no_place_for_is_not_looked_at(tmp_path: Path)
 class Stopping:
     """Wishes the run to end in the midst of its first look ahead."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingLoop) -> None:
         self.run = run
         self.fired = False
         self.look: Callable[[AdaptationCommand], AdaptationCommand] | None = run.growth.control.choose  # type: ignore[union-attr]
 
     def __call__(self, command: AdaptationCommand) -> AdaptationCommand:
         self.fired = True
-        self.run.wishes.stop("sigint")
+        self.run.run_control.stop("sigint")
         assert self.look is not None
         self.look(command)
         raise AssertionError("the look went on to its end")
@@ -100,7 +100,7 @@ def test_stopped_in_the_midst_of_a_look_it_goes_on_exactly(tmp_path: Path, insid
         options["morphogenetic__decision_interval_steps"] = 4
     command = replace(BAD, shortlist=(GOOD,))
 
-    def begun(name: str) -> Run:
+    def begun(name: str) -> TrainingLoop:
         # the first packet of epoch 1 is the one at its end; inside an epoch the fourth step's comes first
         return make_run(tmp_path / name, tamiyo=Plan({0 if inside else 1: [command]}), **options)
 

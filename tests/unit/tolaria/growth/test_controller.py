@@ -11,7 +11,7 @@ from helpers.desk import make_desk, plant
 from helpers.grown import make_host
 from helpers.runs import same, tell, weights
 
-from esper.kasmina import Clock
+from esper.kasmina import TrainingPosition
 from esper.leyline import CommandKind, Impact, Refusal, SeedStage
 
 CULL, FOSSILIZE, PAUSE = CommandKind.CULL, CommandKind.FOSSILIZE, CommandKind.PAUSE
@@ -221,7 +221,7 @@ def test_a_seed_is_expelled_at_once_and_leaves_nothing(isolation_steps: int) -> 
     for _ in range(3):
         desk.grown.seeds.tick()
     record = desk.grown.model.record("a", 0)
-    desk.loop.expel(record, "rollback", Clock(11, 1))
+    desk.loop.remove_seed(record, "rollback", TrainingPosition(11, 1))
     assert record.stage is SeedStage.EMBARGOED
     assert desk.grown.seeds.blends == {}
     assert len(desk.grown.model.seeds) == 0

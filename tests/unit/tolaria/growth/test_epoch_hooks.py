@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from esper.kasmina.blueprints import registry
 from esper.leyline import CommandKind, SeedStage
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 
 GROWING = {"morphogenetic__max_params_ratio": 99.0, "optimization__max_epochs": 4}
 
 
-def trained(run_dir: Path, plan: Plan, **options: Any) -> Run:
+def trained(run_dir: Path, plan: Plan, **options: Any) -> TrainingLoop:
     run = make_run(run_dir, tamiyo=plan, **GROWING | options)
     run.train()
     return run
@@ -128,7 +128,7 @@ def test_no_health_without_telemetry(tmp_path: Path) -> None:
     plan = Plan({1: [germinate()]})
     run = make_run(tmp_path, tamiyo=plan, **GROWING)
     run.model.telemetry_enabled = False
-    quiet = Run(run.config, run.parts)
+    quiet = TrainingLoop(run.config, run.parts)
     quiet.train()
     assert notes_of(quiet).named("seed_health") == []
     assert plan.packets[-1].seeds[0].health is None

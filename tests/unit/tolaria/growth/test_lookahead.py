@@ -10,8 +10,8 @@ import torch
 from helpers.runs import Plan, germinate, make_run, notes_of, weights
 
 from esper.leyline import AdaptationCommand
-from esper.tolaria.growth import Lookahead, Place
-from esper.tolaria.loop import Run
+from esper.tolaria.growth import DataPosition, Lookahead
+from esper.tolaria.loop import TrainingLoop
 
 OPTIONS = {
     "morphogenetic__max_params_ratio": 99.0,
@@ -20,7 +20,7 @@ OPTIONS = {
 }
 
 
-def lookahead_of(run: Run) -> Lookahead:
+def lookahead_of(run: TrainingLoop) -> Lookahead:
     return Lookahead(run.evaluator, run.train_batches, run.probe, run.parts.optimizer, run.account)
 
 
@@ -35,7 +35,7 @@ def bad(**changes: object) -> AdaptationCommand:
 def test_noise_comes_out_worse_and_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
     run = make_run(tmp_path, tamiyo=Plan(), **OPTIONS)
     ahead = lookahead_of(run)
-    ask = [ahead.loss_after(c, Place(0, 0, 0), 20, 0.01) for c in (good(), bad(), good(), None)]
+    ask = [ahead.loss_after(c, DataPosition(0, 0, 0), 20, 0.01) for c in (good(), bad(), good(), None)]
     assert ask[0] == ask[2] and ask[0] < ask[1] and all(map(math.isfinite, ask))
 
 
@@ -44,7 +44,7 @@ def test_it_leaves_no_trace_but_its_cost(tmp_path: Path) -> None:
     run, twin = (make_run(tmp_path / name, tamiyo=Plan(), **OPTIONS) for name in ("one", "two"))
     before, state = weights(run.model), torch.get_rng_state()
     flops = run.progress.train_flops
-    lookahead_of(run).loss_after(good(), Place(0, 2, 2), 9, 0.01)
+    lookahead_of(run).loss_after(good(), DataPosition(0, 2, 2), 9, 0.01)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(t, before[n]) for n, t in weights(run.model).items())
     assert not run.model.living() and run.model.counters.forwards == twin.model.counters.forwards
@@ -60,4 +60,4 @@ def test_it_leaves_no_trace_but_its_cost(tmp_path: Path) -> None:
 def test_it_goes_on_into_the_next_epoch(tmp_path: Path) -> None:
     run = make_run(tmp_path, tamiyo=Plan(), **OPTIONS)
     ahead = lookahead_of(run)
-    assert math.isfinite(ahead.loss_after(None, Place(0, 5, 5), 8, 0.01))  # of six batches an epoch
+    assert math.isfinite(ahead.loss_after(None, DataPosition(0, 5, 5), 8, 0.01))  # of six batches an epoch

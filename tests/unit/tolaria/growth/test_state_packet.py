@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from esper.kasmina import Clock, SiteShape, get_blueprint, register_blueprint
+from esper.kasmina import SiteShape, TrainingPosition, get_blueprint, register_blueprint
 from esper.kasmina.blueprints import registry
 from esper.leyline import CommandKind, Impact, SeedStage, SystemStatePacket
 from esper.tolaria.growth.state_packet import History, PacketBuilder, hardware
@@ -137,7 +137,7 @@ def test_an_embargoed_slot_is_not_free() -> None:
     grown = make_host(blend_steps=0, embargo_epochs=3)
     grown.do(germinate("a", "mlp"))
     change = grown.do(tell(CommandKind.CULL, "a", number=2))
-    grown.seeds.embargo(change.moves[0].record, 0, Clock(1, 1))
+    grown.seeds.embargo(change.moves[0].record, 0, TrainingPosition(1, 1))
     packet = build(grown)
     assert packet.seeds[0].stage is SeedStage.EMBARGOED
     assert packet.sites[0].free_slots == (1,)

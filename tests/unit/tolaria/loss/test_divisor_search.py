@@ -10,7 +10,7 @@ from helpers.runs import make_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.loss.objectives import LossFunction
 
 
@@ -22,7 +22,7 @@ class HiddenWeights(nn.Module):
         return (w * F.cross_entropy(output, targets, reduction="none")).sum() / w.sum()
 
 
-def run_of(run_dir: Path, loss: LossFunction, batch_size: int, *, zero: bool) -> Run:
+def run_of(run_dir: Path, loss: LossFunction, batch_size: int, *, zero: bool) -> TrainingLoop:
     host = nn.Sequential()
     host.add_module("flatten", nn.Flatten())
     host.add_module("head", nn.Linear(64, 10))

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from esper.errors import ConfigError
-from esper.tolaria.loss.objectives import from_model, judge, sum_losses
+from esper.tolaria.loss.objectives import compute_loss, from_model, sum_losses
 
 A, B = torch.tensor(1.0), torch.tensor(2.5)
 
 
 def test_one_number_passes_as_it_is() -> None:
-    assert judge(lambda output, targets: output, A, None) is A
+    assert compute_loss(lambda output, targets: output, A, None) is A
 
 
 def test_several_objectives_come_in_a_dictionary_of_their_own() -> None:
     given = {"a": A, "b": B}
-    found = judge(lambda output, targets: given, None, None)
+    found = compute_loss(lambda output, targets: given, None, None)
     assert found == given
     assert found is not given
     assert isinstance(found, dict)
@@ -29,7 +29,7 @@ def test_several_objectives_come_in_a_dictionary_of_their_own() -> None:
 @pytest.mark.parametrize("wrong", [{}, {"a": torch.zeros(3)}, {"a": A, "b": 2.0}, {1: A}])
 def test_objectives_are_one_scalar_a_name(wrong: dict[Any, Any]) -> None:
     with pytest.raises(ConfigError, match=r"loss_function: given .*, expected one number, or a scalar"):
-        judge(lambda output, targets: wrong, None, None)
+        compute_loss(lambda output, targets: wrong, None, None)
 
 
 def test_a_model_may_return_its_losses_itself() -> None:

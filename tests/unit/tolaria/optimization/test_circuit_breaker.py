@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.tolaria.events import Telemetry
-from esper.tolaria.optimization.circuit_breaker import FAILURES_TO_OPEN, Rebuilds
+from esper.tolaria.optimization.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
 
 
-def rebuilds(recovery_steps: int = 10) -> tuple[Rebuilds, Notes]:
+def rebuilds(recovery_steps: int = 10) -> tuple[CircuitBreaker, Notes]:
     notes = Notes()
-    return Rebuilds(Telemetry(notes), recovery_steps=recovery_steps), notes
+    return CircuitBreaker(Telemetry(notes), recovery_steps=recovery_steps), notes
 
 
 def names(notes: Notes) -> list[str]:
@@ -51,7 +51,7 @@ def test_the_breaker_learns_of_failures_also_after_a_success() -> None:
     assert "until step 12" in made.reason
 
 
-def opened(at: int = 5) -> tuple[Rebuilds, Notes]:
+def opened(at: int = 5) -> tuple[CircuitBreaker, Notes]:
     made, notes = rebuilds()
     for _ in range(FAILURES_TO_OPEN):
         made.failure(at, 1.0, "no room")
@@ -86,7 +86,7 @@ def test_a_success_while_it_is_open_does_not_close_it() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=40), st.integers(0, 40))
 def test_a_saved_one_goes_on_as_the_whole_one_would(events: list[tuple[bool, int]], cut: int) -> None:
     """S2: what the breaker counts is part of the state."""
-    whole, other = Rebuilds(recovery_steps=10), Rebuilds(recovery_steps=10)
+    whole, other = CircuitBreaker(recovery_steps=10), CircuitBreaker(recovery_steps=10)
     step, live = 0, whole
     for number, (good, gap) in enumerate(events):
         if number == cut:

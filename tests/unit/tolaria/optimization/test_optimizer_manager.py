@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.errors import CheckpointError, GrowthError
-from esper.kasmina import Clock
+from esper.kasmina import TrainingPosition
 from esper.leyline import CommandKind, Impact, SeedStage
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
@@ -166,7 +166,7 @@ def test_where_the_optimiser_fails_both_are_as_they_were() -> None:
     groups, state = list(main.param_groups), dict(main.state)
     topology = copy.deepcopy(grown.model.topology())
     output = grown.model.eval()(torch.ones(2, 12))
-    change = grown.seeds.apply(germinate("b", "mlp", number=2), Clock(1, 0))
+    change = grown.seeds.apply(germinate("b", "mlp", number=2), TrainingPosition(1, 0))
     with pytest.raises(ArithmeticError):
         grown.optimizers.apply(change, 1)
     change.undo()
@@ -196,7 +196,7 @@ def test_where_the_second_of_two_seeds_fails_the_first_is_undone_too() -> None:
     keys = [plant(grown, "a", number=1), plant(grown, "b", number=2)]
     grown.train_step()
     alone = dict(grown.optimizers.isolated)
-    change = grown.seeds.advance(Clock(5, 1))
+    change = grown.seeds.advance(TrainingPosition(5, 1))
     assert len(change.joined) == 2
     with pytest.raises(ArithmeticError):
         grown.optimizers.apply(change, 5)
@@ -211,7 +211,7 @@ def test_a_move_into_probation_that_is_undone_blends_on() -> None:
     grown = make_host(isolation_steps=0, blend_steps=1)
     plant(grown, "a")
     grown.train_step()
-    change = grown.seeds.advance(Clock(1, 1))
+    change = grown.seeds.advance(TrainingPosition(1, 1))
     assert grown.model.record("a", 0).stage is SeedStage.PROBATIONARY
     change.undo()
     assert grown.model.record("a", 0).stage is SeedStage.BLENDING

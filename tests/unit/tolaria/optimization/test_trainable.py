@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from esper.config import TolariaConfig
-from esper.data import HostLoader
+from esper.data import MapStyleLoader
 from esper.errors import ConfigError
 from esper.runs import build_loss
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.loop import Run
+from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.loss.loss_state import LossState
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.trainable import check_tensors
-from esper.tolaria.recovery import Unhealthy
+from esper.tolaria.recovery import DivergenceError
 
 
 class Temperature(nn.Module):
@@ -61,14 +61,14 @@ class Thaws(Host):
         return super().forward(x)
 
 
-def loader(*, training: bool) -> HostLoader:
+def loader(*, training: bool) -> MapStyleLoader:
     data = TensorDataset(*batch(30, seed=1 if training else 2))
-    return HostLoader(
+    return MapStyleLoader(
         data, torch.arange(30), batch_size=10, seed=0, shuffle=training, training=training, device=CPU
     )
 
 
-def run_of(folder: Path, *, loss: Any = None, model: nn.Module | None = None, **options: Any) -> Run:
+def run_of(folder: Path, *, loss: Any = None, model: nn.Module | None = None, **options: Any) -> TrainingLoop:
     torch.manual_seed(3)
     given = {
         "model__target_layers": ["a", "b"],
@@ -89,7 +89,7 @@ def run_of(folder: Path, *, loss: Any = None, model: nn.Module | None = None, **
     return make_run(folder, model=model or Host(), parts=parts, **given | options)
 
 
-def loss_state(run: Run) -> dict[str, Tensor]:
+def loss_state(run: TrainingLoop) -> dict[str, Tensor]:
     return {name: t.detach().clone() for name, t in run.loss_state.state_dict().items()}
 
 
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_is_found_by_name(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     with torch.no_grad():
         run.parts.loss.centers[0, 0] = float("nan")
-    with pytest.raises(Unhealthy, match=r"loss\.centers not finite"):
+    with pytest.raises(DivergenceError, match=r"loss\.centers not finite"):
         run.guard.inspect()
 
 
@@ -200,9 +200,9 @@ def test_a_look_ahead_trains_a_copy_of_the_loss(tmp_path: Path) -> None:
 
 
 def _start() -> Any:
-    from esper.tolaria.growth import Place
+    from esper.tolaria.growth import DataPosition
 
-    return Place(0, 0, 0)
+    return DataPosition(0, 0, 0)
 
 
 def test_parameters_of_a_loss_are_not_the_models(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_run_stopped_within_an_epoch_picks_up_no_earlier(tmp_path: Path, at: i
     whole.train()
     stopped = run_of(tmp_path / "stopped", model=Thaws())
     stopped.parts.records.progress = lambda step, loss: (  # type: ignore[method-assign]
-        stopped.wishes.stop("sigterm") if stopped.progress.step == at else None
+        stopped.run_control.stop("sigterm") if stopped.progress.step == at else None
     )
     stopped.train()
     assert stopped.progress.step == at

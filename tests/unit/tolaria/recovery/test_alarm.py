@@ -10,11 +10,11 @@ from helpers.runs import Notes
 
 from esper.leyline import EmergencyLevel
 from esper.tolaria.events import Telemetry
-from esper.tolaria.recovery.alarm import EMERGENCY_FILE, Alarm
+from esper.tolaria.recovery.alarm import EMERGENCY_FILE, EmergencyNotifier
 
 
-def alarm(run_dir: Path, notes: Notes) -> Alarm:
-    return Alarm(run_dir, "mine", Telemetry(notes, lambda: 12.5))
+def alarm(run_dir: Path, notes: Notes) -> EmergencyNotifier:
+    return EmergencyNotifier(run_dir, "mine", Telemetry(notes, lambda: 12.5))
 
 
 def test_levels_are_events_and_stand_in_the_run_folder(tmp_path: Path) -> None:

@@ -11,10 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.tolaria.recovery.divergence import OVERFLOWS, TREND_STEPS, WARMUP_STEPS, WINDOW_STEPS, Governor
+from esper.tolaria.recovery.divergence import (
+    OVERFLOWS,
+    TREND_STEPS,
+    WARMUP_STEPS,
+    WINDOW_STEPS,
+    DivergenceDetector,
+)
 
 
-def verdicts(governor: Governor, losses: Iterable[float], norm: float | None = 1.0) -> list[str]:
+def verdicts(governor: DivergenceDetector, losses: Iterable[float], norm: float | None = 1.0) -> list[str]:
     return [wrong for loss in losses if (wrong := governor.judge(loss, norm))]
 
 
@@ -31,16 +37,16 @@ def learning(steps: int, *, first: float = 2.3, last: float = 0.3, noise: float 
 @pytest.mark.parametrize("after", [0, 1, 500])
 def test_what_is_no_number_is_wrong_at_any_time(value: float, after: int) -> None:
     losses = learning(500)[:after]
-    governor = Governor(10.0)
+    governor = DivergenceDetector(10.0)
     assert verdicts(governor, losses) == []
     assert governor.judge(value, 1.0) == f"the loss is {value}"
     assert governor.judge(1.0, value) == f"the gradient's norm is {value}"
-    assert Governor(None).judge(value, None) == f"the loss is {value}"
+    assert DivergenceDetector(None).judge(value, None) == f"the loss is {value}"
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 0.9])
 def test_learning_is_healthy_however_noisy(noise: float) -> None:
-    assert verdicts(Governor(10.0), learning(2000, noise=noise)) == []
+    assert verdicts(DivergenceDetector(10.0), learning(2000, noise=noise)) == []
 
 
 @settings(max_examples=60)
@@ -53,24 +59,24 @@ def test_learning_is_healthy_whatever_its_units(scale: float, offset: float, see
     """Also a loss that ends below zero."""
     draw = random.Random(seed)
     losses = [scale * (math.exp(-i / 60) * draw.uniform(0.5, 1.5) + offset) for i in range(300)]
-    assert verdicts(Governor(10.0), losses) == []
+    assert verdicts(DivergenceDetector(10.0), losses) == []
 
 
 def test_a_loss_of_nearly_nothing_may_meet_a_hard_batch() -> None:
     """A memorised training set, and one sample that is wrong at a thousand times the usual loss."""
     losses = learning(300, last=1e-4) + [1e-4] * 200 + [5.0] + [1e-4] * 50
-    assert verdicts(Governor(10.0), losses) == []
+    assert verdicts(DivergenceDetector(10.0), losses) == []
 
 
 def test_an_explosion_is_seen_at_its_step() -> None:
-    governor = Governor(10.0)
+    governor = DivergenceDetector(10.0)
     assert verdicts(governor, learning(100)) == []
     (wrong,) = verdicts(governor, [40.0])
     assert wrong.startswith("the loss has exploded: 40, where it began at 2.")
 
 
 def test_a_divergence_is_seen_within_a_window() -> None:
-    governor = Governor(10.0)
+    governor = DivergenceDetector(10.0)
     assert verdicts(governor, learning(100, last=2.0)) == []
     found = [i for i in range(2 * WINDOW_STEPS) if governor.judge(6.0, 1.0)]
     assert found
@@ -78,7 +84,7 @@ def test_a_divergence_is_seen_within_a_window() -> None:
 
 
 def test_a_collapse_to_chance_is_seen_within_a_window_and_a_bump_is_none() -> None:
-    governor = Governor(10.0)
+    governor = DivergenceDetector(10.0)
     assert verdicts(governor, learning(500)) == []
     assert verdicts(governor, [2.3] * (WINDOW_STEPS // 2 - 2)) == []
     assert verdicts(governor, [0.3] * WINDOW_STEPS) == []
@@ -88,11 +94,11 @@ def test_a_collapse_to_chance_is_seen_within_a_window_and_a_bump_is_none() -> No
 
 def test_nothing_learnt_is_no_collapse() -> None:
     draw = random.Random(0)
-    assert verdicts(Governor(10.0), [2.3 + 0.1 * draw.uniform(-1, 1) for _ in range(500)]) == []
+    assert verdicts(DivergenceDetector(10.0), [2.3 + 0.1 * draw.uniform(-1, 1) for _ in range(500)]) == []
 
 
 def test_a_gradient_far_beyond_all_others_is_an_explosion() -> None:
-    governor = Governor(10.0)
+    governor = DivergenceDetector(10.0)
     for norm in (*range(1, WARMUP_STEPS + 1), 500.0, 5000.0):
         assert governor.judge(1.0, float(norm)) == ""
     assert "gradient has exploded" in governor.judge(1.0, 1e8)
@@ -100,11 +106,11 @@ def test_a_gradient_far_beyond_all_others_is_an_explosion() -> None:
 
 
 def test_without_a_factor_only_what_is_no_number_counts() -> None:
-    assert verdicts(Governor(None), [*learning(100), *[1e9] * 100], norm=1e30) == []
+    assert verdicts(DivergenceDetector(None), [*learning(100), *[1e9] * 100], norm=1e30) == []
 
 
 def test_an_overflow_of_fp16_is_part_of_life_unless_it_does_not_end() -> None:
-    governor = Governor(10.0, overflows=True)
+    governor = DivergenceDetector(10.0, overflows=True)
     assert verdicts(governor, [1.0] * (OVERFLOWS - 1), norm=math.inf) == []
     assert governor.judge(1.0, 1.0) == ""
     assert verdicts(governor, [1.0] * (OVERFLOWS - 1), norm=math.nan) == []
@@ -113,7 +119,7 @@ def test_an_overflow_of_fp16_is_part_of_life_unless_it_does_not_end() -> None:
 
 def test_what_was_wrong_is_not_remembered() -> None:
     """Else a second explosion would be measured by the first."""
-    governor = Governor(10.0)
+    governor = DivergenceDetector(10.0)
     verdicts(governor, learning(100))
     before = governor.state_dict()
     assert governor.judge(1e9, 1.0)
@@ -125,7 +131,7 @@ def test_what_was_wrong_is_not_remembered() -> None:
 def test_its_history_is_saved_and_taken_up_exactly(at: int) -> None:
     """S2: JSON in between; both judge the rest alike."""
     losses = [*learning(300), *[2.5] * WINDOW_STEPS]
-    whole, resumed = Governor(10.0), Governor(10.0)
+    whole, resumed = DivergenceDetector(10.0), DivergenceDetector(10.0)
     verdicts(whole, losses[:at])
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict(), allow_nan=False)))
     assert verdicts(resumed, losses[at:]) == verdicts(whole, losses[at:])
@@ -137,9 +143,9 @@ def test_single_samples_that_differ_much_are_no_explosion() -> None:
     draw = random.Random(0)
     losses = [draw.gauss(0.0, 1.0) ** 2 for _ in range(3000)]
     assert max(losses) > 10 * 0.5
-    governor = Governor(10.0)
+    governor = DivergenceDetector(10.0)
     assert verdicts(governor, losses) == []
     assert governor.judge(1000.0, 1.0).startswith("the loss has exploded")
-    restored = Governor(10.0)
+    restored = DivergenceDetector(10.0)
     restored.load_state_dict(governor.state_dict())
     assert restored.worst == governor.worst == max(losses[:WARMUP_STEPS])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from esper.leyline import EmergencyLevel, EmergencySignal
-from esper.tolaria.recovery.notifier import Broadcaster
+from esper.tolaria.recovery.notifier import NotifierWorker
 
 
 def signal(step: int, level: int = EmergencyLevel.ELEVATED) -> EmergencySignal:
@@ -41,7 +41,7 @@ class Receiver:
 
 def test_signals_arrive_in_their_order() -> None:
     receiver = Receiver()
-    broadcaster = Broadcaster(receiver)
+    broadcaster = NotifierWorker(receiver)
     for step in range(5):
         broadcaster.publish(signal(step))
     assert broadcaster.close() == 0
@@ -54,7 +54,7 @@ def test_signals_arrive_in_their_order() -> None:
 def test_a_receiver_that_hangs_holds_nobody_up_and_is_told_of_once() -> None:
     receiver = Receiver()
     receiver.open.clear()
-    broadcaster = Broadcaster(receiver, timeout_s=0.05)
+    broadcaster = NotifierWorker(receiver, timeout_s=0.05)
     began = time.monotonic()
     for step in range(3):
         broadcaster.publish(signal(step))
@@ -72,7 +72,7 @@ def test_a_receiver_that_hangs_holds_nobody_up_and_is_told_of_once() -> None:
 
 def test_one_that_fails_stays_queued_and_is_tried_again() -> None:
     receiver = Receiver(failures=1)
-    broadcaster = Broadcaster(receiver)
+    broadcaster = NotifierWorker(receiver)
     broadcaster.publish(signal(7))
     assert wait_for(lambda: broadcaster.failures == 1)
     assert broadcaster.status()["queued"] == 1
@@ -84,7 +84,7 @@ def test_one_that_fails_stays_queued_and_is_tried_again() -> None:
 
 def test_at_the_end_one_that_fails_is_tried_once_more_and_counted_as_not_sent() -> None:
     receiver = Receiver(failures=99)
-    broadcaster = Broadcaster(receiver)
+    broadcaster = NotifierWorker(receiver)
     broadcaster.publish(signal(1))
     broadcaster.publish(signal(2))
     assert wait_for(lambda: broadcaster.failures == 1)
@@ -94,7 +94,7 @@ def test_at_the_end_one_that_fails_is_tried_once_more_and_counted_as_not_sent() 
 
 def test_one_over_the_cap_waits_and_is_counted() -> None:
     receiver = Receiver()
-    broadcaster = Broadcaster(receiver, cap=2, window_s=0.2)
+    broadcaster = NotifierWorker(receiver, cap=2, window_s=0.2)
     for step in range(3):
         broadcaster.publish(signal(step))
     assert wait_for(lambda: broadcaster.capped == 1)
@@ -106,7 +106,7 @@ def test_one_over_the_cap_waits_and_is_counted() -> None:
 def test_the_queue_is_bounded_and_the_newest_is_kept() -> None:
     receiver = Receiver()
     receiver.open.clear()
-    broadcaster = Broadcaster(receiver, capacity=3)
+    broadcaster = NotifierWorker(receiver, capacity=3)
     broadcaster.publish(signal(0))
     assert wait_for(lambda: receiver.calls == 1)
     for step in range(1, 6):
@@ -120,7 +120,7 @@ def test_the_queue_is_bounded_and_the_newest_is_kept() -> None:
 def test_a_full_queue_keeps_the_highest_levels_and_the_newest_and_says_what_it_gave_up() -> None:
     receiver = Receiver()
     receiver.open.clear()
-    broadcaster = Broadcaster(receiver, capacity=4)
+    broadcaster = NotifierWorker(receiver, capacity=4)
     broadcaster.publish(signal(0))
     assert wait_for(lambda: receiver.calls == 1)
     for step, level in ((1, 4), (2, 1), (3, 3), (4, 2), (5, 1), (6, 1)):
@@ -138,7 +138,7 @@ def test_a_full_queue_keeps_the_highest_levels_and_the_newest_and_says_what_it_g
 
 
 def test_without_a_signal_there_is_no_thread() -> None:
-    broadcaster = Broadcaster(Receiver())
+    broadcaster = NotifierWorker(Receiver())
     assert broadcaster.problems() == []
     assert broadcaster.close() == 0
     assert not [t for t in threading.enumerate() if t.name == "esper-broadcast"]

@@ -26,8 +26,8 @@ from helpers.runs import (
 
 from esper.leyline import CommandKind, Refusal, SeedStage
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.loop import Run
-from esper.tolaria.run_control import Wishes
+from esper.tolaria.loop import TrainingLoop
+from esper.tolaria.run_control import RunControl
 
 ROLLBACK, HALT = "tolaria.rollback.restored", "tolaria.emergency.halt"
 
@@ -37,12 +37,12 @@ class Compares(Notes):
 
     def __init__(self) -> None:
         super().__init__()
-        self.run: Run | None = None
+        self.run: TrainingLoop | None = None
         self.verdicts: list[bool] = []
         self.kept: dict[int, tuple[Any, Any]] = {}
         self.unchanged: list[bool] = []
 
-    def attach(self, run: Run) -> None:
+    def attach(self, run: TrainingLoop) -> None:
         self.run = run
         back, settled = run.recovery.rollback.back, run.guard.rolled_back
 
@@ -58,7 +58,7 @@ class Compares(Notes):
         run.recovery.rollback.back = went_back  # type: ignore[method-assign]
         run.guard.rolled_back = keep  # type: ignore[method-assign]
 
-    def _stands_at(self, run: Run, step: int) -> bool:
+    def _stands_at(self, run: TrainingLoop, step: int) -> bool:
         snapshot = run.guard.snapshots.nearest(step)
         assert snapshot is not None
         tensors, owners = run.state.capture()
@@ -68,7 +68,7 @@ class Compares(Notes):
             and all(same(tensors[name], snapshot.tensors[name]) for name in tensors)
         )
 
-    def _keep(self, run: Run) -> None:
+    def _keep(self, run: TrainingLoop) -> None:
         snapshot = run.guard.snapshots.nearest(run.progress.step)
         assert snapshot is not None
         copies = {n: {k: t.clone() for k, t in g.items()} for n, g in snapshot.tensors.items()}
@@ -83,7 +83,7 @@ class Compares(Notes):
                 self.unchanged.append(whole and snapshot.state == state)
 
 
-def orphans(run: Run) -> list[str]:
+def orphans(run: TrainingLoop) -> list[str]:
     """Optimiser groups and state of parameters that are not the model's, and the other way round."""
     own = {id(p) for p in run.model.parameters() if p.requires_grad}
     held = [id(p) for p in run.optimizers.parameters()]
@@ -97,7 +97,7 @@ def orphans(run: Run) -> list[str]:
     return found
 
 
-def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> Run:
+def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> TrainingLoop:
     commands, options = LIVES[name]
     notes = notes or Compares()
     given = LONG | {"optimization__max_epochs": 6} | options
@@ -109,12 +109,12 @@ def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> R
     return run
 
 
-def sound(run: Run) -> bool:
+def sound(run: TrainingLoop) -> bool:
     tensors = [*run.model.parameters(), *run.model.buffers(), *run.best.weights.values()]
     return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
 
 
-def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> Run:
+def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> TrainingLoop:
     """A run whose seed is in `stage` when two epochs, twelve steps, are over."""
     plans = {
         SeedStage.TRAINING: ({2: [germinate()]}, {"morphogenetic__seed__isolation_steps": 30}),
@@ -478,13 +478,13 @@ def test_a_resumed_run_goes_back_to_where_one_that_was_never_stopped_does(tmp_pa
 
 def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> None:
     """S2, `esper-ctl RUN checkpoint`: by the run that saved it as by one that was resumed from it."""
-    wishes, notes = Wishes(), Notes()
+    run_control, notes = RunControl(), Notes()
     progress = notes.progress
 
     def ask(step_in_epoch: int, loss: float | None) -> None:
         progress(step_in_epoch, loss)
         if len(notes.places) == 15:
-            wishes.checkpoint()
+            run_control.checkpoint()
 
     notes.progress = ask  # type: ignore[method-assign]
     commands, options = LIVES["blend"]
@@ -493,7 +493,7 @@ def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> No
         tmp_path / "whole",
         tamiyo=Plan(commands),
         notes=notes,
-        wishes=wishes,
+        run_control=run_control,
         parts={"loss": FaultyLoss(17)},
         **given,
     )

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from esper.tolaria.loss.divisors import BatchWeight
-from esper.tolaria.recovery.step_buffer import ACCELERATOR_STEPS, Watch
+from esper.tolaria.recovery.step_buffer import ACCELERATOR_STEPS, StepBuffer
 
 CPU = torch.device("cpu")
 
 
 def test_every_step_is_read_once_and_in_order() -> None:
-    watch = Watch(CPU, 3)
+    watch = StepBuffer(CPU, 3)
     due = []
     for step in range(6):
         watch.add(torch.tensor(float(step), requires_grad=True), None, None, 8)
@@ -27,7 +27,7 @@ def test_every_step_is_read_once_and_in_order() -> None:
 
 
 def test_a_steps_loss_is_the_mean_over_its_samples() -> None:
-    watch = Watch(CPU)
+    watch = StepBuffer(CPU)
     watch.add(torch.tensor(1.0), None, None, 30)
     watch.add(torch.tensor(4.0), None, None, 10)
     assert watch.end_step(None)
@@ -35,14 +35,14 @@ def test_a_steps_loss_is_the_mean_over_its_samples() -> None:
 
 
 def test_objectives_are_made_one_number_of() -> None:
-    watch = Watch(CPU, total=lambda losses: losses["a"] * 2 + losses["b"])
+    watch = StepBuffer(CPU, total=lambda losses: losses["a"] * 2 + losses["b"])
     watch.add({"a": torch.tensor(1.0), "b": torch.tensor(3.0)}, None, None, 4)
     watch.end_step(None)
     assert watch.read() == [(5.0, None)]
 
 
 def test_steps_that_are_undone_are_forgotten() -> None:
-    watch = Watch(CPU, 9)
+    watch = StepBuffer(CPU, 9)
     watch.add(torch.tensor(1.0), None, None, 1)
     watch.end_step(None)
     watch.add(torch.tensor(1.0), None, None, 1)
@@ -51,14 +51,14 @@ def test_steps_that_are_undone_are_forgotten() -> None:
 
 
 def test_an_accelerator_is_asked_less_often() -> None:
-    assert Watch(CPU).interval == 1
-    assert Watch(torch.device("cuda")).interval == ACCELERATOR_STEPS
-    assert Watch(torch.device("cuda"), 4).interval == 4
+    assert StepBuffer(CPU).interval == 1
+    assert StepBuffer(torch.device("cuda")).interval == ACCELERATOR_STEPS
+    assert StepBuffer(torch.device("cuda"), 4).interval == 4
 
 
 def test_no_graph_is_kept_alive() -> None:
     weight = torch.ones(3, requires_grad=True)
-    watch = Watch(CPU, 9)
+    watch = StepBuffer(CPU, 9)
     watch.add((weight * 2).sum(), None, None, 1)
     watch.end_step(None)
     assert not any(loss.requires_grad for loss in watch._losses)
@@ -67,7 +67,7 @@ def test_no_graph_is_kept_alive() -> None:
 def test_a_step_in_which_no_label_counts_has_no_loss() -> None:
     """It must not look like a loss that has become NaN."""
     nothing, much = BatchWeight(torch.tensor(0)), BatchWeight(torch.tensor(4.0))
-    watch = Watch(CPU, 9)
+    watch = StepBuffer(CPU, 9)
     for parts in ([(math.nan, nothing)], [(math.nan, nothing), (2.0, much)], [(math.nan, much)]):
         for loss, weight in parts:
             watch.add(torch.tensor(loss), None, None, 8, weight)
@@ -79,7 +79,7 @@ def test_a_step_in_which_no_label_counts_has_no_loss() -> None:
 
 
 def test_a_sum_is_watched_per_sample() -> None:
-    watch = Watch(CPU)
+    watch = StepBuffer(CPU)
     watch.add(torch.tensor(6.0), None, None, 3, BatchWeight(3, summed=True))
     watch.end_step(None)
     assert watch.read() == [(2.0, None)]

@@ -6,7 +6,7 @@ import pytest
 
 from esper.kasmina import SeedRecord
 from esper.leyline import SeedStage
-from esper.tolaria.recovery.suspect import suspect
+from esper.tolaria.recovery.suspect import find_culprit
 
 S = SeedStage
 
@@ -16,7 +16,7 @@ def seed(index: int, stage: SeedStage, born: int, moved: int) -> SeedRecord:
 
 
 def test_nobody_where_there_is_nobody() -> None:
-    assert suspect([], 10, []) is None
+    assert find_culprit([], 10, []) is None
 
 
 @pytest.mark.parametrize(
@@ -33,17 +33,17 @@ def test_nobody_where_there_is_nobody() -> None:
 )
 def test_a_seed_that_reaches_the_host_since_or_just_now(stage: SeedStage, moved: int, blamed: bool) -> None:
     record = seed(0, stage, 1, moved)
-    assert suspect([record], 10, []) is (record if blamed else None)
+    assert find_culprit([record], 10, []) is (record if blamed else None)
 
 
 def test_the_youngest_of_several() -> None:
     older, younger = seed(0, S.BLENDING, 3, 3), seed(1, S.BLENDING, 7, 7)
-    assert suspect([younger, older], 10, []) is younger
+    assert find_culprit([younger, older], 10, []) is younger
 
 
 def test_the_one_whose_own_weights_are_no_numbers() -> None:
     isolated, blending = seed(0, S.TRAINING, 3, 3), seed(1, S.BLENDING, 7, 7)
     names = [f"seeds.{isolated.key}.body.weight", f"seeds.{isolated.key}.body.bias"]
-    assert suspect([isolated, blending], 10, names) is isolated
+    assert find_culprit([isolated, blending], 10, names) is isolated
     # it has spread: no longer only its own
-    assert suspect([isolated, blending], 10, [*names, "host.fc.weight"]) is blending
+    assert find_culprit([isolated, blending], 10, [*names, "host.fc.weight"]) is blending
