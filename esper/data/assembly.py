@@ -22,7 +22,7 @@ from esper.data.map_style import MapStyle, MapStyleLoader
 from esper.data.notes import augmentation_notes, loading_notes, origin_notes, split_notes
 from esper.data.params import Augmentation, FolderParams
 from esper.data.splits import split
-from esper.data.transforms import ImageFinish, Statistics, channel_statistics
+from esper.data.transforms import BatchTransform, Statistics, channel_statistics
 from esper.data.validation import augmentation_of
 from esper.errors import DataError
 from esper.utils.streams import derive_seed
@@ -54,18 +54,20 @@ class DataModule:
     seed: int
     device: torch.device
 
-    def on_device(self, found: Mapping[str, Images], origin: str) -> DataBundle:
+    def build_in_memory(self, found: Mapping[str, Images], origin: str) -> DataBundle:
         """Images that are moved to the device once, as bytes."""
-        cut = self._cut(found["train"].labels, found)
+        cut = self._split_indices(found["train"].labels, found)
         tensors: dict[str, tuple[Tensor, Tensor]] = {}
         for part in PARTS:
             images = found["train"] if part in cut else found[part]
             chosen = cut.get(part, np.arange(len(images.labels)))
             # indexing copies: a loader shares no memory with its neighbours or with a read-only buffer
             tensors[part] = torch.from_numpy(images.pixels[chosen]), torch.from_numpy(images.labels[chosen])
-        finish = self._finishes(channel_statistics(tensors["train"][0]))
+        transform = self._transforms(channel_statistics(tensors["train"][0]))
         loaders = [
-            InMemoryLoader(*tensors[part], finish[part], device=self.device, **self._habits(part))
+            InMemoryLoader(
+                *tensors[part], transform[part], device=self.device, **self._loader_arguments(part)
+            )
             for part in PARTS
         ]
         idle = ["pin_memory"] if self.config.name == "image_folder" else ["num_workers", "pin_memory"]
@@ -73,12 +75,12 @@ class DataModule:
         notes = self._notes(found, origin) + loading_notes(self.config, idle, where)
         return DataBundle(self.info, loaders[0], loaders[1], loaders[2], notes)
 
-    def on_host_from_files(self, files: Mapping[str, FileList], params: FolderParams) -> DataBundle:
+    def build_from_files(self, files: Mapping[str, FileList], params: FolderParams) -> DataBundle:
         """Images that are decoded when they are needed, and finished on the device."""
         listed = files["train"]
         for each in files.values():
             check_readable(each, params, self.config.num_workers)
-        cut = self._cut(listed.labels, files)
+        cut = self._split_indices(listed.labels, files)
         rng = np.random.default_rng(derive_seed(self.seed, "statistics"))
         seen = rng.permutation(cut["train"])[:STATISTICS_SAMPLES]
         sample = FileList([listed.paths[index] for index in seen], listed.labels[seen])
@@ -86,13 +88,14 @@ class DataModule:
         data: dict[str, MapStyle] = {
             part: FolderDataset(listed if part in cut else files[part], params) for part in PARTS
         }
-        finish = self._finishes(channel_statistics(pixels))
+        transform = self._transforms(channel_statistics(pixels))
         loaders = {
-            part: self._host_loader(part, data[part], cut.get(part), finish=finish[part]) for part in PARTS
+            part: self._host_loader(part, data[part], cut.get(part), transform=transform[part])
+            for part in PARTS
         }
         return DataBundle(self.info, **loaders, notes=self._notes(files, "") + self._host_notes())
 
-    def on_host(self, custom: CustomData) -> DataBundle:
+    def build_map_style(self, custom: CustomData) -> DataBundle:
         """A dataset of the user's own; its batches are what `collate` makes."""
         found = {"train": custom.train} | ({"test": custom.test} if custom.test is not None else {})
         notes, labels = list(custom.notes), custom.labels
@@ -102,7 +105,7 @@ class DataModule:
                 "with a class for each sample"
             )
             labels = np.zeros(len(custom.train), np.int64)
-        cut = self._cut(labels, found)
+        cut = self._split_indices(labels, found)
         loaders = {
             part: self._host_loader(
                 part, custom.train if part in cut else found[part], cut.get(part), collate=custom.collate
@@ -119,11 +122,11 @@ class DataModule:
             device=self.device,
             num_workers=min(self.config.num_workers, _cores()),
             pin_memory=self.config.pin_memory,
-            **self._habits(part),
+            **self._loader_arguments(part),
             **kind,
         )
 
-    def _habits(self, part: str) -> dict[str, Any]:
+    def _loader_arguments(self, part: str) -> dict[str, Any]:
         return {
             "batch_size": self.config.batch_size,
             "seed": derive_seed(self.seed, part),
@@ -131,7 +134,7 @@ class DataModule:
             "training": part == "train",
         }
 
-    def _cut(self, labels: Labels, found: Mapping[str, object]) -> dict[str, Labels]:
+    def _split_indices(self, labels: Labels, found: Mapping[str, object]) -> dict[str, Labels]:
         """Indices into the training tree: for "train", and for each part that has no tree of its own."""
         shares = {"validation": self.config.validation_split, "test": self.config.test_split}
         for part, share in shares.items():
@@ -146,12 +149,14 @@ class DataModule:
         parts = {"train": cut.train, "validation": cut.validation, "test": cut.test}
         return {part: indices for part, indices in parts.items() if part == "train" or part not in found}
 
-    def _finishes(self, statistics: Statistics) -> dict[str, ImageFinish]:
+    def _transforms(self, statistics: Statistics) -> dict[str, BatchTransform]:
         """Only training images are augmented; all are normalised by the statistics of the training split."""
-        habit = {"train": augmentation_of(self.config)}
+        augmentations = {"train": augmentation_of(self.config)}
         seed = derive_seed(self.seed, "finish")
         return {
-            part: ImageFinish(statistics, habit.get(part, Augmentation()), seed=seed, device=self.device)
+            part: BatchTransform(
+                statistics, augmentations.get(part, Augmentation()), seed=seed, device=self.device
+            )
             for part in PARTS
         }
 

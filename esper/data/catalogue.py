@@ -141,7 +141,7 @@ DATASETS = ("cifar10", "cifar100", "digits", "fashion_mnist", "image_folder", "m
 
 # What is done to training images unless `augmentation_params` says otherwise: digits are not mirrored,
 # and nothing is known of the images of a folder but their size.
-AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
+DEFAULT_AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
     {
         "cifar10": Augmentation(crop_padding=4, horizontal_flip=0.5),
         "cifar100": Augmentation(crop_padding=4, horizontal_flip=0.5),

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset, default_collate
 
 from esper.config.schema import DatasetConfig
 from esper.data.catalogue import DataInfo
-from esper.data.map_style import Collate, MapStyle, own_generators, seed_generators
+from esper.data.map_style import Collate, MapStyle, isolated_rng, seed_rng
 from esper.data.params import nearest
 from esper.errors import DataError
 
@@ -46,8 +46,8 @@ def open_custom(
     Raises `DataError`.
     """
     accepted = inspect.signature(factory).parameters
-    with own_generators():
-        seed_generators(seed)
+    with isolated_rng():
+        seed_rng(seed)
         given, idle = _arguments(config, accepted)
         parts = _part_arguments(config, accepted)
         train, *rest = [_open(config.name, factory, {**given, **part}) for part in parts]
@@ -120,10 +120,10 @@ def _dtype(batch: Any) -> str | None:
 
 
 def _labels(dataset: MapStyle) -> NDArray[np.int64] | None:
-    told = [getattr(dataset, name, None) for name in ("targets", "labels")]
+    candidates = [getattr(dataset, name, None) for name in ("targets", "labels")]
     if isinstance(dataset, TensorDataset):
-        told.append(dataset.tensors[-1])
-    for candidate in told:
+        candidates.append(dataset.tensors[-1])
+    for candidate in candidates:
         if isinstance(candidate, list | tuple | np.ndarray | Tensor) and len(candidate) == len(dataset):
             array = _plain_array(candidate)
             if array is not None and array.ndim == 1 and array.dtype.kind in "iu":

@@ -33,15 +33,15 @@ def build_data(
     function that a dotted `dataset.name` stands for, `collate` makes its batches; see
     `esper.data.custom.open_custom` for how they are called. Raises `DataError`.
     """
-    assembly = DataModule(config, inspect_data(config), seed, device)
+    datamodule = DataModule(config, inspect_data(config), seed, device)
     if is_custom(config):
-        return _custom(assembly, dataset_factory, collate)
+        return _custom(datamodule, dataset_factory, collate)
     params = dataset_params(config)
     if isinstance(params, FolderParams):
-        return _folder(assembly, params)
+        return _folder(datamodule, params)
     source = _source(config)
     found = {"train": source.train} | ({"test": source.test} if source.test else {})
-    return assembly.on_device(found, source.origin)
+    return datamodule.build_in_memory(found, source.origin)
 
 
 def _source(config: DatasetConfig) -> Source:
@@ -51,23 +51,25 @@ def _source(config: DatasetConfig) -> Source:
     return synthesize(params) if isinstance(params, SyntheticParams) else load_digits()
 
 
-def _folder(assembly: DataModule, params: FolderParams) -> DataBundle:
-    root = data_root(assembly.config)
+def _folder(datamodule: DataModule, params: FolderParams) -> DataBundle:
+    root = data_root(datamodule.config)
     files = list_folder(root)
     if not fits_in_memory(sum(len(part.paths) for part in files.values()), params):
-        return assembly.on_host_from_files(files, params)
-    threads = assembly.config.num_workers
+        return datamodule.build_from_files(files, params)
+    threads = datamodule.config.num_workers
     found = {
         part: Images(decode_all(listed, params, threads), listed.labels) for part, listed in files.items()
     }
-    return assembly.on_device(found, str(root))
+    return datamodule.build_in_memory(found, str(root))
 
 
 def _custom(
-    assembly: DataModule, dataset_factory: DatasetFactory | None, collate: Collate | None
+    datamodule: DataModule, dataset_factory: DatasetFactory | None, collate: Collate | None
 ) -> DataBundle:
-    name = assembly.config.name
+    name = datamodule.config.name
     if dataset_factory is None:
         raise DataError(f"dataset.name is {name!r}; what it names must be passed as `dataset_factory`")
-    seed = derive_seed(assembly.seed, "open")
-    return assembly.on_host(open_custom(assembly.config, dataset_factory, collate=collate, seed=seed))
+    seed = derive_seed(datamodule.seed, "open")
+    return datamodule.build_map_style(
+        open_custom(datamodule.config, dataset_factory, collate=collate, seed=seed)
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper.data.catalogue import FILE_SETS, FileSet
-from esper.data.files import obtain, path_of
+from esper.data.files import fetch_dataset, path_of
 from esper.data.formats import Bytes, check_labels, read_cifar, read_idx
 from esper.data.params import FileParams, SyntheticParams, size_of
 from esper.errors import DataError
@@ -36,7 +36,7 @@ class Source:
 def load_files(name: str, data_root: Path, params: FileParams, *, download: bool) -> Source:
     """One of the sets in files: cifar10, cifar100, fashion_mnist, mnist. Raises `DataError`."""
     files = FILE_SETS[name]
-    folder = obtain(files, data_root, download=download, mirror=params.mirror)
+    folder = fetch_dataset(files, data_root, download=download, mirror=params.mirror)
     train, test = (_read_cifar if files.archive else _read_idx)(files, folder)
     return Source(train, test, str(folder))
 

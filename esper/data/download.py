@@ -28,7 +28,7 @@ class _Interrupted(Exception):
     """A transfer that broke off; asking again may help."""
 
 
-def matches(path: Path, md5: str) -> bool:
+def has_md5(path: Path, md5: str) -> bool:
     """Whether the file's MD5 is `md5` (lower-case hexadecimal)."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
@@ -53,13 +53,13 @@ def fetch(
     part = target.with_name(f"{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     resumed = part.exists()
-    if not (resumed and matches(part, md5)):
+    if not (resumed and has_md5(part, md5)):
         with _bar(target.name, url, console or Console(stderr=True)) as progress:
             _complete(url, part, attempts, pause_s, timeout_s, progress)
-            if resumed and not matches(part, md5):
+            if resumed and not has_md5(part, md5):
                 part.unlink()
                 _complete(url, part, attempts, pause_s, timeout_s, progress)
-    if not matches(part, md5):
+    if not has_md5(part, md5):
         part.unlink()
         raise DataError(f"{url} does not have the MD5 {md5}; what the server sent was thrown away")
     part.replace(target)
@@ -103,8 +103,8 @@ def _transfer(url: str, part: Path, timeout_s: float, progress: Progress) -> Non
     have = _size(part)
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        with urlopen(request, timeout=timeout_s) as answer:
-            _store(answer, part, have, progress)
+        with urlopen(request, timeout=timeout_s) as response:
+            _store(response, part, have, progress)
     except HTTPError as error:
         error.close()
         if error.code == RANGE_PAST_END and have:
@@ -117,24 +117,24 @@ def _transfer(url: str, part: Path, timeout_s: float, progress: Progress) -> Non
         raise _Interrupted(str(getattr(error, "reason", error))) from error
 
 
-def _store(answer: http.client.HTTPResponse, part: Path, have: int, progress: Progress) -> None:
-    begin = _start_of(answer) if answer.status == http.client.PARTIAL_CONTENT else 0
+def _store(response: http.client.HTTPResponse, part: Path, have: int, progress: Progress) -> None:
+    begin = _range_start(response) if response.status == http.client.PARTIAL_CONTENT else 0
     if begin not in (0, have):
         raise _Interrupted(f"asked for bytes from {have}, the server sent bytes from {begin}")
-    length = answer.headers.get("Content-Length")
+    length = response.headers.get("Content-Length")
     total = begin + int(length) if length is not None else None
     with part.open("ab" if begin else "wb") as stream:
         progress.update(progress.task_ids[0], total=total, completed=begin)
-        while chunk := answer.read(CHUNK_BYTES):
+        while chunk := response.read(CHUNK_BYTES):
             stream.write(chunk)
             progress.advance(progress.task_ids[0], len(chunk))
     if total is not None and _size(part) < total:
         raise _Interrupted(f"the connection closed after {_size(part)} of {total} bytes")
 
 
-def _start_of(answer: http.client.HTTPResponse) -> int:
+def _range_start(response: http.client.HTTPResponse) -> int:
     """First byte's position in an answer with `Content-Range: bytes 100-199/200`."""
-    digits = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    digits = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     return int(digits) if digits.isdigit() else -1
 
 
@@ -151,7 +151,7 @@ def extract(archive: Path, inner: str, names: Sequence[str], target: Path) -> No
         whole.mkdir()
         try:
             with tarfile.open(archive) as tar:
-                taken = {_take(tar, item, whole, wanted) for item in tar}
+                taken = {_extract_member(tar, item, whole, wanted) for item in tar}
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DataError(f"{archive} cannot be unpacked: {error}; delete it") from error
         lacking = sorted(set(names) - taken)
@@ -160,7 +160,9 @@ def extract(archive: Path, inner: str, names: Sequence[str], target: Path) -> No
         whole.replace(target)
 
 
-def _take(tar: tarfile.TarFile, item: tarfile.TarInfo, folder: Path, wanted: Mapping[str, str]) -> str:
+def _extract_member(
+    tar: tarfile.TarFile, item: tarfile.TarInfo, folder: Path, wanted: Mapping[str, str]
+) -> str:
     name = wanted.get(item.name.removeprefix("./"), "")
     stream = tar.extractfile(item) if name and item.isreg() else None
     if stream is None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from esper.data.catalogue import FileSet
-from esper.data.download import extract, fetch, matches
+from esper.data.download import extract, fetch, has_md5
 from esper.data.formats import cifar_count, idx_shape
 from esper.errors import DataError
 
@@ -45,7 +45,7 @@ def check_in_place(files: FileSet, data_root: Path, download: bool) -> None:
     """Raise `DataError` unless the set is in place with sound headers and lengths, or may be fetched."""
     folder = locate(files, data_root)
     if folder is None:
-        _refuse_partial(files, data_root)
+        _reject_partial(files, data_root)
         if not download and _archive(files, data_root) is None:
             raise DataError(_not_found(files, data_root, "dataset.download is false"))
         return
@@ -58,7 +58,7 @@ def check_in_place(files: FileSet, data_root: Path, download: bool) -> None:
             idx_shape(path, () if "labels" in name else files.info.image_size or ())
 
 
-def obtain(files: FileSet, data_root: Path, *, download: bool, mirror: str | None = None) -> Path:
+def fetch_dataset(files: FileSet, data_root: Path, *, download: bool, mirror: str | None = None) -> Path:
     """The folder that holds the set, which is fetched or unpacked under `data_root` if that is needed.
 
     `mirror` replaces the official address; the hashes stay the official ones. Processes that want
@@ -67,19 +67,19 @@ def obtain(files: FileSet, data_root: Path, *, download: bool, mirror: str | Non
     folder = locate(files, data_root)
     if folder is not None:
         return folder
-    _refuse_partial(files, data_root)
+    _reject_partial(files, data_root)
     if not download and _archive(files, data_root) is None:
         raise DataError(_not_found(files, data_root, "dataset.download is false"))
     home = data_root / files.name
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _alone(home):
-            return locate(files, data_root) or _bring(files, data_root, mirror or files.base_url)
+        with _locked(home):
+            return locate(files, data_root) or _download(files, data_root, mirror or files.base_url)
     except OSError as error:
         raise DataError(f"{files.name} cannot be stored in {home}: {error}") from error
 
 
-def _bring(files: FileSet, data_root: Path, address: str) -> Path:
+def _download(files: FileSet, data_root: Path, address: str) -> Path:
     target = data_root / files.folders[0]
     archive = _archive(files, data_root)
     wanted = [] if archive else list(files.downloads)
@@ -102,7 +102,7 @@ def _archive(files: FileSet, data_root: Path) -> Path | None:
     """The whole archive, where the user (or a download that was cut short after it) left it."""
     for path in (data_root / files.name / files.archive, data_root / files.archive):
         if files.archive and path.is_file():
-            if not matches(path, files.downloads[files.archive]):
+            if not has_md5(path, files.downloads[files.archive]):
                 raise DataError(
                     f"{path} does not have the official MD5 {files.downloads[files.archive]}: "
                     "it is cut short or altered; delete it"
@@ -112,7 +112,7 @@ def _archive(files: FileSet, data_root: Path) -> Path | None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Hold a lock on `folder` that the system releases if the process dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -126,16 +126,16 @@ def _folders(files: FileSet, data_root: Path) -> list[Path]:
     return [data_root / folder for folder in files.folders]
 
 
-def _refuse_partial(files: FileSet, data_root: Path) -> None:
+def _reject_partial(files: FileSet, data_root: Path) -> None:
     # An archive is unpacked whole, so a part of it is not ours to complete; single files are.
     if not files.archive:
         return
     for folder in _folders(files, data_root):
-        lacking = missing(files, folder)
+        missing_files = missing(files, folder)
         # nothing lacks where another process has put the set there since it was looked for
-        if 0 < len(lacking) < len(files.files):
+        if 0 < len(missing_files) < len(files.files):
             raise DataError(
-                f"{files.name} in {folder} lacks {', '.join(lacking)}: put what is missing there, "
+                f"{files.name} in {folder} lacks {', '.join(missing_files)}: put what is missing there, "
                 "or delete the folder to have all of it fetched again"
             )
 
@@ -143,9 +143,9 @@ def _refuse_partial(files: FileSet, data_root: Path) -> None:
 def _not_found(files: FileSet, data_root: Path, cause: str) -> str:
     looked = ", ".join(str(folder.resolve()) for folder in _folders(files, data_root))
     part = [
-        f"{folder} lacks {', '.join(lacking)}"
+        f"{folder} lacks {', '.join(missing_files)}"
         for folder in _folders(files, data_root)
-        if 0 < len(lacking := missing(files, folder)) < len(files.files)
+        if 0 < len(missing_files := missing(files, folder)) < len(files.files)
     ]
     put = f"{files.archive} or its files" if files.archive else ", ".join(files.downloads)
     home = (data_root / files.name).resolve()

@@ -63,9 +63,9 @@ def check_mode(image: Image.Image) -> None:
     """Raise `ValueError` for pixels whose range is not known; only the header is looked at."""
     mode, tags = image.mode, _tags(image)
     if _SIGNED in _values(tags.get(_SAMPLE_FORMAT)):
-        _refuse("signed whole numbers have no agreed white")
+        _reject("signed whole numbers have no agreed white")
     if mode == "I" and image.format not in _SIXTEEN_BIT_FORMATS:
-        _refuse("32-bit whole numbers have no agreed white")
+        _reject("32-bit whole numbers have no agreed white")
 
 
 def _deep_levels(image: Image.Image) -> Levels | None:
@@ -84,7 +84,7 @@ def _deep_levels(image: Image.Image) -> Levels | None:
 def _float_shares(values: Levels) -> Levels:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):  # false for NaN, too
-        _refuse(f"32-bit float pixels are taken as 0 to 1, and these run from {low:g} to {high:g}")
+        _reject(f"32-bit float pixels are taken as 0 to 1, and these run from {low:g} to {high:g}")
     return values
 
 
@@ -117,5 +117,5 @@ def _values(tag: Any) -> tuple[Any, ...]:
     return tag if isinstance(tag, tuple) else (tag,)
 
 
-def _refuse(reason: str) -> NoReturn:
+def _reject(reason: str) -> NoReturn:
     raise ValueError(f"{reason}; {_WHAT_WORKS}")

@@ -10,7 +10,7 @@ from esper.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Folders that archives, file servers and interpreters leave behind; what they hold is nobody's data.
-_LEFT_BEHIND = frozenset(
+_SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
 
@@ -22,7 +22,7 @@ def subfolders(folder: Path) -> list[str]:
 
     Raises `DataError` for a folder that cannot be read.
     """
-    with _errors_named(folder):
+    with _as_data_error(folder):
         above = _with_parents(folder)
         return [item.name for item in _visible(folder) if item.is_dir() and _identity(item) not in above]
 
@@ -32,7 +32,7 @@ def image_files(folder: Path) -> list[Path]:
 
     Raises `DataError` for a folder that cannot be read.
     """
-    with _errors_named(folder):
+    with _as_data_error(folder):
         return sorted(_walk(folder, _with_parents(folder) | _with_parents(folder.parent)))
 
 
@@ -49,7 +49,7 @@ def _walk(folder: Path, above: frozenset[Identity]) -> Iterator[Path]:
 def _visible(folder: Path) -> list[Path]:
     """What is in a folder, sorted; names that start with a dot are hidden, as for every program."""
     found = sorted(folder.iterdir())
-    return [item for item in found if not item.name.startswith(".") and item.name not in _LEFT_BEHIND]
+    return [item for item in found if not item.name.startswith(".") and item.name not in _SYSTEM_FOLDERS]
 
 
 def _with_parents(folder: Path) -> frozenset[Identity]:
@@ -63,7 +63,7 @@ def _identity(folder: Path) -> Identity:
 
 
 @contextmanager
-def _errors_named(folder: Path) -> Iterator[None]:
+def _as_data_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

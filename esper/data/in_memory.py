@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from esper.data.transforms import ImageFinish
+from esper.data.transforms import BatchTransform
 from esper.utils.streams import derive_seed
 
 
@@ -83,7 +83,7 @@ class InMemoryLoader:
         self,
         images: Tensor,
         targets: Tensor,
-        finish: ImageFinish,
+        transform: BatchTransform,
         *,
         batch_size: int,
         seed: int,
@@ -93,7 +93,7 @@ class InMemoryLoader:
     ) -> None:
         self._images = images.to(device)
         self._targets = targets.to(device)
-        self._finish = finish
+        self._transform = transform
         self._plan = BatchPlan(len(images), batch_size, seed=seed, shuffle=shuffle, training=training)
 
     @property
@@ -117,4 +117,4 @@ class InMemoryLoader:
         for batch, where in self._plan.slices(start):
             chosen = order[where]
             images = self._images.index_select(0, chosen)
-            yield self._finish(images, epoch, batch), self._targets.index_select(0, chosen)
+            yield self._transform(images, epoch, batch), self._targets.index_select(0, chosen)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from esper.data.in_memory import BatchPlan
-from esper.data.transforms import ImageFinish
+from esper.data.transforms import BatchTransform
 from esper.errors import DataError
 from esper.utils.streams import derive_seed
 
@@ -31,7 +31,7 @@ class MapStyle(Protocol):
 
 
 @contextmanager
-def own_generators() -> Iterator[None]:
+def isolated_rng() -> Iterator[None]:
     """What is drawn inside from the global generators of torch (CPU), numpy and random leaves no trace."""
     state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
@@ -42,14 +42,14 @@ def own_generators() -> Iterator[None]:
         random.setstate(state[2])
 
 
-def seed_generators(seed: int) -> None:
+def seed_rng(seed: int) -> None:
     """Set the generators that a transform may draw from; those of accelerators are left alone."""
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
-class _Seeded(Dataset[Any]):
+class _SeededDataset(Dataset[Any]):
     """The user's dataset, every sample drawn under (seed, epoch, index): whoever loads it, it is the same.
 
     A batch is collated here as well, under a stream of its own, in case `collate` draws (mixes images).
@@ -62,7 +62,7 @@ class _Seeded(Dataset[Any]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Any:
         try:
-            with own_generators():
+            with isolated_rng():
                 return self._batch(keys)
         except DataError as error:
             return error  # raised where it is received: from a worker it would come wrapped in a traceback
@@ -70,17 +70,17 @@ class _Seeded(Dataset[Any]):
     def _batch(self, keys: Sequence[Key]) -> Any:
         samples = []
         for epoch, index in keys:
-            seed_generators(derive_seed(self._seed, "sample", epoch, index))
+            seed_rng(derive_seed(self._seed, "sample", epoch, index))
             samples.append(self._dataset[index])
-        seed_generators(derive_seed(self._seed, "collate", *keys[0]))
+        seed_rng(derive_seed(self._seed, "collate", *keys[0]))
         return self._collate(samples)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-class _Batches(Sampler[list[Key]]):
+class _KeySampler(Sampler[list[Key]]):
     def __init__(self, plan: BatchPlan, indices: Tensor, epoch: int, start: int) -> None:
         self._plan, self._indices, self._epoch, self._start = plan, indices, epoch, start
 
@@ -101,7 +101,7 @@ class MapStyleLoader:
     """Samples of a map-style dataset, collated by a DataLoader (in `num_workers` processes) and moved over.
 
     `indices` are the samples of this split, `training` says that it is trained on (see `BatchPlan`). A
-    batch is what `collate` makes of a list of samples, every tensor in it on the device; `finish`, where
+    batch is what `collate` makes of a list of samples, every tensor in it on the device; `transform`, where
     given, turns its first element (uint8 images) into inputs.
     """
 
@@ -118,14 +118,14 @@ class MapStyleLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
         collate: Collate | None = None,
-        finish: ImageFinish | None = None,
+        transform: BatchTransform | None = None,
     ) -> None:
-        self._dataset = _Seeded(dataset, collate or default_collate, seed)
+        self._dataset = _SeededDataset(dataset, collate or default_collate, seed)
         self._indices = indices
         self._device = device
         self._num_workers = num_workers
         self._pin = pin_memory and device.type == "cuda"
-        self._finish = finish
+        self._transform = transform
         self._plan = BatchPlan(len(indices), batch_size, seed=seed, shuffle=shuffle, training=training)
 
     @property
@@ -147,9 +147,9 @@ class MapStyleLoader:
     def _batches(self, epoch: int, start: int) -> Iterator[Any]:
         loader: DataLoader[Any] = DataLoader(
             self._dataset,
-            batch_sampler=_Batches(self._plan, self._indices, epoch, start),
+            batch_sampler=_KeySampler(self._plan, self._indices, epoch, start),
             num_workers=self._num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=self._pin,
             worker_init_fn=_default_signals if self._num_workers else None,
             generator=torch.Generator(),  # else the DataLoader draws a base seed from the global one
@@ -157,21 +157,21 @@ class MapStyleLoader:
         iterator = iter(loader)
         try:
             for batch, loaded in enumerate(iterator, start):
-                yield self._moved(loaded, epoch, batch)
+                yield self._to_inputs(loaded, epoch, batch)
         finally:
             # After an error the iterator is alive in the traceback, and left to the garbage collector its
             # workers take 5 s to end; torch has no public way to end them.
             if self._num_workers:
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
 
-    def _moved(self, loaded: Any, epoch: int, batch: int) -> Any:
+    def _to_inputs(self, loaded: Any, epoch: int, batch: int) -> Any:
         if isinstance(loaded, DataError):
             raise loaded
         moved = to_device(loaded, self._device, non_blocking=self._pin)
-        if self._finish is None:
+        if self._transform is None:
             return moved
         images, targets = moved
-        return self._finish(images, epoch, batch), targets
+        return self._transform(images, epoch, batch), targets
 
 
 def to_device(batch: Any, device: torch.device, *, non_blocking: bool = False) -> Any:

@@ -37,12 +37,12 @@ def split(labels: Indices, *, validation: float, test: float, seed: int) -> Spli
             f"{count} samples cannot be split: validation takes {sizes[1]} and test {sizes[0]}, "
             "which leaves none to train on"
         )
-    order = _spread(labels, np.random.default_rng(derive_seed(seed, "split")))
+    order = _stratified_order(labels, np.random.default_rng(derive_seed(seed, "split")))
     cut = np.split(order, [sizes[0], sizes[0] + sizes[1]])
     return Split(train=np.sort(cut[2]), validation=np.sort(cut[1]), test=np.sort(cut[0]))
 
 
-def _spread(labels: Indices, rng: np.random.Generator) -> Indices:
+def _stratified_order(labels: Indices, rng: np.random.Generator) -> Indices:
     """All indices in an order of which every stretch has each class in about its overall share.
 
     A sample's place is (rank within its class + the class's own offset) / size of the class; the offsets
@@ -54,6 +54,6 @@ def _spread(labels: Indices, rng: np.random.Generator) -> Indices:
     rank = np.empty(len(labels), np.int64)
     rank[grouped] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     offset = (rng.permutation(len(sizes)) + 0.5) / len(sizes)
-    place = (rank + offset[member_of]) / sizes[member_of]
-    place[rank == sizes[member_of] - 1] = np.inf  # the last one of each class stays for training
-    return shuffled[np.argsort(place, kind="stable")]
+    position = (rank + offset[member_of]) / sizes[member_of]
+    position[rank == sizes[member_of] - 1] = np.inf  # the last one of each class stays for training
+    return shuffled[np.argsort(position, kind="stable")]

@@ -38,7 +38,7 @@ def channel_statistics(images: Tensor) -> Statistics:
     return Statistics(tuple(means), tuple(deviations))
 
 
-class ImageFinish:
+class BatchTransform:
     """The last steps of an image batch: uint8 in, normalised float32 out; training batches are augmented.
 
     What is drawn depends on (seed, epoch, batch) alone.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esper.config.schema import DatasetConfig
-from esper.data.catalogue import AUGMENTATIONS, DATASETS, DIGITS, FILE_SETS, DataInfo, image_info
+from esper.data.catalogue import DATASETS, DEFAULT_AUGMENTATIONS, DIGITS, FILE_SETS, DataInfo, image_info
 from esper.data.params import (
     Augmentation,
     FileParams,
@@ -57,8 +57,8 @@ def augmentation_of(config: DatasetConfig) -> Augmentation:
     """What is done to training images: the dataset's own habit, changed by `augmentation_params`."""
     if is_custom(config):
         return Augmentation()
-    asked = read_params(AUGMENTATIONS[config.name], config.augmentation_params)
-    return asked if config.use_augmentation else Augmentation()
+    requested = read_params(DEFAULT_AUGMENTATIONS[config.name], config.augmentation_params)
+    return requested if config.use_augmentation else Augmentation()
 
 
 def dataset_params(config: DatasetConfig) -> Params:

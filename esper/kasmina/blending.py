@@ -37,7 +37,7 @@ def alpha_at(schedule: str, step: int, total: int, start: float = 0.0, end: floa
     in between. `total` 0 means at once. Raises `GrowthError` for an unknown schedule, a negative
     `total`, or ends outside [0, 1].
     """
-    curve = _SCHEDULES[_known("blend schedule", schedule, BLEND_SCHEDULES)]
+    curve = _SCHEDULES[_check_name("blend schedule", schedule, BLEND_SCHEDULES)]
     if total < 0:
         raise GrowthError(f"a blend cannot take {total} steps; give 0 (at once) or more")
     if not (0.0 <= start <= 1.0 and 0.0 <= end <= 1.0):
@@ -54,7 +54,7 @@ class Blend:
     """Alpha of one seed over its blend: from 0 to 1 in a number of steps, and back if reversed."""
 
     def __init__(self, schedule: str = "linear") -> None:
-        self._schedule = _known("blend schedule", schedule, BLEND_SCHEDULES)
+        self._schedule = _check_name("blend schedule", schedule, BLEND_SCHEDULES)
         self._step, self._total = 0, 0
         self._started, self._reversed = False, False
 
@@ -104,7 +104,7 @@ class Blend:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where the saved blend stood, on the schedule that it was started with."""
-        self._schedule = _known("blend schedule", state["schedule"], BLEND_SCHEDULES)
+        self._schedule = _check_name("blend schedule", state["schedule"], BLEND_SCHEDULES)
         self._step, self._total = int(state["step"]), int(state["total"])
         self._started, self._reversed = bool(state["started"]), bool(state["reversed"])
 
@@ -126,11 +126,11 @@ def join(mode: str, h: Tensor, delta: Tensor, alpha: Tensor, gate: Tensor | None
             raise GrowthError("blend mode 'gated' needs a gate; make one with make_gate")
         delta = gate * delta
     elif mode != "additive":
-        _known("blend mode", mode, BLEND_MODES)
+        _check_name("blend mode", mode, BLEND_MODES)
     return h + (alpha * delta).to(h.dtype)
 
 
-def _known(what: str, name: str, names: Sequence[str]) -> str:
+def _check_name(what: str, name: str, names: Sequence[str]) -> str:
     if name in names:
         return name
     near = difflib.get_close_matches(str(name), names, n=1)

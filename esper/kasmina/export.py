@@ -67,7 +67,7 @@ def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
 
     With the names, whatever is kept by parameter (an optimiser's state) can follow the fold.
     """
-    unfinished = [r for r in model.living() if r.stage is not SeedStage.FOSSILIZED]
+    unfinished = [r for r in model.alive_records() if r.stage is not SeedStage.FOSSILIZED]
     if unfinished:
         names = ", ".join(f"{r.layer} seed {r.index} ({r.stage})" for r in unfinished)
         raise GrowthError(f"only fossilised seeds can be folded; still on their way: {names}")
@@ -75,7 +75,7 @@ def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
     copies = list(grown.named_parameters())
     host = grown.host
     folded: dict[str, GrownLayer] = {}
-    for record in grown.living():
+    for record in grown.alive_records():
         layer = folded.setdefault(record.layer, GrownLayer(layer_module(host, record.layer)))
         seed = grown.seed_module(record)
         layer.add(seed.body, seed.placement, seed.gate)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.model_buffers import preserve_buffers
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.leyline import Gate, Impact, impact_evidence
 from esper.utils.device_and_rng import seeded_rng
@@ -69,7 +69,7 @@ def _shape_reason(got: tuple[int, ...], wanted: tuple[int, ...], finite: bool) -
 def _trial(seed: Seed, x: Tensor, h: Tensor) -> list[Tensor]:
     was_training = seed.training
     try:
-        with kept_buffers(seed), torch.no_grad(), seeded_rng(seed.rng_seed, x.device):
+        with preserve_buffers(seed), torch.no_grad(), seeded_rng(seed.rng_seed, x.device):
             return [seed.train(training).delta(x, h) for training in (False, True)]
     finally:
         seed.train(was_training)

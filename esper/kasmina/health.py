@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.model import MorphableModel
-from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.model_buffers import preserve_buffers
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, Seed
-from esper.kasmina.target_layers import first_tensor, layer_module, layout_of, main_output, watching
+from esper.kasmina.target_layers import first_tensor, layer_module, layout_of, main_output, probe_mode
 from esper.leyline import HealthSignal, SeedStage
 from esper.utils.device_and_rng import seeded_rng
 
@@ -48,28 +48,28 @@ class HealthMonitor:
 
         No parameter, `.grad`, buffer or mode is changed, and no generator moved but by `probe` itself.
         """
-        visits: dict[str, _Visit] = {}
+        probes: dict[str, _LayerProbe] = {}
         handles = []
         for layer in self.model.sites:
             module = layer_module(self.model.host, layer)
-            visits[layer] = visit = _Visit(self.model, layer)
-            handles.append(module.register_forward_pre_hook(visit.enter))
-            handles.append(module.register_forward_hook(visit.leave, with_kwargs=True, prepend=True))
+            probes[layer] = layer_probe = _LayerProbe(self.model, layer)
+            handles.append(module.register_forward_pre_hook(layer_probe.enter))
+            handles.append(module.register_forward_hook(layer_probe.leave, with_kwargs=True, prepend=True))
         # also the backward pass, in which a host may run parts of its forward again
-        with kept_buffers(self.model), watching(self.model):
+        with preserve_buffers(self.model), probe_mode(self.model):
             try:
                 loss = probe()
             finally:
                 for handle in handles:
                     handle.remove()
-            _gradients(loss, visits)
-        taken = [pair for visit in visits.values() for pair in visit.signals(samples)]
-        lives = {_life(record) for record, _ in taken}
-        self.history = {life: rows for life, rows in self.history.items() if life in lives}
-        return {record.key: self._with_rolling(_life(record), raw) for record, raw in taken}
+            _gradients(loss, probes)
+        taken = [pair for layer_probe in probes.values() for pair in layer_probe.signals(samples)]
+        keys = {_history_key(record) for record, _ in taken}
+        self.history = {key: rows for key, rows in self.history.items() if key in keys}
+        return {record.key: self._with_rolling(_history_key(record), raw) for record, raw in taken}
 
-    def _with_rolling(self, life: str, signal: HealthSignal) -> HealthSignal:
-        rows = self.history.setdefault(life, {name: deque(maxlen=self.window) for name in ROLLING})
+    def _with_rolling(self, key: str, signal: HealthSignal) -> HealthSignal:
+        rows = self.history.setdefault(key, {name: deque(maxlen=self.window) for name in ROLLING})
         for name, row in rows.items():
             row.append(getattr(signal, name))
         return replace(signal, rolling={name: sum(row) / len(row) for name, row in rows.items()})
@@ -84,12 +84,12 @@ class HealthMonitor:
         }
 
 
-def _life(record: SeedRecord) -> str:
+def _history_key(record: SeedRecord) -> str:
     """Whose history a signal belongs to: one seed's, not that of another in the same slot, or a layer's."""
     return f"{record.key}@{record.germinated_step}" if record.alive else record.layer
 
 
-class _Visit:
+class _LayerProbe:
     """What the probe showed at one layer."""
 
     def __init__(self, model: MorphableModel, layer: str) -> None:
@@ -110,7 +110,7 @@ class _Visit:
         h = main_output(output)
         if h is None or h.dim() < 2:
             return
-        _wait(h.device)
+        _synchronize(h.device)
         self.layer_ms = 1e3 * (time.perf_counter() - self.started)
         self.output = h
         layout = layout_of(module, h)
@@ -122,20 +122,20 @@ class _Visit:
     def signals(self, samples: int) -> list[tuple[SeedRecord, HealthSignal]]:
         if self.output is None:
             return []
-        found = [(r, self._of_seed(r, seed, samples)) for r, seed in self.seeds]
+        found = [(r, self._seed_signal(r, seed, samples)) for r, seed in self.seeds]
         free = next((r for r in self.rows if r.stage is SeedStage.DORMANT), None)
         if free is not None:
-            found.append((free, self._of_layer(free, samples)))
+            found.append((free, self._layer_signal(free, samples)))
         return found
 
-    def _of_seed(self, record: SeedRecord, seed: Seed, samples: int) -> HealthSignal:
+    def _seed_signal(self, record: SeedRecord, seed: Seed, samples: int) -> HealthSignal:
         variance, dead, latency = self.seed_stats[record.key]
         total, squares, count = (seed.stats[i].item() for i in (GRAD_SUM, GRAD_SQUARES, GRAD_COUNT))
         mean = total / count if count else 0.0
         spread = max(0.0, squares / count - mean * mean) if count else 0.0
         return _signal(record, variance, dead, mean, spread, latency, _bytes(seed), samples)
 
-    def _of_layer(self, record: SeedRecord, samples: int) -> HealthSignal:
+    def _layer_signal(self, record: SeedRecord, samples: int) -> HealthSignal:
         mean = spread = 0.0
         if self.gradient is not None:
             norms = self.gradient.flatten(1).float().norm(dim=1)
@@ -171,14 +171,14 @@ def _signal(
     )
 
 
-def _gradients(loss: Tensor, visits: Mapping[str, _Visit]) -> None:
+def _gradients(loss: Tensor, probes: Mapping[str, _LayerProbe]) -> None:
     """The functional gradient at every layer the probe reached; parameters' `.grad` is not touched."""
-    reached = [v for v in visits.values() if v.output is not None and v.output.requires_grad]
+    reached = [v for v in probes.values() if v.output is not None and v.output.requires_grad]
     if not reached or not loss.requires_grad:
         return
     outputs = [v.output for v in reached if v.output is not None]
-    for visit, grad in zip(reached, torch.autograd.grad(loss, outputs, allow_unused=True), strict=True):
-        visit.gradient = grad
+    for layer_probe, grad in zip(reached, torch.autograd.grad(loss, outputs, allow_unused=True), strict=True):
+        layer_probe.gradient = grad
 
 
 def _activation_stats(h: Tensor, layout: str) -> tuple[float, float]:
@@ -208,10 +208,10 @@ def _stride(values: int, units: int) -> int:
 
 def _seed_stats(seed: Seed, x: Tensor, h: Tensor, layout: str) -> tuple[float, float, float]:
     with torch.no_grad(), seeded_rng(seed.rng_seed, h.device):
-        began = time.perf_counter()
+        start = time.perf_counter()
         delta = seed.delta(x, h)
-        _wait(h.device)
-        latency_ms = 1e3 * (time.perf_counter() - began)
+        _synchronize(h.device)
+        latency_ms = 1e3 * (time.perf_counter() - start)
     return *_activation_stats(delta, layout), latency_ms
 
 
@@ -221,6 +221,6 @@ def _bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in held)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

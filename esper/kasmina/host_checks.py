@@ -14,8 +14,8 @@ from esper.utils.safetensors import check_kind
 
 def host_problems(model: nn.Module) -> list[str]:
     """A sentence for each reason why the model cannot be wrapped, trained and saved; nothing is changed."""
-    found = [*_wrappers(model), *_without_data(model)]
-    return found or [*_one_way_state(model), *_unsaved(model)]
+    found = [*_wrappers(model), *_missing_data(model)]
+    return found or [*_missing_setters(model), *_not_savable(model)]
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -42,7 +42,7 @@ _PARALLEL = {
 }
 
 
-def _without_data(model: nn.Module) -> Iterator[str]:
+def _missing_data(model: nn.Module) -> Iterator[str]:
     for label, module in _named(model):
         for name, tensor in _own_tensors(module):
             if type(tensor).__name__ == "DTensor":
@@ -62,7 +62,7 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, tensor) for name, tensor in table.items() if tensor is not None)
 
 
-def _one_way_state(model: nn.Module) -> Iterator[str]:
+def _missing_setters(model: nn.Module) -> Iterator[str]:
     for label, module in _named(model):
         kind = type(module)
         gives = kind.get_extra_state is not nn.Module.get_extra_state
@@ -70,7 +70,7 @@ def _one_way_state(model: nn.Module) -> Iterator[str]:
             yield f"{label} has get_extra_state and no set_extra_state; expected both, or neither"
 
 
-def _unsaved(model: nn.Module) -> Iterator[str]:
+def _not_savable(model: nn.Module) -> Iterator[str]:
     """What a checkpoint could not hold."""
     try:
         state = model.state_dict()

@@ -37,11 +37,11 @@ def learn(seed: Seed, step: int) -> None:
         return
     device = taps[0].source.device
     with seeded_rng(seed.rng_seed + step, device), torch.autocast(device.type, enabled=False):
-        errors, sound = zip(*(_error(seed, tap, weight.dtype) for tap in taps), strict=True)
-    heard = torch.stack(sound).sum()
-    objective = torch.stack(errors).sum() / heard.clamp(min=1)
+        errors, finite = zip(*(_error(seed, tap, weight.dtype) for tap in taps), strict=True)
+    valid = torch.stack(finite).sum()
+    objective = torch.stack(errors).sum() / valid.clamp(min=1)
     objective.backward()
-    _note(seed, objective.detach(), heard > 0)
+    _update_objective(seed, objective.detach(), valid > 0)
 
 
 def _error(seed: Seed, tap: ActivationTap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -55,19 +55,19 @@ def _error(seed: Seed, tap: ActivationTap, dtype: torch.dtype) -> tuple[Tensor, 
     # largest value first: squares of small gradients vanish in float32
     g = g / g.abs().amax().clamp(min=1e-37)
     rms = g.square().mean().sqrt()
-    sound = torch.isfinite(rms)
+    finite = torch.isfinite(rms)
     size = STEP_RATIO * tap.h_rms + 1e-12
-    target = torch.where(sound, -size * g / (rms + 1e-30), 0.0)
+    target = torch.where(finite, -size * g / (rms + 1e-30), 0.0)
     error = (delta - target).square().mean() / size.square()
-    return torch.where(sound, error, torch.zeros_like(error)), sound
+    return torch.where(finite, error, torch.zeros_like(error)), finite
 
 
-def _note(seed: Seed, objective: Tensor, heard: Tensor) -> None:
+def _update_objective(seed: Seed, objective: Tensor, valid: Tensor) -> None:
     first, now = seed.stats[OBJECTIVE_FIRST], seed.stats[OBJECTIVE_NOW]
     started = first > 0
     smoothed = torch.where(started, 0.95 * now + 0.05 * objective, objective)
     seed.stats[OBJECTIVE_FIRST] = torch.where(started, first, objective)
-    seed.stats[OBJECTIVE_NOW] = torch.where(heard, smoothed, now)
+    seed.stats[OBJECTIVE_NOW] = torch.where(valid, smoothed, now)
 
 
 def guard_gradients(seed: Seed, max_norm: float | None) -> None:
@@ -78,6 +78,6 @@ def guard_gradients(seed: Seed, max_norm: float | None) -> None:
     norm = torch.nn.utils.get_total_norm(grads)
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(seed.parameters(), max_norm, norm)
-    sound = torch.isfinite(norm)
+    finite = torch.isfinite(norm)
     for grad in grads:
-        grad.copy_(torch.where(sound, grad, torch.zeros_like(grad)))
+        grad.copy_(torch.where(finite, grad, torch.zeros_like(grad)))

@@ -87,7 +87,7 @@ class KernelCache:
         self.size_bytes = 0
         self._source = source
         self._clock = clock
-        self._kept: OrderedDict[str, Kernel] = OrderedDict()
+        self._entries: OrderedDict[str, Kernel] = OrderedDict()
         self._hits = self._misses = 0
         self._last_s = self._total_s = 0.0
 
@@ -96,17 +96,17 @@ class KernelCache:
 
         Raises what the source raises.
         """
-        began = self._clock()
-        kernel = self._kept.get(artifact_id)
+        start = self._clock()
+        kernel = self._entries.get(artifact_id)
         if kernel is None:
             self._misses += 1
             kernel = _copy(self._source.fetch(artifact_id))
-            self._keep(artifact_id, kernel)
+            self._insert(artifact_id, kernel)
         else:
             self._hits += 1
-            self._kept.move_to_end(artifact_id)
+            self._entries.move_to_end(artifact_id)
         result = _copy(kernel)
-        self._last_s = self._clock() - began
+        self._last_s = self._clock() - start
         self._total_s += self._last_s
         return result
 
@@ -116,19 +116,19 @@ class KernelCache:
         return {
             "hits": self._hits,
             "misses": self._misses,
-            "kernels": len(self._kept),
+            "kernels": len(self._entries),
             "size_bytes": self.size_bytes,
             "last_latency_ms": 1e3 * self._last_s,
             "mean_latency_ms": 1e3 * self._total_s / max(1, served),
         }
 
-    def _keep(self, artifact_id: str, kernel: Kernel) -> None:
+    def _insert(self, artifact_id: str, kernel: Kernel) -> None:
         size = _size_bytes(kernel)
         if size > self.capacity_bytes:
             return
         while self.size_bytes + size > self.capacity_bytes:
-            self.size_bytes -= _size_bytes(self._kept.popitem(last=False)[1])
-        self._kept[artifact_id] = kernel
+            self.size_bytes -= _size_bytes(self._entries.popitem(last=False)[1])
+        self._entries[artifact_id] = kernel
         self.size_bytes += size
 
 

@@ -40,7 +40,7 @@ def load_kernel(model: MorphableModel, layer: str, index: int, kernel: Kernel) -
     if record.stage is not SeedStage.DORMANT:
         raise GrowthError(f"slot {index} of {layer!r} is {record.stage}, not dormant")
     tensors, description = kernel
-    grown = _described(record, description)
+    grown = _record_for(record, description)
     shape = model.site_shape(layer, grown.placement)
     if (shape.layout, shape.in_shape, shape.out_shape) != (grown.layout, grown.in_shape, grown.out_shape):
         raise GrowthError(
@@ -58,7 +58,7 @@ def load_kernel(model: MorphableModel, layer: str, index: int, kernel: Kernel) -
         raise GrowthError(f"the kernel does not fit blueprint {grown.blueprint!r}: {error}") from error
 
 
-def _described(record: SeedRecord, description: Mapping[str, Any]) -> SeedRecord:
+def _record_for(record: SeedRecord, description: Mapping[str, Any]) -> SeedRecord:
     missing = [name for name in DESCRIPTION if name not in description]
     if missing:
         raise GrowthError(f"the kernel does not say its {', '.join(missing)}")
@@ -70,6 +70,6 @@ def _described(record: SeedRecord, description: Mapping[str, Any]) -> SeedRecord
 
 
 def _fill(model: MorphableModel, record: SeedRecord, tensors: Mapping[str, Tensor]) -> None:
-    seed = model.plant(record)
+    seed = model.attach(record)
     seed.load_state_dict(dict(tensors))
     seed.set_alpha(1.0)

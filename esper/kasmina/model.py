@@ -18,16 +18,16 @@ from esper.kasmina.host_checks import check_observed, parameter_names
 from esper.kasmina.kernels import KernelCache
 from esper.kasmina.load_kernel import load_kernel
 from esper.kasmina.model_buffers import (
-    below,
     buffer_layout,
     fit_buffers,
     fit_shapes,
-    kept_buffers,
     layout_changes,
+    preserve_buffers,
+    without_prefix,
 )
 from esper.kasmina.record import SeedRecord
-from esper.kasmina.seed import Graft, Seed
-from esper.kasmina.target_layers import SiteRecord, layer_module, observe, watching
+from esper.kasmina.seed import Seed, SeedHook
+from esper.kasmina.target_layers import SiteRecord, layer_module, probe_mode, record_sites
 from esper.kasmina.topology_checks import check_sizes, parse_topology
 from esper.leyline import JOINED, SeedStage
 
@@ -68,7 +68,7 @@ class MorphableModel(nn.Module):
         self.rng_seed = rng_seed
         self.telemetry_enabled = True
         self.kernels: KernelCache | None = None
-        self._joined = 0
+        self._joined_count = 0
         self._hooks: dict[str, RemovableHandle] = {}
         self._buffers_at_start = buffer_layout(host)
         self._nested = {
@@ -85,7 +85,7 @@ class MorphableModel(nn.Module):
     def count_forward(self) -> None:
         """Note one forward; a call of the model does it, a caller of `forward` has to."""
         self.counters.forwards += 1
-        self.counters.kernels += self._joined
+        self.counters.kernels += self._joined_count
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.host(*args, **kwargs)
@@ -117,7 +117,7 @@ class MorphableModel(nn.Module):
             raise GrowthError(f"layer {layer!r} has seed slots 0 to {len(row) - 1}, not {index}")
         return row[index]
 
-    def living(self) -> list[SeedRecord]:
+    def alive_records(self) -> list[SeedRecord]:
         """Records of the seeds that are alive, by layer and index."""
         return [record for row in self.records.values() for record in row if record.alive]
 
@@ -156,8 +156,8 @@ class MorphableModel(nn.Module):
         some that nobody could load: they are made by the forward, and not by the module's constructor.
         """
         before = parameter_names(self.host)
-        with kept_buffers(self), watching(self):
-            observe(self.host, self.sites, args, kwargs)
+        with preserve_buffers(self), probe_mode(self):
+            record_sites(self.host, self.sites, args, kwargs)
         check_observed(self.host, before)
 
     def site_shape(self, layer: str, placement: str) -> SiteShape:
@@ -173,13 +173,13 @@ class MorphableModel(nn.Module):
 
     # -- growing ---------------------------------------------------------------------------------
 
-    def plant(self, record: SeedRecord) -> Seed:
+    def attach(self, record: SeedRecord) -> Seed:
         """Build the module that `record` describes and hang it at its layer, with alpha 0 and not joined.
 
         New weights come from a generator of their own: the global one is left as it was.
         """
         seed = self._build(record)
-        self.replant(record, seed)
+        self.reattach(record, seed)
         return seed
 
     def _build(self, record: SeedRecord) -> Seed:
@@ -204,36 +204,36 @@ class MorphableModel(nn.Module):
     def detach(self, record: SeedRecord) -> None:
         """Take a seed's module and, where it was the last at its layer, the hook away."""
         del self.seeds[record.key]
-        self._hang(record.layer)
+        self._update_hook(record.layer)
 
-    def replant(self, record: SeedRecord, seed: Seed) -> None:
+    def reattach(self, record: SeedRecord, seed: Seed) -> None:
         """Hang a module at its layer, such as one that was taken away by `detach`."""
         self.seeds[record.key] = seed
-        self._hang(record.layer)
+        self._update_hook(record.layer)
 
     def sync_stages(self) -> None:
         """Make modules follow their records: who is joined, who is isolated."""
-        self._joined = 0
-        for record in self.living():
+        self._joined_count = 0
+        for record in self.alive_records():
             seed = self.seed_module(record)
             seed.joined = record.stage in JOINED
             # what cannot learn need not listen
             seed.isolated = record.stage is SeedStage.TRAINING and seed.trainable
-            self._joined += seed.joined
+            self._joined_count += seed.joined
 
-    def _hang(self, layer: str) -> None:
+    def _update_hook(self, layer: str) -> None:
         handle = self._hooks.pop(layer, None)
         if handle is not None:
             handle.remove()
         here = [self.seeds[r.key] for r in self.records[layer] if r.key in self.seeds]
         if here:
-            graft = Graft([seed for seed in here if isinstance(seed, Seed)])
+            graft = SeedHook([seed for seed in here if isinstance(seed, Seed)])
             module = layer_module(self.host, layer)
             self._hooks[layer] = module.register_forward_hook(graft, with_kwargs=True)
-        self._unnest()
+        self._update_nested_tensors()
         self.sync_stages()
 
-    def _unnest(self) -> None:
+    def _update_nested_tensors(self) -> None:
         # nested tensors are for the fused path only, which hooks on an encoder's layers close
         for name, nested in self._nested.items():
             bearing = any(not name or layer.startswith(f"{name}.") for layer in self._hooks)
@@ -244,7 +244,7 @@ class MorphableModel(nn.Module):
     def leaked_hooks(self, layer: str) -> int:
         """How many hooks of seeds hang at `layer` beside the one that belongs there."""
         hooks = layer_module(self.host, layer)._forward_hooks.values()
-        return sum(isinstance(hook, Graft) for hook in hooks) - (layer in self._hooks)
+        return sum(isinstance(hook, SeedHook) for hook in hooks) - (layer in self._hooks)
 
     def _reference_tensor(self, layer: str) -> Tensor:
         for module in (layer_module(self.host, layer), self.host):
@@ -297,10 +297,10 @@ class MorphableModel(nn.Module):
         for record in records:
             self.records[record.layer][record.index] = record
             if record.alive:
-                self.replant(record, modules[record.key])
+                self.reattach(record, modules[record.key])
 
     def _clear(self) -> None:
-        for old in self.living():
+        for old in self.alive_records():
             self.records[old.layer][old.index] = old.cleared()
             self.detach(old)
         self.records = {name: [record.cleared() for record in row] for name, row in self.records.items()}
@@ -341,6 +341,6 @@ class MorphableModel(nn.Module):
             check_sizes(topology, state_dict, prefix)
             self.restore_topology(topology)
         unpack_state(state_dict, prefix)
-        fit_buffers(self.host, self._buffers_at_start, topology, below(state_dict, f"{prefix}host."))
-        fit_shapes(self.seeds, below(state_dict, f"{prefix}seeds."))
+        fit_buffers(self.host, self._buffers_at_start, topology, without_prefix(state_dict, f"{prefix}host."))
+        fit_shapes(self.seeds, without_prefix(state_dict, f"{prefix}seeds."))
         super()._load_from_state_dict(state_dict, prefix, *args)

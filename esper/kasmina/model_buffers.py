@@ -24,7 +24,7 @@ _DELETED = "deleted"
 
 
 @contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
+def preserve_buffers(model: nn.Module) -> Iterator[None]:
     """Within the block buffers may change, be replaced, added or removed; afterwards all are as before.
 
     Buffers of lazy modules that have no data yet are left alone.
@@ -40,7 +40,7 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
         for module, table in tables:
             _restore_table(module._buffers, table)
         for buffer, before in copies:
-            _put_back(buffer, before)
+            _restore_values(buffer, before)
 
 
 def _restore_table(now: dict[str, Tensor | None], before: dict[str, Tensor | None]) -> None:
@@ -51,7 +51,7 @@ def _restore_table(now: dict[str, Tensor | None], before: dict[str, Tensor | Non
     now.update(before)
 
 
-def _put_back(buffer: Tensor, before: Tensor) -> None:
+def _restore_values(buffer: Tensor, before: Tensor) -> None:
     with torch.no_grad():
         if buffer.shape == before.shape:
             buffer.copy_(before)
@@ -88,7 +88,7 @@ def layout_changes(before: Layout, now: Layout) -> Layout:
     return changed | {name: _DELETED for name in before if name not in now}
 
 
-def below(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The part of a state dict whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
@@ -106,11 +106,13 @@ def fit_buffers(
     if not isinstance(changes, Mapping):
         raise GrowthError(f"the saved topology is damaged: its buffers are a {type(changes).__name__}")
     if topology:
-        _make_room(host, before, changes, saved)
+        _restore_registered(host, before, changes, saved)
     fit_shapes(host, saved)
 
 
-def _make_room(host: nn.Module, before: Layout, changes: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def _restore_registered(
+    host: nn.Module, before: Layout, changes: Mapping[str, Any], saved: Mapping[str, Any]
+) -> None:
     modules = dict(host.named_modules())
     for name in {**before, **buffer_layout(host), **changes}:
         path, _, leaf = name.rpartition(".")

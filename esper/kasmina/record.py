@@ -71,7 +71,7 @@ class SeedRecord:
         shapes = {"in_shape": list(self.in_shape), "out_shape": list(self.out_shape)}
         return asdict(self) | shapes | {"stage": self.stage.value}
 
-    def become(self, other: SeedRecord) -> None:
+    def copy_from(self, other: SeedRecord) -> None:
         """Take over everything that `other` says."""
         for name in (f.name for f in fields(self)):
             setattr(self, name, getattr(other, name))

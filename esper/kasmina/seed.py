@@ -74,7 +74,7 @@ class Seed(nn.Module):
         value = self.stats[OBJECTIVE_NOW].item()
         return value if self.stats[OBJECTIVE_FIRST].item() > 0 else None
 
-    def note_gradients(self) -> None:
+    def record_gradients(self) -> None:
         """Add this step's gradient norm to the running statistics, on the device."""
         grads = [p.grad for p in self.parameters() if p.grad is not None]
         if grads:
@@ -87,7 +87,7 @@ class Seed(nn.Module):
             self.stats[GRAD_COUNT] += sound
 
 
-class Graft:
+class SeedHook:
     """The forward hook of one layer: lets joined seeds add to its output, isolated ones listen."""
 
     def __init__(self, seeds: Sequence[Seed]) -> None:

@@ -22,7 +22,7 @@ from esper.leyline import GATES, AdaptationCommand, CommandKind, Gate, SeedStage
 S = SeedStage
 
 # The gates that ask for nothing but the seed itself.
-_JUDGES = {Gate.SANITY: gates.sanity, Gate.GRADIENT: gates.gradient, Gate.STABILITY: gates.stability}
+_SEED_GATES = {Gate.SANITY: gates.sanity, Gate.GRADIENT: gates.gradient, Gate.STABILITY: gates.stability}
 
 
 class SeedManager:
@@ -41,7 +41,7 @@ class SeedManager:
 
     # -- commands --------------------------------------------------------------------------------
 
-    def apply(self, command: AdaptationCommand, clock: TrainingPosition) -> TopologyChange:
+    def apply(self, command: AdaptationCommand, position: TrainingPosition) -> TopologyChange:
         """Carry out one command; raises `GrowthError`, with nothing changed, where that is not possible."""
         change = TopologyChange()
         if command.kind is CommandKind.PAUSE:
@@ -49,18 +49,22 @@ class SeedManager:
         record = self.model.record(command.layer, command.seed_index)
         try:
             if command.kind is CommandKind.GERMINATE:
-                self._germinate(record, command, clock, change)
+                self._germinate(record, command, position, change)
             elif command.kind is CommandKind.CULL:
-                self._cull(record, command.reason, clock, change)
+                self._cull(record, command.reason, position, change)
             else:
-                self._fossilize(record, command.reason, clock, change)
+                self._fossilize(record, command.reason, position, change)
         except Exception:
             change.undo()
             raise
         return change
 
     def _germinate(
-        self, record: SeedRecord, command: AdaptationCommand, clock: TrainingPosition, change: TopologyChange
+        self,
+        record: SeedRecord,
+        command: AdaptationCommand,
+        position: TrainingPosition,
+        change: TopologyChange,
     ) -> None:
         if record.stage is not S.DORMANT:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not dormant")
@@ -70,38 +74,40 @@ class SeedManager:
         problem = get_blueprint(command.blueprint).unsupported(shape)
         if problem:
             raise GrowthError(f"blueprint {command.blueprint!r} does not fit {record.layer!r}: {problem}")
-        born = record.cleared()
-        born.blueprint, born.placement = command.blueprint, command.placement
-        born.options, born.blend_mode = dict(command.options), self.config.blend_mode
-        born.layout, born.in_shape, born.out_shape = shape.layout, shape.in_shape, shape.out_shape
-        born.germinated_step = clock.step
-        change.undo_steps.append(lambda: self._forget(born, record))
+        new = record.cleared()
+        new.blueprint, new.placement = command.blueprint, command.placement
+        new.options, new.blend_mode = dict(command.options), self.config.blend_mode
+        new.layout, new.in_shape, new.out_shape = shape.layout, shape.in_shape, shape.out_shape
+        new.germinated_step = position.step
+        change.undo_steps.append(lambda: self._undo_germination(new, record))
         try:
-            seed = self.model.plant(born)
+            seed = self.model.attach(new)
         except Exception as error:
             # a blueprint may be the user's own code: whatever it raises, the command fails, not the run
-            raise GrowthError(f"blueprint {born.blueprint!r} could not be built: {error}") from error
-        verdicts = [gates.interface(seed, shape.in_shape, shape.out_shape), gates.sanity(seed)]
-        _require(verdicts, born)
-        self._put(born)
-        self._move(born, S.GERMINATED, command.reason, clock, change, verdicts)
-        change.born.append((born.key, seed))
-        self._advance_one(born, clock, change)
+            raise GrowthError(f"blueprint {new.blueprint!r} could not be built: {error}") from error
+        gate_results = [gates.interface(seed, shape.in_shape, shape.out_shape), gates.sanity(seed)]
+        _require(gate_results, new)
+        self._store_record(new)
+        self._move(new, S.GERMINATED, command.reason, position, change, gate_results)
+        change.added.append((new.key, seed))
+        self._advance_one(new, position, change)
 
-    def _forget(self, born: SeedRecord, old: SeedRecord) -> None:
-        self._put(old)
-        self.blends.pop(born.key, None)
-        if born.key in self.model.seeds:
-            self.model.detach(born)
+    def _undo_germination(self, new: SeedRecord, old: SeedRecord) -> None:
+        self._store_record(old)
+        self.blends.pop(new.key, None)
+        if new.key in self.model.seeds:
+            self.model.detach(new)
 
-    def _cull(self, record: SeedRecord, reason: str, clock: TrainingPosition, change: TopologyChange) -> None:
+    def _cull(
+        self, record: SeedRecord, reason: str, position: TrainingPosition, change: TopologyChange
+    ) -> None:
         if not record.alive or record.stage is S.FOSSILIZED:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}: nothing to cull")
         blend = self.blends.get(record.key)
         if record.stage is S.BLENDING and blend is not None and blend.alpha > 0.0:
             if blend.reversed:
                 raise GrowthError(f"slot {record.index} of {record.layer!r} is being taken out already")
-            self._remember(record, change)
+            self._save_for_undo(record, change)
             forward = blend.state_dict()
             change.undo_steps.append(lambda: blend.load_state_dict(forward))
             # taken out of the host as gently as it came in; ends in CULLED when alpha is 0
@@ -109,39 +115,39 @@ class SeedManager:
             record.reason = reason
             change.moves.append(StageMove(record, S.BLENDING, S.BLENDING, f"blend reversed: {reason}"))
             return
-        self._remove(record, reason, clock, change)
+        self._remove(record, reason, position, change)
 
     def _remove(
-        self, record: SeedRecord, reason: str, clock: TrainingPosition, change: TopologyChange
+        self, record: SeedRecord, reason: str, position: TrainingPosition, change: TopologyChange
     ) -> None:
         seed, blends = self.model.seed_module(record), dict(self.blends)
         self.blends.pop(record.key, None)
 
         def undo() -> None:
-            self.model.replant(record, seed)
+            self.model.reattach(record, seed)
             self.blends = blends
 
-        self._move(record, S.CULLED, reason, clock, change)
+        self._move(record, S.CULLED, reason, position, change)
         change.undo_steps.append(undo)
         self.model.detach(record)
-        change.gone.append((record.key, seed))
+        change.removed.append((record.key, seed))
 
-    def embargo(self, record: SeedRecord, optimiser_entries: int, clock: TrainingPosition) -> StageMove:
+    def embargo(self, record: SeedRecord, optimiser_entries: int, position: TrainingPosition) -> StageMove:
         """CULLED -> EMBARGOED, once the optimiser has followed; judges that nothing is left behind."""
-        verdict = self._reset(record, optimiser_entries)
-        _require([verdict], record)
+        gate_result = self._reset(record, optimiser_entries)
+        _require([gate_result], record)
         self.removed.append(record.to_json())
         old, reason = record.stage, record.reason
-        record.move(S.EMBARGOED, step=clock.step, epoch=clock.epoch, reason=reason)
-        record.embargo_until_epoch = clock.epoch + self.config.embargo_epochs
-        return StageMove(record, old, S.EMBARGOED, reason, [verdict])
+        record.move(S.EMBARGOED, step=position.step, epoch=position.epoch, reason=reason)
+        record.embargo_until_epoch = position.epoch + self.config.embargo_epochs
+        return StageMove(record, old, S.EMBARGOED, reason, [gate_result])
 
-    def embargo_layer(self, layer: str, until_epoch: int, reason: str, clock: TrainingPosition) -> None:
+    def embargo_layer(self, layer: str, until_epoch: int, reason: str, position: TrainingPosition) -> None:
         """Keep every free slot of a layer empty until so many epochs are over; not by the table of moves."""
         for record in self.model.records[layer]:
             if record.stage is S.DORMANT:
                 record.stage, record.reason = S.EMBARGOED, reason
-                record.stage_step, record.stage_epoch = clock.step, clock.epoch
+                record.stage_step, record.stage_epoch = position.step, position.epoch
             if record.stage is S.EMBARGOED:
                 record.embargo_until_epoch = max(record.embargo_until_epoch, until_epoch)
 
@@ -151,67 +157,67 @@ class SeedManager:
         return gates.reset(parameters, self.model.leaked_hooks(record.layer), optimiser_entries)
 
     def _fossilize(
-        self, record: SeedRecord, reason: str, clock: TrainingPosition, change: TopologyChange
+        self, record: SeedRecord, reason: str, position: TrainingPosition, change: TopologyChange
     ) -> None:
         if record.stage is not S.PROBATIONARY:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not probationary")
-        verdicts = [gates.sanity(self.model.seed_module(record)), gates.impact(record.impact)]
-        _require(verdicts, record)
-        self._move(record, S.FOSSILIZED, reason, clock, change, verdicts)
+        gate_results = [gates.sanity(self.model.seed_module(record)), gates.impact(record.impact)]
+        _require(gate_results, record)
+        self._move(record, S.FOSSILIZED, reason, position, change, gate_results)
 
     # -- moves that gates decide -----------------------------------------------------------------
 
-    def advance(self, clock: TrainingPosition) -> TopologyChange:
+    def advance(self, position: TrainingPosition) -> TopologyChange:
         """Move every seed on whose time has come and whose gates open; a closed gate is reported, too."""
         change = TopologyChange()
         try:
             for row in self.model.records.values():
                 for record in row:
-                    self._advance_one(record, clock, change)
+                    self._advance_one(record, position, change)
         except Exception:
             change.undo()
             raise
         return change
 
-    def _advance_one(self, record: SeedRecord, clock: TrainingPosition, change: TopologyChange) -> None:
-        while (target := self._due(record, clock)) is not None:
+    def _advance_one(self, record: SeedRecord, position: TrainingPosition, change: TopologyChange) -> None:
+        while (target := self._next_stage(record, position)) is not None:
             if record.stage is S.EMBARGOED:
-                self._release(record, clock, change)
+                self._end_embargo(record, position, change)
                 return
             seed = self.model.seed_module(record)
             if target is S.CULLED:
-                self._remove(record, record.reason, clock, change)
+                self._remove(record, record.reason, position, change)
                 return
-            verdicts = [_JUDGES[gate](seed) for gate in GATES[record.stage, target]]
-            if not all(v.passed for v in verdicts):
-                self._hold(record, verdicts, change)
+            gate_results = [_SEED_GATES[gate](seed) for gate in GATES[record.stage, target]]
+            if not all(v.passed for v in gate_results):
+                self._report_blocked(record, gate_results, change)
                 return
-            self._pass(record, target, seed, clock, change, verdicts)
+            self._enter_stage(record, target, seed, position, change, gate_results)
 
-    def _due(self, record: SeedRecord, clock: TrainingPosition) -> SeedStage | None:
+    def _next_stage(self, record: SeedRecord, position: TrainingPosition) -> SeedStage | None:
         """The stage that the seed is due to enter, if any."""
         if record.stage is S.GERMINATED:
             return S.TRAINING
         if record.stage is S.TRAINING:
-            waited = clock.step - record.stage_step >= self.config.isolation_steps
+            waited = position.step - record.stage_step >= self.config.isolation_steps
             return S.BLENDING if waited else None
         if record.stage is S.BLENDING:
             blend = self.blends[record.key]
             if not blend.done:
                 return None
             return S.CULLED if blend.reversed else S.PROBATIONARY
-        if record.stage is S.EMBARGOED and clock.epoch >= record.embargo_until_epoch:
+        if record.stage is S.EMBARGOED and position.epoch >= record.embargo_until_epoch:
             return S.DORMANT
         return None
 
-    def _pass(
+    def _enter_stage(
         self,
         record: SeedRecord,
         target: SeedStage,
         seed: Seed,
-        clock: TrainingPosition,
+        position: TrainingPosition,
         change: TopologyChange,
-        verdicts: Sequence[GateResult],
+        gate_results: Sequence[GateResult],
     ) -> None:
         reason = {
             S.TRAINING: "sound at birth",
@@ -223,28 +229,28 @@ class SeedManager:
             blend.start(self.config.blend_steps)
             self.blends[record.key] = blend
             seed.set_alpha(blend.alpha)
-            change.joined.append((record.key, seed))
-            change.undo_steps.append(lambda: self._unjoin(record, seed))
+            change.activated.append((record.key, seed))
+            change.undo_steps.append(lambda: self._undo_blending(record, seed))
         if target is S.PROBATIONARY:
             blends = dict(self.blends)
             change.undo_steps.append(lambda: setattr(self, "blends", blends))
             self.blends.pop(record.key)
-        self._move(record, target, reason, clock, change, verdicts)
+        self._move(record, target, reason, position, change, gate_results)
 
-    def _unjoin(self, record: SeedRecord, seed: Seed) -> None:
+    def _undo_blending(self, record: SeedRecord, seed: Seed) -> None:
         self.blends.pop(record.key, None)
         seed.set_alpha(0.0)
 
-    def _release(self, record: SeedRecord, clock: TrainingPosition, change: TopologyChange) -> None:
-        verdict = self._reset(record)
-        if not verdict.passed:
-            self._hold(record, [verdict], change)
+    def _end_embargo(self, record: SeedRecord, position: TrainingPosition, change: TopologyChange) -> None:
+        gate_result = self._reset(record)
+        if not gate_result.passed:
+            self._report_blocked(record, [gate_result], change)
             return
-        self._move(record, S.DORMANT, "embargo over", clock, change, [verdict])
-        change.undo_steps.append(lambda: self._put(record))
-        self._put(record.cleared())
+        self._move(record, S.DORMANT, "embargo over", position, change, [gate_result])
+        change.undo_steps.append(lambda: self._store_record(record))
+        self._store_record(record.cleared())
 
-    def _put(self, record: SeedRecord) -> None:
+    def _store_record(self, record: SeedRecord) -> None:
         self.model.records[record.layer][record.index] = record
 
     def _move(
@@ -252,46 +258,50 @@ class SeedManager:
         record: SeedRecord,
         stage: SeedStage,
         reason: str,
-        clock: TrainingPosition,
+        position: TrainingPosition,
         change: TopologyChange,
-        verdicts: Sequence[GateResult] = (),
+        gate_results: Sequence[GateResult] = (),
     ) -> None:
-        self._remember(record, change)
+        self._save_for_undo(record, change)
         old = record.stage
-        record.move(stage, step=clock.step, epoch=clock.epoch, reason=reason)
-        change.moves.append(StageMove(record, old, stage, reason, verdicts))
+        record.move(stage, step=position.step, epoch=position.epoch, reason=reason)
+        change.moves.append(StageMove(record, old, stage, reason, gate_results))
         self.model.sync_stages()
 
-    def _remember(self, record: SeedRecord, change: TopologyChange) -> None:
+    def _save_for_undo(self, record: SeedRecord, change: TopologyChange) -> None:
         before = replace(record)
 
         def undo() -> None:
-            record.become(before)
+            record.copy_from(before)
             self.model.sync_stages()
 
         change.undo_steps.append(undo)
 
-    def _hold(self, record: SeedRecord, verdicts: Sequence[GateResult], change: TopologyChange) -> None:
+    def _report_blocked(
+        self, record: SeedRecord, gate_results: Sequence[GateResult], change: TopologyChange
+    ) -> None:
         """Report the first gate that is closed; the seed stays where it is."""
-        self._remember(record, change)
+        self._save_for_undo(record, change)
         record.error_count += 1
-        closed = next(v for v in verdicts if not v.passed)
+        closed = next(v for v in gate_results if not v.passed)
         reason = f"gate {closed.gate} closed: {closed.reason}"
-        change.moves.append(StageMove(record, record.stage, record.stage, reason, verdicts))
+        change.moves.append(StageMove(record, record.stage, record.stage, reason, gate_results))
 
     # -- once a step -----------------------------------------------------------------------------
 
     @property
     def isolated(self) -> list[tuple[str, Seed]]:
         """Seeds that learn on their own now."""
-        return [(r.key, self.model.seed_module(r)) for r in self.model.living() if r.stage is S.TRAINING]
+        return [
+            (r.key, self.model.seed_module(r)) for r in self.model.alive_records() if r.stage is S.TRAINING
+        ]
 
     def learn(self, max_norm: float | None, step: int) -> None:
         """Give isolated seeds their own gradients for this step, clipped and guarded on their own."""
         for _, seed in self.isolated:
             learn(seed, step)
             guard_gradients(seed, max_norm)
-            seed.note_gradients()
+            seed.record_gradients()
 
     def alpha(self, record: SeedRecord) -> float:
         """The weight of a living seed, known without asking the device."""
@@ -326,8 +336,8 @@ class SeedManager:
         self.removed = list(state["buried"])
 
 
-def _require(verdicts: Sequence[GateResult], record: SeedRecord) -> None:
-    for verdict in verdicts:
-        if not verdict.passed:
+def _require(gate_results: Sequence[GateResult], record: SeedRecord) -> None:
+    for gate_result in gate_results:
+        if not gate_result.passed:
             where = f"seed {record.index} at {record.layer!r}"
-            raise GateClosedError(f"gate {verdict.gate} is closed for {where}: {verdict.reason}")
+            raise GateClosedError(f"gate {gate_result.gate} is closed for {where}: {gate_result.reason}")

@@ -54,7 +54,7 @@ def match_layers(model: nn.Module, targets: Sequence[LayerTarget]) -> list[str]:
     for target in targets:
         found = {name for name, module in layers.items() if _selects(target, name, module)}
         if not found:
-            raise GrowthError(_nothing_matched(target, layers, _scripted(model)))
+            raise GrowthError(_no_match_message(target, layers, _scripted(model)))
         chosen |= found
     return [name for name in layers if name in chosen]
 
@@ -109,7 +109,7 @@ def _scripted(model: nn.Module) -> list[str]:
     return found
 
 
-def _nothing_matched(target: LayerTarget, layers: dict[str, nn.Module], scripted: Sequence[str]) -> str:
+def _no_match_message(target: LayerTarget, layers: dict[str, nn.Module], scripted: Sequence[str]) -> str:
     layers = {name: module for name, module in layers.items() if name != WHOLE_HOST}
     types = sorted({type(module).__name__ for module in layers.values()})
     label = target if isinstance(target, str) else target.__name__
@@ -203,7 +203,7 @@ def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
 
 
 @contextmanager
-def watching(model: nn.Module) -> Iterator[None]:
+def probe_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode, every layer called as a module, and afterwards each module in the mode it was in."""
     training = {module: module.training for module in model.modules()}
     # the fused path of a transformer encoder goes past the layers that hooks are hung at
@@ -218,7 +218,7 @@ def watching(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def observe(
+def record_sites(
     host: nn.Module, records: dict[str, SiteRecord], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Run one batch through the host, without gradients, and note every site's shapes."""

@@ -30,7 +30,7 @@ class StageMove:
     old: SeedStage
     new: SeedStage
     reason: str
-    verdicts: Sequence[GateResult] = ()
+    gate_results: Sequence[GateResult] = ()
 
 
 @dataclass(slots=True)
@@ -41,16 +41,16 @@ class TopologyChange:
     seeds whose parameters now train with the host's, seeds whose parameters are to be forgotten.
     """
 
-    born: list[tuple[str, Seed]] = field(default_factory=list)
-    joined: list[tuple[str, Seed]] = field(default_factory=list)
-    gone: list[tuple[str, Seed]] = field(default_factory=list)
+    added: list[tuple[str, Seed]] = field(default_factory=list)
+    activated: list[tuple[str, Seed]] = field(default_factory=list)
+    removed: list[tuple[str, Seed]] = field(default_factory=list)
     moves: list[StageMove] = field(default_factory=list)
     undo_steps: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def structural(self) -> bool:
         """Whether the forward of the host is another one than before."""
-        return bool(self.born or self.joined or self.gone)
+        return bool(self.added or self.activated or self.removed)
 
     def undo(self) -> None:
         """Bring the seeds back to where they were before the change."""

@@ -1,4 +1,7 @@
-"""The common vocabulary: what the subsystems say to each other. Standard library only."""
+"""Leyline: the shared types that cross package borders (commands, events, state packets).
+
+Depends on the standard library and `esper.errors` only; loads without torch.
+"""
 
 from esper.leyline.commands import AdaptationCommand, CommandKind, Outcome, Refusal
 from esper.leyline.emergency import EmergencyLevel, EmergencySignal

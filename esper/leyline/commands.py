@@ -1,4 +1,4 @@
-"""What Tamiyo asks for and what became of it."""
+"""Commands that a policy sends to the growth controller, and their outcomes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 
 class CommandKind(StrEnum):
+    """What a command does: add a seed, remove one, make one permanent, or pause all growth."""
+
     GERMINATE = "germinate"
     CULL = "cull"
     FOSSILIZE = "fossilize"
@@ -17,13 +19,31 @@ class CommandKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AdaptationCommand:
-    """One change that a policy asks for.
+    """One change that a policy requests.
 
-    `confidence` and `urgency` lie in [0, 1]. `blueprint`, `placement` ("series" or "parallel") and
-    `options` (arguments of the blueprint) are read for GERMINATE only. `evidence` holds the measured
-    numbers that `reason` speaks of. `shortlist` holds germinations that may do as well: whoever can look
-    ahead carries out the best of these and the command itself. `pause` asks that no seed be germinated
-    before `pause_epochs` are over.
+    Args:
+        command_id: unique in a run; a command is applied at most once.
+        kind: what to do.
+        confidence: how sure the policy is, in [0, 1]; compared with the configured threshold.
+        urgency: how little the command can wait, in [0, 1]; compared with the configured threshold.
+        reason: one sentence for logs and events.
+        layer: name of the target layer; empty for PAUSE.
+        seed_index: slot at that layer.
+        blueprint: name of the blueprint; read for GERMINATE only.
+        placement: "series" or "parallel"; read for GERMINATE only.
+        options: keyword arguments of the blueprint; read for GERMINATE only.
+        pause_epochs: for PAUSE, how many epochs must end before the next germination.
+        evidence: the measured numbers that `reason` refers to.
+        shortlist: alternative germinations. With lookahead, the best of these and of the command itself is
+            applied; otherwise they are ignored.
+
+    Raises:
+        ValueError: `confidence` or `urgency` is outside [0, 1].
+
+    Example:
+        >>> command = AdaptationCommand("p-10-1", CommandKind.CULL, 1.0, 1.0, "it hurts", layer="fc1")
+        >>> command.seed_index
+        0
     """
 
     command_id: str
@@ -48,7 +68,7 @@ class AdaptationCommand:
 
 
 class Refusal(StrEnum):
-    """Why the control loop or Kasmina did not carry a command out."""
+    """Why the growth controller or Kasmina rejected a command."""
 
     CONFIDENCE = "confidence_below_threshold"
     URGENCY = "urgency_below_threshold"
@@ -65,7 +85,15 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a command; `refusal` is None exactly when it was applied."""
+    """The result of a command.
+
+    Args:
+        command: the command.
+        refusal: why it was rejected; None exactly when it was applied.
+        detail: one sentence for logs and events.
+        step: optimizer steps done at the time.
+        epoch: epochs finished at the time.
+    """
 
     command: AdaptationCommand
     refusal: Refusal | None
@@ -75,4 +103,5 @@ class Outcome:
 
     @property
     def applied(self) -> bool:
+        """Whether the command was carried out."""
         return self.refusal is None

@@ -1,4 +1,4 @@
-"""How bad things are with a run, in words that every subsystem understands."""
+"""Emergency levels of a run, and the signal that is broadcast when the level changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class EmergencyLevel(IntEnum):
-    """0 is no emergency; from 3 on the network is not changed, 4 saves and stops."""
+    """Severity from 0 (no emergency). From 3 on the topology is frozen; 4 saves a checkpoint and stops."""
 
     NONE = 0
     NOTICE = 1
@@ -18,7 +18,17 @@ class EmergencyLevel(IntEnum):
 
     @classmethod
     def of(cls, level: int) -> EmergencyLevel:
-        """The level of this number; raises `ValueError` for a number that is none."""
+        """Convert a number to a level.
+
+        Args:
+            level: 0 to 4.
+
+        Returns:
+            The member of that value.
+
+        Raises:
+            ValueError: no member has that value, or `level` is a bool.
+        """
         if isinstance(level, bool) or level not in tuple(cls):
             known = ", ".join(f"{member.value} {member.name.lower()}" for member in cls)
             raise ValueError(f"emergency level {level!r} is unknown; expected one of {known}")
@@ -27,7 +37,16 @@ class EmergencyLevel(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class EmergencySignal:
-    """What is broadcast when the level of a run changes; `time` is seconds since 1970."""
+    """Broadcast when the emergency level of a run changes.
+
+    Args:
+        session_name: name of the run.
+        level: the new level.
+        reason: one sentence.
+        time: seconds since 1970.
+        step: optimizer steps done.
+        epoch: epochs finished.
+    """
 
     session_name: str
     level: EmergencyLevel
@@ -37,4 +56,5 @@ class EmergencySignal:
     epoch: int
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the fields as JSON types; the level as its number."""
         return asdict(self) | {"level": int(self.level)}

@@ -1,6 +1,6 @@
-"""How a run ends."""
+"""The stop reasons of a finished run."""
 
 from __future__ import annotations
 
-# What `stopped_by` holds for a run that came to its own end; any other was cut short and can go on.
+# Values of `stopped_by` for a run that finished; with any other value the run was interrupted and can resume.
 FINISHED_BY = frozenset({"max_epochs", "early_stopping"})

@@ -1,4 +1,4 @@
-"""Names of metrics and events, and which of them depend on the clock."""
+"""Names of metrics and events, and which metrics depend on the clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPOCH_METRICS = (
     "params",
 )
 
-# Values that differ between two equal runs because they read the clock; left out where runs are compared.
+# Values that differ between two identical runs because they read the clock; ignored when runs are compared.
 CLOCK_METRICS = frozenset(
     {
         "epoch_time",
@@ -38,6 +38,8 @@ CLOCK_METRICS = frozenset(
 
 
 class Level:
+    """Severity of an event."""
+
     DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
@@ -45,7 +47,7 @@ class Level:
 
 
 class EventName:
-    """Names of the lines in events.jsonl."""
+    """Names of the events in events.jsonl."""
 
     RUN_STARTED = "run_started"
     RUN_RESUMED = "run_resumed"
@@ -91,7 +93,16 @@ class EventName:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of events.jsonl; `time` is seconds since the epoch."""
+    """One line of events.jsonl.
+
+    Args:
+        time: seconds since 1970.
+        name: one of `EventName`.
+        level: one of `Level`.
+        step: optimizer steps done.
+        epoch: epochs finished.
+        data: the event's own fields, as JSON types.
+    """
 
     time: float
     name: str

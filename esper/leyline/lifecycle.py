@@ -1,4 +1,4 @@
-"""Seed stages, the table of legal moves and the names of the gates."""
+"""Seed stages, the legal transitions between them, and the gates of each transition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from esper.errors import GrowthError
 
 
 class SeedStage(StrEnum):
-    """Where a seed is in its life; DORMANT means that the slot is only a record."""
+    """Stage of a seed's lifecycle; DORMANT means that the slot is empty."""
 
     DORMANT = "dormant"
     GERMINATED = "germinated"
@@ -33,14 +33,14 @@ LEGAL_MOVES: dict[SeedStage, frozenset[SeedStage]] = {
     _S.EMBARGOED: frozenset({_S.DORMANT}),
 }
 
-# Stages in which the seed's module exists; in the others the slot is a record.
+# Stages in which the seed's module exists; in the others the slot is only a record.
 ALIVE = frozenset({_S.GERMINATED, _S.TRAINING, _S.BLENDING, _S.PROBATIONARY, _S.FOSSILIZED})
-# Stages in which the seed's output reaches the host.
+# Stages in which the seed's output is added to its layer's.
 JOINED = frozenset({_S.BLENDING, _S.PROBATIONARY, _S.FOSSILIZED})
 
 
 class Gate(StrEnum):
-    """What has to hold before a seed may move on; see `esper.kasmina.gates`."""
+    """A check that must pass before a transition; see `esper.kasmina.gates`."""
 
     SANITY = "sanity"
     GRADIENT = "gradient"
@@ -62,7 +62,15 @@ GATES: dict[tuple[SeedStage, SeedStage], tuple[Gate, ...]] = {
 
 
 def check_move(old: SeedStage, new: SeedStage) -> None:
-    """Raise `GrowthError` unless a seed may move from `old` to `new`."""
+    """Check a stage transition against `LEGAL_MOVES`.
+
+    Args:
+        old: the current stage.
+        new: the requested stage.
+
+    Raises:
+        GrowthError: the transition is not legal; the message lists the legal ones.
+    """
     if new not in LEGAL_MOVES[old]:
         legal = ", ".join(sorted(LEGAL_MOVES[old])) or "none: the stage is final"
         raise GrowthError(f"a seed cannot move from {old} to {new}; legal from {old}: {legal}")

@@ -1,4 +1,4 @@
-"""What Tolaria tells Tamiyo about a run: health, seeds, sites, and the packet that holds them all."""
+"""The state packet that Tolaria sends to a Tamiyo policy: health, seeds, sites, losses and limits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ from esper.leyline.lifecycle import SeedStage
 
 @dataclass(frozen=True, slots=True)
 class HealthSignal:
-    """Measured health of one seed, or of a dormant slot's layer.
+    """Measured health of one seed, or of the layer where the slot is dormant.
 
-    `latency_ms` is a forward of the seed (of the layer where the slot is dormant) on the probe batch,
-    `throughput` its samples per second, `memory_bytes` parameters, buffers and gradients.
-    `rolling` holds means over the last `performance_window` signals under the same names.
+    Args:
+        layer: name of the layer.
+        seed_index: slot at that layer.
+        chunk_id: number of the slot in the whole model.
+        stage: stage of the seed.
+        activation_variance: variance of the output values on the probe batch.
+        dead_ratio: share of output units that do not vary over the probe batch, in [0, 1].
+        gradient_norm: mean gradient norm.
+        gradient_variance: variance of the gradient norm.
+        latency_ms: duration of one forward on the probe batch, in milliseconds.
+        memory_bytes: bytes of parameters, buffers and gradients.
+        throughput: samples per second of that forward.
+        error_count: how often a gate has blocked the seed.
+        recovering: whether a gate has blocked the seed.
+        rolling: means over the last `performance_window` signals, under the same names.
     """
 
     layer: str
@@ -35,14 +47,19 @@ class HealthSignal:
 
 @dataclass(frozen=True, slots=True)
 class Impact:
-    """Validation with one seed on against off, everything else equal.
+    """Validation with one seed on, compared with the seed off and everything else equal.
 
-    `loss_gain` is loss off minus loss on (positive: the seed helps), `loss_gain_error` the standard error of
-    that paired difference over `error_values` samples, or over batches where `error_over` says so: not every
-    loss has a value for each sample. Where samples weigh differently it is that of a ratio,
-    sqrt(n / (n - 1) * sum((d - R w)^2)) / sum(w) with R = sum(d) / sum(w), d the weighted difference of a
-    sample and w its weight. `accuracy_gain` is accuracy on minus off (of a metric where lower is better: off
-    minus on), None where the task has no accuracy.
+    Args:
+        loss_gain: loss with the seed off minus loss with it on; positive where the seed helps.
+        loss_gain_error: standard error of that paired difference. With sample weights it is the error of a
+            ratio, sqrt(n / (n - 1) * sum((d - R w)^2)) / sum(w) with R = sum(d) / sum(w), where d is a
+            sample's weighted difference and w its weight.
+        accuracy_gain: accuracy on minus off (off minus on for a metric where lower is better); None where the
+            task has no accuracy.
+        samples: number of validation samples.
+        error_over: what the standard error is taken over: "samples", or "batches" for a loss without a value
+            per sample.
+        error_values: how many of these there were.
     """
 
     loss_gain: float
@@ -54,7 +71,14 @@ class Impact:
 
 
 def impact_evidence(impact: Impact) -> dict[str, float]:
-    """The measured numbers, for a verdict's evidence; `error_batches` where the error is over batches."""
+    """Return the measured numbers as the evidence of a decision.
+
+    Args:
+        impact: the measurement.
+
+    Returns:
+        Names to values; `error_batches` is among them where the error is over batches.
+    """
     evidence = {
         "loss_gain": impact.loss_gain,
         "loss_gain_error": impact.loss_gain_error,
@@ -69,7 +93,24 @@ def impact_evidence(impact: Impact) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class SeedState:
-    """One seed that is not dormant."""
+    """One seed that is not dormant.
+
+    Args:
+        layer: name of the layer.
+        seed_index: slot at that layer.
+        stage: stage of the seed.
+        blueprint: name of its blueprint.
+        placement: "series" or "parallel".
+        params: number of parameters.
+        alpha: blend weight in [0, 1].
+        epochs_in_stage: epochs finished since the stage was entered.
+        steps_in_stage: optimizer steps since the stage was entered.
+        germinated_epoch: epochs finished when it was germinated.
+        objective: its own smoothed training objective; None before it has trained in isolation.
+        impact: its last measured impact on validation; None before the first measurement.
+        health: its last health signal.
+        flops: FLOPs of a forward of one sample; 0 where unknown.
+    """
 
     layer: str
     seed_index: int
@@ -89,9 +130,15 @@ class SeedState:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A blueprint that fits a site, at one size; `options` are its arguments.
+    """A blueprint that fits a site, at one size.
 
-    `reads` is how many values of one sample the seed would read; 0 where nobody counted.
+    Args:
+        blueprint: name of the blueprint.
+        placement: "series" or "parallel".
+        options: keyword arguments of the blueprint.
+        params: number of parameters.
+        flops: FLOPs of a forward of one sample.
+        reads: number of values of one sample that the seed reads; 0 where unknown.
     """
 
     blueprint: str
@@ -104,7 +151,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class SiteState:
-    """A layer that can host seeds. `depth` runs from 0 (first reached) to 1 (last reached)."""
+    """A layer that can host seeds.
+
+    Args:
+        layer: name of the layer.
+        depth: position in the forward, from 0 (first reached) to 1 (last reached).
+        params: number of parameters of the layer.
+        free_slots: indices of the dormant slots.
+        candidates: blueprints that fit the layer and the limits.
+        health: the layer's last health signal.
+    """
 
     layer: str
     depth: float
@@ -116,13 +172,30 @@ class SiteState:
 
 @dataclass(frozen=True, slots=True)
 class SystemStatePacket:
-    """Everything a policy may decide by. Losses and accuracies are means over samples; the histories
-    run over the last `performance_window` epochs, oldest first, and are empty before the first epoch ends.
-    `accuracy` entries are None-free: a task without accuracy has empty accuracy histories.
-    `train_loss` is the running mean of the current epoch (the last whole one at its end).
-    `max_params` bounds `params_now` after growth, `max_flops` bounds `flops_now` (of a forward of one sample,
-    0 where it could not be counted); None where no bound is stated. `inputs` is how many values of one sample
-    enter the host, or the site that is reached first; 0 where nobody counted.
+    """All inputs of a policy's decision.
+
+    Losses and accuracies are means over samples. Histories cover the last `performance_window` epochs, oldest
+    first; they are empty before the first epoch ends, and accuracy histories of a task without accuracy are
+    always empty.
+
+    Args:
+        session_name: name of the run.
+        step: optimizer steps done.
+        epoch: epochs finished.
+        max_epochs: epochs of the run.
+        steps_per_epoch: optimizer steps in an epoch.
+        train_loss: running mean of the current epoch (of the last whole epoch at its end).
+        train_loss_history, val_loss_history: one mean loss per epoch.
+        train_accuracy_history, val_accuracy_history: one mean accuracy per epoch.
+        params_host: parameters of the host.
+        params_now: parameters of the host and of all seeds.
+        seeds: seeds that are not dormant.
+        sites: layers that can host seeds.
+        hardware: measurements of the machine.
+        max_params: upper bound of `params_now` after growth; None without a bound.
+        flops_now: FLOPs of a forward of one sample; 0 where unknown.
+        max_flops: upper bound of `flops_now` after growth; None without a bound.
+        inputs: number of values of one sample that enter the host (or the first site); 0 where unknown.
     """
 
     session_name: str
@@ -147,5 +220,5 @@ class SystemStatePacket:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is over, in [0, 1]."""
+        """Share of the run's steps that are done, in [0, 1]."""
         return min(1.0, self.step / max(1, self.steps_per_epoch * self.max_epochs))

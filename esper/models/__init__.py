@@ -1,5 +1,5 @@
 """Host networks by name. Importing this package does not load torch; building one does."""
 
-from esper.models.registry import MODELS, Registry, build
+from esper.models.registry import MODELS, ModelRegistry, build
 
-__all__ = ["MODELS", "Registry", "build"]
+__all__ = ["MODELS", "ModelRegistry", "build"]

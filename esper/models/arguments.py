@@ -12,21 +12,21 @@ from esper.errors import ConfigError
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
-def whole(key: str, value: Any) -> int:
+def positive_int(key: str, value: Any) -> int:
     """`value`, if it is a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"model.model_params.{key} is {value!r}; it must be a whole number of at least 1")
     return value
 
 
-def whole_list(key: str, value: Any) -> list[int]:
+def positive_ints(key: str, value: Any) -> list[int]:
     """`value` as a list, if it is a sequence of one or more whole numbers of at least 1."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise ConfigError(f"model.model_params.{key} is {value!r}; it must be a list of whole numbers")
-    return [whole(f"{key}[{index}]", item) for index, item in enumerate(value)]
+    return [positive_int(f"{key}[{index}]", item) for index, item in enumerate(value)]
 
 
-def share(key: str, value: Any) -> float:
+def fraction(key: str, value: Any) -> float:
     """`value`, if it is a number of at least 0 and below 1."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
         raise ConfigError(f"model.model_params.{key} is {value!r}; it must be at least 0 and below 1")
@@ -40,7 +40,7 @@ def choice(key: str, value: Any, options: Sequence[str]) -> str:
     return str(value)
 
 
-def large_enough(architecture: str, image_size: tuple[int, int], stride: int) -> None:
+def check_image_size(architecture: str, image_size: tuple[int, int], stride: int) -> None:
     """Whether something is left of an image after all strides."""
     if min(image_size) < stride:
         raise ConfigError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.models.arguments import large_enough, whole_list
+from esper.models.arguments import check_image_size, positive_ints
 
 
 class ConvNet(nn.Module):
@@ -28,14 +28,14 @@ class ConvNet(nn.Module):
         strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        widths = whole_list("widths", widths)
-        strides = [1] + [2] * (len(widths) - 1) if strides is None else whole_list("strides", strides)
+        widths = positive_ints("widths", widths)
+        strides = [1] + [2] * (len(widths) - 1) if strides is None else positive_ints("strides", strides)
         if len(strides) != len(widths):
             raise ConfigError(
                 f"model.model_params.strides has {len(strides)} entries, widths has {len(widths)}; "
                 "each block needs one of both"
             )
-        large_enough("convnet", image_size, math.prod(strides))
+        check_image_size("convnet", image_size, math.prod(strides))
         self._blocks = [f"block{number}" for number in range(1, len(widths) + 1)]
         for name, width, stride in zip(self._blocks, widths, strides, strict=True):
             self.add_module(name, _block(channels, width, stride))

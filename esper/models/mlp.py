@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from esper.errors import ConfigError
-from esper.models.arguments import ACTIVATIONS, choice, share, whole_list
+from esper.models.arguments import ACTIVATIONS, choice, fraction, positive_ints
 
 
 class MLP(nn.Module):
@@ -35,9 +35,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         features = _features(channels, image_size, input_shape)
-        sizes = [features, *whole_list("hidden", hidden), num_classes]
+        sizes = [features, *positive_ints("hidden", hidden), num_classes]
         make_activation = ACTIVATIONS[choice("activation", activation, list(ACTIVATIONS))]
-        dropout = share("dropout", dropout)
+        dropout = fraction("dropout", dropout)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (size_in, size_out) in enumerate(pairwise(sizes), 1):
             layers[f"fc{number}"] = nn.Linear(size_in, size_out)

@@ -20,7 +20,7 @@ TARGETS = {
     "resnet34": "esper.models.resnet.resnet34",
     "vit": "esper.models.vit.VisionTransformer",
 }
-FACTS = (
+DATASET_ARGUMENTS = (
     "num_classes",
     "channels",
     "image_size",
@@ -30,7 +30,7 @@ FACTS = (
 Builder = Callable[..., "nn.Module"]
 
 
-class Registry(Mapping[str, Builder]):
+class ModelRegistry(Mapping[str, Builder]):
     """Names to builders; an architecture's module is imported when it is first looked up."""
 
     def __init__(self, targets: Mapping[str, str]) -> None:
@@ -53,7 +53,7 @@ class Registry(Mapping[str, Builder]):
         return sorted(self._targets)
 
 
-MODELS = Registry(TARGETS)
+MODELS = ModelRegistry(TARGETS)
 
 
 def build(
@@ -67,7 +67,7 @@ def build(
     if name not in MODELS:
         raise ConfigError(f"model.architecture is {name!r}, which is unknown{_nearest(name, MODELS)}")
     builder = MODELS[name]
-    known = [key for key in inspect.signature(builder).parameters if key not in FACTS]
+    known = [key for key in inspect.signature(builder).parameters if key not in DATASET_ARGUMENTS]
     problems = [
         f"model.model_params.{key} is unknown to {name}{_nearest(key, known)}"
         for key in model_params

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.models.arguments import choice, large_enough, whole
+from esper.models.arguments import check_image_size, choice, positive_int
 
 SMALL_IMAGE = 64  # pixels a side up to which the stem keeps the resolution
 
@@ -55,10 +55,10 @@ class ResNet(nn.Module):
         stem: str = "auto",
     ) -> None:
         super().__init__()
-        whole("width", width)
+        positive_int("width", width)
         small = choice("stem", stem, ("auto", "small", "large")) == "small"
         small = small or (stem == "auto" and max(image_size) <= SMALL_IMAGE)
-        large_enough("resnet", image_size, 8 if small else 32)
+        check_image_size("resnet", image_size, 8 if small else 32)
         if small:
             self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         else:

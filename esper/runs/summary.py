@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.model_buffers import preserve_buffers
 from esper.leyline import FINISHED_BY
 from esper.tolaria.evaluator import Evaluation
 from esper.tolaria.loop import TrainingLoop
@@ -82,19 +82,19 @@ def seeds_of(run: TrainingLoop) -> list[dict[str, Any]]:
     short has none: it is to be gone quickly, and is not at its end.
     """
     at_end = _impacts_at_end(run)
-    living = [r.to_json() | {"impact_at_end": at_end.get(r.key)} for r in run.model.living()]
+    alive_records = [r.to_json() | {"impact_at_end": at_end.get(r.key)} for r in run.model.alive_records()]
     # culled after the best epoch: the best model still bears it
-    here = {_life(record) for record in living}
+    here = {_life(record) for record in alive_records}
     gone = [record for record in run.seeds.removed if _life(record) not in here]
-    return [_entry({"impact_at_end": None, **record}) for record in (*gone, *living)]
+    return [_entry({"impact_at_end": None, **record}) for record in (*gone, *alive_records)]
 
 
 def _impacts_at_end(run: TrainingLoop) -> dict[str, dict[str, Any]]:
-    joined = [record for record in run.model.living() if record.joined]
+    joined = [record for record in run.model.alive_records() if record.joined]
     if not joined or (run.config.mode == "train" and run.progress.stopped_by not in FINISHED_BY):
         return {}
     modules = [run.model.seed_module(record) for record in joined]
-    with kept_buffers(run.model):
+    with preserve_buffers(run.model):
         found = run.measurements.take(
             "the impact of the seeds at the end", lambda: run.evaluator.impacts(modules, run.probe.held_out)
         )

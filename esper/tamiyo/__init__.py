@@ -1,4 +1,7 @@
-"""Tamiyo: policies that decide where, when and with what a network grows. Loads without torch."""
+"""Tamiyo: the policies that decide where, when and with what a network grows.
+
+A policy gets a `SystemStatePacket` and returns `AdaptationCommand`s; see `Policy`. Loads without torch.
+"""
 
 from esper.tamiyo.base import Policy
 from esper.tamiyo.heuristic import HeuristicPolicy

@@ -1,12 +1,12 @@
-"""Checks that policies share."""
+"""Checks of arguments that several policies share."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def counted(**values: Any) -> list[str]:
-    """What is wrong with settings that count something: whole numbers of at least 1."""
+def count_problems(**values: Any) -> list[str]:
+    """Return one sentence for each value that is not a whole number of at least 1."""
     return [
         f"{name} is {value!r}; it must be a whole number of at least 1"
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""A linear bandit over named features: what each is worth, and how sure that is.
+"""A linear bandit over named features: the value of each feature and its uncertainty.
 
 Bayesian linear regression with a normal prior around 0, sampled from as Thompson sampling does (Agrawal and
 Goyal, 2013). Scores of runs are compared within a task only: each is taken relative to its task's mean.
@@ -18,7 +18,13 @@ Features = Mapping[str, float]
 
 
 class LinearBandit:
-    """Worth of features, from episodes; `spread` is the prior's standard deviation, `noise` a score's."""
+    """Posterior of the features' weights.
+
+    Args:
+        episodes: runs with their features and scores.
+        spread: standard deviation of the prior.
+        noise: standard deviation of a score.
+    """
 
     def __init__(self, episodes: Sequence[Episode], *, spread: float, noise: float) -> None:
         rows = list(_rows(episodes))
@@ -34,22 +40,22 @@ class LinearBandit:
 
     @property
     def mean(self) -> dict[str, float]:
-        """The expected worth of every feature that was ever seen."""
+        """Posterior mean of the weight of every feature in the episodes."""
         return dict(zip(self.names, self._mean.tolist(), strict=True))
 
     def sample(self, source: random.Random) -> dict[str, float]:
-        """Weights drawn from what is believed: near the mean where much is known."""
+        """Draw weights from the posterior with the generator `source`."""
         draws = np.array([source.gauss(0.0, 1.0) for _ in self.names])
         return dict(zip(self.names, (self._mean + self._root @ draws).tolist(), strict=True))
 
 
-def worth(weights: Features, features: Features) -> float:
-    """The sum of features times weights; a feature without a weight counts for nothing."""
+def linear_value(weights: Features, features: Features) -> float:
+    """Return the sum of features times weights; a feature without a weight counts as zero."""
     return sum(weights.get(name, 0.0) * value for name, value in features.items())
 
 
 def _rows(episodes: Iterable[Episode]) -> Iterable[tuple[Features, float]]:
-    """The features of every seed, with how much better than its task's mean its run was."""
+    """Yield the features of every seed with its share of the run's score above the task's mean."""
     tasks: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
         tasks[episode.task].append(episode)
@@ -57,5 +63,5 @@ def _rows(episodes: Iterable[Episode]) -> Iterable[tuple[Features, float]]:
         mean = sum(run.score for run in runs) / len(runs)
         for run in runs:
             for features in run.seeds:
-                # a run's score is the work of all its seeds
+                # all seeds of a run contribute to its score
                 yield features, (run.score - mean) / len(run.seeds)

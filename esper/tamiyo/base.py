@@ -1,4 +1,4 @@
-"""What every policy is to the control loop, and how policies write their commands."""
+"""The policy interface, and the helper that builds a policy's commands."""
 
 from __future__ import annotations
 
@@ -10,25 +10,68 @@ from esper.tamiyo.pruning import PruningDecision
 
 
 class Policy(Protocol):
-    """Decides how a network grows.
+    """Interface of a policy: decides when, where and with what a network grows.
 
-    `decide` is called between two steps and again at the end of an epoch; it must be a function of the
-    packet and of the policy's own state. `report` tells what became of each command. The state is JSON.
-    A policy may also have `finish(packet)`, which is called once a run has come to its end (not where it
-    was stopped), with its last packet.
+    Any class with these four methods can be a policy; name it by its dotted path in
+    `morphogenetic.policy`. A policy may also have `finish(packet)`, which is called once with the last packet
+    when a run has finished (not when it was interrupted).
+
+    Example:
+        >>> class NeverGrow:
+        ...     def decide(self, packet):
+        ...         return []
+        ...     def report(self, outcome):
+        ...         pass
+        ...     def state_dict(self):
+        ...         return {}
+        ...     def load_state_dict(self, state):
+        ...         pass
     """
 
-    def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]: ...
+    def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
+        """Return the commands for this moment, most important first.
 
-    def report(self, outcome: Outcome) -> None: ...
+        Called between two optimizer steps and at the end of an epoch. Must depend on the packet and on the
+        policy's own state only, so that a resumed run decides the same.
 
-    def state_dict(self) -> dict[str, Any]: ...
+        Args:
+            packet: the state of the run.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+        Returns:
+            Commands; the growth controller applies them in this order, within its limits.
+        """
+        ...
+
+    def report(self, outcome: Outcome) -> None:
+        """Receive the outcome of one command of the last `decide`.
+
+        Args:
+            outcome: whether the command was applied, or why it was rejected.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that later decisions depend on, as JSON types."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Args:
+            state: the saved state.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        ...
 
 
 class CommandWriter:
-    """Writes commands with ids `<policy>-<step>-<n>`; n counts on over the run, so that no id comes twice."""
+    """Builds commands with ids `<policy>-<step>-<n>`; n increases over the whole run, so that ids are unique.
+
+    Args:
+        policy: name of the policy, the prefix of its ids.
+    """
 
     def __init__(self, policy: str) -> None:
         self.policy = policy
@@ -50,6 +93,7 @@ class CommandWriter:
         reason: str,
         evidence: Mapping[str, float],
     ) -> AdaptationCommand:
+        """Return the command that adds `candidate` at slot `slot` of `layer`."""
         return AdaptationCommand(
             self._id(packet.step),
             CommandKind.GERMINATE,
@@ -64,23 +108,24 @@ class CommandWriter:
             evidence=dict(evidence),
         )
 
-    def judged(self, packet: SystemStatePacket, verdict: PruningDecision) -> AdaptationCommand:
-        """The command that carries a judge's verdict out."""
-        seed = verdict.seed
+    def from_decision(self, packet: SystemStatePacket, decision: PruningDecision) -> AdaptationCommand:
+        """Return the command that applies a pruning decision."""
+        seed = decision.seed
         return AdaptationCommand(
             self._id(packet.step),
-            verdict.kind,
-            verdict.confidence,
-            verdict.urgency,
-            verdict.reason,
+            decision.kind,
+            decision.confidence,
+            decision.urgency,
+            decision.reason,
             layer=seed.layer,
             seed_index=seed.seed_index,
             blueprint=seed.blueprint,
             placement=seed.placement,
-            evidence=dict(verdict.evidence),
+            evidence=dict(decision.evidence),
         )
 
     def pause(self, packet: SystemStatePacket, epochs: int, reason: str) -> AdaptationCommand:
+        """Return the command that stops all germinations for `epochs` epochs."""
         return AdaptationCommand(
             self._id(packet.step), CommandKind.PAUSE, 1.0, 1.0, reason, pause_epochs=epochs
         )

@@ -1,4 +1,4 @@
-"""What a policy remembers from run to run: a file of episodes, to be read by people as well."""
+"""Episodes of earlier runs in a JSON file, from which a policy learns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from esper.errors import ConfigError
 from esper.utils.files import write_json_atomic
 
 FORMAT = 1
-# Older episodes were grown by other versions and catalogues; a file of this many is read in milliseconds.
+# Older episodes come from other versions and blueprints; a file of this many is read in milliseconds.
 MAX_EPISODES = 1000
 # Scores are logarithms of losses, features shares, counts and logarithms.
 _LARGEST = 1e6
@@ -23,10 +23,13 @@ _LARGEST = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One run: what was planted, by its features, and how well the run did.
+    """One run: the features of its seeds, and its score.
 
-    `task` names runs that can be compared with one another; `score` is larger for better runs of a task.
-    A run with the `run_id` of an older episode takes its place.
+    Args:
+        run_id: identifies the run; an episode replaces an older one of the same id.
+        task: runs of the same task are comparable.
+        score: larger for better runs of a task.
+        seeds: the features of each seed.
     """
 
     run_id: str
@@ -36,13 +39,21 @@ class Episode:
 
 
 class EpisodeStore:
-    """Episodes in a JSON file. Parallel jobs may share it: each adds under a lock, in one atomic step."""
+    """Episodes in a JSON file. Parallel jobs may share it: each adds under a lock, in one atomic step.
+
+    Args:
+        path: the file; made by the first `add`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[Episode]:
-        """All episodes, oldest first; none where there is no file. Raises `ConfigError` for another file."""
+        """Return all episodes, oldest first; none where there is no file.
+
+        Raises:
+            ConfigError: the file is not an episode file.
+        """
         if not self.path.exists():
             return []
         try:
@@ -50,7 +61,7 @@ class EpisodeStore:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']!r} is not {FORMAT}")
             return [_episode(entry) for entry in data["episodes"]]
-        # also of JSON that is no memory: a list where a mapping should be, or one without a bottom
+        # also for JSON that is no episode file: a list instead of a mapping, or endless nesting
         except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise ConfigError(
@@ -59,7 +70,7 @@ class EpisodeStore:
             ) from error
 
     def check(self) -> None:
-        """Raises `ConfigError` where a run could not leave its episode here."""
+        """Raise `ConfigError` if an episode could not be added."""
         self.read()
         # every write puts a new file beside the old one, and renames it
         folder = next(p for p in self.path.resolve().parents if p.exists())
@@ -70,9 +81,16 @@ class EpisodeStore:
             )
 
     def add(self, episode: Episode) -> None:
-        """Put one more episode into the file. Raises `OSError` where it cannot be written."""
+        """Add an episode to the file.
+
+        Args:
+            episode: the episode.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with self._locked():
             kept = [old for old in self.read() if old.run_id != episode.run_id]
             self._write([*kept, episode][-MAX_EPISODES:])
 
@@ -81,7 +99,7 @@ class EpisodeStore:
         write_json_atomic(self.path, {"format": FORMAT, "episodes": rows})
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         # beside the file, which every write replaces by another
         lock = self.path.with_name(f"{self.path.name}.lock")
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -93,11 +111,11 @@ class EpisodeStore:
 
 
 def _episode(entry: Mapping[str, Any]) -> Episode:
-    seeds = tuple({str(k): _sane(v) for k, v in seed.items()} for seed in entry["seeds"])
-    return Episode(str(entry["run_id"]), str(entry["task"]), _sane(entry["score"]), seeds)
+    seeds = tuple({str(k): _bounded_number(v) for k, v in seed.items()} for seed in entry["seeds"])
+    return Episode(str(entry["run_id"]), str(entry["task"]), _bounded_number(entry["score"]), seeds)
 
 
-def _sane(value: Any) -> float:
+def _bounded_number(value: Any) -> float:
     if not abs(number := float(value)) <= _LARGEST:  # nan is not, either
         raise ValueError(f"{number} is no score and no feature: these lie within {_LARGEST:g}")
     return number

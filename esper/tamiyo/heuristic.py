@@ -1,9 +1,9 @@
 """The default policy: few large seeds, early, late layers first, kept only where they measurably help.
 
-Its rules were measured before it was written: every epoch of delay costs about 0.3 points of accuracy, many
-small grafts later on gained less than a few large ones at once, the parameter count alone ranks candidates of
-different size about as well as any score, and only validation with a seed on against off can tell whether it
-helps. What kinds of seeds are worth stands in `appraisal`.
+Its rules come from measurements: every epoch of delay costs about 0.3 points of accuracy; many small seeds
+later on gained less than a few large ones at once; the parameter count alone ranks candidates of different size
+about as well as any score; and only validation with a seed on and off can show whether it helps. The value of
+each kind of seed is in `scoring`.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, Outcome, SiteState, SystemStatePacket
-from esper.tamiyo.arguments import counted
+from esper.tamiyo.arguments import count_problems
 from esper.tamiyo.base import CommandWriter
 from esper.tamiyo.budget import Allowance, Budget
 from esper.tamiyo.outcomes import OutcomeHistory
 from esper.tamiyo.pruning import PruningRule
 from esper.tamiyo.randomness import dump_random, load_random
-from esper.tamiyo.scoring import ScoredCandidate, prior_value, whole_share, work
+from esper.tamiyo.scoring import ScoredCandidate, flops_per_param, prior_value, total_allowance
 
-# How many of a run's own seeds the prior weighs as much as.
+# Weight of the prior, in seeds of the run.
 _PRIOR_WEIGHT = 4.0
 
 
 class HeuristicPolicy:
-    """Plants up to `max_seeds` seeds that share the room for parameters, and judges each by its impact.
+    """Plants up to `max_seeds` seeds that allowance the room for parameters, and judges each by its impact.
 
     max_seeds: seeds alive at a time, fossilised ones included.
     prior: confidence in a seed of which nothing is known yet.
     gap_weight: how much of the confidence goes where validation loss is all gap (train loss near 0).
     depth_bias: 0: all depths alike; 1: nothing at the first layer.
-    min_worth: a seed's worth a parameter times its share of all the room, below which it is not planted.
+    min_worth: a seed's worth a parameter times its allowance of all the room, below which it is not planted.
     shortlist: how many candidates for a place are put forward for a look ahead, where one is made.
-    min_urgency: nothing is planted when a smaller share of the run than this is ahead.
+    min_urgency: nothing is planted when a smaller allowance of the run than this is ahead.
     judge, min_gain, min_confidence, confirmations, patience_epochs: see `PruningRule`.
     seed: of the policy's own random numbers, which only break ties.
     """
@@ -67,7 +67,7 @@ class HeuristicPolicy:
             "min_worth": min_worth,
         }
         problems = [f"{name} is {v}; it must lie in [0, 1]" for name, v in shares.items() if not 0 <= v <= 1]
-        problems += counted(max_seeds=max_seeds, shortlist=shortlist)
+        problems += count_problems(max_seeds=max_seeds, shortlist=shortlist)
         if problems:
             raise ConfigError(problems)
         self.max_seeds = max_seeds
@@ -77,23 +77,25 @@ class HeuristicPolicy:
         self.min_urgency = min_urgency
         self.min_worth = min_worth
         self.shortlist = shortlist
-        self.judge = PruningRule(
+        self.pruning_rule = PruningRule(
             judge,
             min_gain=min_gain,
             min_confidence=min_confidence,
             confirmations=confirmations,
             patience_epochs=patience_epochs,
         )
-        self.ledger = OutcomeHistory()
+        self.outcomes = OutcomeHistory()
         self._writer = CommandWriter("heuristic")
         self._random = random.Random(seed)
         self._paused_until = 0
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        """Verdicts on seeds first, then germinations; none of these while the loss is not finite."""
-        self.ledger.observe(packet.seeds)
-        commands = [self._writer.judged(packet, verdict) for verdict in self.judge.verdicts(packet)]
-        if problem := _unhealthy(packet):
+        """Return pruning decisions first, then germinations; no germination while the loss is not finite."""
+        self.outcomes.observe(packet.seeds)
+        commands = [
+            self._writer.from_decision(packet, decision) for decision in self.pruning_rule.decisions(packet)
+        ]
+        if problem := _divergence(packet):
             if packet.epoch >= self._paused_until:
                 self._paused_until = packet.epoch + 1
                 commands.append(self._writer.pause(packet, 1, problem))
@@ -101,20 +103,20 @@ class HeuristicPolicy:
         return commands + self._germinations(packet)
 
     def report(self, outcome: Outcome) -> None:
-        self.ledger.report(outcome)
+        self.outcomes.report(outcome)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "judge": self.judge.state_dict(),
-            "ledger": self.ledger.state_dict(),
+            "judge": self.pruning_rule.state_dict(),
+            "ledger": self.outcomes.state_dict(),
             "commands": self._writer.count,
             "random": dump_random(self._random),
             "paused_until": self._paused_until,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.judge.load_state_dict(state["judge"])
-        self.ledger.load_state_dict(state["ledger"])
+        self.pruning_rule.load_state_dict(state["judge"])
+        self.outcomes.load_state_dict(state["ledger"])
         self._writer.count = int(state["commands"])
         load_random(self._random, state["random"])
         self._paused_until = int(state["paused_until"])
@@ -123,38 +125,41 @@ class HeuristicPolicy:
         urgency = 1.0 - packet.progress
         if urgency < self.min_urgency:
             return []
-        ground = Budget(packet)
+        budget = Budget(packet)
         commands = []
-        while (missing := self.max_seeds - ground.living) > 0:
-            # where the room is too small for so many, it is shared by fewer
-            ranked = (self._choices(packet, ground, parts) for parts in range(missing, 0, -1))
+        while (missing := self.max_seeds - budget.alive) > 0:
+            # where the budget is too small for so many seeds, fewer share it
+            ranked = (self._rank(packet, budget, parts) for parts in range(missing, 0, -1))
             choices = next(filter(None, ranked), None)
             if choices is None:
                 break
-            commands.append(self._plant(packet, ground, choices, urgency))
+            commands.append(self._germinate(packet, budget, choices, urgency))
         return commands
 
-    def _choices(self, packet: SystemStatePacket, ground: Budget, parts: int) -> list[ScoredCandidate]:
-        """Candidates within their share of the room, the best first; ties go to series, then to chance.
+    def _rank(self, packet: SystemStatePacket, budget: Budget, parts: int) -> list[ScoredCandidate]:
+        """Candidates within their allowance of the room, the best first; ties go to series, then to chance.
 
         Of each blueprint at each layer only the best size stands in the list. Seeds in series add up to
-        depth and share the room; width is worth most in one piece, so a seed in parallel may have it all.
+        depth and allowance the room; width is worth most in one piece, so a seed in parallel may have it all.
         """
         shares = {
-            "series": Allowance(ground.room / parts, ground.flops / parts),
-            "parallel": Allowance(ground.room, ground.flops),
+            "series": Allowance(budget.remaining_params / parts, budget.remaining_flops / parts),
+            "parallel": Allowance(budget.remaining_params, budget.remaining_flops),
         }
-        whole = whole_share(packet)
-        offers = [(s, c) for s, c in self._open(ground) if shares[c.placement].holds(c)]
+        whole = total_allowance(packet)
+        offers = [(s, c) for s, c in self._open_offers(budget) if shares[c.placement].allows(c)]
         # positions differ from layer to layer; what reads the same values is compared
         most: dict[int, float] = {}
         for _, candidate in offers:
-            most[candidate.reads] = max(work(candidate), most.get(candidate.reads, 0.0))
+            most[candidate.reads] = max(flops_per_param(candidate), most.get(candidate.reads, 0.0))
         best: dict[tuple[str, str, str], ScoredCandidate] = {}
         for site, candidate in offers:
-            share, key = shares[candidate.placement], (site.layer, candidate.blueprint, candidate.placement)
-            choice = self._rate(packet, ground, site, candidate, share, most[candidate.reads])
-            if whole is not None and choice.worth * whole.filled(candidate) < self.min_worth:
+            allowance, key = (
+                shares[candidate.placement],
+                (site.layer, candidate.blueprint, candidate.placement),
+            )
+            choice = self._score(packet, budget, site, candidate, allowance, most[candidate.reads])
+            if whole is not None and choice.value * whole.used_fraction(candidate) < self.min_worth:
                 continue
             if choice.score > 0.0 and (key not in best or choice.score > best[key].score):
                 best[key] = choice
@@ -165,62 +170,72 @@ class HeuristicPolicy:
         return ranked
 
     def correction(
-        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, share: Allowance
+        self, packet: SystemStatePacket, site: SiteState, candidate: Candidate, allowance: Allowance
     ) -> float:
-        """A factor on a candidate's score, for policies that know better from elsewhere."""
+        """Return a factor on a candidate's score; subclasses with other knowledge override it.
+
+        Args:
+            packet: the state of the run.
+            site: the layer.
+            candidate: the candidate.
+            allowance: the parameters and FLOPs that it may use.
+        """
         return 1.0
 
-    def _open(self, ground: Budget) -> list[tuple[SiteState, Candidate]]:
-        barred, offers = self.ledger.barred, ground.offers(ground.room, ground.flops)
-        return [(s, c) for s, c in offers if (s.layer, c.blueprint) not in barred]
+    def _open_offers(self, budget: Budget) -> list[tuple[SiteState, Candidate]]:
+        excluded, offers = (
+            self.outcomes.excluded,
+            budget.offers(budget.remaining_params, budget.remaining_flops),
+        )
+        return [(s, c) for s, c in offers if (s.layer, c.blueprint) not in excluded]
 
-    def _rate(
+    def _score(
         self,
         packet: SystemStatePacket,
-        ground: Budget,
+        budget: Budget,
         site: SiteState,
         candidate: Candidate,
-        share: Allowance,
-        most_work: float,
+        allowance: Allowance,
+        max_flops_per_param: float,
     ) -> ScoredCandidate:
-        rating = self.ledger.rating(candidate.blueprint, site.layer, self.prior, _PRIOR_WEIGHT)
+        rating = self.outcomes.rating(candidate.blueprint, site.layer, self.prior, _PRIOR_WEIGHT)
         depth = 1.0 - self.depth_bias * (1.0 - site.depth)
-        spread = (1 + ground.seeds[site.layer]) ** -0.5
-        worth = rating * prior_value(candidate, most_work, packet.inputs) * depth * spread
-        worth *= self.correction(packet, site, candidate, share)
-        return ScoredCandidate(site, candidate, rating, worth, share)
+        spread = (1 + budget.seeds[site.layer]) ** -0.5
+        value = rating * prior_value(candidate, max_flops_per_param, packet.inputs) * depth * spread
+        value *= self.correction(packet, site, candidate, allowance)
+        return ScoredCandidate(site, candidate, rating, value, allowance)
 
-    def _plant(
+    def _germinate(
         self,
         packet: SystemStatePacket,
-        ground: Budget,
+        budget: Budget,
         choices: Sequence[ScoredCandidate],
         urgency: float,
     ) -> AdaptationCommand:
-        """The first choice, with the next ones on its shortlist, and its share of the ground taken."""
-        slots = {choice.site.layer: ground.free[choice.site.layer][0] for choice in choices}
+        """The first choice, with the next ones on its shortlist, and its allowance of the ground taken."""
+        slots = {choice.site.layer: budget.free[choice.site.layer][0] for choice in choices}
         ahead = [
             self._command(packet, choice, slots[choice.site.layer], urgency)
             for choice in choices[: max(1, self.shortlist)]
         ]
-        ground.take(choices[0].site.layer, choices[0].candidate)
+        budget.reserve(choices[0].site.layer, choices[0].candidate)
         return replace(ahead[0], shortlist=tuple(ahead[1:]))
 
     def _command(
         self, packet: SystemStatePacket, choice: ScoredCandidate, slot: int, urgency: float
     ) -> AdaptationCommand:
         gap = _overfit(packet)
-        site, candidate, share = choice.site, choice.candidate, choice.share
+        site, candidate, allowance = choice.site, choice.candidate, choice.allowance
         options = ", ".join(f"{name} {value}" for name, value in candidate.options.items())
         reason = (
             f"{candidate.blueprint} ({options}) in {candidate.placement}: {candidate.params:,} of the "
-            f"{share.params:,.0f} parameters a seed may have, {100 * urgency:.0f} % of the run ahead, "
+            f"{allowance.params:,.0f} parameters a seed may have, {100 * urgency:.0f} % of the run ahead, "
             f"chance to help {choice.rating:.2f}, validation loss {100 * gap:.0f} % above training"
         )
         evidence = {
             "params": float(candidate.params),
             "flops": float(candidate.flops),
-            "share": share.params,
+            "share": allowance.params,
             "depth": site.depth,
             "rating": choice.rating,
             "score": choice.score,
@@ -239,7 +254,7 @@ class HeuristicPolicy:
 
 
 def _overfit(packet: SystemStatePacket) -> float:
-    """Share of the validation loss that training does not have, in [0, 1]; 0 before both are known."""
+    """Generalisation gap as a share of the validation loss, in [0, 1]; 0 before both losses are known."""
     if not packet.val_loss_history or not packet.train_loss_history:
         return 0.0
     train, validation = packet.train_loss_history[-1], packet.val_loss_history[-1]
@@ -248,8 +263,8 @@ def _overfit(packet: SystemStatePacket) -> float:
     return min(1.0, max(0.0, (validation - train) / validation))
 
 
-def _unhealthy(packet: SystemStatePacket) -> str | None:
-    """Why this is no time to grow, or None; before the first step there is no training loss yet."""
+def _divergence(packet: SystemStatePacket) -> str | None:
+    """Return why the network must not grow now, or None; before the first step there is no training loss."""
     losses = {"training": packet.train_loss if packet.step else 0.0}
     if packet.val_loss_history:
         losses["validation"] = packet.val_loss_history[-1]

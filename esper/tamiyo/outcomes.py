@@ -1,4 +1,4 @@
-"""What became of the seeds of a run: the evidence that its own past gives a policy."""
+"""Outcomes of a run's seeds: the evidence by which a policy rates blueprints and layers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper.leyline import CommandKind, Outcome, Refusal, SeedStage, SeedState
-from esper.tamiyo.pruning import chance_above
+from esper.tamiyo.pruning import probability_above
 
-# Refusals after which the same pair would only be refused again.
+# Refusals after which the same pair of layer and blueprint would be rejected again.
 _FINAL = frozenset({Refusal.GATE, Refusal.INVALID})
-_LAYER_WEIGHT = 0.25  # what a seed tells of another blueprint at its layer, beside what it tells of its own
+_LAYER_WEIGHT = 0.25  # weight of a seed's outcome for other blueprints at its layer
 
 
 @dataclass(slots=True)
 class OutcomeStats:
-    """Seeds that came to their end, and how likely each was to help, summed."""
+    """Number of seeds with a known outcome, and the sum of their probabilities to help."""
 
     seeds: int = 0
     chance: float = 0.0
@@ -28,7 +28,7 @@ class OutcomeStats:
 
 @dataclass(slots=True)
 class PendingSeed:
-    """A seed whose end is not known yet; `chance` that it helps, None before it was measured."""
+    """A seed without an outcome yet; `chance` is the probability that it helps, None before a measurement."""
 
     blueprint: str
     chance: float | None = None
@@ -36,22 +36,36 @@ class PendingSeed:
 
 @dataclass(slots=True)
 class OutcomeHistory:
-    """Outcomes by blueprint and by layer, and the pairs that are not to be tried again."""
+    """Outcomes by blueprint and by layer, and the pairs that must not be tried again.
 
-    growing: dict[tuple[str, int], PendingSeed] = field(default_factory=dict)
+    Args:
+        pending: seeds without an outcome yet, by (layer, slot).
+        blueprints: outcomes by blueprint.
+        layers: outcomes by layer.
+        excluded: (layer, blueprint) pairs that failed.
+    """
+
+    pending: dict[tuple[str, int], PendingSeed] = field(default_factory=dict)
     blueprints: dict[str, OutcomeStats] = field(default_factory=dict)
     layers: dict[str, OutcomeStats] = field(default_factory=dict)
-    barred: set[tuple[str, str]] = field(default_factory=set)
+    excluded: set[tuple[str, str]] = field(default_factory=set)
 
     def rating(self, blueprint: str, layer: str, prior: float, weight: float) -> float:
-        """Expected chance that a seed helps: the prior, worth `weight` seeds, and this run's outcomes."""
+        """Return the expected probability that a seed helps.
+
+        Args:
+            blueprint: its blueprint.
+            layer: its layer.
+            prior: probability before any outcome.
+            weight: weight of the prior, in seeds.
+        """
         own = self.blueprints.get(blueprint, OutcomeStats())
         near = self.layers.get(layer, OutcomeStats())
         total = weight * prior + own.chance + _LAYER_WEIGHT * near.chance
         return total / (weight + own.seeds + _LAYER_WEIGHT * near.seeds)
 
     def observe(self, seeds: Iterable[SeedState]) -> None:
-        """Take in the stages of all seeds; one that is gone without a word has been culled."""
+        """Update from the stages of all seeds; a pending seed that is missing has been culled."""
         seen = {(seed.layer, seed.seed_index): seed for seed in seeds}
         for key, seed in seen.items():
             if seed.stage in (SeedStage.CULLED, SeedStage.EMBARGOED):
@@ -59,46 +73,46 @@ class OutcomeHistory:
             elif seed.stage is SeedStage.FOSSILIZED:
                 self._close(key, helped=True)
             else:
-                entry = self.growing.setdefault(key, PendingSeed(seed.blueprint))
+                entry = self.pending.setdefault(key, PendingSeed(seed.blueprint))
                 if seed.impact is not None:
-                    entry.chance = chance_above(seed.impact, 0.0)
-        for key in [key for key in self.growing if key not in seen]:
+                    entry.chance = probability_above(seed.impact, 0.0)
+        for key in [key for key in self.pending if key not in seen]:
             self._close(key, helped=False)
 
     def report(self, outcome: Outcome) -> None:
-        """Take in what became of a command."""
+        """Update from the outcome of a command."""
         command, key = outcome.command, (outcome.command.layer, outcome.command.seed_index)
         if command.kind is CommandKind.GERMINATE:
             if outcome.applied:
-                self.growing[key] = PendingSeed(command.blueprint)
+                self.pending[key] = PendingSeed(command.blueprint)
             elif outcome.refusal in _FINAL:
-                self.barred.add((command.layer, command.blueprint))
+                self.excluded.add((command.layer, command.blueprint))
         elif outcome.applied and command.kind in (CommandKind.CULL, CommandKind.FOSSILIZE):
             self._close(key, helped=command.kind is CommandKind.FOSSILIZE)
 
     def _close(self, key: tuple[str, int], *, helped: bool) -> None:
-        entry = self.growing.pop(key, None)
+        entry = self.pending.pop(key, None)
         if entry is None:
             return
         if helped:
             chance = 1.0 if entry.chance is None else entry.chance
         else:
-            # culled for want of evidence says less than culled for harm
+            # a seed culled for lack of evidence says less than one culled for harm
             chance = min(0.5, entry.chance or 0.0)
-            self.barred.add((key[0], entry.blueprint))
+            self.excluded.add((key[0], entry.blueprint))
         self.blueprints.setdefault(entry.blueprint, OutcomeStats()).add(chance)
         self.layers.setdefault(key[0], OutcomeStats()).add(chance)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "growing": [[layer, index, g.blueprint, g.chance] for (layer, index), g in self.growing.items()],
+            "growing": [[layer, index, g.blueprint, g.chance] for (layer, index), g in self.pending.items()],
             "blueprints": {name: [t.seeds, t.chance] for name, t in self.blueprints.items()},
             "layers": {name: [t.seeds, t.chance] for name, t in self.layers.items()},
-            "barred": sorted([layer, blueprint] for layer, blueprint in self.barred),
+            "barred": sorted([layer, blueprint] for layer, blueprint in self.excluded),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.growing = {(row[0], row[1]): PendingSeed(row[2], row[3]) for row in state["growing"]}
+        self.pending = {(row[0], row[1]): PendingSeed(row[2], row[3]) for row in state["growing"]}
         self.blueprints = {name: OutcomeStats(*row) for name, row in state["blueprints"].items()}
         self.layers = {name: OutcomeStats(*row) for name, row in state["layers"].items()}
-        self.barred = {(layer, blueprint) for layer, blueprint in state["barred"]}
+        self.excluded = {(layer, blueprint) for layer, blueprint in state["barred"]}

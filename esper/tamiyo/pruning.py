@@ -1,4 +1,4 @@
-"""Which seeds stay: the one rule that all policies judge by, so that they differ only in what they plant."""
+"""The pruning rule that all policies share, so that they differ only in what they germinate."""
 
 from __future__ import annotations
 
@@ -18,17 +18,26 @@ from esper.leyline import (
     SystemStatePacket,
     impact_evidence,
 )
-from esper.tamiyo.arguments import counted
+from esper.tamiyo.arguments import count_problems
 
 MODES = ("impact", "keep")
 
-# A settled verdict should not wait behind a germination: these are above any threshold in use.
+# A pruning decision must not wait behind a germination: these are above any threshold in use.
 _URGENCY_FOSSILIZE, _URGENCY_CULL, _URGENCY_TROUBLE = 0.8, 0.9, 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PruningDecision:
-    """FOSSILIZE or CULL for one seed, with the reason and the numbers behind it."""
+    """FOSSILIZE or CULL for one seed.
+
+    Args:
+        kind: FOSSILIZE or CULL.
+        seed: the seed.
+        confidence: probability that the decision is right, in [0, 1].
+        urgency: in [0, 1].
+        reason: one sentence.
+        evidence: the measured numbers.
+    """
 
     kind: CommandKind
     seed: SeedState
@@ -68,32 +77,32 @@ class PruningRule:
             problems.append(f"min_gain is {min_gain}; it must be a share of the loss in [0, 1)")
         if not 0.0 <= min_confidence <= 1.0:
             problems.append(f"min_confidence is {min_confidence}; it must lie in [0, 1]")
-        problems += counted(confirmations=confirmations, patience_epochs=patience_epochs)
+        problems += count_problems(confirmations=confirmations, patience_epochs=patience_epochs)
         if problems:
             raise ConfigError(problems)
         self.mode = mode
         self.min_gain = min_gain
-        # below a half both verdicts would be sure of the same seed
-        self.sure = max(min_confidence, 0.5)
+        # below a half both decisions could hold for the same seed
+        self.min_probability = max(min_confidence, 0.5)
         self.confirmations = confirmations
         self.patience_epochs = patience_epochs
         self._against: dict[tuple[str, int], list[int]] = {}
 
-    def verdicts(self, packet: SystemStatePacket) -> list[PruningDecision]:
+    def decisions(self, packet: SystemStatePacket) -> list[PruningDecision]:
         """A verdict for each seed about which there is one, broken ones first, harmful ones next."""
-        judged = {_key(seed) for seed in packet.seeds if seed.stage is SeedStage.PROBATIONARY}
-        self._against = {key: epochs for key, epochs in self._against.items() if key in judged}
-        found = [verdict for seed in packet.seeds if (verdict := self._verdict(seed, packet)) is not None]
-        return sorted(found, key=lambda verdict: -verdict.urgency)
+        from_decision = {_key(seed) for seed in packet.seeds if seed.stage is SeedStage.PROBATIONARY}
+        self._against = {key: epochs for key, epochs in self._against.items() if key in from_decision}
+        found = [decision for seed in packet.seeds if (decision := self._decide(seed, packet)) is not None]
+        return sorted(found, key=lambda decision: -decision.urgency)
 
     def state_dict(self) -> dict[str, Any]:
-        """For each seed in probation, the epochs in a row that have spoken against it."""
+        """Return, for each seed in probation, the epochs in a row that spoke against it."""
         return {"against": [[layer, index, epochs] for (layer, index), epochs in self._against.items()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._against = {(layer, index): list(epochs) for layer, index, epochs in state["against"]}
 
-    def _verdict(self, seed: SeedState, packet: SystemStatePacket) -> PruningDecision | None:
+    def _decide(self, seed: SeedState, packet: SystemStatePacket) -> PruningDecision | None:
         if seed.stage not in ALIVE or seed.stage is SeedStage.FOSSILIZED:
             return None
         if problem := find_fault(seed):
@@ -108,25 +117,25 @@ class PruningRule:
     def _by_impact(
         self, seed: SeedState, impact: Impact, packet: SystemStatePacket
     ) -> PruningDecision | None:
-        needed = self.min_gain * abs(_last(packet.val_loss_history))
-        chance = chance_above(impact, needed)
+        needed = self.min_gain * abs(_last_finite(packet.val_loss_history))
+        chance = probability_above(impact, needed)
         evidence = impact_evidence(impact) | {"min_gain": needed, "chance": chance}
-        told = _told(impact, needed)
-        if chance >= self.sure:
+        text = _description(impact, needed)
+        if chance >= self.min_probability:
             self._against.pop(_key(seed), None)
-            reason = f"it helps: {told}"
+            reason = f"it helps: {text}"
             return PruningDecision(CommandKind.FOSSILIZE, seed, chance, _URGENCY_FOSSILIZE, reason, evidence)
-        if self._confirmed(seed, packet.epoch, against=1.0 - chance >= self.sure):
-            reason = f"{'it hurts' if impact.loss_gain < 0 else 'no help'}: {told}"
+        if self._confirmed(seed, packet.epoch, against=1.0 - chance >= self.min_probability):
+            reason = f"{'it hurts' if impact.loss_gain < 0 else 'no help'}: {text}"
             return PruningDecision(CommandKind.CULL, seed, 1.0 - chance, _URGENCY_CULL, reason, evidence)
         if seed.epochs_in_stage >= self.patience_epochs:
-            reason = f"no measurable help in {seed.epochs_in_stage} epochs of probation: {told}"
+            reason = f"no measurable help in {seed.epochs_in_stage} epochs of probation: {text}"
             # a rule and not an estimate: there is nothing left to wait for
             return PruningDecision(CommandKind.CULL, seed, 1.0, _URGENCY_CULL, reason, evidence)
         return None
 
     def _confirmed(self, seed: SeedState, epoch: int, *, against: bool) -> bool:
-        """Note what this epoch says, and whether enough epochs in a row have said it."""
+        """Record this epoch's result; returns whether enough epochs in a row spoke against the seed."""
         if not against:
             self._against.pop(_key(seed), None)
             return False
@@ -141,10 +150,9 @@ def _key(seed: SeedState) -> tuple[str, int]:
 
 
 def find_fault(seed: SeedState) -> str | None:
-    """What is broken about a seed, or None where it is sound.
+    """Return what is broken about a seed, or None for a healthy one.
 
-    Gradient statistics are not looked at: under fp16 a skipped step leaves infinite ones behind in a
-    seed that is sound.
+    Gradient statistics are not checked: under fp16 a skipped step leaves infinite ones in a healthy seed.
     """
     numbers: dict[str, float] = {}
     if seed.health is not None:
@@ -159,10 +167,10 @@ def find_fault(seed: SeedState) -> str | None:
     return broken[0] if broken else None
 
 
-def chance_above(impact: Impact, needed: float) -> float:
-    """Probability that the true gain is more than `needed`, for a normal error of the measurement.
+def probability_above(impact: Impact, needed: float) -> float:
+    """Return the probability that the true gain is above `needed`, for a normal error of the measurement.
 
-    0 where the measurement itself is not a finite number: a seed that breaks the loss does not help.
+    0 where the measurement is not finite: a seed that breaks the loss does not help.
     """
     surplus = impact.loss_gain - needed
     if not (math.isfinite(surplus) and math.isfinite(impact.loss_gain_error)):
@@ -172,18 +180,18 @@ def chance_above(impact: Impact, needed: float) -> float:
     return 0.5 * (1.0 + math.erf(surplus / impact.loss_gain_error / math.sqrt(2.0)))
 
 
-def _told(impact: Impact, needed: float) -> str:
+def _description(impact: Impact, needed: float) -> str:
     side = "lower" if impact.loss_gain >= 0 else "higher"
     over = "" if impact.error_over == "samples" else f" over {impact.error_values} {impact.error_over}"
     measured = f"standard error {impact.loss_gain_error:.2g}{over}, {impact.samples} samples"
-    told = (
+    text = (
         f"validation loss is {abs(impact.loss_gain):.4g} {side} with it than without "
         f"({measured}, asked for {needed:.2g} lower)"
     )
     if impact.accuracy_gain is None:
-        return told
-    return f"{told}, accuracy {100 * impact.accuracy_gain:+.2f} points"
+        return text
+    return f"{text}, accuracy {100 * impact.accuracy_gain:+.2f} points"
 
 
-def _last(history: tuple[float, ...]) -> float:
+def _last_finite(history: tuple[float, ...]) -> float:
     return history[-1] if history and math.isfinite(history[-1]) else 0.0

@@ -1,4 +1,4 @@
-"""The control: random times, places, blueprints and sizes, within the same limits."""
+"""The control policy: random times, layers, blueprints and sizes, within the same limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SiteState, SystemStatePacket
-from esper.tamiyo.arguments import counted
+from esper.tamiyo.arguments import count_problems
 from esper.tamiyo.base import CommandWriter
 from esper.tamiyo.budget import Budget
 from esper.tamiyo.pruning import PruningRule
@@ -16,12 +16,26 @@ from esper.tamiyo.randomness import dump_random, load_random
 
 
 class RandomPolicy:
-    """Plants up to `max_seeds` seeds at times drawn evenly from the run's first `latest` share.
+    """Germinates up to `max_seeds` seeds at times drawn uniformly from the run's first `latest` share.
 
-    Layer, blueprint and candidate are drawn evenly, in that order, among all that fit the room for
-    parameters. A seed that was culled is replaced before `latest` is over, as the other policies do.
-    judge, min_gain, min_confidence, confirmations, patience_epochs: see `PruningRule`.
-    seed: of the policy's own random numbers.
+    Layer, blueprint and candidate are drawn uniformly, in that order, among all that fit the parameter budget.
+    A seed that was culled before `latest` is replaced, as with the other policies.
+
+    Args:
+        max_seeds: number of seeds.
+        latest: share of the run in which seeds may start, in [0, 1].
+        judge: mode of the pruning rule, "impact" or "keep"; see `PruningRule` for it and the next four.
+        min_gain: share of the validation loss that a seed must remove.
+        min_confidence: probability that a pruning decision needs.
+        confirmations: epochs in a row that must speak against a seed.
+        patience_epochs: epochs of probation after which a seed without a clear effect is culled.
+        seed: seed of the policy's random numbers.
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    Example:
+        >>> policy = RandomPolicy(max_seeds=3, latest=0.25, seed=1)
     """
 
     def __init__(
@@ -36,13 +50,13 @@ class RandomPolicy:
         patience_epochs: int = 3,
         seed: int = 0,
     ) -> None:
-        problems = counted(max_seeds=max_seeds)
+        problems = count_problems(max_seeds=max_seeds)
         if not 0.0 <= latest <= 1.0:
             problems.append(f"latest is {latest}; it must be a share of the run in [0, 1]")
         if problems:
             raise ConfigError(problems)
         self.latest = latest
-        self.judge = PruningRule(
+        self.pruning_rule = PruningRule(
             judge,
             min_gain=min_gain,
             min_confidence=min_confidence,
@@ -51,41 +65,43 @@ class RandomPolicy:
         )
         self._writer = CommandWriter("random")
         self._random = random.Random(seed)
-        self._planted = 0
+        self._germinated = 0
         self._times = sorted(self._random.uniform(0.0, latest) for _ in range(max_seeds))
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        """Verdicts on seeds first, then as many seeds as the times drawn call for."""
-        commands = [self._writer.judged(packet, verdict) for verdict in self.judge.verdicts(packet)]
-        ground = Budget(packet)
+        """Return pruning decisions first, then the germinations that are due."""
+        commands = [
+            self._writer.from_decision(packet, decision) for decision in self.pruning_rule.decisions(packet)
+        ]
+        budget = Budget(packet)
         wanted = sum(time <= packet.progress for time in self._times)
-        if packet.progress > self.latest and self._planted >= wanted:
+        if packet.progress > self.latest and self._germinated >= wanted:
             return commands
-        while ground.living < wanted and (choice := self._draw(ground)) is not None:
-            commands.append(self._plant(packet, ground, *choice))
+        while budget.alive < wanted and (choice := self._draw(budget)) is not None:
+            commands.append(self._germinate(packet, budget, *choice))
         return commands
 
     def report(self, outcome: Outcome) -> None:
-        self._planted += outcome.applied and outcome.command.kind is CommandKind.GERMINATE
+        self._germinated += outcome.applied and outcome.command.kind is CommandKind.GERMINATE
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "judge": self.judge.state_dict(),
+            "judge": self.pruning_rule.state_dict(),
             "times": list(self._times),
-            "planted": self._planted,
+            "planted": self._germinated,
             "commands": self._writer.count,
             "random": dump_random(self._random),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.judge.load_state_dict(state["judge"])
+        self.pruning_rule.load_state_dict(state["judge"])
         self._times = list(state["times"])
-        self._planted = int(state["planted"])
+        self._germinated = int(state["planted"])
         self._writer.count = int(state["commands"])
         load_random(self._random, state["random"])
 
-    def _draw(self, ground: Budget) -> tuple[SiteState, Candidate] | None:
-        offers = ground.offers(ground.room)
+    def _draw(self, budget: Budget) -> tuple[SiteState, Candidate] | None:
+        offers = budget.offers(budget.remaining_params)
         if not offers:
             return None
         layer = self._random.choice(list(dict.fromkeys(site.layer for site, _ in offers)))
@@ -93,13 +109,13 @@ class RandomPolicy:
         blueprint = self._random.choice(list(dict.fromkeys(candidate.blueprint for _, candidate in here)))
         return self._random.choice([offer for offer in here if offer[1].blueprint == blueprint])
 
-    def _plant(
-        self, packet: SystemStatePacket, ground: Budget, site: SiteState, candidate: Candidate
+    def _germinate(
+        self, packet: SystemStatePacket, budget: Budget, site: SiteState, candidate: Candidate
     ) -> AdaptationCommand:
         return self._writer.germinate(
             packet,
             site.layer,
-            ground.take(site.layer, candidate),
+            budget.reserve(site.layer, candidate),
             candidate,
             confidence=1.0,
             urgency=1.0,

@@ -1,4 +1,4 @@
-"""A policy's own random numbers, and their state as JSON."""
+"""The state of a policy's random generator as JSON."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def dump_random(source: random.Random) -> list[Any]:
-    """The generator's whole state."""
+    """Return the generator's state as JSON types."""
     version, internal, gauss = source.getstate()
     return [version, list(internal), gauss]
 
 
 def load_random(source: random.Random, state: Sequence[Any]) -> None:
-    """Continue exactly where the saved generator stood."""
+    """Set the generator to a state that `dump_random` returned."""
     version, internal, gauss = state
     source.setstate((version, tuple(internal), gauss))

@@ -1,4 +1,4 @@
-"""A policy that plants what it was told, when it was told: a control arm, or an expert's own plan."""
+"""A policy that germinates given seeds at given times: a control arm, or an expert's plan."""
 
 from __future__ import annotations
 
@@ -9,18 +9,32 @@ from typing import Any
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, Refusal, SystemStatePacket
 from esper.tamiyo.base import CommandWriter
-from esper.tamiyo.budget import Budget, matches
+from esper.tamiyo.budget import Budget, candidate_matches
 from esper.tamiyo.pruning import PruningRule
 
-# Refusals that will not be otherwise at the next decision.
+# Refusals that the next decision would get again.
 _FINAL = frozenset({Refusal.GATE, Refusal.INVALID, Refusal.DUPLICATE})
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedSeed:
-    """A seed to plant once `at_epoch` epochs are finished, or `at_step` optimiser steps done.
+    """A seed to germinate at a given time; exactly one of `at_epoch` and `at_step` must be given.
 
-    `options` left out are those of the largest candidate on offer; `seed_index` None: the first free slot.
+    Args:
+        layer: name of the layer.
+        blueprint: name of the blueprint.
+        at_epoch: epochs that must be finished.
+        at_step: optimizer steps that must be done.
+        placement: "series" or "parallel".
+        options: arguments of the blueprint; missing ones are those of the largest candidate.
+        seed_index: slot; None takes the first free one.
+
+    Raises:
+        ConfigError: both or neither of the times are given, or the placement is unknown.
+
+    Example:
+        >>> PlannedSeed("fc1", "mlp", at_epoch=2, options={"hidden": 16}).placement
+        'series'
     """
 
     layer: str
@@ -42,17 +56,31 @@ class PlannedSeed:
             )
 
     def due(self, packet: SystemStatePacket) -> bool:
+        """Whether its time has come."""
         if self.at_epoch is not None:
             return packet.epoch >= self.at_epoch
         return self.at_step is not None and packet.step >= self.at_step
 
 
 class ScheduledPolicy:
-    """Plants `seeds` (a list of `PlannedSeed`s, or of mappings with its fields), each once.
+    """Germinates each of `seeds` once, at its time.
 
-    A planned seed that a limit held back (cap, cooldown, pause, no free slot) is tried again at the next
-    decision; one that Kasmina refuses is dropped.
-    judge, min_gain, min_confidence, confirmations, patience_epochs: see `PruningRule`.
+    A planned seed that a limit delays (cap, cooldown, pause, no free slot) is tried again at the next
+    decision; one that Kasmina rejects is dropped.
+
+    Args:
+        seeds: `PlannedSeed`s, or mappings with their fields.
+        judge: mode of the pruning rule, "impact" or "keep"; see `PruningRule` for it and the next four.
+        min_gain: share of the validation loss that a seed must remove.
+        min_confidence: probability that a pruning decision needs.
+        confirmations: epochs in a row that must speak against a seed.
+        patience_epochs: epochs of probation after which a seed without a clear effect is culled.
+
+    Raises:
+        ConfigError: a planned seed or a value is not valid.
+
+    Example:
+        >>> policy = ScheduledPolicy([{"layer": "fc1", "blueprint": "mlp", "at_epoch": 1}], judge="keep")
     """
 
     def __init__(
@@ -68,7 +96,7 @@ class ScheduledPolicy:
         self.plan = [
             seed if isinstance(seed, PlannedSeed) else _read(i, seed) for i, seed in enumerate(seeds)
         ]
-        self.judge = PruningRule(
+        self.pruning_rule = PruningRule(
             judge,
             min_gain=min_gain,
             min_confidence=min_confidence,
@@ -80,17 +108,19 @@ class ScheduledPolicy:
         self._sent: dict[str, int] = {}
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        """Verdicts on seeds first, then whatever is due."""
-        commands = [self._writer.judged(packet, verdict) for verdict in self.judge.verdicts(packet)]
-        ground = Budget(packet)
+        """Return pruning decisions first, then the germinations that are due."""
+        commands = [
+            self._writer.from_decision(packet, decision) for decision in self.pruning_rule.decisions(packet)
+        ]
+        budget = Budget(packet)
         self._sent = {}
         for number, planned in enumerate(self.plan):
             if number in self._done or not planned.due(packet):
                 continue
-            slot = _slot(planned, ground)
+            slot = _slot(planned, budget)
             if slot is None:
                 continue
-            command = self._plant(packet, ground, planned, slot)
+            command = self._germinate(packet, budget, planned, slot)
             self._sent[command.command_id] = number
             commands.append(command)
         return commands
@@ -104,27 +134,27 @@ class ScheduledPolicy:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "judge": self.judge.state_dict(),
+            "judge": self.pruning_rule.state_dict(),
             "done": sorted(self._done),
             "sent": dict(self._sent),
             "commands": self._writer.count,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.judge.load_state_dict(state["judge"])
+        self.pruning_rule.load_state_dict(state["judge"])
         self._done = set(state["done"])
         self._sent = dict(state["sent"])
         self._writer.count = int(state["commands"])
 
-    def _plant(
-        self, packet: SystemStatePacket, ground: Budget, planned: PlannedSeed, slot: int
+    def _germinate(
+        self, packet: SystemStatePacket, budget: Budget, planned: PlannedSeed, slot: int
     ) -> AdaptationCommand:
         when = f"epoch {planned.at_epoch}" if planned.at_step is None else f"step {planned.at_step}"
-        candidate = _candidate(planned, ground)
-        if planned.layer in ground.free and slot in ground.free[planned.layer]:
-            ground.free[planned.layer].remove(slot)
-            ground.room -= candidate.params
-            ground.flops -= candidate.flops
+        candidate = _candidate(planned, budget)
+        if planned.layer in budget.free and slot in budget.free[planned.layer]:
+            budget.free[planned.layer].remove(slot)
+            budget.remaining_params -= candidate.params
+            budget.remaining_flops -= candidate.flops
         return self._writer.germinate(
             packet,
             planned.layer,
@@ -147,23 +177,27 @@ def _read(number: int, seed: Mapping[str, Any]) -> PlannedSeed:
     return PlannedSeed(**seed)
 
 
-def _slot(planned: PlannedSeed, ground: Budget) -> int | None:
-    """The slot to use, or None while there is none; a layer that no packet knows is Kasmina's to refuse."""
-    if planned.layer not in ground.free:
+def _slot(planned: PlannedSeed, budget: Budget) -> int | None:
+    """Return the slot to use, or None while none is free; Kasmina rejects a layer that no packet has."""
+    if planned.layer not in budget.free:
         return planned.seed_index or 0
-    free = ground.free[planned.layer]
+    free = budget.free[planned.layer]
     if planned.seed_index is not None:
         return planned.seed_index if planned.seed_index in free else None
     return free[0] if free else None
 
 
-def _candidate(planned: PlannedSeed, ground: Budget) -> Candidate:
-    """The largest fitting candidate on offer; else the plan as it stands, for Kasmina to judge."""
-    site = ground.sites.get(planned.layer)
+def _candidate(planned: PlannedSeed, budget: Budget) -> Candidate:
+    """Return the largest fitting candidate; without one the plan as it is, which Kasmina checks."""
+    site = budget.sites.get(planned.layer)
     offers = site.candidates if site is not None else ()
     wanted = (planned.blueprint, planned.placement, planned.options)
     fitting = [
-        c for c in offers if c.params <= ground.room and c.flops <= ground.flops and matches(c, *wanted)
+        c
+        for c in offers
+        if c.params <= budget.remaining_params
+        and c.flops <= budget.remaining_flops
+        and candidate_matches(c, *wanted)
     ]
     if fitting:
         return max(fitting, key=lambda candidate: candidate.params)

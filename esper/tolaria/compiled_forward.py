@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.kasmina import MorphableModel
-from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.model_buffers import preserve_buffers
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 
@@ -74,7 +74,7 @@ class TrainingForward:
         """
         generators = rng_state()
         try:
-            with kept_buffers(self.model):
+            with preserve_buffers(self.model):
                 roots = [t.sum() for t in tensors(graph(*args, **kwargs)) if t.requires_grad]
                 if roots:
                     params = [p for p in self.model.parameters() if p.requires_grad]

@@ -35,7 +35,7 @@ def move_payload(move: StageMove) -> dict[str, Any]:
     r = move.record
     gates = [
         {"gate": v.gate.value, "passed": v.passed, "reason": v.reason, "evidence": dict(v.evidence)}
-        for v in move.verdicts
+        for v in move.gate_results
     ]
     return {
         "layer": r.layer,

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.config import TolariaConfig
-from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.model_buffers import preserve_buffers
 from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.best_model import best_weights
 from esper.tolaria.checkpoint import Checkpoint
@@ -276,7 +276,9 @@ class TrainingLoop(Machinery):
         self.best.restore()
         self.attention.enter(None, may_leave=True)
         try:
-            with kept_buffers(self.model):  # what is saved at the end is the best model, and not one after it
+            with preserve_buffers(
+                self.model
+            ):  # what is saved at the end is the best model, and not one after it
                 return self.evaluator.run(self.parts.test.batches(0))
         except RunInterrupted as wish:
             self.progress.stopped_by = str(wish)

@@ -100,7 +100,7 @@ def epoch_record(
                 "stage": record.stage.value,
                 "alpha": round(seeds.alpha(record), 6),
             }
-            for record in seeds.model.living()
+            for record in seeds.model.alive_records()
         ],
         **_filled(
             {"train_losses": objectives, "val_losses": validation.objectives, "grad_agg": aggregated},

@@ -108,9 +108,9 @@ class Stepper:
         return None
 
     def _sample_gradients(self) -> None:
-        for record in self.seeds.model.living():
+        for record in self.seeds.model.alive_records():
             if record.joined:
-                self.seeds.model.seed_module(record).note_gradients()
+                self.seeds.model.seed_module(record).record_gradients()
 
     def _step_isolated(self, at: int) -> None:
         self.seeds.learn(self.clip_norm, at)

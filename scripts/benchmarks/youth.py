@@ -68,7 +68,7 @@ def outcome(host: str, seed: int, variant: str, *, early: bool) -> dict[str, flo
     """Validation accuracy in percent, and loss, after the last epoch."""
     with prepared(composed(host, seed, variant, early=early)) as run:
         run.train()
-        if len(run.model.living()) != 1:
+        if len(run.model.alive_records()) != 1:
             raise RuntimeError(f"the graft is not there: {run.model.summary()}")
         rows = run.history.rows
         return {"accuracy": 100 * rows["val_accuracy"][-1], "loss": rows["val_loss"][-1]}

@@ -84,7 +84,7 @@ class FaultyWeight(Notes):
         if len(self.places) in self.at:
             assert self.run is not None
             model = self.run.model
-            owner = model.seed_module(model.living()[0]) if self.of_seed else model.host
+            owner = model.seed_module(model.alive_records()[0]) if self.of_seed else model.host
             with torch.no_grad():
                 next(p for p in owner.parameters() if p.requires_grad).view(-1)[0] = self.value
             self.fired += 1

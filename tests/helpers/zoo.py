@@ -197,7 +197,7 @@ def train_loss(case: Case, model: nn.Module) -> float:
 
 def fossilize_all(model: MorphableModel) -> None:
     """Bring every living seed to its last stage at full strength, whatever its gates would say."""
-    for record in model.living():
+    for record in model.alive_records():
         record.stage = SeedStage.FOSSILIZED
         model.seed_module(record).set_alpha(1.0)
     model.sync_stages()

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from esper.errors import GrowthError
 from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
-from esper.kasmina.blueprints.layers import ChannelsLast, hidden_sizes, needs_same, shrink, silent, widths
+from esper.kasmina.blueprints.layers import (
+    ChannelsLast,
+    average_pool,
+    hidden_sizes,
+    needs_same,
+    widths,
+    zero_init,
+)
 from esper.kasmina.blueprints.registry import Option, register_blueprint
 
 # The matrix of attention weights grows with the square of the positions.
@@ -24,7 +31,7 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(features_in)
         self.qkv = nn.Linear(features_in, 3 * hidden, bias=False)
-        self.out = silent(nn.Linear(hidden, features_out))
+        self.out = zero_init(nn.Linear(hidden, features_out))
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(1, -2)
@@ -65,7 +72,7 @@ def attention(shape: SiteShape, *, hidden: int = 16, heads: int = 1) -> nn.Modul
     if hidden % heads:
         raise GrowthError(f"attention: hidden is {hidden}, which {heads} heads cannot share evenly")
     body = SelfAttention(shape.channels_in, shape.channels_out, hidden, heads)
-    return nn.Sequential(shrink(shape), ChannelsLast(body)) if shape.is_conv else body
+    return nn.Sequential(average_pool(shape), ChannelsLast(body)) if shape.is_conv else body
 
 
 class SqueezeExcite(nn.Module):
@@ -75,7 +82,7 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.down = nn.Linear(features, hidden)
         self.act = nn.ReLU()
-        self.up = silent(nn.Linear(hidden, features))
+        self.up = zero_init(nn.Linear(hidden, features))
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.flatten(1, -2).mean(1) if x.dim() > 2 else x

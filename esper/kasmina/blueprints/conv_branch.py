@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
-from esper.kasmina.blueprints.layers import silent, widths
+from esper.kasmina.blueprints.layers import widths, zero_init
 from esper.kasmina.blueprints.registry import Option, register_blueprint
 
 _GRID = 2  # cells an axis that are left for the linear layer: something of the place is kept
@@ -81,4 +81,4 @@ def conv_branch(shape: SiteShape, *, hidden: int = 16, depth: int = 2) -> nn.Mod
     cells = _cells(stages[-1])
     pool = _POOLS[axes](cells)
     width = stages[-1].channels_out * math.prod(cells)
-    return nn.Sequential(*layers, pool, nn.Flatten(), silent(nn.Linear(width, shape.channels_out)))
+    return nn.Sequential(*layers, pool, nn.Flatten(), zero_init(nn.Linear(width, shape.channels_out)))

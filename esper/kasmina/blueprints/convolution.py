@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
-from esper.kasmina.blueprints.layers import batch_norm, conv, hidden_sizes, needs_conv, silent
+from esper.kasmina.blueprints.layers import batch_norm, conv, hidden_sizes, needs_conv, zero_init
 from esper.kasmina.blueprints.registry import Option, register_blueprint
 
 
@@ -43,7 +43,7 @@ def conv_heavy(shape: SiteShape, *, hidden: int = 16) -> nn.Module:
         conv(shape, shape.channels_in, hidden, 3, strides=shape.strides),
         batch_norm(shape, hidden),
         nn.ReLU(),
-        silent(conv(shape, hidden, shape.channels_out, 3)),
+        zero_init(conv(shape, hidden, shape.channels_out, 3)),
     )
 
 
@@ -59,7 +59,7 @@ def conv_light(shape: SiteShape, *, hidden: int = 16) -> nn.Module:
         conv(shape, shape.channels_in, hidden, 1),
         batch_norm(shape, hidden),
         nn.ReLU(),
-        silent(conv(shape, hidden, shape.channels_out, 3, strides=shape.strides)),
+        zero_init(conv(shape, hidden, shape.channels_out, 3, strides=shape.strides)),
     )
 
 
@@ -80,5 +80,5 @@ def depthwise(shape: SiteShape, *, hidden: int = 16) -> nn.Module:
         conv(shape, hidden, hidden, 3, strides=shape.strides, groups=hidden),
         batch_norm(shape, hidden),
         nn.ReLU(),
-        silent(conv(shape, hidden, shape.channels_out, 1)),
+        zero_init(conv(shape, hidden, shape.channels_out, 1)),
     )

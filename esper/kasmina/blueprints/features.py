@@ -10,12 +10,12 @@ from esper.kasmina.blueprints.layers import (
 )
 from esper.kasmina.blueprints.layers import (
     as_features,
+    average_pool,
     conv,
     hidden_sizes,
     needs_features,
-    shrink,
-    silent,
     widths,
+    zero_init,
 )
 from esper.kasmina.blueprints.registry import Option, register_blueprint
 
@@ -54,7 +54,7 @@ def mlp(
     for _ in range(depth):
         layers += [nn.Linear(width, hidden), make_activation(activation)]
         width = hidden
-    return as_features(shape, *layers, silent(nn.Linear(width, shape.channels_out)))
+    return as_features(shape, *layers, zero_init(nn.Linear(width, shape.channels_out)))
 
 
 def _low_rank_sizes(shape: SiteShape) -> list[dict[str, Option]]:
@@ -78,6 +78,6 @@ def low_rank(shape: SiteShape, *, rank: int = 4) -> nn.Module:
     """Linear map of low rank at each position (1x1 convolutions in a convolutional layout)."""
     if shape.is_conv:
         down = conv(shape, shape.channels_in, rank, 1)
-        return nn.Sequential(shrink(shape), down, silent(conv(shape, rank, shape.channels_out, 1)))
+        return nn.Sequential(average_pool(shape), down, zero_init(conv(shape, rank, shape.channels_out, 1)))
     down = nn.Linear(shape.channels_in, rank, bias=False)
-    return as_features(shape, down, silent(nn.Linear(rank, shape.channels_out, bias=False)))
+    return as_features(shape, down, zero_init(nn.Linear(rank, shape.channels_out, bias=False)))

@@ -39,7 +39,7 @@ def hidden_sizes(shape: SiteShape) -> list[int]:
     return widths(4 * max(shape.channels_in, shape.channels_out))
 
 
-def silent(layer: M) -> M:
+def zero_init(layer: M) -> M:
     """The same layer with its parameters at zero, so that a seed's output is zero at birth.
 
     Only a seed's last layer is silenced: with zero incoming weights, a ReLU unit would never wake up.
@@ -77,7 +77,7 @@ def batch_norm(shape: SiteShape, channels: int) -> nn.Module:
     return _NORMS[shape.layout](channels)
 
 
-def shrink(shape: SiteShape) -> nn.Module:
+def average_pool(shape: SiteShape) -> nn.Module:
     """Average pooling from the input's spatial size to the output's; does nothing where they are equal."""
     if not shape.is_conv or set(shape.strides) == {1}:
         return nn.Identity()

@@ -23,7 +23,7 @@ def measured_cost(module: nn.Module, shape: SiteShape) -> Cost:
     return Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops())
 
 
-def misfit(build: Callable[[], nn.Module], shape: SiteShape) -> str | None:
+def trial_mismatch(build: Callable[[], nn.Module], shape: SiteShape) -> str | None:
     """Why the module that `build` makes cannot serve `shape`, or None where it can."""
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

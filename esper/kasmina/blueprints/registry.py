@@ -14,7 +14,7 @@ from torch import nn
 
 from esper.errors import GrowthError
 from esper.kasmina.blueprints.cost import Cost, SiteShape
-from esper.kasmina.blueprints.measure import measured_cost, misfit
+from esper.kasmina.blueprints.measure import measured_cost, trial_mismatch
 
 Option = int | float | str | bool
 Options = Mapping[str, Option]
@@ -50,7 +50,7 @@ class Blueprint:
         """Why this blueprint does not fit `shape`, or None where it does."""
         if self.fits is not None:
             return self.fits(shape)
-        return misfit(lambda: self.build(shape), shape)
+        return trial_mismatch(lambda: self.build(shape), shape)
 
     def sizes(self, shape: SiteShape) -> list[dict[str, Option]]:
         """Options on offer for `shape`, ascending by cost; empty where the blueprint does not fit."""
@@ -96,7 +96,9 @@ class Blueprint:
         accepted = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         for name, value in options.items():
             if name not in accepted:
-                raise GrowthError(_unknown(f"option of blueprint {self.name!r}", name, list(accepted)))
+                raise GrowthError(
+                    _unknown_message(f"option of blueprint {self.name!r}", name, list(accepted))
+                )
             if problem := _wrong_value(value, accepted[name]):
                 raise GrowthError(f"blueprint {self.name!r}: {name} is {value!r}; it must be {problem}")
 
@@ -143,7 +145,7 @@ def get_blueprint(name: str) -> Blueprint:
     if name not in _REGISTRY and (plugin := _plugins().get(name)) is not None:
         _load(plugin)
     if name not in _REGISTRY:
-        raise GrowthError(_unknown("blueprint", name, blueprint_names()))
+        raise GrowthError(_unknown_message("blueprint", name, blueprint_names()))
     return _REGISTRY[name]
 
 
@@ -188,7 +190,7 @@ def _origin(make: Callable[..., nn.Module]) -> tuple[str, str]:
     return make.__module__, getattr(make, "__qualname__", repr(make))
 
 
-def _unknown(what: str, name: str, names: list[str]) -> str:
+def _unknown_message(what: str, name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {what}: {name!r}.{hint} There are: {', '.join(names) or 'none'}."

@@ -13,7 +13,7 @@ from esper.kasmina.blueprints.layers import (
     needs_conv,
     needs_features,
     needs_same,
-    silent,
+    zero_init,
 )
 from esper.kasmina.blueprints.registry import Option, get_blueprint, register_blueprint
 
@@ -32,12 +32,12 @@ def _norm_cost(shape: SiteShape) -> Cost:
 @register_blueprint("norm", fits=_norm_fits, count=_norm_cost)
 def norm(shape: SiteShape) -> nn.Module:
     """Adds a normalised copy of the features, scaled and shifted: batch norm or layer norm."""
-    return silent(
+    return zero_init(
         batch_norm(shape, shape.channels_out) if shape.is_conv else nn.LayerNorm(shape.channels_out)
     )
 
 
-class Nothing(nn.Module):
+class Zeros(nn.Module):
     """Zeros of the output's shape; without parameters."""
 
     def __init__(self, shape: SiteShape) -> None:
@@ -50,18 +50,18 @@ class Nothing(nn.Module):
         return x.new_zeros(x.shape[0], *self.shape.out_shape)
 
 
-def _free(shape: SiteShape) -> Cost:
+def _zero_cost(shape: SiteShape) -> Cost:
     return Cost(0, 0)
 
 
-def _always(shape: SiteShape) -> str | None:
+def _always_fits(shape: SiteShape) -> str | None:
     return None
 
 
-@register_blueprint("no_op", fits=_always, count=_free)
+@register_blueprint("no_op", fits=_always_fits, count=_zero_cost)
 def no_op(shape: SiteShape) -> nn.Module:
     """Adds zeros: what growth costs when nothing grows."""
-    return Nothing(shape)
+    return Zeros(shape)
 
 
 class Noise(nn.Module):
@@ -88,14 +88,14 @@ class Noise(nn.Module):
         return (fresh + _BODY_SHARE * through) * (self.scale * x.detach().square().mean().sqrt())
 
 
-def _wake(body: nn.Module) -> nn.Module:
+def _reset_parameters(body: nn.Module) -> nn.Module:
     for module in body.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             module.reset_parameters()
     return body
 
 
-def _model_of(shape: SiteShape) -> str:
+def _body_blueprint(shape: SiteShape) -> str:
     return "conv_heavy" if shape.is_conv else "mlp"
 
 
@@ -108,12 +108,12 @@ def _noise_fits(shape: SiteShape) -> str | None:
 
 
 def _noise_sizes(shape: SiteShape) -> list[dict[str, Option]]:
-    offers = get_blueprint(_model_of(shape)).sizes(shape)
+    offers = get_blueprint(_body_blueprint(shape)).sizes(shape)
     return [{"hidden": o["hidden"]} for o in offers if o.get("depth", 1) == 1]
 
 
 def _noise_cost(shape: SiteShape, *, hidden: int = 16, scale: float = 1.0) -> Cost:
-    once = get_blueprint(_model_of(shape)).cost(shape, hidden=hidden)
+    once = get_blueprint(_body_blueprint(shape)).cost(shape, hidden=hidden)
     return Cost(once.params, 2 * once.flops)
 
 
@@ -121,4 +121,4 @@ def _noise_cost(shape: SiteShape, *, hidden: int = 16, scale: float = 1.0) -> Co
 def noise(shape: SiteShape, *, hidden: int = 16, scale: float = 1.0) -> nn.Module:
     """Harmful by construction, as large as conv_heavy or mlp: fresh noise at each forward, in eval too."""
     body = conv_heavy(shape, hidden=hidden) if shape.is_conv else mlp(shape, hidden=hidden)
-    return Noise(_wake(body), shape, scale)
+    return Noise(_reset_parameters(body), shape, scale)

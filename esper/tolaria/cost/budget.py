@@ -30,7 +30,7 @@ class FlopBudget:
     def host(self) -> int | None:
         """Of the host alone, counted once; None where it could not be counted."""
         if self._host is None and (forward := self.forward()) is not None:
-            joined = sum(seed_flops(r) for r in self.model.living() if r.joined)
+            joined = sum(seed_flops(r) for r in self.model.alive_records() if r.joined)
             self._host = round(forward) - joined
         return self._host
 
@@ -45,7 +45,7 @@ class FlopBudget:
     def used(self) -> int | None:
         """Of the host and every living seed, as if all had joined; None where the host's are not known."""
         host = self.host
-        return None if host is None else host + sum(map(seed_flops, self.model.living()))
+        return None if host is None else host + sum(map(seed_flops, self.model.alive_records()))
 
     @property
     def limit(self) -> int | None:

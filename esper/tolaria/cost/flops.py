@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from esper.kasmina import MorphableModel
-from esper.kasmina.model_buffers import kept_buffers
-from esper.kasmina.target_layers import watching
+from esper.kasmina.model_buffers import preserve_buffers
+from esper.kasmina.target_layers import probe_mode
 
 
 def conv_backward_flops(
@@ -74,7 +74,7 @@ def count_flops(
     `.grad` and no buffer is touched. The gradients of a `criterion` with parameters of its own count, too.
     """
     counter = flop_counter()
-    with kept_buffers(model), watching(model), counter:
+    with preserve_buffers(model), probe_mode(model), counter:
         loss = probe()
         forward = counter.get_total_flops()
         if loss.requires_grad:

@@ -108,7 +108,7 @@ class CostMeter:
 
     def _isolated(self) -> int:
         total = 0
-        for r in self.model.living():
+        for r in self.model.alive_records():
             if r.stage is SeedStage.TRAINING:
                 total += seed_flops(r)
         return total

@@ -144,10 +144,12 @@ class SeedAttribution:
             self._count_conflicts(sound)
 
     def _weights(self) -> dict[str, float]:
-        living = self.seeds.model.living()
-        alphas = [self.seeds.alpha(record) for record in living]
-        weights = resolve_weights([record.stage for record in living], alphas)
-        return {record.key: weight for record, weight in zip(living, weights, strict=True) if record.joined}
+        alive_records = self.seeds.model.alive_records()
+        alphas = [self.seeds.alpha(record) for record in alive_records]
+        weights = resolve_weights([record.stage for record in alive_records], alphas)
+        return {
+            record.key: weight for record, weight in zip(alive_records, weights, strict=True) if record.joined
+        }
 
     def _sampled(self) -> list[_Owner]:
         """Everybody who owns gradients, the host first, where this window is looked at; else nobody."""
@@ -159,15 +161,15 @@ class SeedAttribution:
         return self._owners
 
     def _find_owners(self) -> Iterator[_Owner]:
-        living = {record.key: record for record in self.seeds.model.living()}
-        if not any(record.joined for record in living.values()):
+        alive_records = {record.key: record for record in self.seeds.model.alive_records()}
+        if not any(record.joined for record in alive_records.values()):
             return
         by_seed: dict[str, list[nn.Parameter]] = {HOST: []}
         for group in self.optimizers.main.param_groups:
-            key = group["name"] if group["name"] in living else HOST
+            key = group["name"] if group["name"] in alive_records else HOST
             by_seed.setdefault(key, []).extend(group["params"])
         yield _Owner(HOST, by_seed[HOST])
-        for key, record in living.items():
+        for key, record in alive_records.items():
             yield _Owner(f"{key}@{record.germinated_step}", by_seed.get(key, ()), record)
 
     # -- sums ------------------------------------------------------------------------------------
@@ -201,15 +203,19 @@ class SeedAttribution:
         Nothing seen: no event. A seed that was taken out in between is not reported.
         """
         table = dict(zip(self._order, self._sums.tolist(), strict=True))
-        living = {f"{r.key}@{r.germinated_step}": r for r in self.seeds.model.living()}
-        seeds = {key: self._report(record, key, table[key]) for key, record in living.items() if key in table}
+        alive_records = {f"{r.key}@{r.germinated_step}": r for r in self.seeds.model.alive_records()}
+        seeds = {
+            key: self._report(record, key, table[key])
+            for key, record in alive_records.items()
+            if key in table
+        }
         if seeds:
             host = table[HOST]
             data = {
                 "tolaria.grad_agg.teacher_share": host[SHARE] / max(host[SAMPLES], 1.0),
                 "tolaria.grad_agg.sampled_steps": int(host[SAMPLES]),
                 "tolaria.grad_agg.weights_applied": self.apply,
-                "seeds": [self._to_json(seed, living[key], table[key]) for key, seed in seeds.items()],
+                "seeds": [self._to_json(seed, alive_records[key], table[key]) for key, seed in seeds.items()],
             }
             telemetry.emit(EventName.SEED_GRADIENTS, data, level=Level.DEBUG)
             for name, facts in warnings(list(seeds.values())):

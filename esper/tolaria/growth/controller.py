@@ -254,10 +254,10 @@ class GrowthController:
             self.on_structure(change)
         for move in change.moves:
             self._tell_move(move)
-        gone = dict(change.gone)
+        removed = dict(change.removed)
         for move in change.moves:
             if move.new is SeedStage.CULLED:
-                left = self.optimizers.entries(list(gone[move.record.key].parameters()))
+                left = self.optimizers.entries(list(removed[move.record.key].parameters()))
                 self._tell_move(self.seeds.embargo(move.record, left, now))
         if change.structural:
             self.telemetry.emit(EventName.TOPOLOGY_CHANGED, {"params": self.seeds.model.total_params()})
@@ -291,7 +291,7 @@ class GrowthController:
         self.telemetry.emit(name, outcome_payload(outcome))
 
     def _tell_move(self, move: StageMove) -> None:
-        closed = move.old is move.new and move.verdicts
+        closed = move.old is move.new and move.gate_results
         self.telemetry.emit(EventName.GATE if closed else EventName.SEED_STAGE, move_payload(move))
 
     # -- state -----------------------------------------------------------------------------------

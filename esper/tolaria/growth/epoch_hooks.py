@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.config import MorphogeneticConfig
 from esper.kasmina import HealthMonitor, Seed, SeedManager, SeedRecord, TrainingPosition
-from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.model_buffers import preserve_buffers
 from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
 from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.evaluator import Evaluator
@@ -112,7 +112,7 @@ class Growth:
         served = self.config.seed.probation_epochs
         return [
             r
-            for r in self.seeds.model.living()
+            for r in self.seeds.model.alive_records()
             if r.stage is SeedStage.PROBATIONARY and epoch - r.stage_epoch >= served
         ]
 
@@ -134,7 +134,7 @@ class Growth:
             self.telemetry.emit(EventName.SEED_IMPACT, data)
 
     def _impacts(self, modules: list[Seed]) -> list[Impact]:
-        with kept_buffers(self.seeds.model):
+        with preserve_buffers(self.seeds.model):
             return self.evaluator.impacts(modules, self.probe.held_out)
 
     # -- state -----------------------------------------------------------------------------------

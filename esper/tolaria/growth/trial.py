@@ -22,5 +22,5 @@ def copy_with_seed(model: MorphableModel, command: AdaptationCommand | None, ste
     born.blend_mode, born.layout, born.germinated_step = "additive", shape.layout, step
     born.in_shape, born.out_shape, born.stage = shape.in_shape, shape.out_shape, SeedStage.FOSSILIZED
     trial.records[born.layer][born.index] = born
-    trial.plant(born).set_alpha(1.0)
+    trial.attach(born).set_alpha(1.0)
     return trial

@@ -70,7 +70,7 @@ class OptimizerManager:
         check_sparse(self.model.host, self.factory)
         self.isolated: dict[str, torch.optim.Optimizer] = {}
         # a model may come with seeds: loaded kernels, or a grown model that trains on
-        for record in self.model.living():
+        for record in self.model.alive_records():
             seed = self.model.seed_module(record)
             self._isolate(record.key, seed)
             if record.joined:
@@ -127,11 +127,11 @@ class OptimizerManager:
         self.rebuilds.success(step, self._ms_since(began))
 
     def _follow(self, change: TopologyChange, step: int) -> None:
-        for key, seed in change.born:
+        for key, seed in change.added:
             self._isolate(key, seed)
-        for key, seed in change.joined:
+        for key, seed in change.activated:
             self._join(key, seed, step)
-        for key, seed in change.gone:
+        for key, seed in change.removed:
             self._forget(key, seed)
 
     def _ms_since(self, began: float) -> float:
@@ -206,7 +206,7 @@ class OptimizerManager:
 
     def _add_seed(self, key: str, step: int) -> None:
         """Optimise a seed of which nothing could be trained before."""
-        record = next(record for record in self.model.living() if record.key == key)
+        record = next(record for record in self.model.alive_records() if record.key == key)
         self._isolate(key, self.model.seed_module(record))
         if record.joined:
             self._join(key, self.model.seed_module(record), step)

@@ -100,7 +100,7 @@ class Recovery:
     # -- going back ------------------------------------------------------------------------------
 
     def _go_back(self, fault: DivergenceError, failed: int) -> None:
-        lived = [replace(record) for record in self.model.living()]
+        lived = [replace(record) for record in self.model.alive_records()]
         epoch = self.progress.epoch
         result = self._restore(fault)
         if not result.ok:
@@ -162,7 +162,7 @@ class Recovery:
 
     def _lost(self, lived: Sequence[SeedRecord]) -> list[dict[str, Any]]:
         """Seeds that were born after the state that the run is back at: they have never been."""
-        here = {(record.key, record.germinated_step) for record in self.model.living()}
+        here = {(record.key, record.germinated_step) for record in self.model.alive_records()}
         names = ("layer", "index", "blueprint", "germinated_step")
         gone = [r for r in lived if (r.key, r.germinated_step) not in here]
         return [{name: getattr(record, name) for name in names} for record in gone]

@@ -45,7 +45,7 @@ def plant(model: MorphableModel, topology: Sequence[Mapping[str, Any]]) -> None:
         }
         grown = SeedRecord.from_json(record.to_json() | described)
         model.records[record.layer][record.index] = grown
-        module = model.plant(grown)
+        module = model.attach(grown)
         module.set_alpha(1.0)
         wake(module.body)
 
@@ -83,18 +83,20 @@ def draw(packet: SystemStatePacket, rng: random.Random, max_flops: int | None) -
     bounds the sum over the seeds, for a forward of one sample.
     """
     for _ in range(_TRIES):
-        ground = Budget(packet)
-        room = ground.room
-        topology, flops = _attempt(ground, rng)
-        if ground.room <= (1 - LEAST_ROOM_USED) * room and (max_flops is None or flops <= max_flops):
+        budget = Budget(packet)
+        room = budget.remaining_params
+        topology, flops = _attempt(budget, rng)
+        if budget.remaining_params <= (1 - LEAST_ROOM_USED) * room and (
+            max_flops is None or flops <= max_flops
+        ):
             return topology
     raise RuntimeError(f"no topology within {max_flops} FLOPs was found in {_TRIES} tries")
 
 
-def _attempt(ground: Budget, rng: random.Random) -> tuple[list[dict[str, Any]], int]:
+def _attempt(budget: Budget, rng: random.Random) -> tuple[list[dict[str, Any]], int]:
     topology, flops = [], 0
     for _ in range(rng.randint(1, MOST_SEEDS)):
-        offers = ground.offers(ground.room)
+        offers = budget.offers(budget.remaining_params)
         if not offers:
             break
         layer = rng.choice(list(dict.fromkeys(site.layer for site, _ in offers)))
@@ -105,7 +107,7 @@ def _attempt(ground: Budget, rng: random.Random) -> tuple[list[dict[str, Any]], 
         topology.append(
             {
                 "layer": layer,
-                "seed": ground.take(layer, chosen),
+                "seed": budget.reserve(layer, chosen),
                 "blueprint": chosen.blueprint,
                 "placement": chosen.placement,
                 "options": dict(chosen.options),

@@ -13,7 +13,7 @@ from helpers.datasets import md5_of, pack, write_cifar10, write_cifar100, write_
 from helpers.server import serving
 
 from esper.data.catalogue import FILE_SETS, FileSet
-from esper.data.files import check_in_place, locate, missing, obtain
+from esper.data.files import check_in_place, fetch_dataset, locate, missing
 from esper.errors import DataError
 
 FASHION = FILE_SETS["fashion_mnist"]
@@ -48,7 +48,7 @@ def test_idx_files_are_found_wherever_they_are_kept(tmp_path: Path, inside: str,
 def test_a_set_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
     """D1, D2"""
     with pytest.raises(DataError) as caught:
-        obtain(without_system(FASHION), tmp_path, download=False)
+        fetch_dataset(without_system(FASHION), tmp_path, download=False)
     said = str(caught.value)
     assert f"fashion_mnist was not found in {tmp_path / 'fashion_mnist'}" in said
     assert "dataset.download is false" in said and "set dataset.download=true" in said
@@ -59,7 +59,7 @@ def test_a_missing_batch_file_is_named(tmp_path: Path) -> None:
     """D1: also where downloads are allowed, since the files beside it are the user's."""
     folder = write_cifar10(tmp_path)
     (folder / "data_batch_3.bin").unlink()
-    for look in (check_in_place, lambda *where, download: obtain(*where, download=download)):
+    for look in (check_in_place, lambda *where, download: fetch_dataset(*where, download=download)):
         with pytest.raises(DataError, match=rf"cifar10 in {folder} lacks data_batch_3\.bin"):
             look(CIFAR, tmp_path, download=True)
 
@@ -87,8 +87,8 @@ def test_an_archive_is_fetched_verified_unpacked_and_removed(tmp_path: Path, nam
     """D1"""
     files, content = local_cifar(tmp_path, name)
     with serving({files.archive: content}) as server:
-        folder = obtain(files, tmp_path / "root", download=True, mirror=server.url)
-        assert obtain(files, tmp_path / "root", download=True, mirror=server.url) == folder
+        folder = fetch_dataset(files, tmp_path / "root", download=True, mirror=server.url)
+        assert fetch_dataset(files, tmp_path / "root", download=True, mirror=server.url) == folder
     assert folder == tmp_path / "root" / files.folders[0]
     assert len(server.asked) == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted(files.files)
@@ -102,7 +102,7 @@ def test_an_archive_that_the_user_put_there_is_used_and_kept(tmp_path: Path) -> 
     (root / files.archive).write_bytes(content)
     check_in_place(files, root, download=False)
     assert locate(files, root) is None, "the check unpacks nothing"
-    assert locate(files, root) != obtain(files, root, download=False)
+    assert locate(files, root) != fetch_dataset(files, root, download=False)
     assert (root / files.archive).exists()
 
 
@@ -128,7 +128,7 @@ def test_single_files_that_are_missing_are_fetched(tmp_path: Path) -> None:
     for name in list(contents)[:2]:
         (home / name).write_bytes(contents[name])
     with serving(contents) as server:
-        assert obtain(files, tmp_path, download=True, mirror=server.url) == home
+        assert fetch_dataset(files, tmp_path, download=True, mirror=server.url) == home
     assert sorted(name for name, _ in server.asked) == sorted(list(contents)[2:])
 
 
@@ -139,7 +139,7 @@ def test_without_a_network_the_error_says_what_else_can_be_done(tmp_path: Path) 
     with pytest.raises(
         DataError, match=r"was not found in .* could not be downloaded: .*dataset-fashion-mnist"
     ):
-        obtain(files, tmp_path, download=True, mirror=server.url)
+        fetch_dataset(files, tmp_path, download=True, mirror=server.url)
 
 
 def test_processes_that_want_the_same_set_wait_for_the_first(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_processes_that_want_the_same_set_wait_for_the_first(tmp_path: Path) -> 
         threads = [
             threading.Thread(
                 target=lambda: found.append(
-                    obtain(files, tmp_path / "root", download=True, mirror=server.url)
+                    fetch_dataset(files, tmp_path / "root", download=True, mirror=server.url)
                 )
             )
             for _ in range(4)
@@ -215,7 +215,7 @@ def test_a_set_that_comes_while_it_is_looked_for_is_never_called_a_part(tmp_path
 
     def told() -> str:
         try:
-            obtain(files, tmp_path / "root", download=False)
+            fetch_dataset(files, tmp_path / "root", download=False)
         except DataError as error:
             return "lacks" if "lacks" in str(error) else "not found"
         return "found"
@@ -228,4 +228,4 @@ def test_a_data_root_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     files, _ = local_cifar(tmp_path)
     (tmp_path / "root").write_text("a file, not a folder")
     with pytest.raises(DataError, match="cifar10 cannot be stored in"):
-        obtain(files, tmp_path / "root", download=True, mirror="http://127.0.0.1:9")
+        fetch_dataset(files, tmp_path / "root", download=True, mirror="http://127.0.0.1:9")

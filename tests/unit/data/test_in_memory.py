@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esper.data.in_memory import BatchPlan, InMemoryLoader
 from esper.data.params import Augmentation
-from esper.data.transforms import ImageFinish, Statistics
+from esper.data.transforms import BatchTransform, Statistics
 
 CPU = torch.device("cpu")
 
@@ -28,11 +28,11 @@ def loader_of(
     numbers = torch.arange(count, dtype=torch.uint8)
     images = numbers.view(-1, 1, 1, 1).expand(count, 1, 4, 4).contiguous()
     asked = Augmentation(crop_padding=1, horizontal_flip=0.5) if augmented else Augmentation()
-    finish = ImageFinish(Statistics((0.0,), (1.0,)), asked, seed=seed, device=CPU)
+    transform = BatchTransform(Statistics((0.0,), (1.0,)), asked, seed=seed, device=CPU)
     return InMemoryLoader(
         images,
         torch.arange(count),
-        finish,
+        transform,
         batch_size=batch_size,
         seed=seed,
         shuffle=shuffle,

@@ -13,7 +13,7 @@ import torch
 
 from esper.data.map_style import MapStyleLoader, to_device
 from esper.data.params import Augmentation
-from esper.data.transforms import ImageFinish, Statistics
+from esper.data.transforms import BatchTransform, Statistics
 from esper.errors import DataError
 
 CPU = torch.device("cpu")
@@ -130,8 +130,8 @@ class Pictures:
 
 
 def test_image_batches_are_finished_like_those_on_the_device() -> None:
-    finish = ImageFinish(Statistics((1.0,), (2.0,)), Augmentation(crop_padding=1), seed=0, device=CPU)
-    loader = loader_of(dataset=Pictures(), finish=finish)
+    transform = BatchTransform(Statistics((1.0,), (2.0,)), Augmentation(crop_padding=1), seed=0, device=CPU)
+    loader = loader_of(dataset=Pictures(), transform=transform)
     whole = list(loader.batches(0))
     images, targets = whole[1]
     assert images.dtype == torch.float32 and images.shape == (6, 1, 4, 4)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.data.params import Augmentation
-from esper.data.transforms import ImageFinish, Statistics, augment, channel_statistics
+from esper.data.transforms import BatchTransform, Statistics, augment, channel_statistics
 
 CPU = torch.device("cpu")
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(4, 9), st.integers(4, 9))
@@ -87,8 +87,8 @@ def test_a_constant_channel_is_not_divided_by_zero() -> None:
 
 def test_finished_images_are_normalised_floats() -> None:
     images = images_of((64, 3, 6, 6), low=0)
-    finish = ImageFinish(channel_statistics(images), Augmentation(), seed=0, device=CPU)
-    result = finish(images, 0, 0)
+    transform = BatchTransform(channel_statistics(images), Augmentation(), seed=0, device=CPU)
+    result = transform(images, 0, 0)
     assert result.dtype == torch.float32
     assert torch.allclose(result.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
     assert torch.allclose(result.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5)
@@ -99,7 +99,7 @@ def test_what_is_drawn_depends_on_seed_epoch_and_batch() -> None:
     asked = Augmentation(crop_padding=2, horizontal_flip=0.5)
 
     def finished(seed: int, epoch: int, batch: int) -> torch.Tensor:
-        return ImageFinish(Statistics((0.0,), (1.0,)), asked, seed=seed, device=CPU)(images, epoch, batch)
+        return BatchTransform(Statistics((0.0,), (1.0,)), asked, seed=seed, device=CPU)(images, epoch, batch)
 
     first = finished(0, 1, 2)
     assert torch.equal(first, finished(0, 1, 2))

@@ -48,7 +48,7 @@ def test_scores_are_bounded_and_leave_the_trial_as_it_was(candidate: AdaptationC
     assert found.first_order_decrease >= 0.0 and found.line_search_decrease >= 0.0
     assert (found.gradient_norm > 0.0) is (candidate.blueprint != "no_op")
     assert all(torch.equal(t, before[n]) for n, t in trial.state_dict().items())
-    assert not wrapped.living()
+    assert not wrapped.alive_records()
 
 
 def linear_answer(rank: int) -> Scores:

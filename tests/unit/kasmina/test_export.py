@@ -87,7 +87,9 @@ def test_the_grown_model_is_left_as_it_was(name: str) -> None:
     plain = fold(model)
     stir(plain)
     assert same_bits(before, bits(model)) and model.topology() == topology
-    assert sum(len(m._forward_hooks) for m in model.modules()) == len({r.layer for r in model.living()})
+    assert sum(len(m._forward_hooks) for m in model.modules()) == len(
+        {r.layer for r in model.alive_records()}
+    )
 
 
 def test_without_seeds_it_is_a_copy_of_the_host() -> None:

@@ -186,7 +186,7 @@ def test_a_seed_s_gradient_is_the_mean_of_its_steps() -> None:
     for size in (1.0, 3.0):
         for parameter in seed.parameters():
             parameter.grad = torch.full_like(parameter, size)
-        seed.note_gradients()
+        seed.record_gradients()
     root = seed.params**0.5
     signal = measure(model, "mlp")["body/fc1#0"]
     assert signal.gradient_norm == pytest.approx(2 * root, rel=1e-5)

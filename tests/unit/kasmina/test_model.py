@@ -164,7 +164,7 @@ def test_new_weights_follow_from_seed_slot_and_step_alone() -> None:
         change = SeedManager(model, SeedConfig()).apply(
             germinate("body.fc1", "mlp", index=index), TrainingPosition(step, 0)
         )
-        return change.born[0][1].body[1].weight.detach()
+        return change.added[0][1].body[1].weight.detach()
 
     draws = itertools.count()
     one = planted(0, 0, 0)
@@ -276,7 +276,7 @@ def test_loading_plants_exactly_what_was_saved() -> None:
     manager.apply(cull("fc", 1), NOW)
     manager.embargo(model.record("fc", 1), 0, NOW)
     model.load_state_dict(source.state_dict())
-    assert model.living() == [] and len(model.seeds) == 0 and model.records == source.records
+    assert model.alive_records() == [] and len(model.seeds) == 0 and model.records == source.records
     assert not any(m._forward_hooks for m in model.modules())
 
 
@@ -365,7 +365,7 @@ def test_a_copy_lives_on_its_own(name: str) -> None:
     answer, topology = model(x), model.topology()
     twin = copy.deepcopy(model)
     assert torch.equal(twin(x), answer) and twin.topology() == topology
-    for record in twin.living():
+    for record in twin.alive_records():
         twin.records[record.layer][record.index] = record.cleared()
         twin.detach(record)
     stir(twin.host)
@@ -386,9 +386,9 @@ def test_a_copy_goes_on_growing_by_itself() -> None:
     beside.apply(germinate("fc", "mlp"), NOW)
     beside.tick()
     assert twin.seeds["block1#0"].alpha > 0 == model.seeds["block1#0"].alpha
-    assert [r.layer for r in twin.living()] == ["block1", "fc"] and [r.layer for r in model.living()] == [
-        "block1"
-    ]
+    assert [r.layer for r in twin.alive_records()] == ["block1", "fc"] and [
+        r.layer for r in model.alive_records()
+    ] == ["block1"]
     manager.tick()
     manager.apply(cull("block1"), NOW)
     assert manager.blends["block1#0"].reversed and not beside.blends["block1#0"].reversed
@@ -487,7 +487,7 @@ def test_without_a_source_there_is_no_kernel(tmp_path: Path) -> None:
     model = wrapped("convnet", kernels=KernelStore(tmp_path))
     with pytest.raises(GrowthError, match="there is no kernel 000"):
         model.load_kernel("fc", 0, "0" * 64)
-    assert model.living() == []
+    assert model.alive_records() == []
 
 
 def test_a_users_blueprint_that_fails_on_loading_changes_nothing() -> None:
@@ -506,4 +506,4 @@ def test_a_users_blueprint_that_fails_on_loading_changes_nothing() -> None:
     fresh = wrapped("mlp")
     with pytest.raises(GrowthError, match="the saved topology is damaged: KeyError: 'moody'"):
         fresh.load_state_dict(state)
-    assert fresh.living() == []
+    assert fresh.alive_records() == []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.errors import GrowthError
 from esper.kasmina import wrap
-from esper.kasmina.model_buffers import kept_buffers
+from esper.kasmina.model_buffers import preserve_buffers
 
 X = torch.arange(4.0 * WIDTH).view(4, WIDTH) / WIDTH
 
@@ -35,7 +35,7 @@ def equal(a: dict[str, Tensor | None], b: dict[str, Tensor | None]) -> bool:
 def test_no_buffer_is_another_after_a_measurement(make: type[nn.Module]) -> None:
     host = make()
     before = buffers(host)
-    with pytest.raises(ZeroDivisionError), kept_buffers(host):
+    with pytest.raises(ZeroDivisionError), preserve_buffers(host):
         host(X)
         host(X)
         raise ZeroDivisionError
@@ -46,7 +46,7 @@ def test_no_buffer_is_another_after_a_measurement(make: type[nn.Module]) -> None
 def test_what_is_changed_in_place_or_resized_is_put_back() -> None:
     host = nn.BatchNorm1d(WIDTH)
     before, held = buffers(host), host.running_mean
-    with kept_buffers(host):
+    with preserve_buffers(host):
         host(X)
         host.running_var.resize_(2)
     assert equal(buffers(host), before) and host.running_mean is held

@@ -8,7 +8,7 @@ from helpers.hosts import Pair
 from torch import Tensor, nn
 
 from esper.kasmina import Seed
-from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, Graft
+from esper.kasmina.seed import GRAD_COUNT, GRAD_SQUARES, GRAD_SUM, SeedHook
 
 
 def make(mode: str = "additive", placement: str = "series", **options: Any) -> Seed:
@@ -55,7 +55,7 @@ def test_statistics_stay_in_full_precision(dtype: torch.dtype) -> None:
     for parameter in seed.parameters():
         parameter.grad = torch.ones_like(parameter)
     for _ in range(600):
-        seed.note_gradients()
+        seed.record_gradients()
     assert seed.stats[GRAD_COUNT] == 600
     assert seed.stats[GRAD_SUM].item() == pytest.approx(600 * 20**0.5, rel=0.01)
     assert seed.to("meta").stats.is_meta
@@ -66,7 +66,7 @@ def test_gradients_that_overflowed_do_not_spoil_the_statistics() -> None:
     for value in (1.0, torch.inf, torch.nan, 2.0):
         for parameter in seed.parameters():
             parameter.grad = torch.full_like(parameter, value)
-        seed.note_gradients()
+        seed.record_gradients()
     root = 20**0.5  # of its 20 parameters
     assert seed.stats[GRAD_COUNT] == 2
     assert seed.stats[GRAD_SUM].item() == pytest.approx(3 * root)
@@ -75,7 +75,7 @@ def test_gradients_that_overflowed_do_not_spoil_the_statistics() -> None:
 
 def test_without_gradients_nothing_is_noted() -> None:
     seed = make()
-    seed.note_gradients()
+    seed.record_gradients()
     assert seed.stats.eq(0).all() and seed.objective() is None
 
 
@@ -95,7 +95,7 @@ class Layer(nn.Module):
 
 def hung(kind: Any, *seeds: Seed) -> nn.Module:
     layer = Layer(kind)
-    layer.register_forward_hook(Graft(seeds), with_kwargs=True)
+    layer.register_forward_hook(SeedHook(seeds), with_kwargs=True)
     return layer
 
 
@@ -126,7 +126,7 @@ def test_joined_seeds_add_to_the_main_output_one_after_the_other(kind: Any, main
 def test_seeds_that_have_not_joined_leave_the_very_same_output() -> None:
     x, kept = torch.randn(3, 4), []
     layer = Layer(lambda h: kept.append(h) or (h,))
-    layer.register_forward_hook(Graft([make()]), with_kwargs=True)
+    layer.register_forward_hook(SeedHook([make()]), with_kwargs=True)
     assert layer(None, x)[0] is kept[0]
 
 

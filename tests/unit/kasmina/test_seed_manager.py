@@ -187,7 +187,7 @@ def test_a_life_from_dormant_to_fossilized() -> None:
             assert all(math.isfinite(value) for v in move.verdicts for value in v.evidence.values())
             assert move.record is record and move.reason
     assert (record.germinated_epoch, record.blended_epoch, record.fossilized_epoch) == (1, 1, 3)
-    assert not (born.joined or joined.born or blended.structural or over.structural)
+    assert not (born.activated or joined.added or blended.structural or over.structural)
 
 
 def step(model: MorphableModel, manager: SeedManager, at: int, name: str = "mlp") -> None:
@@ -212,7 +212,7 @@ def test_a_seed_can_be_culled_and_its_slot_comes_back(stage: SeedStage) -> None:
         manager.advance(NOW)
     assert record.stage is stage
     change = manager.apply(cull("body.fc1"), TrainingPosition(5, 2))
-    assert stages(change) == [(stage, S.CULLED)] and [key for key, _ in change.gone] == [record.key]
+    assert stages(change) == [(stage, S.CULLED)] and [key for key, _ in change.removed] == [record.key]
     move = manager.embargo(record, 0, TrainingPosition(5, 2))
     assert (move.old, move.new) == (S.CULLED, S.EMBARGOED)
     assert [v.gate for v in move.verdicts] == [Gate.RESET]
@@ -245,7 +245,7 @@ def test_a_blend_is_reversed_and_ends_in_culled() -> None:
     assert up == sorted(up) and down == up[::-1] and (up[0], down[-1]) == (0.0, 0.0)
     assert not manager.tick()
     gone = manager.advance(TrainingPosition(12, 1))
-    assert stages(gone) == [(S.BLENDING, S.CULLED)] and gone.gone[0][1] is seed
+    assert stages(gone) == [(S.BLENDING, S.CULLED)] and gone.removed[0][1] is seed
     assert record.reason == "as the test wants"
 
 
@@ -579,11 +579,13 @@ def test_a_culled_seed_leaves_nothing(stage: SeedStage) -> None:
     weight = weakref.ref(model.seeds["body/fc1#0"].body[1].weight)
     assert record.stage is stage
     change = manager.apply(cull("body.fc1"), TrainingPosition(2, 1))
-    while stage is S.BLENDING and not change.gone:
+    while stage is S.BLENDING and not change.removed:
         train_step(model, manager, optimizers, 3)
         change = manager.advance(TrainingPosition(3, 1))
     optimizers.apply(change, 3)
-    manager.embargo(record, optimizers.entries(list(change.gone[0][1].parameters())), TrainingPosition(3, 1))
+    manager.embargo(
+        record, optimizers.entries(list(change.removed[0][1].parameters())), TrainingPosition(3, 1)
+    )
     model.zero_grad()
     del change
     gc.collect()
@@ -689,10 +691,10 @@ class Lives(RuleBasedStateMachine):
             assert move.new in LEGAL_MOVES[move.old] or move.new is move.old
             assert self.last[move.record.key] is move.old
             self.last[move.record.key] = move.new
-        gone = dict(change.gone)
+        removed = dict(change.removed)
         for move in list(change.moves):
             if move.new is S.CULLED:
-                entries = self.optimizers.entries(list(gone[move.record.key].parameters()))
+                entries = self.optimizers.entries(list(removed[move.record.key].parameters()))
                 self.manager.embargo(move.record, entries, self.clock)
                 self.last[move.record.key] = S.EMBARGOED
 
@@ -754,7 +756,7 @@ class Lives(RuleBasedStateMachine):
         else:
             self.follow(self.manager.advance(self.clock))
 
-    @precondition(lambda self: self.model.living())
+    @precondition(lambda self: self.model.alive_records())
     @rule()
     def save_and_load(self) -> None:
         fresh = wrap(host("mlp"), LAYERS, seeds_per_layer=2, seed=5)
@@ -768,12 +770,12 @@ class Lives(RuleBasedStateMachine):
         self.model, self.manager, self.optimizers = fresh, manager, optimizers
         assert torch.equal(answer, self.outputs())
 
-    @precondition(lambda self: self.model.living())
+    @precondition(lambda self: self.model.alive_records())
     @rule()
     def a_copy_dies(self) -> None:
         answer, topology = self.outputs(), self.model.topology()
         twin = copy.deepcopy(self.model)
-        for record in twin.living():
+        for record in twin.alive_records():
             twin.records[record.layer][record.index] = record.cleared()
             twin.detach(record)
         assert not any(m._forward_hooks for m in twin.modules())
@@ -787,7 +789,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def modules_and_hooks_agree_with_the_records(self) -> None:
         """K4, K9."""
-        living = {r.key: r for r in self.model.living()}
+        living = {r.key: r for r in self.model.alive_records()}
         assert set(self.model.seeds) == set(living)
         bearing = {r.layer for r in living.values()}
         hooked = {name for name, m in self.model.host.named_modules() if m._forward_hooks}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.errors import GrowthError
 from esper.kasmina import TrainingPosition, match_layers, wrap
-from esper.kasmina.target_layers import first_tensor, main_output, watching, with_main_output
+from esper.kasmina.target_layers import first_tensor, main_output, probe_mode, with_main_output
 
 
 class Linear(nn.Module):
@@ -260,7 +260,7 @@ def test_a_batch_the_host_cannot_take_leaves_it_as_it_was() -> None:
 
 def test_watching_closes_the_fused_path_and_opens_it_again() -> None:
     model = host("encoder")
-    with pytest.raises(KeyError), watching(model):
+    with pytest.raises(KeyError), probe_mode(model):
         assert not torch.backends.mha.get_fastpath_enabled() and not model.training
         raise KeyError
     assert torch.backends.mha.get_fastpath_enabled() and model.training

@@ -70,5 +70,5 @@ def test_it_folds_bit_for_bit_and_can_be_culled() -> None:
     assert torch.equal(plain(x), model(x)) and not isinstance(plain, MorphableModel)
     record.stage = SeedStage.PROBATIONARY
     manager.apply(AdaptationCommand("2", CommandKind.CULL, 1.0, 1.0, "test", "."), TrainingPosition(1, 1))
-    assert not model.living() and model.leaked_hooks(".") == 0
+    assert not model.alive_records() and model.leaked_hooks(".") == 0
     assert torch.equal(model(x), model.host.body(x.flatten(1)))

@@ -9,7 +9,7 @@ import statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.tamiyo.bandit import LinearBandit, worth
+from esper.tamiyo.bandit import LinearBandit, linear_value
 from esper.tamiyo.episodes import Episode
 
 
@@ -60,4 +60,4 @@ def test_whatever_was_seen_the_weights_are_finite(rows: list[tuple[str, float, d
     episodes = [Episode(str(n), task, score, (seed,)) for n, (task, score, seed) in enumerate(rows)]
     weights = LinearBandit(episodes, spread=0.3, noise=0.05).sample(random.Random(1))
     assert all(math.isfinite(value) for value in weights.values())
-    assert math.isfinite(worth(weights, {"x": 1.0, "unknown": 5.0}))
+    assert math.isfinite(linear_value(weights, {"x": 1.0, "unknown": 5.0}))

@@ -13,47 +13,49 @@ from hypothesis import strategies as st
 
 from esper.errors import ConfigError
 from esper.leyline import CommandKind, Impact, SeedStage, SeedState
-from esper.tamiyo.pruning import PruningDecision, PruningRule, chance_above
+from esper.tamiyo.pruning import PruningDecision, PruningRule, probability_above
 
 STRICT = PruningRule(min_gain=0.0, confirmations=1)
 
 
 def judged(state: SeedState, judge: PruningRule = STRICT, val_loss: float = 1.0) -> PruningDecision | None:
-    verdicts = judge.verdicts(packet(seeds=(state,), val_loss_history=(val_loss,)))
-    assert len(verdicts) <= 1
-    return verdicts[0] if verdicts else None
+    decisions = judge.decisions(packet(seeds=(state,), val_loss_history=(val_loss,)))
+    assert len(decisions) <= 1
+    return decisions[0] if decisions else None
 
 
 @given(st.floats(-1.0, 1.0), st.floats(1e-3, 1.0))
 def test_the_verdict_follows_the_sign_and_its_confidence_the_error(gain: float, error: float) -> None:
-    verdict = judged(seed(impact=impact(gain, error)))
+    decision = judged(seed(impact=impact(gain, error)))
     chance = 0.5 * math.erfc(-gain / error / math.sqrt(2.0))
     if chance >= 0.7:
-        assert verdict is not None and verdict.kind is CommandKind.FOSSILIZE
-        assert verdict.confidence == pytest.approx(chance)
+        assert decision is not None and decision.kind is CommandKind.FOSSILIZE
+        assert decision.confidence == pytest.approx(chance)
     elif chance <= 0.3:
-        assert verdict is not None and verdict.kind is CommandKind.CULL
-        assert verdict.confidence == pytest.approx(1.0 - chance)
+        assert decision is not None and decision.kind is CommandKind.CULL
+        assert decision.confidence == pytest.approx(1.0 - chance)
     else:
-        assert verdict is None
+        assert decision is None
 
 
 def test_a_helpful_seed_is_kept_and_the_reason_carries_the_numbers() -> None:
-    verdict = judged(seed(impact=impact(0.25, 0.02, 0.031)))
-    assert verdict is not None and verdict.kind is CommandKind.FOSSILIZE
-    assert "0.25 lower" in verdict.reason and "1000 samples" in verdict.reason and "+3.10" in verdict.reason
-    assert verdict.evidence["loss_gain"] == 0.25 and verdict.evidence["chance"] == verdict.confidence
+    decision = judged(seed(impact=impact(0.25, 0.02, 0.031)))
+    assert decision is not None and decision.kind is CommandKind.FOSSILIZE
+    assert (
+        "0.25 lower" in decision.reason and "1000 samples" in decision.reason and "+3.10" in decision.reason
+    )
+    assert decision.evidence["loss_gain"] == 0.25 and decision.evidence["chance"] == decision.confidence
 
 
 def test_a_harmful_seed_is_culled() -> None:
-    verdict = judged(seed(impact=impact(-0.25, 0.02)))
-    assert verdict is not None and verdict.kind is CommandKind.CULL and "0.25 higher" in verdict.reason
-    assert verdict.confidence > 0.99
+    decision = judged(seed(impact=impact(-0.25, 0.02)))
+    assert decision is not None and decision.kind is CommandKind.CULL and "0.25 higher" in decision.reason
+    assert decision.confidence > 0.99
 
 
 def test_a_seed_without_any_effect_is_culled_where_effect_is_exactly_none() -> None:
-    verdict = judged(seed(impact=impact(0.0, 0.0)))
-    assert verdict is not None and verdict.kind is CommandKind.CULL and verdict.confidence == 1.0
+    decision = judged(seed(impact=impact(0.0, 0.0)))
+    assert decision is not None and decision.kind is CommandKind.CULL and decision.confidence == 1.0
 
 
 def test_a_gain_has_to_be_worth_its_share_of_the_loss() -> None:
@@ -69,9 +71,9 @@ def test_a_gain_has_to_be_worth_its_share_of_the_loss() -> None:
 def test_patience_with_a_seed_ends() -> None:
     unsure = impact(0.002, 0.01)
     assert judged(seed(impact=unsure, epochs_in_stage=2)) is None
-    verdict = judged(seed(impact=unsure, epochs_in_stage=3))
-    assert verdict is not None and verdict.kind is CommandKind.CULL
-    assert verdict.confidence == 1.0 and "no measurable help in 3 epochs" in verdict.reason
+    decision = judged(seed(impact=unsure, epochs_in_stage=3))
+    assert decision is not None and decision.kind is CommandKind.CULL
+    assert decision.confidence == 1.0 and "no measurable help in 3 epochs" in decision.reason
 
 
 def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
@@ -79,8 +81,8 @@ def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
     judge = PruningRule(patience_epochs=9, confirmations=2)
 
     def at(epoch: int, gain: float) -> CommandKind | None:
-        verdicts = judge.verdicts(packet(epoch=epoch, seeds=(seed(impact=impact(gain)),)))
-        return verdicts[0].kind if verdicts else None
+        decisions = judge.decisions(packet(epoch=epoch, seeds=(seed(impact=impact(gain)),)))
+        return decisions[0].kind if decisions else None
 
     assert at(1, -0.5) is None
     assert at(1, -0.5) is None, "the same epoch again is no second witness"
@@ -93,12 +95,12 @@ def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
 def test_what_was_said_against_a_seed_is_saved_and_dies_with_it() -> None:
     first, second = PruningRule(confirmations=2), PruningRule(confirmations=2)
     bad = packet(epoch=1, seeds=(seed(impact=impact(-0.5)),), val_loss_history=(1.0,))
-    assert not first.verdicts(bad)
+    assert not first.decisions(bad)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     later = replace(bad, epoch=2)
-    assert [v.kind for v in second.verdicts(later)] == [CommandKind.CULL]
-    first.verdicts(packet(epoch=2))
-    assert not first.verdicts(replace(bad, epoch=3)), "the slot bears another seed now"
+    assert [v.kind for v in second.decisions(later)] == [CommandKind.CULL]
+    first.decisions(packet(epoch=2))
+    assert not first.decisions(replace(bad, epoch=3)), "the slot bears another seed now"
 
 
 def test_a_seed_that_was_not_measured_is_waited_for() -> None:
@@ -123,17 +125,17 @@ BROKEN = {
 def test_a_broken_seed_is_culled_at_once_in_any_stage_of_youth(mode: str, state: dict, words: str) -> None:  # type: ignore[type-arg]
     youth = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY)
     for stage in youth:
-        verdict = judged(seed(stage=stage, **state), PruningRule(mode=mode))
-        assert verdict is not None and verdict.kind is CommandKind.CULL
-        assert (verdict.confidence, verdict.urgency) == (1.0, 1.0) and words in verdict.reason
+        decision = judged(seed(stage=stage, **state), PruningRule(mode=mode))
+        assert decision is not None and decision.kind is CommandKind.CULL
+        assert (decision.confidence, decision.urgency) == (1.0, 1.0) and words in decision.reason
     for stage in (SeedStage.FOSSILIZED, SeedStage.CULLED, SeedStage.EMBARGOED):
         assert judged(seed(stage=stage, **state), PruningRule(mode=mode)) is None
 
 
 def test_keep_takes_every_sound_seed_whatever_its_impact() -> None:
     for measured in (None, impact(-1.0)):
-        verdict = judged(seed(impact=measured), PruningRule(mode="keep"))
-        assert verdict is not None and verdict.kind is CommandKind.FOSSILIZE and verdict.confidence == 1.0
+        decision = judged(seed(impact=measured), PruningRule(mode="keep"))
+        assert decision is not None and decision.kind is CommandKind.FOSSILIZE and decision.confidence == 1.0
 
 
 def test_broken_seeds_come_first_then_harmful_ones() -> None:
@@ -142,22 +144,22 @@ def test_broken_seeds_come_first_then_harmful_ones() -> None:
         seed("bad", impact=impact(-0.5)),
         seed("broken", objective=math.nan),
     )
-    verdicts = STRICT.verdicts(packet(seeds=seeds))
-    assert [verdict.seed.layer for verdict in verdicts] == ["broken", "bad", "good"]
+    decisions = STRICT.decisions(packet(seeds=seeds))
+    assert [decision.seed.layer for decision in decisions] == ["broken", "bad", "good"]
 
 
 @given(st.floats(-1.0, 1.0), st.floats(-1.0, 1.0), st.floats(0.0, 1.0))
 def test_the_chance_falls_as_more_is_asked(gain: float, needed: float, error: float) -> None:
-    chance = chance_above(impact(gain, error), needed)
+    chance = probability_above(impact(gain, error), needed)
     assert 0.0 <= chance <= 1.0
-    assert chance_above(impact(gain, error), needed + 0.1) <= chance
+    assert probability_above(impact(gain, error), needed + 0.1) <= chance
 
 
 @pytest.mark.parametrize(
     ("gain", "error"), [(math.nan, 0.1), (math.inf, 0.1), (0.5, math.nan), (0.5, math.inf)]
 )
 def test_a_measurement_that_is_not_finite_is_no_evidence_of_help(gain: float, error: float) -> None:
-    assert chance_above(Impact(gain, error, 0.0, 10), 0.0) == 0.0
+    assert probability_above(Impact(gain, error, 0.0, 10), 0.0) == 0.0
 
 
 def test_wrong_settings_are_all_named() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from esper.data import InMemoryLoader, MapStyleLoader
 from esper.data.params import Augmentation
-from esper.data.transforms import ImageFinish, Statistics
+from esper.data.transforms import BatchTransform, Statistics
 from esper.errors import ConfigError
 from esper.tolaria.loop import TrainingLoop
 
@@ -54,8 +54,8 @@ def loader(kind: str, samples: int, batch_size: int, *, shuffle: bool, training:
         data = TensorDataset(torch.randn(samples, 12, generator=generator), targets)
         return MapStyleLoader(data, torch.arange(samples), **habits)
     images = torch.randint(0, 256, (samples, 1, 3, 4), dtype=torch.uint8, generator=generator)
-    finish = ImageFinish(Statistics((128.0,), (64.0,)), Augmentation(), seed=0, device=CPU)
-    return InMemoryLoader(images, targets, finish, **habits)
+    transform = BatchTransform(Statistics((128.0,), (64.0,)), Augmentation(), seed=0, device=CPU)
+    return InMemoryLoader(images, targets, transform, **habits)
 
 
 class Flat(Host):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from esper.config import SeedConfig, TolariaConfig
 from esper.leyline import Impact
-from esper.tamiyo.pruning import chance_above
+from esper.tamiyo.pruning import probability_above
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.evaluator import Evaluator
 from esper.tolaria.loss.criterion import Criterion
@@ -306,7 +306,7 @@ class Found:
 
     @property
     def chance(self) -> float:
-        return chance_above(self.impact, 0.005 * abs(self.loss))
+        return probability_above(self.impact, 0.005 * abs(self.loss))
 
 
 @functools.cache

@@ -122,7 +122,7 @@ def test_an_impact_that_fails_leaves_a_seed_unjudged(tmp_path: Path) -> None:
 
     run.evaluator.__class__ = Broken
     run.train()
-    (record,) = run.model.living()
+    (record,) = run.model.alive_records()
     assert record.impact is None and run.progress.train_flops is None
     assert notes_of(run).named("seed_impact") == []
     assert [seed["impact_at_end"] for seed in summarize(run, None, 0)["seeds"]] == [None]

@@ -80,7 +80,7 @@ class Life:
 
     def clear(self) -> None:
         """Cull what is not fossilised; a blend that is turned back takes a step or two."""
-        for record in self.grown.model.living():
+        for record in self.grown.model.alive_records():
             if record.stage is not SeedStage.FOSSILIZED:
                 self.grown.do(
                     tell(CommandKind.CULL, record.layer, number=-self.number - 1, seed_index=record.index),
@@ -94,7 +94,7 @@ class Life:
 
     def fold(self) -> str:
         """In the middle of training: the plain model is made growable again, the optimisers go along."""
-        fossils = [r for r in self.grown.model.living() if r.stage is SeedStage.FOSSILIZED]
+        fossils = [r for r in self.grown.model.alive_records() if r.stage is SeedStage.FOSSILIZED]
         if self.folds == FOLDS or not fossils:
             return "nothing"
         self.clear()

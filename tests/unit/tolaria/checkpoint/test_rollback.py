@@ -85,9 +85,9 @@ def test_what_follows_is_what_followed_the_first_time(tmp_path: Path) -> None:
     bench.take()
     bench.epoch(3)
     first = weights(bench.run.model)
-    assert len(bench.run.model.living()) == 1
+    assert len(bench.run.model.alive_records()) == 1
     assert bench.rollback.back(60_000).step == 6
-    assert bench.run.model.living() == []  # no orphan: the seed was born after the snapshot
+    assert bench.run.model.alive_records() == []  # no orphan: the seed was born after the snapshot
     held = {id(p) for p in bench.run.optimizers.parameters()}
     assert held == {id(p) for p in bench.run.model.parameters()}
     bench.epoch(3)

@@ -161,7 +161,7 @@ def quiet_host() -> Host:
 
 def test_a_share_that_jumps_is_told() -> None:
     bench = Bench(two_joined(host=quiet_host))
-    seeds = [bench.grown.model.seed_module(r) for r in bench.grown.model.living()]
+    seeds = [bench.grown.model.seed_module(r) for r in bench.grown.model.alive_records()]
     for seed in seeds:
         seed.set_alpha(0.0)
     bench.steps(SAMPLE_STEPS)

@@ -27,7 +27,7 @@ def test_the_better_one_of_the_shortlist_is_planted_and_told(tmp_path: Path) -> 
     plan = Plan({1: [replace(BAD, shortlist=(GOOD, replace(BAD, command_id="test-3", layer="block2")))]})
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=20, **OPTIONS)
     run.train()
-    (record,) = run.model.living()
+    (record,) = run.model.alive_records()
     assert (record.layer, record.blueprint) == ("block2", "conv_light")
     (outcome,) = plan.outcomes
     assert outcome.applied and outcome.command.command_id == BAD.command_id and not outcome.command.shortlist
@@ -41,14 +41,14 @@ def test_without_a_look_ahead_the_first_is_taken(tmp_path: Path) -> None:
     plan = Plan({1: [replace(BAD, shortlist=(GOOD,))]})
     run = make_run(tmp_path, tamiyo=plan, **OPTIONS)
     run.train()
-    assert [r.blueprint for r in run.model.living()] == ["noise"]
+    assert [r.blueprint for r in run.model.alive_records()] == ["noise"]
 
 
 def test_a_shortlist_that_cannot_be_compared_is_told_and_the_command_stands(tmp_path: Path) -> None:
     plan = Plan({1: [replace(GOOD, shortlist=(replace(BAD, layer="nowhere"),))]})
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=5, **OPTIONS)
     run.train()
-    assert [r.blueprint for r in run.model.living()] == ["conv_light"]
+    assert [r.blueprint for r in run.model.alive_records()] == ["conv_light"]
     (event,) = notes_of(run).named("tolaria.kasmina_error")
     assert "nowhere" in event.data["reason"]
 
@@ -70,7 +70,7 @@ def test_what_the_last_choice_left_no_place_for_is_not_looked_at(tmp_path: Path)
     plan = Plan({1: [replace(BAD, shortlist=(GOOD,)), other]})
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=20, **OPTIONS)
     run.train()
-    assert sorted(r.layer for r in run.model.living()) == ["block1", "block2"]
+    assert sorted(r.layer for r in run.model.alive_records()) == ["block1", "block2"]
     second = next(o for o in plan.outcomes if o.command.command_id == "test-4")
     assert second.applied and "lookahead_loss" not in second.command.evidence
 
@@ -109,7 +109,7 @@ def test_stopped_in_the_midst_of_a_look_it_goes_on_exactly(tmp_path: Path, insid
     assert stopped.growth is not None
     stopping = stopped.growth.control.choose = Stopping(stopped)
     stopped.train()
-    assert stopping.fired and stopped.progress.stopped_by == "sigint" and not stopped.model.living()
+    assert stopping.fired and stopped.progress.stopped_by == "sigint" and not stopped.model.alive_records()
     (saved,) = (path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir())
     resumed = restored(begun("resumed"), path_of(tmp_path / "stopped", saved))
     resumed.train()

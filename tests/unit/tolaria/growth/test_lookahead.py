@@ -47,7 +47,7 @@ def test_it_leaves_no_trace_but_its_cost(tmp_path: Path) -> None:
     lookahead_of(run).loss_after(good(), DataPosition(0, 2, 2), 9, 0.01)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(t, before[n]) for n, t in weights(run.model).items())
-    assert not run.model.living() and run.model.counters.forwards == twin.model.counters.forwards
+    assert not run.model.alive_records() and run.model.counters.forwards == twin.model.counters.forwards
     spent = run.progress.train_flops - flops
     host = run.account.per_sample()[1]
     assert spent > 9 * 32 * host  # nine batches, on more than the host

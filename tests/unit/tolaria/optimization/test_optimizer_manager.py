@@ -197,13 +197,13 @@ def test_where_the_second_of_two_seeds_fails_the_first_is_undone_too() -> None:
     grown.train_step()
     alone = dict(grown.optimizers.isolated)
     change = grown.seeds.advance(TrainingPosition(5, 1))
-    assert len(change.joined) == 2
+    assert len(change.activated) == 2
     with pytest.raises(ArithmeticError):
         grown.optimizers.apply(change, 5)
     change.undo()
     assert names(grown.optimizers.main) == ["host"]
     assert grown.optimizers.isolated == alone == {key: alone[key] for key in keys}
-    assert all(r.stage is SeedStage.TRAINING for r in grown.model.living())
+    assert all(r.stage is SeedStage.TRAINING for r in grown.model.alive_records())
     check_that_optimised_is_trainable(grown)
 
 

@@ -92,7 +92,7 @@ def orphans(run: TrainingLoop) -> list[str]:
     found += ["a stranger is optimised"] if set(held) - own else []
     found += ["a parameter is not optimised"] if own - set(held) else []
     found += ["state of a stranger"] if state - own else []
-    seeds = {record.key for record in run.model.living()}
+    seeds = {record.key for record in run.model.alive_records()}
     found += ["a module without a record"] if set(run.model.seeds) != seeds else []
     return found
 
@@ -331,7 +331,7 @@ def test_a_seed_that_blends_in_the_snapshot_is_taken_out_there(tmp_path: Path) -
     moves = [(e.step, e.data["from"], e.data["to"]) for e in notes_of(run).named("seed_stage")]
     assert (12, "blending", "culled") in moves
     assert (12, "culled", "embargoed") in moves
-    assert run.model.living() == []
+    assert run.model.alive_records() == []
     assert run.seeds.blends == {}
     assert orphans(run) == []
 
@@ -342,7 +342,7 @@ def test_a_seed_long_in_probation_is_not_blamed(tmp_path: Path) -> None:
     run.train()
     (event,) = notes_of(run).named(ROLLBACK)
     assert event.data["embargoed"] is None
-    assert [r.stage for r in run.model.living()] == [SeedStage.PROBATIONARY]
+    assert [r.stage for r in run.model.alive_records()] == [SeedStage.PROBATIONARY]
 
 
 def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcome(tmp_path: Path) -> None:
