@@ -1,4 +1,7 @@
-"""Kasmina holds the seeds: where they may be planted, what they are, and how they live."""
+"""Kasmina: seeds in a host network: target layers, blueprints, and the lifecycle of each seed.
+
+`wrap` makes a model growable, `SeedManager` applies commands to it.
+"""
 
 from esper.kasmina.blueprints import (
     Blueprint,

@@ -1,4 +1,4 @@
-"""How a seed's output is mixed into its layer's: schedules of alpha, ways of joining."""
+"""Blending a seed's output into its layer's output: alpha schedules and blend modes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,18 @@ BLEND_MODES = ("additive", "gated")
 
 
 def alpha_at(schedule: str, step: int, total: int, start: float = 0.0, end: float = 1.0) -> float:
-    """Alpha after `step` of `total` steps on the way from `start` to `end`.
+    """Return alpha after `step` of `total` steps between `start` and `end`.
 
-    Exactly `start` up to step 0 and exactly `end` from step `total` on; monotone and within the two
-    in between. `total` 0 means at once. Raises `GrowthError` for an unknown schedule, a negative
-    `total`, or ends outside [0, 1].
+    Exactly `start` up to step 0 and exactly `end` from step `total` on; monotone and within both in between.
+
+    Args:
+        schedule: one of `BLEND_SCHEDULES`.
+        step: steps done.
+        total: steps of the blend; 0 means at once.
+        start, end: values in [0, 1].
+
+    Raises:
+        GrowthError: the schedule is unknown, `total` is negative, or `start` or `end` is outside [0, 1].
     """
     curve = _SCHEDULES[_check_name("blend schedule", schedule, BLEND_SCHEDULES)]
     if total < 0:
@@ -51,7 +58,11 @@ def alpha_at(schedule: str, step: int, total: int, start: float = 0.0, end: floa
 
 
 class Blend:
-    """Alpha of one seed over its blend: from 0 to 1 in a number of steps, and back if reversed."""
+    """Alpha of one seed during blending: from 0 to 1 in a number of steps, and back if reversed.
+
+    Args:
+        schedule: one of `BLEND_SCHEDULES`.
+    """
 
     def __init__(self, schedule: str = "linear") -> None:
         self._schedule = _check_name("blend schedule", schedule, BLEND_SCHEDULES)
@@ -59,14 +70,14 @@ class Blend:
         self._started, self._reversed = False, False
 
     def start(self, total_steps: int) -> None:
-        """Begin at alpha 0 (at 1 where `total_steps` is 0); alpha is 1 after `total_steps` ticks."""
+        """Start at alpha 0 (at 1 where `total_steps` is 0); alpha is 1 after `total_steps` ticks."""
         if total_steps < 0:
             raise GrowthError(f"a blend cannot take {total_steps} steps; give 0 (at once) or more")
         self._step, self._total = 0, total_steps
         self._started, self._reversed = True, False
 
     def tick(self) -> float:
-        """Move on by one optimiser step and return the new alpha."""
+        """Advance by one optimizer step and return the new alpha."""
         if not self._started:
             raise GrowthError("the blend has not been started: call start(total_steps) first")
         self._step += -1 if self._reversed else 1
@@ -74,11 +85,12 @@ class Blend:
         return self.alpha
 
     def reverse(self) -> None:
-        """Turn back: alpha retraces its way, one step a tick, to exactly 0."""
+        """Reverse: alpha goes back by one step per tick, to exactly 0."""
         self._reversed = True
 
     @property
     def alpha(self) -> float:
+        """The current weight, in [0, 1]."""
         if not self._started or (self._reversed and self._step == 0):
             return 0.0
         return alpha_at(self._schedule, self._step, self._total)
@@ -89,11 +101,11 @@ class Blend:
 
     @property
     def done(self) -> bool:
-        """True at the end of the way: alpha 1, or 0 where the blend was reversed."""
+        """Whether the blend has ended: alpha 1, or 0 where it was reversed."""
         return self._started and self._step == (0 if self._reversed else self._total)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the blend knows, fit for JSON."""
+        """Return the state as JSON types."""
         return {
             "schedule": self._schedule,
             "step": self._step,
@@ -103,23 +115,33 @@ class Blend:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the saved blend stood, on the schedule that it was started with."""
+        """Restore a saved blend, including the schedule that it was started with."""
         self._schedule = _check_name("blend schedule", state["schedule"], BLEND_SCHEDULES)
         self._step, self._total = int(state["step"]), int(state["total"])
         self._started, self._reversed = bool(state["started"]), bool(state["reversed"])
 
 
 def make_gate(layout: str, channels: int) -> Tensor:
-    """Initial per-channel gate of a seed in mode "gated": ones, in a shape that broadcasts over `layout`."""
+    """Return the initial per-channel gate for mode "gated": ones that broadcast over `layout`."""
     trailing = {"features": 0, "conv1d": 1, "conv2d": 2}[layout]
     return torch.ones(channels, *(1,) * trailing)
 
 
 def join(mode: str, h: Tensor, delta: Tensor, alpha: Tensor, gate: Tensor | None = None) -> Tensor:
-    """The layer's output `h` with the seed's `delta` (same shape) blended in.
+    """Blend a seed's output into the layer's output.
 
-    "additive": h + alpha * delta; "gated": h + alpha * gate * delta. `alpha` is a 0-dim tensor, so that
-    a tick neither waits for the device nor recompiles. The result has `h`'s dtype, under autocast too.
+    Args:
+        mode: "additive" returns h + alpha * delta, "gated" returns h + alpha * gate * delta.
+        h: output of the layer.
+        delta: output of the seed, of the same shape.
+        alpha: a 0-dim tensor, so that a change neither waits for the device nor recompiles.
+        gate: per-channel factors for "gated".
+
+    Returns:
+        A tensor of the shape and dtype of `h`, also under autocast.
+
+    Raises:
+        GrowthError: the mode is unknown, or "gated" has no gate.
     """
     if mode == "gated":
         if gate is None:

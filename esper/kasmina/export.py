@@ -1,4 +1,4 @@
-"""Folding: a grown model whose seeds are all fossilised becomes a plain one."""
+"""Export of a grown model whose seeds are all fossilised as a plain `nn.Module`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from esper.leyline import SeedStage
 
 
 class GrownLayer(nn.Module):
-    """A layer and what has grown on it: no hook, no alpha, no record; other attributes are the layer's."""
+    """A layer with its seeds, without hooks, alpha or records; other attributes are read from the layer."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class GrownLayer(nn.Module):
             return getattr(super().__getattr__("layer"), name)
 
     def add(self, body: nn.Module, placement: str, gate: nn.Parameter | None) -> None:
-        """Let `body` add to the layer's output; it reads that output ("series") or the layer's input."""
+        """Add a seed's module; it reads the layer's output ("series") or input, and adds to the output."""
         self.grafts.append(body)
         self.placements.append(placement)
         self.gated.append(gate is not None)
@@ -44,7 +44,7 @@ class GrownLayer(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.layer(*args, **kwargs)
         h = main_output(output)
-        assert h is not None, "a layer that bore seeds has a tensor to add to"
+        assert h is not None, "a layer with seeds has a tensor to add to"
         x = first_tensor(args, kwargs)
         source = h if x is None else x
         gates = iter(self.gates)
@@ -55,17 +55,38 @@ class GrownLayer(nn.Module):
 
 
 def fold(model: MorphableModel) -> nn.Module:
-    """A plain copy of the host with every fossilised seed built in; same outputs, bit for bit.
+    """Export a copy of the host with every fossilised seed built in; its outputs are bit-identical.
 
-    Raises `GrowthError` while a seed is still on its way.
+    Args:
+        model: a grown model.
+
+    Returns:
+        The plain module; `model` is unchanged.
+
+    Raises:
+        GrowthError: a seed is alive and not fossilised.
+
+    Example:
+        >>> plain = fold(grown)  # doctest: +SKIP
     """
     return fold_with_names(model)[0]
 
 
 def fold_with_names(model: MorphableModel) -> tuple[nn.Module, dict[str, str]]:
-    """The same, and for each parameter of the grown model the name of its copy in the plain one.
+    """As `fold`, and also return where each parameter went.
 
-    With the names, whatever is kept by parameter (an optimiser's state) can follow the fold.
+    Args:
+        model: a grown model.
+
+    Returns:
+        The plain module, and for each parameter name of `model` the name of its copy, by which state that is
+        kept per parameter (an optimizer's) can be moved.
+
+    Raises:
+        GrowthError: a seed is alive and not fossilised.
+
+    Example:
+        >>> plain, names = fold_with_names(grown)  # doctest: +SKIP
     """
     unfinished = [r for r in model.alive_records() if r.stage is not SeedStage.FOSSILIZED]
     if unfinished:
@@ -99,12 +120,12 @@ def _replace(host: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def _call_layers(host: nn.Module, layer: str) -> None:
-    """Keep transformer encoders around `layer` from their fused path, which does not call their layers."""
+    """Disable the fused path of transformer encoders around `layer`, which does not call their layers."""
     for name, module in host.named_modules():
         if name and layer != name and not layer.startswith(f"{name}."):
             continue
         if isinstance(module, nn.TransformerEncoderLayer):
-            # the one condition of the fused path that only asks an attribute of the layer's own
+            # the one condition of the fused path that depends on an attribute of the layer only
             module.activation_relu_or_gelu = 0
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False

@@ -1,8 +1,8 @@
-"""Extra state of a host's modules, and whatever else in a state dict is no tensor, as tensors of bytes.
+"""Packs the values in a state dict that are not tensors (extra state of modules) into tensors of bytes.
 
-A safetensors file holds tensors alone, and so does everything that copies or compares a model. What
-`get_extra_state` returns is therefore packed: JSON with a tag for each container, and the tensors in it as
-safetensors. Loading unpacks it again, to equal values of the same types.
+A safetensors file holds only tensors, and so does all code that copies or compares a model. What
+`get_extra_state` returns is therefore packed: JSON with a tag for each container, and its tensors as
+safetensors. Loading unpacks it to equal values of the same types.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ _EXPECTED = (
 
 
 def pack_state(state: MutableMapping[str, Any], prefix: str = "") -> None:
-    """Replace every value below `prefix` that is no tensor by a tensor of bytes, in place.
+    """Replace every value below `prefix` that is not a tensor by a tensor of bytes, in place.
 
-    Raises `CheckpointError` naming the module for what cannot be packed.
+    Args:
+        state: a state dict.
+        prefix: only names that begin with it are packed.
+
+    Raises:
+        CheckpointError: a value cannot be packed; the message names the module.
     """
     for key, value in list(state.items()):
         if key.startswith(prefix) and not isinstance(value, Tensor):
@@ -43,7 +48,15 @@ def pack_state(state: MutableMapping[str, Any], prefix: str = "") -> None:
 
 
 def unpack_state(state: MutableMapping[str, Any], prefix: str = "") -> None:
-    """Undo `pack_state`, in place. Raises `CheckpointError` for bytes that are damaged."""
+    """Undo `pack_state`, in place.
+
+    Args:
+        state: a state dict.
+        prefix: only names that begin with it are unpacked.
+
+    Raises:
+        CheckpointError: packed bytes are damaged.
+    """
     for key, value in list(state.items()):
         if key.startswith(prefix) and isinstance(value, Tensor) and _is_packed(value):
             state[key] = _unpack(key.removeprefix(prefix), value)

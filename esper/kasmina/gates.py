@@ -1,4 +1,4 @@
-"""What has to hold before a seed may move on; every verdict carries the numbers it was made from."""
+"""The gates: checks before a stage transition. Every result carries the numbers that it is based on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_
 from esper.leyline import Gate, Impact, impact_evidence
 from esper.utils.device_and_rng import seeded_rng
 
-# A seed whose gradient is larger than this is not learning, it is running away.
+# A seed with a larger gradient norm is diverging.
 MAX_GRADIENT_NORM = 1e4
-# More than one, so that what is lost on the way to a batch shows, and batch norm can be tried.
+# More than one, so that a lost batch axis is found, and batch norm can be tried.
 TRIAL_SAMPLES = 3
 # The seed's bounded objective starts at 1; far above that it has diverged.
 MAX_OBJECTIVE = 2.0
@@ -24,7 +24,14 @@ MAX_OBJECTIVE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """The outcome of one gate: whether it opened, and the evidence."""
+    """The result of one gate.
+
+    Args:
+        gate: which gate.
+        passed: whether it passed.
+        reason: one sentence.
+        evidence: the measured numbers.
+    """
 
     gate: Gate
     passed: bool
@@ -33,7 +40,7 @@ class GateResult:
 
 
 def sanity(seed: nn.Module) -> GateResult:
-    """No parameter or buffer of the seed is NaN or infinite."""
+    """Check that no parameter or buffer of the seed is NaN or infinite."""
     tensors = [t for t in (*seed.parameters(), *seed.buffers()) if t.is_floating_point()]
     bad = int(sum((~torch.isfinite(t)).sum() for t in tensors)) if tensors else 0
     reason = "all values are finite" if bad == 0 else f"{bad} values are NaN or infinite"
@@ -41,9 +48,9 @@ def sanity(seed: nn.Module) -> GateResult:
 
 
 def interface(seed: Seed, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> GateResult:
-    """The seed turns the layer's shapes into finite values that can be added to its output.
+    """Check that the seed maps the layer's shapes to finite values that can be added to its output.
 
-    Tried on a few samples in eval and in training mode; buffers, modes and generators stay as they were.
+    Runs a few samples in eval and in training mode; buffers, modes and generators are restored.
     """
     reference = next((p for p in seed.parameters() if p.is_floating_point()), seed.alpha)
     wanted = (TRIAL_SAMPLES, *out_shape)
@@ -76,10 +83,10 @@ def _trial(seed: Seed, x: Tensor, h: Tensor) -> list[Tensor]:
 
 
 def gradient(seed: Seed) -> GateResult:
-    """Gradients arrived while the seed was isolated, and they are of a sound size."""
+    """Check that the seed got gradients while it was isolated, of a plausible size."""
     total, count = seed.stats[GRAD_SUM].item(), seed.stats[GRAD_COUNT].item()
     if count == 0:
-        return GateResult(Gate.GRADIENT, True, "no isolated steps, so nothing to judge", {"samples": 0.0})
+        return GateResult(Gate.GRADIENT, True, "no isolated steps, so nothing to check", {"samples": 0.0})
     mean = total / count
     passed = math.isfinite(mean) and 0.0 < mean < MAX_GRADIENT_NORM
     evidence = {"gradient_norm": mean, "samples": count}
@@ -89,7 +96,7 @@ def gradient(seed: Seed) -> GateResult:
 
 
 def stability(seed: Seed) -> GateResult:
-    """The seed's own objective has not run away; a seed that was never isolated has none."""
+    """Check that the seed's own objective has not diverged; a seed that was never isolated has none."""
     first, now = seed.stats[OBJECTIVE_FIRST].item(), seed.stats[OBJECTIVE_NOW].item()
     passed = math.isfinite(now) and now < MAX_OBJECTIVE
     evidence = {"objective_first": first, "objective_now": now}
@@ -97,7 +104,7 @@ def stability(seed: Seed) -> GateResult:
 
 
 def impact(measured: Impact | None) -> GateResult:
-    """The seed helps on held-out data: the loss with it off is higher than with it on."""
+    """Check that the seed helps on held-out data: the loss with it off is higher than with it on."""
     if measured is None:
         return GateResult(Gate.IMPACT, False, "its impact has not been measured")
     passed = math.isfinite(measured.loss_gain) and measured.loss_gain > 0.0
@@ -111,7 +118,13 @@ def impact(measured: Impact | None) -> GateResult:
 
 
 def reset(parameters: int, hooks: int, optimiser: int | None) -> GateResult:
-    """Nothing of a culled seed is left; `optimiser` counts entries there, None where nobody counted."""
+    """Check that nothing of a culled seed is left.
+
+    Args:
+        parameters: number of its parameters in the model.
+        hooks: number of leaked hooks at its layer.
+        optimiser: number of its entries in the optimizers; None where unknown.
+    """
     evidence = {"parameters": float(parameters), "hooks": float(hooks)}
     if optimiser is not None:
         evidence["optimiser_entries"] = float(optimiser)

@@ -1,6 +1,6 @@
-"""Health of seeds and of the layers they may be planted at, measured on one probe batch.
+"""Health of seeds and of their target layers, measured on one probe batch.
 
-Everything is taken outside of the training step, by hooks that exist only while the probe runs, so a
+Everything is measured outside of the training step, by hooks that exist only while the probe runs, so a
 dormant slot costs nothing and a step never waits for the device.
 """
 
@@ -25,17 +25,23 @@ from esper.utils.device_and_rng import seeded_rng
 
 # Statistics of an activation are taken from at most so many values: enough for two digits.
 SAMPLE_VALUES = 16_384
-# ... but from so many of each unit where there are as many: fewer would take a sparse unit for a dead one.
+# ... but from at least so many of each unit where there are as many: with fewer, a sparse unit looks dead.
 MIN_VALUES = 64
-# A unit whose output varies less than this over the probe batch answers to nothing.
+# A unit whose output varies less than this over the probe batch counts as dead.
 DEAD_VARIANCE = 1e-12
 ROLLING = ("activation_variance", "dead_ratio", "gradient_norm", "latency_ms", "throughput")
 
 
 class HealthMonitor:
-    """Takes a `HealthSignal` of every living seed and of every site with a dormant slot.
+    """Measures a `HealthSignal` of every seed alive and of every site with a dormant slot.
 
-    `window` is how many signals the rolling means run over.
+    Args:
+        model: the growable model.
+        window: number of signals in the rolling means.
+
+    Example:
+        >>> monitor = HealthMonitor(model, window=10)  # doctest: +SKIP
+        >>> signals = monitor.measure(lambda: loss(model(x), y), samples=len(x))  # doctest: +SKIP
     """
 
     def __init__(self, model: MorphableModel, window: int) -> None:
@@ -44,9 +50,16 @@ class HealthMonitor:
         self.history: dict[str, dict[str, deque[float]]] = {}
 
     def measure(self, probe: Callable[[], Tensor], samples: int) -> dict[str, HealthSignal]:
-        """Signals by slot key. `probe` runs one batch of `samples` through the model and returns its loss.
+        """Measure all signals with one forward and backward pass.
 
-        No parameter, `.grad`, buffer or mode is changed, and no generator moved but by `probe` itself.
+        No parameter, `.grad`, buffer or mode is changed, and no generator is advanced except by `probe`.
+
+        Args:
+            probe: runs one batch through the model and returns its loss, a scalar.
+            samples: size of that batch.
+
+        Returns:
+            Signals by slot key (`SeedRecord.key`).
         """
         probes: dict[str, _LayerProbe] = {}
         handles = []
@@ -85,12 +98,12 @@ class HealthMonitor:
 
 
 def _history_key(record: SeedRecord) -> str:
-    """Whose history a signal belongs to: one seed's, not that of another in the same slot, or a layer's."""
+    """Return the key of a signal's history: one seed's (not an earlier one's in the same slot) or a layer's."""
     return f"{record.key}@{record.germinated_step}" if record.alive else record.layer
 
 
 class _LayerProbe:
-    """What the probe showed at one layer."""
+    """Measurements at one layer during the probe."""
 
     def __init__(self, model: MorphableModel, layer: str) -> None:
         self.layer = layer
@@ -172,7 +185,7 @@ def _signal(
 
 
 def _gradients(loss: Tensor, probes: Mapping[str, _LayerProbe]) -> None:
-    """The functional gradient at every layer the probe reached; parameters' `.grad` is not touched."""
+    """Compute the gradient of the loss at every layer that the probe reached; `.grad` is not changed."""
     reached = [v for v in probes.values() if v.output is not None and v.output.requires_grad]
     if not reached or not loss.requires_grad:
         return
@@ -182,7 +195,7 @@ def _gradients(loss: Tensor, probes: Mapping[str, _LayerProbe]) -> None:
 
 
 def _activation_stats(h: Tensor, layout: str) -> tuple[float, float]:
-    """Variance of the values and the share of units that do not vary over the batch."""
+    """Return the variance of the values and the share of units that do not vary over the batch."""
     values = _sampled(h, layout).float()
     variance = values.var(correction=0).item()
     if len(values) < 2:
@@ -191,7 +204,7 @@ def _activation_stats(h: Tensor, layout: str) -> tuple[float, float]:
 
 
 def _sampled(h: Tensor, layout: str) -> Tensor:
-    """Some values of every unit, (values, units); only what is sampled is copied."""
+    """Return some values of every unit, (values, units); only these are copied."""
     if layout == "features":
         rows = h.flatten(0, -2)
         return rows[:: _stride(*rows.shape)]

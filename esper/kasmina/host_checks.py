@@ -1,4 +1,4 @@
-"""What a model must not be if it is to grow: a sentence for each thing, naming the module."""
+"""Checks of a host network before it is wrapped: one sentence per problem, naming the module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from esper.utils.safetensors import check_kind
 
 
 def host_problems(model: nn.Module) -> list[str]:
-    """A sentence for each reason why the model cannot be wrapped, trained and saved; nothing is changed."""
+    """Check whether a model can be wrapped, trained and saved; nothing is changed.
+
+    Args:
+        model: the host network.
+
+    Returns:
+        One sentence for each problem, which names the module; empty for a usable model.
+
+    Example:
+        >>> host_problems(torch.nn.Linear(2, 2))
+        []
+    """
     found = [*_wrappers(model), *_missing_data(model)]
     return found or [*_missing_setters(model), *_not_savable(model)]
 
@@ -25,7 +36,7 @@ def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _wrappers(model: nn.Module) -> Iterator[str]:
-    """Modules that call another one by a way of their own, which a seed's hook or parameters do not take."""
+    """Modules that call a wrapped module in a way that bypasses hooks or added parameters."""
     for label, module in _named(model):
         kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(module).__mro__}
         if "torch._dynamo.eval_frame.OptimizedModule" in kinds:
@@ -71,7 +82,7 @@ def _missing_setters(model: nn.Module) -> Iterator[str]:
 
 
 def _not_savable(model: nn.Module) -> Iterator[str]:
-    """What a checkpoint could not hold."""
+    """Values that a checkpoint cannot hold."""
     try:
         state = model.state_dict()
         pack_state(state)
@@ -83,12 +94,20 @@ def _not_savable(model: nn.Module) -> Iterator[str]:
 
 
 def parameter_names(model: nn.Module) -> set[str]:
-    """Names of all parameters, those without data included."""
+    """Return the names of all parameters, including those without data."""
     return {name for name, _ in model.named_parameters()}
 
 
 def check_observed(model: nn.Module, before: set[str]) -> None:
-    """Raise `GrowthError` where the first batch left a module without parameters, or made one that is new."""
+    """Check the host after its first batch.
+
+    Args:
+        model: the host network.
+        before: names of its parameters before the batch.
+
+    Raises:
+        GrowthError: a lazy module is still without parameters, or the forward made a new parameter.
+    """
     for label, module in _named(model):
         if any(is_lazy(tensor) for _, tensor in _own_tensors(module)):
             raise GrowthError(
@@ -105,7 +124,7 @@ def check_observed(model: nn.Module, before: set[str]) -> None:
 
 
 def where_raised(model: nn.Module, error: BaseException) -> str:
-    """The innermost module of the model in whose code an exception was raised, for a sentence."""
+    """Return a label of the innermost module of the model in whose code an exception was raised."""
     labels = {id(module): label for label, module in _named(model)}
     found, trace = labels[id(model)], error.__traceback__
     while trace is not None:

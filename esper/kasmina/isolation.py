@@ -1,7 +1,7 @@
-"""A seed in TRAINING learns beside the host without touching it.
+"""Isolated training: a seed in TRAINING learns without changing the host's outputs or gradients.
 
 The host's backward pass gives g, the gradient of the loss with respect to the layer's output h. The
-seed learns to answer with a step of bounded size against it: for its output d it minimises
+seed learns to output a step of bounded size against it: for its output d it minimises
 
     mean((d - t)^2) / mean(t^2)   with   t = -r * rms(h) * g / rms(g),
 
@@ -20,15 +20,19 @@ from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.kasmina.tap import ActivationTap
 from esper.utils.device_and_rng import seeded_rng
 
-# Size of the wanted step beside the layer's output: large enough to matter, far from drowning the host.
+# Size of the target step relative to the layer's output: large enough to matter, small beside the output.
 STEP_RATIO = 0.1
 
 
 def learn(seed: Seed, step: int) -> None:
-    """Add the gradients of the seed's own objective, averaged over its taps, and forget the taps.
+    """Add the gradients of the seed's own objective, averaged over its taps, and clear the taps.
 
-    The global generators are left as they were; what the seed draws depends on its own number and the
-    step alone. A tap whose gradient overflowed (fp16) counts for nothing.
+    The global generators are restored; what the seed draws depends only on its own seed and the step. A tap
+    whose gradient overflowed (fp16) is ignored.
+
+    Args:
+        seed: an isolated seed.
+        step: optimizer steps done.
     """
     taps = [tap for tap in seed.taps if tap.gradient is not None]
     seed.taps.clear()
@@ -45,7 +49,7 @@ def learn(seed: Seed, step: int) -> None:
 
 
 def _error(seed: Seed, tap: ActivationTap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The relative squared error on one tap, and whether its gradient was finite (the error is 0 if not)."""
+    """Return the relative squared error on one tap (0 for a non-finite gradient), and whether it is finite."""
     assert tap.gradient is not None
     source = tap.source.to(dtype)
     delta = seed.delta(source, source).float()
@@ -71,7 +75,7 @@ def _update_objective(seed: Seed, objective: Tensor, valid: Tensor) -> None:
 
 
 def guard_gradients(seed: Seed, max_norm: float | None) -> None:
-    """Clip the seed's gradients on their own, and drop them all where one is not finite; no sync."""
+    """Clip the seed's gradients, and zero them all where one is not finite; does not wait for the device."""
     grads = [p.grad for p in seed.parameters() if p.grad is not None]
     if not grads:
         return

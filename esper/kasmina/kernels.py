@@ -1,4 +1,4 @@
-"""Kernels: trained weights of a blueprint, stored by their content and cached in memory."""
+"""Kernels (trained weights of a blueprint): a store on disk addressed by content, and a memory cache."""
 
 from __future__ import annotations
 
@@ -25,21 +25,39 @@ _MB = 1 << 20
 
 
 class KernelSource(Protocol):
-    """Somebody who has kernels: a store on disk, or a library elsewhere."""
+    """Interface of a source of kernels: a store on disk, or a remote library."""
 
-    def fetch(self, artifact_id: str) -> Kernel: ...
+    def fetch(self, artifact_id: str) -> Kernel:
+        """Return tensors by name, and the metadata; raises `GrowthError` for an unknown id."""
+        ...
 
 
 class KernelStore:
-    """A folder of kernels, each a safetensors file under the SHA-256 of its bytes."""
+    """A folder of kernels, each a safetensors file named by the SHA-256 of its bytes.
+
+    Args:
+        folder: the folder.
+
+    Example:
+        >>> store = KernelStore(Path("kernels"))
+        >>> artifact_id = store.put(*extract(model, "fc1", 0))  # doctest: +SKIP
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def put(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
-        """Store a kernel durably and return its id; the same content has the same id.
+        """Store a kernel durably.
 
-        `metadata` is JSON. Raises `GrowthError` for what cannot be stored.
+        Args:
+            tensors: tensors by name.
+            metadata: JSON types.
+
+        Returns:
+            The id; the same content has the same id.
+
+        Raises:
+            GrowthError: the kernel cannot be stored.
         """
         try:
             data = tensor_bytes(tensors, metadata)
@@ -50,9 +68,16 @@ class KernelStore:
         return artifact_id
 
     def fetch(self, artifact_id: str) -> Kernel:
-        """Tensors, on the CPU, and metadata of a kernel, verified against its id.
+        """Read a kernel and verify it against its id.
 
-        Raises `GrowthError` for an id that is unknown and for a file that is damaged.
+        Args:
+            artifact_id: what `put` returned.
+
+        Returns:
+            Tensors by name, on the CPU, and the metadata.
+
+        Raises:
+            GrowthError: the id is unknown, or the file is damaged.
         """
         path = self._path(artifact_id)
         if not path.is_file():
@@ -74,10 +99,17 @@ class KernelStore:
 
 
 class KernelCache:
-    """The kernels used last, in memory, in front of a slower source.
+    """An LRU memory cache in front of a slower kernel source. Not thread-safe.
 
-    Holds at most `capacity_mb` (of 2**20 bytes) of tensors and gives up the one unused for longest first.
-    `clock` gives seconds. Not for use by several threads at once.
+    Args:
+        source: where missing kernels are fetched.
+        capacity_mb: size of the cached tensors, in units of 2**20 bytes.
+        clock: returns seconds.
+
+    Example:
+        >>> cache = KernelCache(KernelStore(Path("kernels")), capacity_mb=64)
+        >>> cache.stats()["hits"]
+        0
     """
 
     def __init__(
@@ -92,9 +124,13 @@ class KernelCache:
         self._last_s = self._total_s = 0.0
 
     def fetch(self, artifact_id: str) -> Kernel:
-        """Copies of a kernel's tensors and metadata, from memory where it is kept.
+        """Return copies of a kernel's tensors and metadata, from memory where possible.
 
-        Raises what the source raises.
+        Args:
+            artifact_id: id of the kernel.
+
+        Raises:
+            GrowthError: what the source raises.
         """
         start = self._clock()
         kernel = self._entries.get(artifact_id)
@@ -111,7 +147,7 @@ class KernelCache:
         return result
 
     def stats(self) -> dict[str, float]:
-        """Hits, misses, kernels and bytes kept, and the latency of the last fetch and on average."""
+        """Return hits, misses, number and bytes of cached kernels, and last and mean latency in ms."""
         served = self._hits + self._misses
         return {
             "hits": self._hits,

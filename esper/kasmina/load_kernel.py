@@ -1,4 +1,4 @@
-"""Kernels out of a model and into it: a trained seed as tensors with a description."""
+"""Extraction of a trained seed from a model as a kernel, and loading of a kernel into a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,22 @@ DESCRIPTION = ("blueprint", "placement", "options", "blend_mode", "layout", "in_
 
 
 def extract(model: MorphableModel, layer: str, index: int) -> Kernel:
-    """A copy of a living seed's weights, on the CPU, and what is needed to build it elsewhere."""
+    """Copy a seed's weights and the description that is needed to build it in another model.
+
+    Args:
+        model: a growable model.
+        layer: name of the layer.
+        index: slot at that layer.
+
+    Returns:
+        Tensors by name, on the CPU, and the description as JSON types.
+
+    Raises:
+        GrowthError: the slot holds no seed, or does not exist.
+
+    Example:
+        >>> tensors, description = extract(model, "fc1", 0)  # doctest: +SKIP
+    """
     record = model.record(layer, index)
     if not record.alive:
         raise GrowthError(f"slot {index} of {layer!r} is {record.stage}: there is no kernel to take")
@@ -31,10 +46,18 @@ def extract(model: MorphableModel, layer: str, index: int) -> Kernel:
 
 
 def load_kernel(model: MorphableModel, layer: str, index: int, kernel: Kernel) -> None:
-    """Put a trained kernel into a dormant slot, at full strength and fossilised.
+    """Load a kernel into a dormant slot, fossilised and with alpha 1.
 
-    A load restores a stage: it does not pass the table of moves, nor the gates. Raises `GrowthError`
-    where the slot is taken, the kernel is incomplete, or it does not fit the layer.
+    A load sets the stage directly, without `LEGAL_MOVES` and gates.
+
+    Args:
+        model: a growable model that has seen one batch.
+        layer: name of the layer.
+        index: slot at that layer.
+        kernel: tensors and description, as `extract` returns them.
+
+    Raises:
+        GrowthError: the slot is not dormant, the kernel is incomplete, or it does not fit the layer.
     """
     record = model.record(layer, index)
     if record.stage is not SeedStage.DORMANT:
@@ -61,7 +84,7 @@ def load_kernel(model: MorphableModel, layer: str, index: int, kernel: Kernel) -
 def _record_for(record: SeedRecord, description: Mapping[str, Any]) -> SeedRecord:
     missing = [name for name in DESCRIPTION if name not in description]
     if missing:
-        raise GrowthError(f"the kernel does not say its {', '.join(missing)}")
+        raise GrowthError(f"the kernel's description lacks {', '.join(missing)}")
     wanted = {name: description[name] for name in DESCRIPTION}
     try:
         return SeedRecord.from_json(record.to_json() | wanted | {"stage": SeedStage.FOSSILIZED.value})

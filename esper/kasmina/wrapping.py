@@ -1,4 +1,4 @@
-"""From a model to one that can grow."""
+"""`wrap`: make a model growable."""
 
 from __future__ import annotations
 
@@ -25,14 +25,29 @@ def wrap(
     kernels: KernelSource | None = None,
     seed: int = 0,
 ) -> MorphableModel:
-    """Make a model growable at the layers that `target_layers` select.
+    """Make a model growable at the layers that `target_layers` selects.
 
-    A target is a layer class, the name of one, or a pattern of module paths; see `match_layers`.
-    With `preserve_original` a deep copy is grown and `model` is left as it is. `kernels` is where
-    `load_kernel` finds trained seeds, cached in memory up to `cache_size_mb`. Without
-    `telemetry_enabled` no health is taken. `seed` fixes the weights of later seeds.
-    Raises `GrowthError` for targets that match nothing, and, naming the module, for a model that cannot be
-    grown or saved (`host_problems`) or copied.
+    Args:
+        model: the host network.
+        target_layers: layer classes, names of classes, or patterns of module paths; see `match_layers`.
+        seeds_per_layer: number of seed slots at each layer.
+        cache_size_mb: memory for kernels that were fetched, in units of 2**20 bytes.
+        telemetry_enabled: whether the health of seeds is measured.
+        preserve_original: grow a deep copy and leave `model` unchanged.
+        kernels: where `MorphableModel.load_kernel` finds trained seeds.
+        seed: seed of the generator that initialises the weights of new seeds.
+
+    Returns:
+        The growable model; its forward is the host's as long as all slots are dormant.
+
+    Raises:
+        GrowthError: a target matches nothing, or the model cannot be grown, saved or copied; the message
+            names the module.
+
+    Example:
+        >>> model = wrap(torch.nn.Sequential(torch.nn.Linear(4, 2)), ["nn.Linear"], seeds_per_layer=1)
+        >>> model.get_layer_names()
+        ['0']
     """
     layers = match_layers(model, target_layers)
     if problems := host_problems(model):

@@ -16,7 +16,7 @@ DEFAULT_SIDE = 4
 
 
 class Attention(nn.Module):
-    """Self-attention over (batch, tokens, dim), made of linear layers, each of which can be a target layer."""
+    """Self-attention over (batch, tokens, dim), made of linear layers that can each be a target layer."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()

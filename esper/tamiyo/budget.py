@@ -64,7 +64,7 @@ class Budget:
         ]
 
     def reserve(self, layer: str, candidate: Candidate) -> int:
-        """Reserve the first free slot of `layer` and the candidate's parameters and FLOPs; returns the slot."""
+        """Reserve the first free slot of `layer` and the candidate's cost; returns the slot."""
         self.remaining_params -= candidate.params
         self.remaining_flops -= candidate.flops
         self.seeds[layer] += 1

@@ -1,9 +1,9 @@
 """The default policy: few large seeds, early, late layers first, kept only where they measurably help.
 
 Its rules come from measurements: every epoch of delay costs about 0.3 points of accuracy; many small seeds
-later on gained less than a few large ones at once; the parameter count alone ranks candidates of different size
-about as well as any score; and only validation with a seed on and off can show whether it helps. The value of
-each kind of seed is in `scoring`.
+later on gained less than a few large ones at once; the parameter count alone ranks candidates of different
+size about as well as any score; and only validation with a seed on and off can show whether it helps. The
+value of each kind of seed is in `scoring`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,31 @@ _PRIOR_WEIGHT = 4.0
 
 
 class HeuristicPolicy:
-    """Plants up to `max_seeds` seeds that allowance the room for parameters, and judges each by its impact.
+    """Germinates up to `max_seeds` seeds that share the parameter budget; keeps those that help.
 
-    max_seeds: seeds alive at a time, fossilised ones included.
-    prior: confidence in a seed of which nothing is known yet.
-    gap_weight: how much of the confidence goes where validation loss is all gap (train loss near 0).
-    depth_bias: 0: all depths alike; 1: nothing at the first layer.
-    min_worth: a seed's worth a parameter times its allowance of all the room, below which it is not planted.
-    shortlist: how many candidates for a place are put forward for a look ahead, where one is made.
-    min_urgency: nothing is planted when a smaller allowance of the run than this is ahead.
-    judge, min_gain, min_confidence, confirmations, patience_epochs: see `PruningRule`.
-    seed: of the policy's own random numbers, which only break ties.
+    Args:
+        max_seeds: seeds alive at a time, fossilised ones included.
+        prior: confidence in a seed before any evidence, in [0, 1].
+        gap_weight: reduction of the confidence when the validation loss is all generalisation gap (training
+            loss near 0), in [0, 1].
+        depth_bias: 0 treats all depths alike; 1 gives the first layer no seed.
+        min_urgency: no seed is germinated when a smaller share of the run than this is left.
+        min_worth: no seed is germinated whose value per parameter times its fraction of the whole budget is
+            below this.
+        shortlist: candidates of a germination that are passed to lookahead, where it is on.
+        judge: mode of the pruning rule, "impact" or "keep"; see `PruningRule` for it and the next four.
+        min_gain: share of the validation loss that a seed must remove.
+        min_confidence: probability that a pruning decision needs.
+        confirmations: epochs in a row that must speak against a seed.
+        patience_epochs: epochs of probation after which a seed without a clear effect is culled.
+        seed: seed of the policy's random numbers, which only break ties.
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    Example:
+        >>> HeuristicPolicy(max_seeds=2).max_seeds
+        2
     """
 
     def __init__(
@@ -137,10 +151,10 @@ class HeuristicPolicy:
         return commands
 
     def _rank(self, packet: SystemStatePacket, budget: Budget, parts: int) -> list[ScoredCandidate]:
-        """Candidates within their allowance of the room, the best first; ties go to series, then to chance.
+        """Return candidates within their allowance, best first; ties go to series, then to chance.
 
-        Of each blueprint at each layer only the best size stands in the list. Seeds in series add up to
-        depth and allowance the room; width is worth most in one piece, so a seed in parallel may have it all.
+        Of each blueprint at each layer only the best size is listed. Seeds in series add up to depth and share
+        the budget; width gains most in one piece, so a seed in parallel may use all of it.
         """
         shares = {
             "series": Allowance(budget.remaining_params / parts, budget.remaining_flops / parts),
@@ -212,7 +226,7 @@ class HeuristicPolicy:
         choices: Sequence[ScoredCandidate],
         urgency: float,
     ) -> AdaptationCommand:
-        """The first choice, with the next ones on its shortlist, and its allowance of the ground taken."""
+        """Return the command for the first choice, the next ones on its shortlist; its budget is reserved."""
         slots = {choice.site.layer: budget.free[choice.site.layer][0] for choice in choices}
         ahead = [
             self._command(packet, choice, slots[choice.site.layer], urgency)

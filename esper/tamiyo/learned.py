@@ -1,9 +1,10 @@
 """The heuristic policy, corrected by earlier runs: a contextual bandit with an episode file.
 
-Each candidate's heuristic score is multiplied by exp(w . x): x are dimensionless features (used fraction of the
-budget, cost, depth, placement, blueprint, timing), w weights that are drawn once per run from the posterior given
-the episodes. Without episodes it explores around the heuristic; the more runs are known, the less it deviates.
-A run becomes an episode when it finishes; an interrupted run only after it was resumed and has finished.
+Each candidate's heuristic score is multiplied by exp(w . x): x are dimensionless features (used fraction of
+the budget, cost, depth, placement, blueprint, timing), w weights that are drawn once per run from the
+posterior given the episodes. Without episodes it explores around the heuristic; the more runs are known, the
+less it deviates. A run becomes an episode when it finishes; an interrupted run only after it was resumed and
+has finished.
 """
 
 from __future__ import annotations

@@ -48,15 +48,23 @@ class PruningDecision:
 
 
 class PruningRule:
-    """Judges seeds by validation with the seed on against off.
+    """Decides which seeds stay, by validation with the seed on and off.
 
-    mode: "impact", or "keep": every seed stays unless it is broken.
-    min_gain: the share of the validation loss that a seed has to take off to be worth its parameters.
-    min_confidence: how sure a verdict must be (best equal to the control loop's threshold).
-    confirmations: epochs in a row that must speak against a seed. More than one helps where impact is noisy,
-      and costs an epoch with a seed that harms.
-    patience_epochs: a seed about which nothing is sure after so long in probation is culled.
-    Raises `ConfigError` for values out of range.
+    Args:
+        mode: "impact", or "keep", which keeps every seed that is not broken.
+        min_gain: share of the validation loss that a seed must remove to justify its parameters, in [0, 1).
+        min_confidence: probability that a decision needs, in [0, 1]; best equal to the growth controller's
+            threshold.
+        confirmations: epochs in a row that must speak against a seed. More than one helps where impact is
+            noisy, and costs an epoch with a harmful seed.
+        patience_epochs: epochs of probation after which a seed without a clear effect is culled.
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    Example:
+        >>> PruningRule("keep").mode
+        'keep'
     """
 
     def __init__(
@@ -89,7 +97,14 @@ class PruningRule:
         self._against: dict[tuple[str, int], list[int]] = {}
 
     def decisions(self, packet: SystemStatePacket) -> list[PruningDecision]:
-        """A verdict for each seed about which there is one, broken ones first, harmful ones next."""
+        """Return the decisions about the packet's seeds, broken seeds first, harmful ones next.
+
+        Args:
+            packet: the state of the run.
+
+        Returns:
+            One decision for each seed about which there is one.
+        """
         from_decision = {_key(seed) for seed in packet.seeds if seed.stage is SeedStage.PROBATIONARY}
         self._against = {key: epochs for key, epochs in self._against.items() if key in from_decision}
         found = [decision for seed in packet.seeds if (decision := self._decide(seed, packet)) is not None]

@@ -18,8 +18,8 @@ from esper.tamiyo.randomness import dump_random, load_random
 class RandomPolicy:
     """Germinates up to `max_seeds` seeds at times drawn uniformly from the run's first `latest` share.
 
-    Layer, blueprint and candidate are drawn uniformly, in that order, among all that fit the parameter budget.
-    A seed that was culled before `latest` is replaced, as with the other policies.
+    Layer, blueprint and candidate are drawn uniformly, in that order, among all that fit the parameter
+    budget. A seed that was culled before `latest` is replaced, as with the other policies.
 
     Args:
         max_seeds: number of seeds.

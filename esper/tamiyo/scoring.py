@@ -21,8 +21,8 @@ _UNKNOWN = 0.7
 _FEW_POSITIONS = 16
 # Parameters that are used at many positions gain more each: by this power of FLOPs per parameter.
 _USE_POWER = 0.25
-# Value of width relative to depth of the same size: on Fashion-MNIST two 3x3 seeds in series gained 3.9 points on a small
-# convnet, two in parallel 2.1. Where only a parallel seed can use the budget (narrow layers), it still wins.
+# Value of width relative to depth of the same size: on Fashion-MNIST two 3x3 seeds in series gained 3.9 points
+# on a small convnet, two in parallel 2.1. Where only a parallel seed can use the budget (narrow layers), it still wins.
 _PARALLEL = 0.5
 
 
@@ -77,9 +77,10 @@ def flops_per_param(candidate: Candidate) -> float:
 
 
 def total_allowance(packet: SystemStatePacket) -> Allowance | None:
-    """What all of growth may use, or the largest seed on offer or alive where that is less; None: no bound.
+    """Return what all seeds together may use, or the largest seed offered or alive where that is less.
 
-    Against this a seed's size is small or large: a remaining that nothing on offer could fill says little.
+    A seed's size is measured against this: a budget that no candidate could use up is no useful scale.
+    None where there is no bound.
     """
     if packet.max_params is None:
         return None

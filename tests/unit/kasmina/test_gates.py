@@ -28,17 +28,17 @@ def test_sanity_counts_values_that_are_not_finite(bad: float) -> None:
     with torch.no_grad():
         seed.body[0].weight[0, :2] = bad
         seed.body[1].running_mean[0] = bad
-    verdict = gates.sanity(seed)
-    assert (verdict.gate, verdict.passed) == (Gate.SANITY, False)
-    assert verdict.evidence == {"non_finite": 3.0} and verdict.reason == "3 values are NaN or infinite"
+    result = gates.sanity(seed)
+    assert (result.gate, result.passed) == (Gate.SANITY, False)
+    assert result.evidence == {"non_finite": 3.0} and result.reason == "3 values are NaN or infinite"
 
 
 @pytest.mark.parametrize("placement", ["series", "parallel"])
 def test_interface_tries_the_shapes(placement: str) -> None:
     seed = make(nn.Linear(4 if placement == "series" else 7, 4), placement)
     assert gates.interface(seed, (7,) if placement == "parallel" else (4,), (4,)).passed
-    verdict = gates.interface(seed, (9,), (9,))
-    assert not verdict.passed and "its module fails on shape (9,)" in verdict.reason
+    result = gates.interface(seed, (9,), (9,))
+    assert not result.passed and "its module fails on shape (9,)" in result.reason
     wrong = gates.interface(make(nn.Linear(4, 3)), (4,), (4,))
     assert wrong.reason == "output shape (3,) is not the layer's (4,)" and not wrong.passed
 
@@ -77,8 +77,8 @@ class InTraining(nn.Module):
     ],
 )
 def test_interface_tries_training_mode_too(do: Callable[[Tensor], Tensor], problem: str) -> None:
-    verdict = gates.interface(make(InTraining(do)), (4,), (4,))
-    assert not verdict.passed and re.search(problem, verdict.reason)
+    result = gates.interface(make(InTraining(do)), (4,), (4,))
+    assert not result.passed and re.search(problem, result.reason)
 
 
 def test_interface_works_in_the_seed_s_own_precision() -> None:
@@ -100,9 +100,9 @@ def test_gradients_have_to_arrive_and_be_of_a_sound_size(total: float, count: in
     """K3: gradient health."""
     seed = make()
     seed.stats[GRAD_SUM], seed.stats[GRAD_COUNT] = total, count
-    verdict = gates.gradient(seed)
-    assert (verdict.gate, verdict.passed) == (Gate.GRADIENT, passed)
-    assert verdict.evidence["samples"] == count
+    result = gates.gradient(seed)
+    assert (result.gate, result.passed) == (Gate.GRADIENT, passed)
+    assert result.evidence["samples"] == count
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_an_objective_that_ran_away_is_not_stable(first: float, now: float, pass
     """K3: stability."""
     seed = make()
     seed.stats[OBJECTIVE_FIRST], seed.stats[OBJECTIVE_NOW] = first, now
-    verdict = gates.stability(seed)
-    assert (verdict.gate, verdict.passed) == (Gate.STABILITY, passed)
-    assert verdict.evidence["objective_first"] == first
+    result = gates.stability(seed)
+    assert (result.gate, result.passed) == (Gate.STABILITY, passed)
+    assert result.evidence["objective_first"] == first
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_an_objective_that_ran_away_is_not_stable(first: float, now: float, pass
 )
 def test_only_a_seed_that_helps_has_impact(gain: float, passed: bool) -> None:
     """K3: impact, on against off."""
-    verdict = gates.impact(replace(HELPFUL, loss_gain=gain))
-    assert (verdict.gate, verdict.passed) == (Gate.IMPACT, passed)
-    assert set(verdict.evidence) == {"loss_gain", "loss_gain_error", "accuracy_gain", "samples"}
+    result = gates.impact(replace(HELPFUL, loss_gain=gain))
+    assert (result.gate, result.passed) == (Gate.IMPACT, passed)
+    assert set(result.evidence) == {"loss_gain", "loss_gain_error", "accuracy_gain", "samples"}
     assert not gates.impact(None).passed and "not been measured" in gates.impact(None).reason
 
 
@@ -135,6 +135,6 @@ def test_only_a_seed_that_helps_has_impact(gain: float, passed: bool) -> None:
 )
 def test_reset_wants_nothing_left(left: tuple[int, int, int | None], passed: bool) -> None:
     """K3, K9; what was not counted is no evidence."""
-    verdict = gates.reset(*left)
-    assert (verdict.gate, verdict.passed) == (Gate.RESET, passed)
-    assert ("optimiser_entries" in verdict.evidence) == (left[2] is not None)
+    result = gates.reset(*left)
+    assert (result.gate, result.passed) == (Gate.RESET, passed)
+    assert ("optimiser_entries" in result.evidence) == (left[2] is not None)

@@ -182,9 +182,9 @@ def test_a_life_from_dormant_to_fossilized() -> None:
     assert stages(over) == [(S.PROBATIONARY, S.FOSSILIZED)]
     for change in (born, joined, blended, over):
         for move in change.moves:
-            assert tuple(v.gate for v in move.verdicts) == GATES[move.old, move.new]
-            assert all(v.passed and v.reason for v in move.verdicts)
-            assert all(math.isfinite(value) for v in move.verdicts for value in v.evidence.values())
+            assert tuple(v.gate for v in move.gate_results) == GATES[move.old, move.new]
+            assert all(v.passed and v.reason for v in move.gate_results)
+            assert all(math.isfinite(value) for v in move.gate_results for value in v.evidence.values())
             assert move.record is record and move.reason
     assert (record.germinated_epoch, record.blended_epoch, record.fossilized_epoch) == (1, 1, 3)
     assert not (born.activated or joined.added or blended.structural or over.structural)
@@ -215,12 +215,12 @@ def test_a_seed_can_be_culled_and_its_slot_comes_back(stage: SeedStage) -> None:
     assert stages(change) == [(stage, S.CULLED)] and [key for key, _ in change.removed] == [record.key]
     move = manager.embargo(record, 0, TrainingPosition(5, 2))
     assert (move.old, move.new) == (S.CULLED, S.EMBARGOED)
-    assert [v.gate for v in move.verdicts] == [Gate.RESET]
+    assert [v.gate for v in move.gate_results] == [Gate.RESET]
     assert manager.removed[0]["culled_epoch"] == 2 and manager.removed[0]["blueprint"] == "mlp"
     assert manager.advance(TrainingPosition(9, 4)).moves == []
     released = manager.advance(TrainingPosition(9, 5))
     assert stages(released) == [(S.EMBARGOED, S.DORMANT)]
-    assert [v.gate for v in released.moves[0].verdicts] == [Gate.RESET]
+    assert [v.gate for v in released.moves[0].gate_results] == [Gate.RESET]
     assert model.record("body.fc1", 0) == record.cleared()
     manager.apply(germinate("body.fc1", "mlp"), NOW)
 
@@ -823,12 +823,12 @@ def test_a_barred_layer_offers_no_slot_until_its_time_is_over() -> None:
     layer = next(iter(model.records))
     placement, blueprint = next(found[1:] for found in fitting(model) if found[0] == layer)
     manager.apply(germinate(layer, blueprint, placement), NOW)
-    manager.bar(layer, 4, "why", TrainingPosition(7, 2))
+    manager.embargo_layer(layer, 4, "why", TrainingPosition(7, 2))
     first, *free = model.records[layer]
     assert first.alive
     assert free
     assert all((r.stage, r.embargo_until_epoch, r.reason) == (S.EMBARGOED, 4, "why") for r in free)
-    manager.bar(layer, 3, "again", TrainingPosition(8, 2))
+    manager.embargo_layer(layer, 3, "again", TrainingPosition(8, 2))
     assert all(r.embargo_until_epoch == 4 for r in free)
     manager.advance(TrainingPosition(20, 3))
     assert all(r.stage is S.EMBARGOED for r in free)
