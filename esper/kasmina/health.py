@@ -98,7 +98,7 @@ class HealthMonitor:
 
 
 def _history_key(record: SeedRecord) -> str:
-    """Return the key of a signal's history: one seed's (not an earlier one's in the same slot) or a layer's."""
+    """Return the key of a signal's history: one seed's (not an earlier one's in its slot) or a layer's."""
     return f"{record.key}@{record.germinated_step}" if record.alive else record.layer
 
 

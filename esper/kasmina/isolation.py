@@ -49,7 +49,7 @@ def learn(seed: Seed, step: int) -> None:
 
 
 def _error(seed: Seed, tap: ActivationTap, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the relative squared error on one tap (0 for a non-finite gradient), and whether it is finite."""
+    """Return the relative squared error on one tap (0 for a non-finite gradient), and if it is finite."""
     assert tap.gradient is not None
     source = tap.source.to(dtype)
     delta = seed.delta(source, source).float()

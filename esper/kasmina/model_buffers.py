@@ -1,8 +1,8 @@
-"""The buffers of a model: kept through a measurement, and given the shapes that they were saved with.
+"""Buffers of a model: preserved during a measurement, and resized to the shapes in a checkpoint.
 
-A buffer may change its size while a model trains, be set to None, or be registered late. What a freshly made
-model has is then not what was saved. The topology therefore notes how a host's buffers differ from those that
-it was wrapped with, and loading makes room for the saved ones first.
+A buffer may change its size while a model trains, be set to None, or be registered late. A new model's buffers
+then differ from the saved ones. The topology therefore records how a host's buffers differ from those that it
+was wrapped with, and loading first restores that layout.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _DELETED = "deleted"
 
 @contextmanager
 def preserve_buffers(model: nn.Module) -> Iterator[None]:
-    """Within the block buffers may change, be replaced, added or removed; afterwards all are as before.
+    """Context: buffers may change, be replaced, added or removed inside; all are restored afterwards.
 
-    Buffers of lazy modules that have no data yet are left alone.
+    Buffers of lazy modules that have no data yet are not restored.
     """
     # the tables of scripted modules cannot change
     open_ones = (m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule))
@@ -44,7 +44,7 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def _restore_table(now: dict[str, Tensor | None], before: dict[str, Tensor | None]) -> None:
-    # compiled code is guarded by these tables: one that has not changed is not to be written to
+    # compiled code is guarded by these tables: do not write to an unchanged one
     if list(now) == list(before) and all(now[name] is buffer for name, buffer in before.items()):
         return
     now.clear()
@@ -60,7 +60,7 @@ def _restore_values(buffer: Tensor, before: Tensor) -> None:
 
 
 def buffer_layout(host: nn.Module) -> Layout:
-    """Shape and dtype of every buffer that is part of the host's state dict."""
+    """Return shape and dtype of every buffer that is part of the host's state dict."""
     return {
         f"{path}.{name}" if path else name: _entry(buffer)
         for path, module in host.named_modules()
@@ -80,27 +80,35 @@ def _dtype(entry: Any) -> Any:
 
 
 def layout_changes(before: Layout, now: Layout) -> Layout:
-    """What is another buffer now than before; of those that are gone, that they are.
+    """Return the buffers that differ from before, deleted ones included.
 
-    A buffer that had no data yet is the same with some: torch itself loads it in the saved shape.
+    A lazy buffer that has data now counts as unchanged: torch itself loads it in the saved shape.
     """
     changed = {name: entry for name, entry in now.items() if before.get(name, _DELETED) not in (entry, _LAZY)}
     return changed | {name: _DELETED for name in before if name not in now}
 
 
 def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The part of a state dict whose names begin with `prefix`, without it."""
+    """Return the part of a state dict whose names begin with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def fit_buffers(
     host: nn.Module, before: Layout, topology: Mapping[str, Any], saved: Mapping[str, Any]
 ) -> None:
-    """Give the host the buffers that `saved`, its state dict, has values for.
+    """Give the host the buffers that its saved state dict has values for.
 
-    `before` is the layout that the host was wrapped with; `topology` says how the saved one differed, and
-    where it is empty only shapes are fitted. Nothing gets larger than what was saved. Modules that the host
-    lacks are left to `load_state_dict`, which names them. Raises `GrowthError` for a damaged topology.
+    No buffer gets larger than what was saved. Modules that the host lacks are left to `load_state_dict`, which
+    names them.
+
+    Args:
+        host: the host network.
+        before: the layout that the host was wrapped with.
+        topology: the saved topology; where it is empty only shapes are fitted.
+        saved: the saved state dict of the host.
+
+    Raises:
+        GrowthError: the topology is damaged.
     """
     changes = topology.get("buffers", {})
     if not isinstance(changes, Mapping):
@@ -125,13 +133,13 @@ def _restore_registered(
         elif wanted is None:
             _set(module, leaf, None)
         elif isinstance(value := saved.get(name), Tensor):
-            # one that has changed since goes back to what it was, also in its dtype
+            # a buffer that has changed since is restored, including its dtype
             exact = name in changes or _dtype(before[name]) != _dtype(_entry(module._buffers.get(leaf)))
             _fit(module, leaf, value, exact=exact)
 
 
 def fit_shapes(module: nn.Module, saved: Mapping[str, Any]) -> None:
-    """Give every buffer of the module the shape that it was saved with."""
+    """Give every buffer of the module its saved shape."""
     for path, inner in module.named_modules():
         for leaf, buffer in list(inner._buffers.items()):
             value = saved.get(f"{path}.{leaf}" if path else leaf)
@@ -140,7 +148,7 @@ def fit_shapes(module: nn.Module, saved: Mapping[str, Any]) -> None:
 
 
 def _fit(module: nn.Module, leaf: str, saved: Tensor, *, exact: bool) -> None:
-    """Make a buffer that can hold `saved`; with `exact` also of its dtype."""
+    """Replace a buffer by one that can hold `saved`; with `exact` also of its dtype."""
     present = module._buffers.get(leaf)
     if present is not None and is_lazy(present):
         return  # torch's own hook gives it the saved shape

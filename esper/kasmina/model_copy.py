@@ -1,4 +1,4 @@
-"""Copies of a model, also of one that holds computed tensors; what cannot be copied is named."""
+"""Deep copies of a model, including models that hold computed tensors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ _DEPTH = 3
 
 
 def copy_model(model: M) -> M:
-    """A deep copy of the model.
+    """Return a deep copy of the model.
 
-    A module may keep a tensor that it has computed (`torch.nn.utils.weight_norm` keeps its weight so, others
-    their last activation); `copy.deepcopy` refuses those, here the copy gets their values. Raises
-    `GrowthError` naming the module for what cannot be copied.
+    A module may keep a tensor that it has computed (the weight under `torch.nn.utils.weight_norm`, a last
+    activation); `copy.deepcopy` rejects those, here the copy gets their values.
+
+    Args:
+        model: any module.
+
+    Raises:
+        GrowthError: the model cannot be copied; the message names the module.
     """
     try:
         return _copy(model)
@@ -56,10 +61,10 @@ def _slots(module: nn.Module) -> Iterator[str]:
 
 
 def _computed(model: nn.Module) -> dict[int, Any]:
-    """Copies by id, as `copy.deepcopy` wants what it is not to copy itself."""
+    """Return a memo for `copy.deepcopy`, by id, with the tensors that it cannot copy."""
     found = [tensor for module in model.modules() for tensor in _tensors(vars(module), _DEPTH)]
     computed = {id(tensor): tensor.detach().clone() for tensor in found if not tensor.is_leaf}
-    # a buffer of a lazy module knows no deepcopy, unlike a parameter of one
+    # an uninitialised buffer does not support deepcopy, unlike an uninitialised parameter
     lazy = [tensor for tensor in found if isinstance(tensor, UninitializedBuffer)]
     made: Any = UninitializedBuffer  # whose stub says otherwise
     return computed | {id(t): made(device=t.device, dtype=t.dtype) for t in lazy}
@@ -77,7 +82,7 @@ def _tensors(value: Any, depth: int) -> Iterator[Tensor]:
 
 
 def _culprit(model: nn.Module, error: Exception) -> str:
-    """The sentence for a model that cannot be copied, with the innermost module that cannot."""
+    """Return the message for a model that cannot be copied, with the innermost such module."""
     for name, module in reversed(list(model.named_modules())):
         try:
             _copy(module)

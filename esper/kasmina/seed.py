@@ -1,4 +1,4 @@
-"""A seed that is alive: its module, its alpha, and how it joins the layer it is planted at."""
+"""The module of a seed, and the forward hook that adds its output to its layer's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ OBJECTIVE_FIRST, OBJECTIVE_NOW, GRAD_SUM, GRAD_SQUARES, GRAD_COUNT = range(5)
 
 
 class Seed(nn.Module):
-    """A blueprint's module with the weight `alpha` by which its output is added to the host's.
+    """A blueprint's module with the weight `alpha` by which its output is added to its layer's.
 
-    `alpha` is a buffer in [0, 1]: a change of it neither waits for the device nor recompiles. `stats` is
-    in float32 whatever the seed is cast to.
+    `alpha` is a buffer in [0, 1]: changing it neither waits for the device nor recompiles. `stats` stays
+    float32 whatever the seed is cast to.
+
+    Args:
+        body: the blueprint's module.
+        placement: "series" reads the layer's output, "parallel" its input.
+        mode: blend mode, "additive" or "gated".
+        layout: layout of the layer's output, see `SiteShape`.
+        channels: channels of the layer's output.
+        rng_seed: seed of the draws in isolated training.
     """
 
     alpha: Tensor
@@ -36,22 +44,23 @@ class Seed(nn.Module):
         self.gate = nn.Parameter(make_gate(layout, channels)) if mode == "gated" else None
         self.register_buffer("alpha", torch.zeros(()))
         self.register_buffer("stats", torch.zeros(5))
-        # of its own randomness while it is isolated: the host's draws must not shift
+        # a separate generator while it is isolated: the host's draws must not shift
         self.rng_seed = rng_seed
         self.joined = False
         self.isolated = False
         self.taps: list[ActivationTap] = []
 
     def delta(self, x: Tensor, h: Tensor) -> Tensor:
-        """What the seed would add to the layer's output `h`, before alpha; `x` is the layer's input."""
+        """Return the seed's output before alpha; `x` is the layer's input, `h` its output."""
         out: Tensor = self.body(h if self.placement == "series" else x)
         return out
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """The layer's output with the seed blended in; shape and dtype of `h`."""
+        """Return the layer's output with the seed blended in; shape and dtype of `h`."""
         return join(self.mode, h, self.delta(x, h), self.alpha, self.gate)
 
     def set_alpha(self, value: float) -> None:
+        """Set alpha, clamped to [0, 1], without waiting for the device."""
         self.alpha.fill_(min(max(value, 0.0), 1.0))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -70,7 +79,7 @@ class Seed(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def objective(self) -> float | None:
-        """The seed's own objective, smoothed; None before it has learnt alone. Waits for the device."""
+        """Return the smoothed isolated objective, None before isolated training. Waits for the device."""
         value = self.stats[OBJECTIVE_NOW].item()
         return value if self.stats[OBJECTIVE_FIRST].item() > 0 else None
 
@@ -88,7 +97,7 @@ class Seed(nn.Module):
 
 
 class SeedHook:
-    """The forward hook of one layer: lets joined seeds add to its output, isolated ones listen."""
+    """The forward hook of one layer: joined seeds add to its output, isolated seeds record it."""
 
     def __init__(self, seeds: Sequence[Seed]) -> None:
         self.seeds = list(seeds)

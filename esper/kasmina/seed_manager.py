@@ -1,4 +1,4 @@
-"""Kasmina: carries out commands on seeds, judges the gates, and says what changed for the optimiser."""
+"""Applies commands to seeds, checks the gates, and returns what the optimizer must apply."""
 
 from __future__ import annotations
 
@@ -21,16 +21,23 @@ from esper.leyline import GATES, AdaptationCommand, CommandKind, Gate, SeedStage
 
 S = SeedStage
 
-# The gates that ask for nothing but the seed itself.
+# The gates that need only the seed itself.
 _SEED_GATES = {Gate.SANITY: gates.sanity, Gate.GRADIENT: gates.gradient, Gate.STABILITY: gates.stability}
 
 
 class SeedManager:
-    """The seeds of one model through their lives.
+    """The lifecycle of a model's seeds.
 
-    `apply` carries out a command and `advance` makes the moves that only gates decide; both return a
-    `TopologyChange` that the optimiser has to follow before anything else runs. `tick` is called once
-    an optimiser step.
+    `apply` executes a command and `advance` makes the transitions that only gates decide; both return a
+    `TopologyChange` that the optimizer must apply before the next step. Call `tick` once per optimizer step.
+
+    Args:
+        model: the growable model.
+        config: the seed options (blending, isolation, embargo).
+
+    Example:
+        >>> manager = SeedManager(model, SeedConfig())  # doctest: +SKIP
+        >>> change = manager.apply(command, TrainingPosition(step=10, epoch=0))  # doctest: +SKIP
     """
 
     def __init__(self, model: MorphableModel, config: SeedConfig) -> None:
@@ -42,10 +49,14 @@ class SeedManager:
     # -- commands --------------------------------------------------------------------------------
 
     def apply(self, command: AdaptationCommand, position: TrainingPosition) -> TopologyChange:
-        """Carry out one command; raises `GrowthError`, with nothing changed, where that is not possible."""
+        """Execute one command.
+
+        Raises:
+            GrowthError: the command is not possible; nothing has changed.
+        """
         change = TopologyChange()
         if command.kind is CommandKind.PAUSE:
-            raise GrowthError("pause is not a command for a seed: it holds back all growth")
+            raise GrowthError("pause is not a command for a seed: it stops all growth")
         record = self.model.record(command.layer, command.seed_index)
         try:
             if command.kind is CommandKind.GERMINATE:
@@ -106,11 +117,11 @@ class SeedManager:
         blend = self.blends.get(record.key)
         if record.stage is S.BLENDING and blend is not None and blend.alpha > 0.0:
             if blend.reversed:
-                raise GrowthError(f"slot {record.index} of {record.layer!r} is being taken out already")
+                raise GrowthError(f"slot {record.index} of {record.layer!r} is being removed already")
             self._save_for_undo(record, change)
             forward = blend.state_dict()
             change.undo_steps.append(lambda: blend.load_state_dict(forward))
-            # taken out of the host as gently as it came in; ends in CULLED when alpha is 0
+            # removed as gradually as it was added; ends in CULLED when alpha is 0
             blend.reverse()
             record.reason = reason
             change.moves.append(StageMove(record, S.BLENDING, S.BLENDING, f"blend reversed: {reason}"))
@@ -133,7 +144,7 @@ class SeedManager:
         change.removed.append((record.key, seed))
 
     def embargo(self, record: SeedRecord, optimiser_entries: int, position: TrainingPosition) -> StageMove:
-        """CULLED -> EMBARGOED, once the optimiser has followed; judges that nothing is left behind."""
+        """CULLED -> EMBARGOED after the optimizer has applied the change; checks that nothing is left."""
         gate_result = self._reset(record, optimiser_entries)
         _require([gate_result], record)
         self.removed.append(record.to_json())
@@ -143,7 +154,7 @@ class SeedManager:
         return StageMove(record, old, S.EMBARGOED, reason, [gate_result])
 
     def embargo_layer(self, layer: str, until_epoch: int, reason: str, position: TrainingPosition) -> None:
-        """Keep every free slot of a layer empty until so many epochs are over; not by the table of moves."""
+        """Keep every free slot of a layer empty until so many epochs are over, without `LEGAL_MOVES`."""
         for record in self.model.records[layer]:
             if record.stage is S.DORMANT:
                 record.stage, record.reason = S.EMBARGOED, reason
@@ -168,7 +179,7 @@ class SeedManager:
     # -- moves that gates decide -----------------------------------------------------------------
 
     def advance(self, position: TrainingPosition) -> TopologyChange:
-        """Move every seed on whose time has come and whose gates open; a closed gate is reported, too."""
+        """Advance every seed whose stage is over and whose gates pass; blocked seeds are reported, too."""
         change = TopologyChange()
         try:
             for row in self.model.records.values():
@@ -195,7 +206,7 @@ class SeedManager:
             self._enter_stage(record, target, seed, position, change, gate_results)
 
     def _next_stage(self, record: SeedRecord, position: TrainingPosition) -> SeedStage | None:
-        """The stage that the seed is due to enter, if any."""
+        """Return the stage that the seed must enter now, if any."""
         if record.stage is S.GERMINATED:
             return S.TRAINING
         if record.stage is S.TRAINING:
@@ -291,25 +302,25 @@ class SeedManager:
 
     @property
     def isolated(self) -> list[tuple[str, Seed]]:
-        """Seeds that learn on their own now."""
+        """Seeds in isolated training, by slot key."""
         return [
             (r.key, self.model.seed_module(r)) for r in self.model.alive_records() if r.stage is S.TRAINING
         ]
 
     def learn(self, max_norm: float | None, step: int) -> None:
-        """Give isolated seeds their own gradients for this step, clipped and guarded on their own."""
+        """Compute the gradients of isolated seeds for this step, clipped separately."""
         for _, seed in self.isolated:
             learn(seed, step)
             guard_gradients(seed, max_norm)
             seed.record_gradients()
 
     def alpha(self, record: SeedRecord) -> float:
-        """The weight of a living seed, known without asking the device."""
+        """Return the alpha of a seed without waiting for the device."""
         blend = self.blends.get(record.key)
         return blend.alpha if blend is not None else float(record.joined)
 
     def tick(self) -> bool:
-        """Move every running blend on by a step; True where a reversed one has come to its end."""
+        """Advance every blend by a step; returns whether a reversed one has ended."""
         ended = False
         for key, blend in self.blends.items():
             if not blend.done:

@@ -1,4 +1,4 @@
-"""What an isolated seed hears of the host: one forward, and the gradient that came back to it."""
+"""One recorded forward of the host and its gradient, from which an isolated seed learns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from torch import Tensor
 
 
 class ActivationTap:
-    """One forward of the host as an isolated seed saw it: its input, and the gradient once it is known.
+    """Records one forward at a layer: the seed's input and, after the backward pass, the output's gradient.
 
-    A forward that is differentiated several times (once an objective) has the sum for its gradient.
-    Everything is copied: the host may overwrite its activations in place later on.
+    The gradients of several backward passes (one per objective) are summed. Everything is copied, because the
+    host may overwrite its activations in place.
+
+    Args:
+        source: input of the seed.
+        h: output of the layer, which requires a gradient.
     """
 
     def __init__(self, source: Tensor, h: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Which layers of a host can bear seeds, and what flows through them."""
+"""Selection of a host's target layers, and the shapes of their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from esper.errors import GrowthError
 
 LayerTarget = str | type[nn.Module]
 
-# The host itself, as a layer: a seed in parallel to it goes from the network's input to its output.
+# The host itself as a layer: a seed in parallel to it maps the network's input to its output.
 WHOLE_HOST = "."
 
 # Modules whose three-dimensional output is (batch, channels, length).
@@ -26,7 +26,15 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(slots=True)
 class SiteRecord:
-    """What a probe saw at one layer; shapes are of one sample. `order` counts layers as they were reached."""
+    """Shapes at one layer, as recorded by a probe forward.
+
+    Args:
+        layer: name of the layer.
+        order: position in the forward, from 0; -1 before it was reached.
+        layout: layout of the output, see `SiteShape`.
+        in_shape, out_shape: of one sample, without the batch.
+        problem: why the layer cannot host seeds; empty where it can.
+    """
 
     layer: str
     order: int = -1
@@ -41,11 +49,23 @@ class SiteRecord:
 
 
 def match_layers(model: nn.Module, targets: Sequence[LayerTarget]) -> list[str]:
-    """Names of the layers that the targets select, in the order of `named_modules`.
+    """Select target layers.
 
-    A target is a module class, the name of one or of its base (`Linear`, `nn.Linear`, `MyBlock`), or a
-    pattern of module paths matched part by part (`layer?`, `blocks.*`, `**.conv1`); `.` is the whole model.
-    Raises `GrowthError` for a target that selects nothing.
+    Args:
+        model: the host network.
+        targets: each is a module class, the name of a class or of its base (`Linear`, `nn.Linear`,
+            `MyBlock`), or a pattern of module paths that is matched part by part (`layer?`, `blocks.*`,
+            `**.conv1`); `.` is the whole model.
+
+    Returns:
+        Names of the selected layers, in the order of `named_modules`.
+
+    Raises:
+        GrowthError: there are no targets, or one selects nothing.
+
+    Example:
+        >>> match_layers(torch.nn.Sequential(torch.nn.Linear(2, 2)), ["nn.Linear"])
+        ['0']
     """
     if not targets:
         raise GrowthError("target_layers is empty: name at least one layer, layer type or path pattern")
@@ -62,23 +82,23 @@ def match_layers(model: nn.Module, targets: Sequence[LayerTarget]) -> list[str]:
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     attention: list[str] = []
     for name, module in model.named_modules():
-        # a scripted module takes no hooks, and one inside it is none of Python's
+        # a scripted module takes no hooks, and its inner modules are not Python modules
         if isinstance(module, torch.jit.ScriptModule) or any(name.startswith(f"{a}.") for a in attention):
             continue
         if isinstance(module, nn.MultiheadAttention):
-            # its out_proj is never called as a module, so nothing grafted there would be reached
+            # its out_proj is never called as a module, so a seed there would never run
             attention.append(name)
         yield name or WHOLE_HOST, module
 
 
 def layer_module(host: nn.Module, layer: str) -> nn.Module:
-    """The module of a layer by its name, `WHOLE_HOST` included."""
+    """Return the module of a layer by its name, `WHOLE_HOST` included."""
     return host if layer == WHOLE_HOST else host.get_submodule(layer)
 
 
 def _selects(target: LayerTarget, name: str, module: nn.Module) -> bool:
     if WHOLE_HOST in (target, name):
-        # only by its name: a class that is asked for is looked for inside the model
+        # only by its name: a class is searched for inside the model only
         return target == name
     if isinstance(target, type):
         return isinstance(module, target)
@@ -121,14 +141,14 @@ def _no_match_message(target: LayerTarget, layers: dict[str, nn.Module], scripte
     if scripted:
         what = ", ".join(repr(name) if name else "the whole model" for name in scripted)
         found += (
-            f" What is scripted ({what}) takes no hooks and cannot bear seeds: name a layer outside of it, "
+            f" What is scripted ({what}) takes no hooks and cannot host seeds: name a layer outside of it, "
             "or pass the model before torch.jit.script or torch.jit.trace."
         )
     return found
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The first floating-point tensor among a layer's inputs."""
+    """Return the first floating-point tensor among a layer's inputs."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
@@ -136,14 +156,14 @@ def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None
 
 
 def main_output(output: Any) -> Tensor | None:
-    """The tensor that a seed adds to: the output itself, or the first of a tuple or list."""
+    """Return the tensor that a seed adds to: the output itself, or the first of a tuple or list."""
     if isinstance(output, list | tuple) and output:
         output = output[0]
     return output if isinstance(output, Tensor) and output.is_floating_point() else None
 
 
 def with_main_output(output: Any, value: Tensor) -> Any:
-    """`output` with its main tensor replaced."""
+    """Return `output` with its main tensor replaced by `value`."""
     if isinstance(output, list | tuple):
         items = [value, *output[1:]]
         return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
@@ -153,7 +173,7 @@ def with_main_output(output: Any, value: Tensor) -> Any:
 def record_site(
     record: SiteRecord, module: nn.Module, x: Tensor | None, output: Any, order: int, batch: int | None = None
 ) -> None:
-    """Note in `record` what one forward of the layer showed; `batch` is the size of the host's batch."""
+    """Write the shapes of one forward of the layer to `record`; `batch` is the size of the host's batch."""
     h = main_output(output)
     record.problem = _problem(module, h, output, batch)
     if h is None or record.problem:
@@ -170,9 +190,9 @@ def _problem(module: nn.Module, h: Tensor | None, output: Any, batch: int | None
         kind = f"a {type(output).__name__}" if h is None else f"a tensor {tuple(h.shape)}"
         return f"its output is {kind}, not a batch of floating-point features"
     if h.dim() > 4 and _contains(module, nn.Conv3d):
-        return "seeds know convolutions in one and two dimensions, and this one has three"
+        return "seeds support convolutions in one and two dimensions, and this one has three"
     if h.dim() > 2 and _batch_is_second(module, h, batch):
-        # a seed that looks along the first axis would mix the samples
+        # a seed that treats the first axis as the batch would mix the samples
         return "its output has the batch on the second axis: build the model with batch_first=True"
     return ""
 
@@ -183,12 +203,12 @@ def _batch_is_second(module: nn.Module, h: Tensor, batch: int | None) -> bool:
 
 
 def layout_of(module: nn.Module, h: Tensor) -> str:
-    """How the output `h` of a layer is laid out, batch first: "features", "conv1d" or "conv2d"."""
+    """Return the layout of a layer's output `h`, batch first: "features", "conv1d" or "conv2d"."""
     if isinstance(module, nn.Linear | nn.LayerNorm | nn.MultiheadAttention) or h.dim() == 2:
         return "features"
     linear = _contains(module, nn.Linear)
     if h.dim() == 4:
-        # windows of attention have their features last
+        # windowed attention has its features last
         return "features" if linear and not _contains(module, *_CONVOLUTIONS) else "conv2d"
     return "conv1d" if h.dim() == 3 and _contains(module, *_CHANNELS_FIRST) and not linear else "features"
 
@@ -204,9 +224,9 @@ def _batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
 
 @contextmanager
 def probe_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode, every layer called as a module, and afterwards each module in the mode it was in."""
+    """Context: eval mode, with every layer called as a module; restores each module's mode afterwards."""
     training = {module: module.training for module in model.modules()}
-    # the fused path of a transformer encoder goes past the layers that hooks are hung at
+    # the fused path of a transformer encoder bypasses the layers with hooks
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
@@ -221,7 +241,7 @@ def probe_mode(model: nn.Module) -> Iterator[None]:
 def record_sites(
     host: nn.Module, records: dict[str, SiteRecord], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Run one batch through the host, without gradients, and note every site's shapes."""
+    """Run one batch through the host, without gradients, and record every site's shapes."""
     seen: list[str] = []
     handles = []
     batch = _batch_size(args, kwargs)

@@ -1,4 +1,4 @@
-"""What a change of topology consists of, for those who have to follow it."""
+"""Topology changes: what the optimizer must apply, and how a change is undone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from esper.leyline import SeedStage
 
 @dataclass(frozen=True, slots=True)
 class TrainingPosition:
-    """Optimiser steps done and epochs finished."""
+    """Position in training.
+
+    Args:
+        step: optimizer steps done.
+        epoch: epochs finished.
+
+    Example:
+        >>> TrainingPosition(step=100, epoch=2).epoch
+        2
+    """
 
     step: int
     epoch: int
@@ -21,9 +30,15 @@ class TrainingPosition:
 
 @dataclass(frozen=True, slots=True)
 class StageMove:
-    """One move of one seed, with the verdicts of the gates it passed.
+    """One stage transition of one seed.
 
-    `new` is `old` where a gate was closed, and, with no verdict, where a blend was turned back.
+    Args:
+        record: the seed's record.
+        old: stage before.
+        new: stage after; equal to `old` where a gate blocked the seed, and, without gate results, where a
+            blend was reversed.
+        reason: one sentence.
+        gate_results: results of the gates of this transition.
     """
 
     record: SeedRecord
@@ -35,10 +50,14 @@ class StageMove:
 
 @dataclass(slots=True)
 class TopologyChange:
-    """What the optimiser has to follow, and how to undo it.
+    """What the optimizer must apply before the next step, and how to undo it.
 
-    `born`, `joined` and `gone` hold (slot key, module): seeds to be optimised on their own from now on,
-    seeds whose parameters now train with the host's, seeds whose parameters are to be forgotten.
+    Args:
+        added: (slot key, module) of new seeds, which are optimised separately.
+        activated: (slot key, module) of seeds whose parameters now train with the host's.
+        removed: (slot key, module) of seeds whose parameters must be dropped.
+        moves: the stage transitions.
+        undo_steps: functions that undo the change, in order of execution.
     """
 
     added: list[tuple[str, Seed]] = field(default_factory=list)
@@ -49,11 +68,11 @@ class TopologyChange:
 
     @property
     def structural(self) -> bool:
-        """Whether the forward of the host is another one than before."""
+        """Whether the set of trained modules has changed."""
         return bool(self.added or self.activated or self.removed)
 
     def undo(self) -> None:
-        """Bring the seeds back to where they were before the change."""
+        """Restore the seeds to their state before the change."""
         for step in reversed(self.undo_steps):
             step()
         self.undo_steps.clear()

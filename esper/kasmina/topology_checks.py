@@ -1,7 +1,7 @@
-"""What a saved topology says of its seeds, held against the tensors that were saved with it.
+"""Checks a saved topology against the tensors that were saved with it.
 
-A topology is a few numbers, and each of them may ask for more memory than there is. So nothing is built from
-one before it is known to be no larger than what is in the file.
+A topology is a few numbers, and each of them may request more memory than there is. So no module is built from
+it before it is known to be no larger than the tensors in the file.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from esper.kasmina.record import SeedRecord
 TOPOLOGY_LIMIT_BYTES = 6 << 20
 # of one sample at one site
 _SAMPLE_VALUES = 1 << 31
-# what does not fit but does no harm either is left to torch, which says more clearly what is wrong
+# small mismatches are left to torch, whose message is clearer
 _SLACK_VALUES = 1 << 20
 _SLACK_TENSORS = 1 << 10
 
 
 def parse_topology(saved: Tensor) -> dict[str, Any]:
-    """The topology in a tensor of bytes. Raises `GrowthError` for what is none."""
+    """Return the topology in a tensor of bytes; raises `GrowthError` for other data."""
     if saved.dtype is not torch.uint8 or saved.dim() != 1 or saved.numel() > TOPOLOGY_LIMIT_BYTES:
         raise GrowthError(
             f"the saved topology is {saved.dtype} {tuple(saved.shape)}; expected at most "
@@ -41,9 +41,15 @@ def parse_topology(saved: Tensor) -> dict[str, Any]:
 
 
 def check_sizes(topology: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Raise `GrowthError` for a seed that would be larger than the tensors saved for it.
+    """Check that no seed would be larger than the tensors saved for it.
 
-    `tensors` is the state dict that the topology came with, the model's names in it beginning with `prefix`.
+    Args:
+        topology: the saved topology.
+        tensors: the state dict that it came with.
+        prefix: prefix of the model's names in the state dict.
+
+    Raises:
+        GrowthError: a seed is too large, or the topology is damaged.
     """
     try:
         records = [SeedRecord.from_json(data) for data in topology["seeds"]]
@@ -74,14 +80,14 @@ def _check_seed(record: SeedRecord, saved: Mapping[str, Tensor]) -> None:
     except (RuntimeError, TypeError) as error:
         if known and isinstance(error, RuntimeError):
             raise GrowthError(f"seed {record.key} cannot be built: {error}") from error
-        return  # options that there are not are refused later; the user's own code may not do without memory
+        return  # unknown options are rejected later; user code may not support the meta device
     wanted, found = _values(body.state_dict()), _values(saved)
     if wanted > found + _SLACK_VALUES:
-        raise GrowthError(f"seed {record.key} is to have {wanted:,} values, but {found:,} were saved for it")
+        raise GrowthError(f"seed {record.key} would have {wanted:,} values, but {found:,} were saved for it")
 
 
 def _check_options(record: SeedRecord, saved: Mapping[str, Tensor]) -> None:
-    """Ours are sizes and depths: none is larger than the values, or the tensors, that come of it."""
+    """Built-in options are sizes and depths: none exceeds the number of values, or tensors, that it makes."""
     for name, value in record.options.items():
         limit = len(saved) + _SLACK_TENSORS if name == "depth" else _values(saved) + _SLACK_VALUES
         if type(value) is int and value > limit:

@@ -61,8 +61,8 @@ def test_from_an_empty_slot_there_is_nothing_to_take() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"placement": None}, "the kernel does not say its placement$"),
-        ({"options": None, "layout": None}, "the kernel does not say its options, layout$"),
+        ({"placement": None}, "the kernel's description lacks placement$"),
+        ({"options": None, "layout": None}, "the kernel's description lacks options, layout$"),
         ({"placement": "beside"}, "placement is 'beside'"),
         ({"out_shape": 3}, "the kernel's description is damaged: "),
         (

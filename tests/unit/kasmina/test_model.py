@@ -316,7 +316,7 @@ def record_with(**changes: Any) -> dict[str, Any]:
         ({"seeds": [record_with(stage="asleep")]}, "the saved topology is damaged: ValueError: 'asleep'"),
         ({"seeds": [record_with(options={"hiden": 4})]}, "Did you mean 'hidden'"),
         ({"seeds": [record_with(layout="conv3d")]}, "unknown layout 'conv3d'"),
-        ({"seeds": [{}]}, "the saved topology is damaged: ValueError: .* does not say its chunk_id, index"),
+        ({"seeds": [{}]}, "the saved topology is damaged: ValueError: .* lacks chunk_id, index"),
         ({"seeds": [3]}, "the saved topology is damaged: TypeError"),
         ({"seeds": None}, "the saved topology is damaged: TypeError"),
         ({"sites": {}}, "the saved topology is damaged: KeyError: 'block1'"),

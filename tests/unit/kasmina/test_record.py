@@ -65,7 +65,7 @@ def test_what_is_no_record_is_refused(change: dict[str, Any], problem: str) -> N
 
 
 def test_a_record_must_say_whose_it_is() -> None:
-    with pytest.raises(ValueError, match="does not say its index, stage"):
+    with pytest.raises(ValueError, match="lacks index, stage"):
         SeedRecord.from_json({"layer": "a", "chunk_id": 0})
 
 

@@ -169,7 +169,7 @@ def test_a_life_from_dormant_to_fossilized() -> None:
     step(model, manager, 11)
     step(model, manager, 12)
     joined = manager.advance(TrainingPosition(12, 1))
-    assert stages(joined) == [(S.TRAINING, S.BLENDING)] and joined.joined[0][0] == record.key
+    assert stages(joined) == [(S.TRAINING, S.BLENDING)] and joined.activated[0][0] == record.key
     assert manager.alpha(record) == 0.0
     manager.tick()
     assert manager.advance(TrainingPosition(13, 1)).moves == []
