@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from esper.errors import GateClosedError
 from esper.kasmina.model_buffers import preserve_buffers
+from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import GRAD_COUNT, GRAD_SUM, OBJECTIVE_FIRST, OBJECTIVE_NOW, Seed
 from esper.leyline import Gate, Impact, impact_evidence
 from esper.utils.device_and_rng import seeded_rng
@@ -131,3 +133,11 @@ def reset(parameters: int, hooks: int, optimiser: int | None) -> GateResult:
     left = sum(evidence.values())
     reason = "nothing left behind" if left == 0 else f"left behind: {evidence}"
     return GateResult(Gate.RESET, left == 0, reason, evidence)
+
+
+def require_passed(results: Sequence[GateResult], record: SeedRecord) -> None:
+    """Raise `GateClosedError` for the first gate that did not pass."""
+    for result in results:
+        if not result.passed:
+            where = f"seed {record.index} at {record.layer!r}"
+            raise GateClosedError(f"gate {result.gate} is closed for {where}: {result.reason}")

@@ -1,4 +1,4 @@
-"""A host that can grow: the only place where modules are hung into a host or taken out of it."""
+"""The growable model: the only place where modules are attached to a host or detached from it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from esper.kasmina.model_buffers import (
     preserve_buffers,
     without_prefix,
 )
+from esper.kasmina.model_summary import summarize
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.seed import Seed, SeedHook
 from esper.kasmina.target_layers import SiteRecord, layer_module, probe_mode, record_sites
@@ -45,12 +46,26 @@ class Counters:
 class MorphableModel(nn.Module):
     """A host network with slots for seeds at chosen layers.
 
-    While all slots are dormant a forward is the host's own forward: no wrapper, no hook. A seed that is
-    alive is a module in `seeds`, reached by a forward hook on its layer; the host's tree and the names of
-    its parameters never change. Make one with `esper.wrap`.
+    While all slots are dormant a forward is the host's own forward, without wrapper or hook. A seed that is
+    alive is a module in `seeds`, called by a forward hook on its layer; the host's module tree and the names
+    of its parameters never change. Make one with `esper.wrap`.
 
-    A hook inside an `nn.TransformerEncoderLayer` closes torch's fused path, which is for inference without
-    gradients and rounds otherwise: there alone, germination may show in the last bits.
+    A hook inside an `nn.TransformerEncoderLayer` disables torch's fused path for inference without gradients,
+    which rounds differently: only there may germination change the last bits of an output.
+
+    Args:
+        host: the host network.
+        layers: names of the target layers.
+        seeds_per_layer: number of slots at each layer.
+        rng_seed: seed of the generator that initialises the weights of new seeds.
+
+    Raises:
+        GrowthError: `seeds_per_layer` is below 1.
+
+    Example:
+        >>> model = wrap(torch.nn.Sequential(torch.nn.Linear(4, 2)), ["nn.Linear"])
+        >>> model.get_model_stats()["active_seeds"]
+        0
     """
 
     def __init__(self, host: nn.Module, layers: Sequence[str], seeds_per_layer: int, *, rng_seed: int = 0):
@@ -83,7 +98,7 @@ class MorphableModel(nn.Module):
         return super().__call__(*args, **kwargs)
 
     def count_forward(self) -> None:
-        """Note one forward; a call of the model does it, a caller of `forward` has to."""
+        """Count one forward; calling the model does it, a caller of `forward` must do it."""
         self.counters.forwards += 1
         self.counters.kernels += self._joined_count
 
@@ -93,11 +108,11 @@ class MorphableModel(nn.Module):
     # -- what there is ---------------------------------------------------------------------------
 
     def get_layer_names(self) -> list[str]:
-        """Names of the layers that can bear seeds, in the host's own order."""
+        """Return the names of the target layers, in the host's order."""
         return list(self.sites)
 
     def get_model_stats(self) -> dict[str, int | bool]:
-        """Counts of slots, living seeds and calls."""
+        """Return the numbers of slots, of seeds alive and of calls."""
         slots = [record for row in self.records.values() for record in row]
         active = sum(record.alive for record in slots)
         return {
@@ -109,20 +124,20 @@ class MorphableModel(nn.Module):
         }
 
     def record(self, layer: str, index: int) -> SeedRecord:
-        """The record of one slot; raises `GrowthError` where there is none."""
+        """Return the record of one slot; raises `GrowthError` where there is none."""
         row = self.records.get(layer)
         if row is None:
-            raise GrowthError(f"no seeds can be planted at {layer!r}; layers: {', '.join(self.records)}")
+            raise GrowthError(f"no seeds can be attached to {layer!r}; layers: {', '.join(self.records)}")
         if not 0 <= index < len(row):
             raise GrowthError(f"layer {layer!r} has seed slots 0 to {len(row) - 1}, not {index}")
         return row[index]
 
     def alive_records(self) -> list[SeedRecord]:
-        """Records of the seeds that are alive, by layer and index."""
+        """Return the records of the seeds that are alive, in order of layer and index."""
         return [record for row in self.records.values() for record in row if record.alive]
 
     def seed_module(self, record: SeedRecord) -> Seed:
-        """The module of a living seed."""
+        """Return the module of a seed that is alive."""
         module = self.seeds[record.key]
         assert isinstance(module, Seed)
         return module
@@ -134,26 +149,14 @@ class MorphableModel(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def summary(self) -> str:
-        """The host's size, its sites and its living seeds, as lines of text."""
-        lines = [
-            f"{type(self.host).__name__}: {self.host_params():,} parameters, now {self.total_params():,}"
-        ]
-        for name, row in self.records.items():
-            site = self.sites[name]
-            shape = "x".join(map(str, site.out_shape)) or "not seen yet"
-            lines.append(f"  {name}: {len(row)} slots, output {shape}")
-            lines += [
-                f"    seed {r.index}: {r.stage}, {r.blueprint} ({r.placement}), {r.params:,} parameters"
-                for r in row
-                if r.alive
-            ]
-        return "\n".join(lines)
+        """Return the host's size, its sites and its seeds, as lines of text."""
+        return summarize(self)
 
     def observe(self, *args: Any, **kwargs: Any) -> None:
-        """Run one batch (no gradients, eval mode) to learn the shapes at every site; needed once.
+        """Run one batch (no gradients, eval mode) to record the shapes at every site; needed once.
 
-        Lazy modules get their parameters by it. Raises `GrowthError` where a module has none afterwards, or
-        some that nobody could load: they are made by the forward, and not by the module's constructor.
+        It also initialises lazy modules. Raises `GrowthError` where a module stays uninitialised, or the
+        forward made parameters that no fresh model could load.
         """
         before = parameter_names(self.host)
         with preserve_buffers(self), probe_mode(self):
@@ -161,11 +164,11 @@ class MorphableModel(nn.Module):
         check_observed(self.host, before)
 
     def site_shape(self, layer: str, placement: str) -> SiteShape:
-        """Shapes that a seed at `layer` has to fit; raises `GrowthError` where none can."""
+        """Return the shapes that a seed at `layer` must fit; raises `GrowthError` where none can."""
         self.record(layer, 0)
         site = self.sites[layer]
         if not site.usable:
-            raise GrowthError(f"layer {layer!r} cannot bear a seed: {site.problem}")
+            raise GrowthError(f"layer {layer!r} cannot host a seed: {site.problem}")
         if placement not in ("series", "parallel"):
             raise GrowthError(f"placement is {placement!r}; it must be 'series' or 'parallel'")
         source = site.out_shape if placement == "series" else site.in_shape
@@ -174,9 +177,9 @@ class MorphableModel(nn.Module):
     # -- growing ---------------------------------------------------------------------------------
 
     def attach(self, record: SeedRecord) -> Seed:
-        """Build the module that `record` describes and hang it at its layer, with alpha 0 and not joined.
+        """Build the module that `record` describes and attach it to its layer, with alpha 0 and not joined.
 
-        New weights come from a generator of their own: the global one is left as it was.
+        New weights come from a separate generator: the global one is not advanced.
         """
         seed = self._build(record)
         self.reattach(record, seed)
@@ -202,22 +205,22 @@ class MorphableModel(nn.Module):
         return seed
 
     def detach(self, record: SeedRecord) -> None:
-        """Take a seed's module and, where it was the last at its layer, the hook away."""
+        """Remove a seed's module and, if it was the last at its layer, the hook."""
         del self.seeds[record.key]
         self._update_hook(record.layer)
 
     def reattach(self, record: SeedRecord, seed: Seed) -> None:
-        """Hang a module at its layer, such as one that was taken away by `detach`."""
+        """Attach an existing module to its layer, such as one that was detached."""
         self.seeds[record.key] = seed
         self._update_hook(record.layer)
 
     def sync_stages(self) -> None:
-        """Make modules follow their records: who is joined, who is isolated."""
+        """Set each module's `joined` and `isolated` flags from its record."""
         self._joined_count = 0
         for record in self.alive_records():
             seed = self.seed_module(record)
             seed.joined = record.stage in JOINED
-            # what cannot learn need not listen
+            # without trainable parameters nothing needs to be recorded
             seed.isolated = record.stage is SeedStage.TRAINING and seed.trainable
             self._joined_count += seed.joined
 
@@ -234,7 +237,7 @@ class MorphableModel(nn.Module):
         self.sync_stages()
 
     def _update_nested_tensors(self) -> None:
-        # nested tensors are for the fused path only, which hooks on an encoder's layers close
+        # nested tensors are for the fused path only, which hooks on an encoder's layers disable
         for name, nested in self._nested.items():
             bearing = any(not name or layer.startswith(f"{name}.") for layer in self._hooks)
             encoder = self.host.get_submodule(name)
@@ -242,7 +245,7 @@ class MorphableModel(nn.Module):
             encoder.use_nested_tensor = nested and not bearing
 
     def leaked_hooks(self, layer: str) -> int:
-        """How many hooks of seeds hang at `layer` beside the one that belongs there."""
+        """Return the number of seed hooks at `layer` beyond the one that belongs there."""
         hooks = layer_module(self.host, layer)._forward_hooks.values()
         return sum(isinstance(hook, SeedHook) for hook in hooks) - (layer in self._hooks)
 
@@ -254,7 +257,7 @@ class MorphableModel(nn.Module):
         return torch.zeros(())
 
     def load_kernel(self, layer: str, seed_index: int, artifact_id: str) -> None:
-        """Put a trained kernel from the model's kernel source into a dormant slot, fossilised.
+        """Load a trained kernel from the model's kernel source into a dormant slot, fossilised.
 
         Raises `GrowthError` where there is no source, no such kernel, or it does not fit.
         """
@@ -265,7 +268,7 @@ class MorphableModel(nn.Module):
     # -- topology in the state dict --------------------------------------------------------------
 
     def topology(self) -> dict[str, Any]:
-        """Everything that is not a tensor, as JSON: sites, and the record of every slot in use."""
+        """Return all state that is not a tensor, as JSON: sites, and the record of every slot in use."""
         rows = [record for row in self.records.values() for record in row]
         changed = layout_changes(self._buffers_at_start, buffer_layout(self.host))
         return {
@@ -280,7 +283,7 @@ class MorphableModel(nn.Module):
         }
 
     def restore_topology(self, topology: Mapping[str, Any]) -> None:
-        """Plant exactly the seeds of a saved topology, in their stages; weights come with the state dict.
+        """Attach exactly the seeds of a saved topology, in their stages; weights come with the state dict.
 
         Raises `GrowthError`, with nothing changed, where the topology belongs to other layers or an unknown
         format, or holds a seed that cannot be built.
@@ -328,7 +331,7 @@ class MorphableModel(nn.Module):
         """Nothing left to do: the topology was restored before the tensors were read."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As of any module, and of tensors alone: extra state of the host's modules is packed into bytes."""
+        """Return the state dict; extra state of the host's modules is packed into tensors of bytes."""
         found = super().state_dict(*args, **kwargs)
         pack_state(found, kwargs.get("prefix", args[1] if len(args) > 1 else ""))
         return found

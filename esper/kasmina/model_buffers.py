@@ -1,8 +1,8 @@
 """Buffers of a model: preserved during a measurement, and resized to the shapes in a checkpoint.
 
-A buffer may change its size while a model trains, be set to None, or be registered late. A new model's buffers
-then differ from the saved ones. The topology therefore records how a host's buffers differ from those that it
-was wrapped with, and loading first restores that layout.
+A buffer may change its size while a model trains, be set to None, or be registered late. A new model's
+buffers then differ from the saved ones. The topology therefore records how a host's buffers differ from those
+that it was wrapped with, and loading first restores that layout.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def fit_buffers(
 ) -> None:
     """Give the host the buffers that its saved state dict has values for.
 
-    No buffer gets larger than what was saved. Modules that the host lacks are left to `load_state_dict`, which
-    names them.
+    No buffer gets larger than what was saved. Modules that the host lacks are left to `load_state_dict`,
+    which names them.
 
     Args:
         host: the host network.

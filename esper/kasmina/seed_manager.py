@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from esper.config import SeedConfig
-from esper.errors import GateClosedError, GrowthError
+from esper.errors import GrowthError
 from esper.kasmina import gates
 from esper.kasmina.blending import Blend
 from esper.kasmina.blueprints import get_blueprint
-from esper.kasmina.gates import GateResult
+from esper.kasmina.gates import GateResult, require_passed
 from esper.kasmina.isolation import guard_gradients, learn
 from esper.kasmina.model import MorphableModel
 from esper.kasmina.record import SeedRecord
@@ -97,7 +97,7 @@ class SeedManager:
             # a blueprint may be the user's own code: whatever it raises, the command fails, not the run
             raise GrowthError(f"blueprint {new.blueprint!r} could not be built: {error}") from error
         gate_results = [gates.interface(seed, shape.in_shape, shape.out_shape), gates.sanity(seed)]
-        _require(gate_results, new)
+        require_passed(gate_results, new)
         self._store_record(new)
         self._move(new, S.GERMINATED, command.reason, position, change, gate_results)
         change.added.append((new.key, seed))
@@ -146,7 +146,7 @@ class SeedManager:
     def embargo(self, record: SeedRecord, optimiser_entries: int, position: TrainingPosition) -> StageMove:
         """CULLED -> EMBARGOED after the optimizer has applied the change; checks that nothing is left."""
         gate_result = self._reset(record, optimiser_entries)
-        _require([gate_result], record)
+        require_passed([gate_result], record)
         self.removed.append(record.to_json())
         old, reason = record.stage, record.reason
         record.move(S.EMBARGOED, step=position.step, epoch=position.epoch, reason=reason)
@@ -173,7 +173,7 @@ class SeedManager:
         if record.stage is not S.PROBATIONARY:
             raise GrowthError(f"slot {record.index} of {record.layer!r} is {record.stage}, not probationary")
         gate_results = [gates.sanity(self.model.seed_module(record)), gates.impact(record.impact)]
-        _require(gate_results, record)
+        require_passed(gate_results, record)
         self._move(record, S.FOSSILIZED, reason, position, change, gate_results)
 
     # -- moves that gates decide -----------------------------------------------------------------
@@ -345,10 +345,3 @@ class SeedManager:
             blend.load_state_dict(saved)
             self.blends[key] = blend
         self.removed = list(state["buried"])
-
-
-def _require(gate_results: Sequence[GateResult], record: SeedRecord) -> None:
-    for gate_result in gate_results:
-        if not gate_result.passed:
-            where = f"seed {record.index} at {record.layer!r}"
-            raise GateClosedError(f"gate {gate_result.gate} is closed for {where}: {gate_result.reason}")

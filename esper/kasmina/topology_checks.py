@@ -1,7 +1,7 @@
 """Checks a saved topology against the tensors that were saved with it.
 
-A topology is a few numbers, and each of them may request more memory than there is. So no module is built from
-it before it is known to be no larger than the tensors in the file.
+A topology is a few numbers, and each of them may request more memory than there is. So no module is built
+from it before it is known to be no larger than the tensors in the file.
 """
 
 from __future__ import annotations

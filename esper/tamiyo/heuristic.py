@@ -153,8 +153,8 @@ class HeuristicPolicy:
     def _rank(self, packet: SystemStatePacket, budget: Budget, parts: int) -> list[ScoredCandidate]:
         """Return candidates within their allowance, best first; ties go to series, then to chance.
 
-        Of each blueprint at each layer only the best size is listed. Seeds in series add up to depth and share
-        the budget; width gains most in one piece, so a seed in parallel may use all of it.
+        Of each blueprint at each layer only the best size is listed. Seeds in series add up to depth and
+        share the budget; width gains most in one piece, so a seed in parallel may use all of it.
         """
         shares = {
             "series": Allowance(budget.remaining_params / parts, budget.remaining_flops / parts),

@@ -21,8 +21,9 @@ _UNKNOWN = 0.7
 _FEW_POSITIONS = 16
 # Parameters that are used at many positions gain more each: by this power of FLOPs per parameter.
 _USE_POWER = 0.25
-# Value of width relative to depth of the same size: on Fashion-MNIST two 3x3 seeds in series gained 3.9 points
-# on a small convnet, two in parallel 2.1. Where only a parallel seed can use the budget (narrow layers), it still wins.
+# Value of width relative to depth of the same size: on Fashion-MNIST two 3x3 seeds in series gained 3.9
+# points on a small convnet, two in parallel 2.1. Where only a parallel seed can use the budget (narrow
+# layers), it still wins.
 _PARALLEL = 0.5
 
 

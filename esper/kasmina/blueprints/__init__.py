@@ -1,8 +1,9 @@
-"""Blueprints: the kinds of module that seeds are grown from, with their fit and their cost."""
+"""Blueprints: the kinds of module that seeds are built from, with the shapes they fit and their cost.
 
-from esper.kasmina.blueprints import attention, convolution, features
-from esper.kasmina.blueprints import conv_branch as branch
-from esper.kasmina.blueprints import simple as plain
+Add one with `register_blueprint`, or as an entry point in the group `esper.blueprints`.
+"""
+
+from esper.kasmina.blueprints import attention, conv_branch, convolution, features, simple
 from esper.kasmina.blueprints.cost import Cost, SiteShape
 from esper.kasmina.blueprints.measure import measured_cost
 from esper.kasmina.blueprints.registry import (
@@ -13,8 +14,8 @@ from esper.kasmina.blueprints.registry import (
     register_blueprint,
 )
 
-# Importing these modules registers what they hold.
-BUILT_IN = (attention, branch, convolution, features, plain)
+# Importing these modules registers their blueprints.
+BUILT_IN = (attention, conv_branch, convolution, features, simple)
 
 __all__ = [
     "Blueprint",

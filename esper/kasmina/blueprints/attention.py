@@ -36,7 +36,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(1, -2)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # written out: the fused kernel of the CPU is not seen by torch's FLOP counter
+        # written out: torch's FLOP counter does not count the fused CPU kernel
         weights = ((q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)).softmax(-1)
         mixed = (weights @ v).transpose(1, 2).flatten(-2)
         out: Tensor = self.out(mixed)
@@ -101,6 +101,6 @@ def _excite_cost(shape: SiteShape, *, hidden: int = 16) -> Cost:
 
 @register_blueprint("squeeze_excite", fits=needs_same, offers=_excite_sizes, count=_excite_cost)
 def squeeze_excite(shape: SiteShape, *, hidden: int = 16) -> nn.Module:
-    """Squeeze-and-excite: turns each channel down or up, between nothing and double, sample by sample."""
+    """Squeeze-and-excite: scales each channel by 0 to 2, sample by sample."""
     body = SqueezeExcite(shape.channels_in, hidden)
     return ChannelsLast(body) if shape.is_conv else body

@@ -1,4 +1,4 @@
-"""A branch of its own past many layers: convolutions from an image, or a sequence, to features."""
+"""A convolutional branch in parallel to many layers: from an image or a sequence to features."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from esper.kasmina.blueprints.cost import Cost, SiteShape, affine, dense
 from esper.kasmina.blueprints.layers import widths, zero_init
 from esper.kasmina.blueprints.registry import Option, register_blueprint
 
-_GRID = 2  # cells an axis that are left for the linear layer: something of the place is kept
-_SMALLEST = 4  # smaller images have no room for two strides
+_GRID = 2  # cells per axis that are left for the linear layer, which keeps some spatial information
+_SMALLEST = 4  # smaller images are too small for two strides
 _MAX_HIDDEN = 64
 
 _CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -44,7 +44,7 @@ def _sizes(shape: SiteShape) -> list[dict[str, Option]]:
 
 
 def _stages(shape: SiteShape, hidden: int, depth: int) -> list[_Stage]:
-    """Strides of 2 while the grid is not reached; channels double with each of the first three."""
+    """Return the stages: stride 2 until the grid is reached; channels double in the first three."""
     stages: list[_Stage] = []
     channels, size = shape.in_shape[0], tuple(shape.in_shape[1:])
     for number in range(depth):

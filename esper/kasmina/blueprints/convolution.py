@@ -1,4 +1,4 @@
-"""Convolutional blueprints. Batch norm stands inside: without it, equal grafts gained about a point less."""
+"""Convolutional blueprints. They contain batch norm: without it, equal seeds gained about a point less."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esper.kasmina.blueprints.registry import Option, register_blueprint
 
 
 class ChannelsLastMemory(nn.Sequential):
-    """The same layers on images laid out channels last: depthwise steps take a third less time on a CPU."""
+    """Runs layers on images in channels-last memory format: depthwise steps are a third faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:

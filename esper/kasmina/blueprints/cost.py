@@ -1,4 +1,4 @@
-"""What a seed is asked to turn into what, and what that costs."""
+"""The shapes that a seed must map, and the cost of a module."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ _RANKS = {"features": None, "conv1d": 2, "conv2d": 3}
 
 @dataclass(frozen=True, slots=True)
 class SiteShape:
-    """Shapes that a seed has to fit, of one sample, without the batch.
+    """Shapes that a seed must fit, of one sample, without the batch.
 
-    `layout` is "features" (..., F), "conv1d" (C, L) or "conv2d" (C, H, W). In series `in_shape` equals
-    `out_shape`, the layer's output; in parallel `in_shape` is the layer's input.
-    Raises `GrowthError` where `out_shape` is not of the layout.
+    Args:
+        layout: "features" (..., F), "conv1d" (C, L) or "conv2d" (C, H, W).
+        in_shape: shape of the seed's input: the layer's output for "series", its input for "parallel".
+        out_shape: shape of the layer's output.
+
+    Raises:
+        GrowthError: the layout is unknown, or `out_shape` does not match it.
+
+    Example:
+        >>> SiteShape("conv2d", (8, 16, 16), (16, 8, 8)).strides
+        (2, 2)
     """
 
     layout: str
@@ -38,7 +46,7 @@ class SiteShape:
 
     @property
     def flattens(self) -> bool:
-        """Features are made from all of the input, whatever its shape (an image to logits)."""
+        """Whether features are made from all of the input, whatever its shape (an image to logits)."""
         return not self.is_conv and len(self.out_shape) == 1 and len(self.in_shape) != 1
 
     @property
@@ -72,11 +80,11 @@ class SiteShape:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """How many input positions fall to one of the output, per axis; 0 on an axis where none fits."""
+        """Input positions per output position, for each axis; 0 on an axis where no stride fits."""
         return tuple(_stride(a, b) for a, b in zip(self.space_in, self.space_out, strict=True))
 
     def mismatch(self) -> str | None:
-        """Why no module can go from `in_shape` to `out_shape`, or None where one can."""
+        """Return why no module can map `in_shape` to `out_shape`, or None where one can."""
         change = f"from {self.in_shape} to {self.out_shape}"
         if self.flattens:
             return None
@@ -91,16 +99,22 @@ class SiteShape:
 
 def _stride(size_in: int, size_out: int) -> int:
     stride = -(-size_in // size_out)
-    # what a padded 3x3, a 1x1 and a rounded-up pooling all give for that stride
+    # the output size of a padded 3x3, a 1x1 and a rounded-up pooling for that stride
     return stride if -(-size_in // stride) == size_out else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a seed's module costs: parameters, and floating-point operations of a forward for one sample.
+    """Cost of a seed's module.
 
-    `flops` counts a multiplication and an addition as two, and only matrix products and convolutions,
-    so that it equals `torch.utils.flop_counter`; norms, activations and biases are left out.
+    Args:
+        params: number of parameters.
+        flops: floating-point operations of a forward for one sample. A multiplication and an addition count as
+            two; only matrix products and convolutions count, as in `torch.utils.flop_counter`.
+
+    Example:
+        >>> Cost(10, 20) + Cost(1, 2)
+        Cost(params=11, flops=22)
     """
 
     params: int
@@ -113,11 +127,11 @@ class Cost:
 def dense(
     positions: int, channels_in: int, channels_out: int, *, kernel: int = 1, bias: bool = False
 ) -> Cost:
-    """Cost of a Linear or convolution with `positions` outputs a sample and `kernel` taps."""
+    """Return the cost of a Linear or convolution with `positions` outputs per sample and `kernel` taps."""
     weights = channels_in * channels_out * kernel
     return Cost(weights + (channels_out if bias else 0), 2 * positions * weights)
 
 
 def affine(channels: int) -> Cost:
-    """Cost of a norm with scale and shift."""
+    """Return the cost of a norm with scale and shift."""
     return Cost(2 * channels, 0)

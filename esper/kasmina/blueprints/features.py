@@ -19,7 +19,7 @@ from esper.kasmina.blueprints.layers import (
 )
 from esper.kasmina.blueprints.registry import Option, register_blueprint
 
-# Layer norm leaves almost nothing of fewer features than this: of one, nothing at all.
+# Layer norm removes almost all information from fewer features than this, and all of it from one.
 NORM_FROM = 4
 
 
@@ -59,7 +59,7 @@ def mlp(
 
 def _low_rank_sizes(shape: SiteShape) -> list[dict[str, Option]]:
     full = shape.channels_in * shape.channels_out
-    # from here on the two factors cost more than the whole matrix would
+    # above this rank the two factors cost more than the full matrix
     limit = full / (shape.channels_in + shape.channels_out)
     return [{"rank": rank} for rank in (1, 2, *widths(limit)) if rank <= max(1, limit)]
 

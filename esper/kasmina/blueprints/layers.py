@@ -1,4 +1,4 @@
-"""Pieces that several blueprints share: widths on offer, silent last layers, layers by layout."""
+"""Layers and helpers that several blueprints share: hidden widths, zero initialisation, layers by layout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from esper.errors import GrowthError
 from esper.kasmina.blueprints.cost import SiteShape
 
-# Multiples of 4 that are about a quarter apart: finer than that, a size class is not worth an extra choice.
+# Multiples of 4 that are about a quarter apart: finer steps do not justify an extra candidate.
 WIDTHS = (
     *(4, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768),
     *(1024, 1280, 1536, 2048, 2560, 3072, 4096),
@@ -30,19 +30,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def widths(limit: float) -> list[int]:
-    """Hidden widths on offer up to `limit`; at least the smallest."""
+    """Return the hidden widths up to `limit`; at least the smallest."""
     return [w for w in WIDTHS if w <= limit] or [WIDTHS[0]]
 
 
 def hidden_sizes(shape: SiteShape) -> list[int]:
-    """Hidden widths up to four times the channels."""
+    """Return the hidden widths up to four times the channels."""
     return widths(4 * max(shape.channels_in, shape.channels_out))
 
 
 def zero_init(layer: M) -> M:
-    """The same layer with its parameters at zero, so that a seed's output is zero at birth.
+    """Set a layer's parameters to zero and return it, so that a new seed's output is zero.
 
-    Only a seed's last layer is silenced: with zero incoming weights, a ReLU unit would never wake up.
+    Only for a seed's last layer: with zero incoming weights, a ReLU unit would never get a gradient.
     """
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -61,7 +61,7 @@ def conv(
     """A convolution of the layout's kind, without bias, padded so that stride 1 keeps the size."""
     stride = tuple(strides or (1,) * len(shape.space_out))
     make = _CONVS[shape.layout]
-    # a tuple whose length goes with the class, which the type of `stride` cannot say
+    # the length of the tuple depends on the class, which the type of `stride` cannot express
     return make(
         channels_in,
         channels_out,
@@ -103,7 +103,7 @@ class ChannelsLast(nn.Module):
 
 
 def as_features(shape: SiteShape, *layers: nn.Module) -> nn.Module:
-    """The layers in a row, after flattening the input where the site asks for it."""
+    """Return the layers in sequence, after flattening the input where the site needs it."""
     return nn.Sequential(*([nn.Flatten()] if shape.flattens else []), *layers)
 
 

@@ -1,4 +1,4 @@
-"""What a module costs and whether it fits, found out by trying it."""
+"""Cost and fit of a module, measured by running it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ from esper.kasmina.blueprints.cost import Cost, SiteShape
 
 
 def measured_cost(module: nn.Module, shape: SiteShape) -> Cost:
-    """Parameters of the module, and what `torch.utils.flop_counter` counts for one sample in eval mode."""
+    """Measure a module's cost.
+
+    Args:
+        module: the module; its mode is restored.
+        shape: the shapes that it maps.
+
+    Returns:
+        Its parameters, and the FLOPs that `torch.utils.flop_counter` counts for one sample in eval mode.
+
+    Example:
+        >>> measured_cost(torch.nn.Linear(4, 2, bias=False), SiteShape("features", (4,), (2,)))
+        Cost(params=8, flops=16)
+    """
     training = module.training
     module.eval()
     counter = FlopCounterMode(display=False)
@@ -24,7 +36,7 @@ def measured_cost(module: nn.Module, shape: SiteShape) -> Cost:
 
 
 def trial_mismatch(build: Callable[[], nn.Module], shape: SiteShape) -> str | None:
-    """Why the module that `build` makes cannot serve `shape`, or None where it can."""
+    """Return why the module that `build` makes does not fit `shape`, or None where it does."""
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             got = build()(torch.zeros(2, *shape.in_shape))

@@ -1,4 +1,4 @@
-"""The catalogue of blueprints: built-in ones, those registered with a decorator, and those of plug-ins."""
+"""The registry of blueprints: built-in ones, those registered by a decorator, and entry points."""
 
 from __future__ import annotations
 
@@ -31,11 +31,21 @@ _EXPECTED: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A kind of module that seeds can be grown from.
+    """A kind of module that seeds can be built from; made by `register_blueprint`.
 
-    `make(shape, **options)` returns the module whose output, of shape `(batch, *shape.out_shape)`, is
-    added to the layer's output; its keyword-only arguments are the options. `fits` says why a shape is
-    not possible; `offers` lists the sizes on offer; `count` is the cost, measured where it is None.
+    Args:
+        name: unique name.
+        summary: one line.
+        make: `make(shape, **options)` returns a module from (batch, *shape.in_shape) to
+            (batch, *shape.out_shape), whose output is added to the layer's output. Its keyword-only arguments
+            are the options.
+        fits: returns why a shape is not possible, or None; None: a module is built and run to find out.
+        offers: returns the options that are offered for a shape; None: the defaults.
+        count: `count(shape, **options)` returns the cost; None: the cost is measured.
+
+    Example:
+        >>> get_blueprint("mlp").cost(SiteShape("features", (8,), (8,)), hidden=4).params
+        92
     """
 
     name: str
@@ -47,13 +57,13 @@ class Blueprint:
     _costs: dict[Any, Cost] = field(default_factory=dict, repr=False, compare=False)
 
     def unsupported(self, shape: SiteShape) -> str | None:
-        """Why this blueprint does not fit `shape`, or None where it does."""
+        """Return why this blueprint does not fit `shape`, or None where it does."""
         if self.fits is not None:
             return self.fits(shape)
         return trial_mismatch(lambda: self.build(shape), shape)
 
     def sizes(self, shape: SiteShape) -> list[dict[str, Option]]:
-        """Options on offer for `shape`, ascending by cost; empty where the blueprint does not fit."""
+        """Return the options offered for `shape`, ascending by cost; empty where the blueprint does not fit."""
         if self.unsupported(shape) is not None:
             return []
         offers = [{}] if self.offers is None else self.offers(shape)
@@ -61,7 +71,7 @@ class Blueprint:
         return [options for cost, options in sorted(costs, key=lambda c: (c[0].params, c[0].flops))]
 
     def cost(self, shape: SiteShape, **options: Option) -> Cost:
-        """Parameters and FLOPs of `build(shape, **options)`; raises `GrowthError` for unknown options."""
+        """Return the cost of `build(shape, **options)`; raises `GrowthError` for unknown options."""
         self._check_options(options)
         key = (shape, tuple(sorted(options.items())))
         if key not in self._costs:
@@ -76,10 +86,19 @@ class Blueprint:
     def build(
         self, shape: SiteShape, generator: torch.Generator | None = None, **options: Option
     ) -> nn.Module:
-        """A new module for `shape`, on the CPU, in training mode.
+        """Build a new module.
 
-        Initial weights are drawn from `generator` (None: one seeded with 0); the global generators are
-        left as they were. Raises `GrowthError` where the shape does not fit or an option is wrong.
+        Args:
+            shape: the shapes that it must map.
+            generator: source of the initial weights; None is a generator seeded with 0. The global generators
+                are restored.
+            **options: keyword-only arguments of `make`.
+
+        Returns:
+            The module, on the CPU, in training mode.
+
+        Raises:
+            GrowthError: the shape does not fit, or an option is unknown or has a wrong value.
         """
         self._check_options(options)
         if self.fits is not None and (problem := self.fits(shape)) is not None:
@@ -113,11 +132,30 @@ def register_blueprint(
     offers: Callable[[SiteShape], list[dict[str, Option]]] | None = None,
     count: Callable[..., Cost] | None = None,
 ) -> Callable[[Maker], Maker]:
-    """Decorator that adds a module class or a function `(shape, *, option=default, ...) -> Module`.
+    """Decorator that registers a module class or a function as a blueprint.
 
-    The first line of its docstring is the summary. Without `fits` and `count` a module is built and
-    tried to find out whether it fits and what it costs. The same function may be registered again
-    (a notebook cell that is run twice); raises `GrowthError` where the name belongs to another.
+    The decorated object is called as `make(shape, *, option=default, ...)` and returns an `nn.Module`; the
+    first line of its docstring is the summary. It may be registered again under the same name (a notebook
+    cell that is run twice).
+
+    Args:
+        name: unique name.
+        fits: returns why a shape is not possible, or None. Without it a module is built and run to find out.
+        offers: returns the options that are offered for a shape. Without it only the defaults are offered.
+        count: `count(shape, **options)` returns the cost. Without it the cost is measured.
+
+    Returns:
+        The decorator; it returns the decorated object unchanged.
+
+    Raises:
+        GrowthError: the name belongs to another blueprint.
+
+    Example:
+        >>> @register_blueprint("scale")
+        ... def scale(shape, *, hidden=8):
+        ...     '''Two linear layers.'''
+        ...     first = nn.Linear(shape.channels_in, hidden)
+        ...     return nn.Sequential(first, nn.Linear(hidden, shape.channels_out))
     """
 
     def register(make: Maker) -> Maker:
@@ -132,7 +170,16 @@ def register_blueprint(
 
 
 def name_blueprint(name: str, make: Callable[..., nn.Module]) -> None:
-    """Let `name`, such as a dotted path, stand for what `make` is registered as, or register it so."""
+    """Register `make` under another name, such as its dotted path.
+
+    Args:
+        name: the new name.
+        make: a registered module class or function, whose other settings are kept; or one that is not
+            registered yet.
+
+    Example:
+        >>> name_blueprint("my_package.scale", scale)  # doctest: +SKIP
+    """
     known = next((b for b in _REGISTRY.values() if _origin(b.make) == _origin(make)), None)
     if known is None:
         register_blueprint(name)(make)
@@ -141,7 +188,19 @@ def name_blueprint(name: str, make: Callable[..., nn.Module]) -> None:
 
 
 def get_blueprint(name: str) -> Blueprint:
-    """The blueprint of that name; raises `GrowthError` with the nearest name and the list."""
+    """Return a blueprint by name; an entry point is imported now.
+
+    Args:
+        name: one of `blueprint_names()`.
+
+    Raises:
+        GrowthError: the name is unknown (the message has the nearest name and the list), or an entry point
+            cannot be loaded.
+
+    Example:
+        >>> get_blueprint("no_op").name
+        'no_op'
+    """
     if name not in _REGISTRY and (plugin := _plugins().get(name)) is not None:
         _load(plugin)
     if name not in _REGISTRY:
@@ -150,7 +209,12 @@ def get_blueprint(name: str) -> Blueprint:
 
 
 def blueprint_names() -> list[str]:
-    """All names that `get_blueprint` knows; plug-ins are listed without being imported."""
+    """Return all names that `get_blueprint` accepts, sorted; entry points are listed without an import.
+
+    Example:
+        >>> "mlp" in blueprint_names()
+        True
+    """
     return sorted({*_REGISTRY, *_plugins()})
 
 
@@ -159,7 +223,7 @@ def _plugins() -> dict[str, EntryPoint]:
 
 
 def _wrong_value(value: Option, default: object) -> str | None:
-    """What an option should have been, going by its default, or None where it is right."""
+    """Return what kind of value an option needs, by its default, or None where `value` is right."""
     kind = next((kind for kind in (bool, int, float, str) if isinstance(default, kind)), None)
     if kind is None:
         return None

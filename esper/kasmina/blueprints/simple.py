@@ -1,4 +1,4 @@
-"""The small ones: norm, no-op, and noise for experiments that must find it out."""
+"""Small blueprints: norm, no-op, and harmful noise as a test of the pruning rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from esper.kasmina.blueprints.layers import (
 )
 from esper.kasmina.blueprints.registry import Option, get_blueprint, register_blueprint
 
-# Little enough that no body could undo the fresh noise with it.
+# So small that no body could cancel the fresh noise.
 _BODY_SHARE = 0.1
 
 
@@ -67,9 +67,9 @@ def no_op(shape: SiteShape) -> nn.Module:
 class Noise(nn.Module):
     """Adds noise of `scale` times the input's own size, the same at every position of a sample.
 
-    Equal at every position, so that pooling does not average it away. A part of it passes through a
-    seed's body, which never sees the input: its parameters have gradients and nothing to learn. Two draws
-    go through it, so that it looks busier than a good seed of its size: only its impact gives it away.
+    Equal at every position, so that pooling does not average it out. A part of it passes through a seed's
+    body, which never gets the input: its parameters have gradients but nothing to learn. Two draws pass
+    through it, so that it has more FLOPs than a good seed of its size: only its impact shows the harm.
     """
 
     def __init__(self, body: nn.Module, shape: SiteShape, scale: float) -> None:

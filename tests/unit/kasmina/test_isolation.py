@@ -384,7 +384,7 @@ def test_one_bad_value_drops_the_whole_step(bad: float, clip: float | None) -> N
 
 
 def test_every_blueprint_survives_isolation() -> None:
-    """Weights that are not zero, one step: all that can be planted keeps finite values."""
+    """Weights that are not zero, one step: all blueprints keeps finite values."""
     planted = set()
     for name in ("conv1d", "mlp", "convnet"):
         growing = loop(name)

@@ -97,7 +97,7 @@ def test_missing_tensors_and_other_layers_are_refused() -> None:
         load_kernel(model, "block1", 0, (tensors, description))
     with pytest.raises(GrowthError, match=r"'block2' has conv2d \(8, 4, 4\)"):
         load_kernel(model, "block2", 0, (tensors, description))
-    with pytest.raises(GrowthError, match="no seeds can be planted at 'nowhere'"):
+    with pytest.raises(GrowthError, match="no seeds can be attached to 'nowhere'"):
         load_kernel(model, "nowhere", 0, (tensors, description))
 
 
@@ -114,5 +114,5 @@ def test_before_any_batch_the_shapes_are_not_known() -> None:
 
     _, taken = kernel()
     model = wrap(nn.Sequential(nn.Conv2d(4, 4, 1)), ["0"])
-    with pytest.raises(GrowthError, match="layer '0' cannot bear a seed: no batch has passed"):
+    with pytest.raises(GrowthError, match="layer '0' cannot host a seed: no batch has passed"):
         load_kernel(model, "0", 0, taken)

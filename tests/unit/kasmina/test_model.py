@@ -215,7 +215,7 @@ def test_the_summary_tells_sites_and_seeds() -> None:
 @pytest.mark.parametrize(
     ("layer", "index", "problem"),
     [
-        ("nowhere", 0, "no seeds can be planted at 'nowhere'; layers: block1, block2, block2.0, fc"),
+        ("nowhere", 0, "no seeds can be attached to 'nowhere'; layers: block1, block2, block2.0, fc"),
         ("fc", 2, "layer 'fc' has seed slots 0 to 1, not 2"),
         ("fc", -1, "layer 'fc' has seed slots 0 to 1, not -1"),
     ],
@@ -228,7 +228,7 @@ def test_an_unknown_slot_is_named(layer: str, index: int, problem: str) -> None:
 def test_an_unknown_placement_or_layer_is_named() -> None:
     with pytest.raises(GrowthError, match="placement is 'beside'; it must be 'series' or 'parallel'"):
         wrapped("convnet").site_shape("fc", "beside")
-    with pytest.raises(GrowthError, match="no seeds can be planted at 'nowhere'"):
+    with pytest.raises(GrowthError, match="no seeds can be attached to 'nowhere'"):
         wrapped("convnet").site_shape("nowhere", "series")
 
 
@@ -311,7 +311,7 @@ def record_with(**changes: Any) -> dict[str, Any]:
         ({"format": 2}, "topology format 2 is not 1"),
         ({"layers": {"fc": 1}}, r"the saved model has seed slots \{'fc': 1\}, this one has"),
         ({"seeds": [record_with(blueprint="mpl")]}, "unknown blueprint: 'mpl'. Did you mean 'mlp'"),
-        ({"seeds": [record_with(layer="nowhere")]}, "no seeds can be planted at 'nowhere'"),
+        ({"seeds": [record_with(layer="nowhere")]}, "no seeds can be attached to 'nowhere'"),
         ({"seeds": [record_with(index=7)]}, "seed slots 0 to 1, not 7"),
         ({"seeds": [record_with(stage="asleep")]}, "the saved topology is damaged: ValueError: 'asleep'"),
         ({"seeds": [record_with(options={"hiden": 4})]}, "Did you mean 'hidden'"),

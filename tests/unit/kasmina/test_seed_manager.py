@@ -102,7 +102,7 @@ PRECISIONS: dict[str, tuple[torch.dtype, Callable[[], AbstractContextManager[Any
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("isolation_steps", [0, 5])
 def test_germination_changes_no_bit(name: str, precision: str, isolation_steps: int) -> None:
-    """K4, the bar: training and evaluation, batch norm and dropout in the host, all that can be planted."""
+    """K4, the bar: training and evaluation, batch norm and dropout in the host, all blueprints."""
     dtype, context = PRECISIONS[precision]
     model, manager = growable(name, dropout=0.3, isolation_steps=isolation_steps)
     model.to(dtype)
@@ -267,7 +267,7 @@ def test_alpha_is_monotone_from_exactly_0_to_exactly_1(schedule: str) -> None:
     [
         (
             germinate("nowhere", "mlp"),
-            "no seeds can be planted at 'nowhere'; layers: body, body.fc1, body.fc2",
+            "no seeds can be attached to 'nowhere'; layers: body, body.fc1, body.fc2",
         ),
         (germinate("body.fc1", "mlp", index=2), "layer 'body.fc1' has seed slots 0 to 1, not 2"),
         (germinate("body.fc1", "mpl"), "unknown blueprint: 'mpl'. Did you mean 'mlp'"),
@@ -304,7 +304,7 @@ def test_a_taken_slot_and_a_seed_on_its_way_are_named() -> None:
         manager.apply(fossilize("body.fc1"), NOW)
     manager.tick()
     manager.apply(cull("body.fc1"), NOW)
-    with pytest.raises(GrowthError, match=r"slot 0 of 'body.fc1' is being taken out already"):
+    with pytest.raises(GrowthError, match=r"slot 0 of 'body.fc1' is being removed already"):
         manager.apply(cull("body.fc1"), NOW)
     fossil(manager, germinate("body.fc2", "mlp"))
     with pytest.raises(GrowthError, match=r"slot 0 of 'body.fc2' is fossilized: nothing to cull"):

@@ -180,7 +180,7 @@ def test_layouts_are_told_from_layer_and_output(
 def test_a_layer_that_cannot_bear_a_seed_says_why(layer: nn.Module, x: Tensor, problem: str) -> None:
     model = wrap(nn.Sequential(layer), ["0"])
     model.observe(x)
-    with pytest.raises(GrowthError, match=f"layer '0' cannot bear a seed: .*{problem}"):
+    with pytest.raises(GrowthError, match=f"layer '0' cannot host a seed: .*{problem}"):
         model.site_shape("0", "series")
 
 
@@ -204,7 +204,7 @@ def test_a_layer_that_no_batch_has_reached_says_so() -> None:
             return self.used(x)
 
     model = wrap(Unused())
-    with pytest.raises(GrowthError, match="'used' cannot bear a seed: no batch has passed through the model"):
+    with pytest.raises(GrowthError, match="'used' cannot host a seed: no batch has passed through the model"):
         model.site_shape("used", "series")
     model.observe(torch.randn(2, 4))
     assert model.site_shape("used", "series").out_shape == (4,)
