@@ -1,6 +1,6 @@
-"""Where the data comes from: named image sets, folders, custom datasets; splits; batches with a position.
+"""Data: named image sets, image folders, custom datasets; splits; loaders that can start at any batch.
 
-`DATASETS`, `DataInfo` and `inspect_data` load without torch; the rest is imported when it is first used.
+`DATASETS`, `DataInfo` and `inspect_data` load without torch; the other names are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Loaders from data that was found: split, normalised, on the device or through a DataLoader."""
+"""Builds the three loaders of a dataset: splits, normalisation, in-memory or DataLoader batches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,17 @@ STATISTICS_SAMPLES = 2000  # images of a folder that is not kept in memory, for 
 
 @dataclass(frozen=True, slots=True)
 class DataBundle:
-    """Three loaders, none of them empty; `notes` name the options that are idle on this data or device."""
+    """The loaders of a dataset, none of them empty.
+
+    Args:
+        info: what a model must fit.
+        train, validation, test: the loaders.
+        notes: sentences for the log: where the data is, and which options have no effect.
+
+    Example:
+        >>> data = build_data(DatasetConfig(), seed=0, device=torch.device("cpu"))  # doctest: +SKIP
+        >>> inputs, targets = next(data.train.batches(epoch=0))  # doctest: +SKIP
+    """
 
     info: DataInfo
     train: Loader
@@ -45,8 +55,16 @@ class DataBundle:
 
 @dataclass(frozen=True, slots=True)
 class DataModule:
-    """What every way of loading needs to know. `found` below maps "train", and the parts that the dataset
-    has sets of its own for, to their data; the other parts are split off "train".
+    """Builds a `DataBundle` from raw data.
+
+    In its methods `found` maps "train", and each part for which the dataset has a separate set, to its data;
+    the other parts are split off "train".
+
+    Args:
+        config: the dataset options.
+        info: what a model must fit.
+        seed: seed of splits, order and augmentation.
+        device: where batches are needed.
     """
 
     config: DatasetConfig
@@ -55,13 +73,13 @@ class DataModule:
     device: torch.device
 
     def build_in_memory(self, found: Mapping[str, Images], origin: str) -> DataBundle:
-        """Images that are moved to the device once, as bytes."""
+        """Build loaders of images that are moved to the device once, as bytes."""
         cut = self._split_indices(found["train"].labels, found)
         tensors: dict[str, tuple[Tensor, Tensor]] = {}
         for part in PARTS:
             images = found["train"] if part in cut else found[part]
             chosen = cut.get(part, np.arange(len(images.labels)))
-            # indexing copies: a loader shares no memory with its neighbours or with a read-only buffer
+            # indexing copies: a loader shares no memory with another one or with a read-only buffer
             tensors[part] = torch.from_numpy(images.pixels[chosen]), torch.from_numpy(images.labels[chosen])
         transform = self._transforms(channel_statistics(tensors["train"][0]))
         loaders = [
@@ -76,7 +94,7 @@ class DataModule:
         return DataBundle(self.info, loaders[0], loaders[1], loaders[2], notes)
 
     def build_from_files(self, files: Mapping[str, FileList], params: FolderParams) -> DataBundle:
-        """Images that are decoded when they are needed, and finished on the device."""
+        """Build loaders of images that are decoded when needed, and transformed on the device."""
         listed = files["train"]
         for each in files.values():
             check_readable(each, params, self.config.num_workers)
@@ -96,7 +114,7 @@ class DataModule:
         return DataBundle(self.info, **loaders, notes=self._notes(files, "") + self._host_notes())
 
     def build_map_style(self, custom: CustomData) -> DataBundle:
-        """A dataset of the user's own; its batches are what `collate` makes."""
+        """Build loaders of a custom dataset; `collate` makes its batches."""
         found = {"train": custom.train} | ({"test": custom.test} if custom.test is not None else {})
         notes, labels = list(custom.notes), custom.labels
         if labels is None:
@@ -135,7 +153,7 @@ class DataModule:
         }
 
     def _split_indices(self, labels: Labels, found: Mapping[str, object]) -> dict[str, Labels]:
-        """Indices into the training tree: for "train", and for each part that has no tree of its own."""
+        """Return indices into the training set: for "train", and for each part without a separate set."""
         shares = {"validation": self.config.validation_split, "test": self.config.test_split}
         for part, share in shares.items():
             if part in found:
@@ -150,7 +168,7 @@ class DataModule:
         return {part: indices for part, indices in parts.items() if part == "train" or part not in found}
 
     def _transforms(self, statistics: Statistics) -> dict[str, BatchTransform]:
-        """Only training images are augmented; all are normalised by the statistics of the training split."""
+        """Return transforms: all images are normalised by training statistics, training images augmented."""
         augmentations = {"train": augmentation_of(self.config)}
         seed = derive_seed(self.seed, "finish")
         return {

@@ -1,4 +1,4 @@
-"""What is known of each named dataset without opening it: form, files, addresses, hashes. No torch."""
+"""Metadata of the named datasets: shapes, files, addresses, hashes, default augmentation. No torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from esper.data.params import Augmentation
 
 @dataclass(frozen=True, slots=True)
 class DataInfo:
-    """What a model has to fit; None where it is known only once the dataset is opened, or never.
+    """What a model must fit. A field is None where it is unknown until the dataset is opened, or always.
 
-    `image_size` is (height, width) in pixels, `input_shape` the shape of one input without the batch.
-    `official_test` says that the test set is the dataset's own, not a part split off here; `dtype` is that of
-    the inputs in a batch, by the name that torch gives it.
+    Args:
+        name: `dataset.name`.
+        num_classes: number of classes.
+        channels: channels of an image.
+        image_size: (height, width) in pixels.
+        input_shape: shape of one input, without the batch.
+        official_test: whether the dataset has a separate test set, which is not split off the training set.
+        dtype: torch's name of the dtype of the inputs in a batch, such as "float32".
+
+    Example:
+        >>> DIGITS.input_shape
+        (1, 8, 8)
     """
 
     name: str
@@ -30,16 +39,24 @@ class DataInfo:
 def image_info(
     name: str, num_classes: int, channels: int, size: tuple[int, int], *, official_test: bool
 ) -> DataInfo:
+    """Return the `DataInfo` of an image set; `size` is (height, width)."""
     return DataInfo(name, num_classes, channels, size, (channels, *size), official_test)
 
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """A dataset kept in files of one known format.
+    """A dataset in files of a known format.
 
-    `folders` are searched in their order, relative to `data_root` unless absolute; the first one is where
-    a download goes. `downloads` maps each file at `base_url` to its official MD5. `archive_folder` is the
-    folder inside the archive, for a set that comes as one (`label_bytes` labels before each record).
+    Args:
+        info: what a model must fit.
+        folders: searched in this order, relative to `data_root` unless absolute; the first one is where a
+            download is stored.
+        files: names of the files in such a folder.
+        base_url: address of the downloads.
+        downloads: names at that address to official MD5 hashes.
+        archive_folder: folder inside the archive, for a set that is one archive.
+        label_bytes: label bytes before each record of a CIFAR file.
+        hint: another way to get the files.
     """
 
     info: DataInfo
@@ -139,8 +156,8 @@ DIGITS = image_info("digits", 10, 1, (8, 8), official_test=False)
 DATASETS = ("cifar10", "cifar100", "digits", "fashion_mnist", "image_folder", "mnist", "synthetic")
 
 
-# What is done to training images unless `augmentation_params` says otherwise: digits are not mirrored,
-# and nothing is known of the images of a folder but their size.
+# Augmentation of training images unless `augmentation_params` overrides it. Digits are not mirrored, because
+# a mirrored digit is no digit.
 DEFAULT_AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
     {
         "cifar10": Augmentation(crop_padding=4, horizontal_flip=0.5),

@@ -1,4 +1,4 @@
-"""A dataset of the user's own: opened, asked for its classes, and tried on one sample."""
+"""Custom datasets: opened by a factory, inspected for labels, and tested on one sample."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ DatasetFactory = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class CustomData:
-    """`labels` (int64) where the training set tells its classes without being read through, else None."""
+    """An opened custom dataset.
+
+    Args:
+        train: the training set.
+        test: the separate test set, None where there is none.
+        labels: int64 classes of the training samples; None where only reading all samples would show them.
+        collate: makes a batch of a list of samples.
+        info: what a model must fit.
+        notes: sentences about options without effect.
+    """
 
     train: MapStyle
     test: MapStyle | None
@@ -36,14 +45,33 @@ class CustomData:
 def open_custom(
     config: DatasetConfig, factory: DatasetFactory, *, collate: Collate | None, seed: int
 ) -> CustomData:
-    """Call the factory with `dataset_params`, try one sample and its batch.
+    """Open a custom dataset, and test it on one sample and its batch.
 
-    A factory that takes `split` is called with "train" and with "test", one that takes `train` with True and
-    with False, and the second is the test set, unless `dataset_params` gives that argument; any other is
-    called once and split here. The validation split is always a part of the training set.
-    `data_root` (or `root`) and `download` are passed where they are taken. Samples are made into
-    batches by `collate`, else by the dataset's own method `collate`, else by torch's `default_collate`.
-    Raises `DataError`.
+    The factory is a class or function that returns a map-style dataset (`__len__`, `__getitem__`) of samples
+    (input, target). If it has a parameter `split`, it is called with "train" and with "test"; if it has
+    `train`, with True and with False; the second result is the test set. Otherwise, or if `dataset_params`
+    has that argument, it is called once and the test set is split off. The validation set is always split off
+    the training set. `data_root` (or `root`) and `download` are passed if they are parameters. Integer
+    classes in an attribute `targets` or `labels` make the splits stratified.
+
+    Args:
+        config: the dataset options; `dataset_params` are arguments of the factory.
+        factory: the class or function.
+        collate: makes a batch of a list of samples; None takes the dataset's method `collate`, or torch's
+            `default_collate`.
+        seed: seed of what the factory draws from global generators, which are restored.
+
+    Returns:
+        The dataset and what is known about it.
+
+    Raises:
+        DataError: an argument is unknown, the factory or the first sample fails, or the dataset is empty or
+            not map-style.
+
+    Example:
+        >>> def two_moons(split, samples=100):  # dataset.name=my_module.two_moons
+        ...     generator = torch.Generator().manual_seed(len(split))
+        ...     return TensorDataset(torch.randn(samples, 2), torch.arange(samples) % 2)
     """
     accepted = inspect.signature(factory).parameters
     with isolated_rng():
@@ -103,7 +131,7 @@ def _open(name: str, factory: DatasetFactory, arguments: dict[str, Any]) -> MapS
 
 
 def _first_sample(name: str, dataset: MapStyle, collate: Collate) -> tuple[Any, Any]:
-    """The first sample, and the batch of it alone."""
+    """Return the first sample, and the batch of it alone."""
     try:
         first = dataset[0]
         return first, collate([first])

@@ -1,4 +1,4 @@
-"""From the options of a dataset to its three loaders."""
+"""`build_data`: from the options of a dataset to its three loaders."""
 
 from __future__ import annotations
 
@@ -26,12 +26,27 @@ def build_data(
     dataset_factory: DatasetFactory | None = None,
     collate: Collate | None = None,
 ) -> DataBundle:
-    """Find, fetch, check, split and load a dataset.
+    """Find, download, check, split and load a dataset.
 
-    Splits, order and augmentation follow from `seed`; the global generators stay untouched. Batches of a
-    named dataset are (float32 images, int64 classes) on `device`. `dataset_factory` is the class or
-    function that a dotted `dataset.name` stands for, `collate` makes its batches; see
-    `esper.data.custom.open_custom` for how they are called. Raises `DataError`.
+    Batches of a named dataset are (float32 images (batch, channels, height, width), int64 classes (batch,))
+    on `device`. The global generators are restored.
+
+    Args:
+        config: the dataset options.
+        seed: seed of splits, order and augmentation.
+        device: where batches are needed.
+        dataset_factory: the class or function that a dotted `dataset.name` names; see
+            `esper.data.custom.open_custom` for how it is called.
+        collate: makes a batch of a list of its samples.
+
+    Returns:
+        Loaders for training, validation and test.
+
+    Raises:
+        DataError: the data is missing, damaged, too small to split, or does not fit the options.
+
+    Example:
+        >>> data = build_data(DatasetConfig(), seed=0, device=torch.device("cpu"))  # doctest: +SKIP
     """
     datamodule = DataModule(config, inspect_data(config), seed, device)
     if is_custom(config):

@@ -1,4 +1,4 @@
-"""The bytes of the named datasets: uint8 images and their classes, from wherever they are kept. No torch."""
+"""Raw data of the named datasets: uint8 images and their classes. No torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A dataset before it is split; `test` is its own test set, `origin` where it was found."""
+    """A dataset before it is split; `test` is its separate test set, `origin` where it was found."""
 
     train: Images
     test: Images | None
@@ -34,7 +34,17 @@ class Source:
 
 
 def load_files(name: str, data_root: Path, params: FileParams, *, download: bool) -> Source:
-    """One of the sets in files: cifar10, cifar100, fashion_mnist, mnist. Raises `DataError`."""
+    """Load a set in files (cifar10, cifar100, fashion_mnist, mnist).
+
+    Args:
+        name: name of the set.
+        data_root: folder of all datasets.
+        params: its `dataset_params`.
+        download: whether missing files may be downloaded.
+
+    Raises:
+        DataError: the files are missing or damaged.
+    """
     files = FILE_SETS[name]
     folder = fetch_dataset(files, data_root, download=download, mirror=params.mirror)
     train, test = (_read_cifar if files.archive else _read_idx)(files, folder)
@@ -67,7 +77,7 @@ def _images(pixels: Bytes, labels: Bytes) -> Images:
 
 
 def load_digits() -> Source:
-    """The 1,797 handwritten digits of scikit-learn; their 17 grey levels are spread over 0 to 255."""
+    """Load the 1,797 handwritten digits of scikit-learn; their 17 grey levels are scaled to 0 to 255."""
     # imported here: it takes most of a second, and only this dataset needs it
     from sklearn import datasets
 
@@ -77,7 +87,7 @@ def load_digits() -> Source:
 
 
 def synthesize(params: SyntheticParams) -> Source:
-    """Gaussian noise around one random pattern a class, in grey levels; classes of equal size, in turn."""
+    """Generate Gaussian noise around one random pattern per class, in grey levels; classes of equal size."""
     rng = np.random.default_rng(derive_seed(params.data_seed, "synthetic"))
     shape = (params.channels, *size_of(params.image_size))
     patterns = rng.standard_normal((params.num_classes, *shape))

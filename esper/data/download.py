@@ -1,4 +1,4 @@
-"""Files from the network: resumed where they broke off, verified by hash, in place only when whole."""
+"""Downloads: resumed after an interruption, verified by hash, moved into place only when complete."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from esper.errors import DataError
 
 CHUNK_BYTES = 1 << 18
-FINAL_STATUS = range(400, 500)  # the server's word that asking again will not help
+FINAL_STATUS = range(400, 500)  # client errors: a retry will not help
 RANGE_PAST_END = 416
 
 
 class _Interrupted(Exception):
-    """A transfer that broke off; asking again may help."""
+    """A transfer was interrupted; a retry may help."""
 
 
 def has_md5(path: Path, md5: str) -> bool:
@@ -46,7 +46,7 @@ def fetch(
 ) -> None:
     """Download `url` to `target`, which appears only when its MD5 is `md5`.
 
-    What arrives is kept in `<target>.part`; a broken transfer goes on from there, in this call (up to
+    What arrives is kept in `<target>.part`; an interrupted transfer resumes there, in this call (up to
     `attempts` times in a row without a new byte) or in a later one. A resumed file with a wrong hash is
     fetched once more from its beginning. Raises `DataError`; the part is kept unless its hash is wrong.
     """
@@ -77,7 +77,7 @@ def _bar(name: str, url: str, console: Console) -> Progress:
 def _complete(
     url: str, part: Path, attempts: int, pause_s: float, timeout_s: float, progress: Progress
 ) -> None:
-    """Ask again and again until the whole file is there, or nothing new came `attempts` times."""
+    """Retry until the file is complete, or `attempts` requests in a row brought no new bytes."""
     failures = 0
     while True:
         before = _size(part)
@@ -133,16 +133,24 @@ def _store(response: http.client.HTTPResponse, part: Path, have: int, progress: 
 
 
 def _range_start(response: http.client.HTTPResponse) -> int:
-    """First byte's position in an answer with `Content-Range: bytes 100-199/200`."""
+    """Return the first byte's position of a response with `Content-Range: bytes 100-199/200`."""
     digits = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     return int(digits) if digits.isdigit() else -1
 
 
 def extract(archive: Path, inner: str, names: Sequence[str], target: Path) -> None:
-    """Take the files `inner/<name>` out of a tar archive and put them in the folder `target`.
+    """Extract the files `inner/<name>` of a tar archive to the folder `target`.
 
-    Only names that were asked for are written, under paths made here; `target` appears whole by
-    one rename. Raises `DataError` for an archive that is damaged or lacks a file.
+    Only requested names are written, under paths made here; `target` appears complete by one rename.
+
+    Args:
+        archive: the tar file.
+        inner: folder inside the archive.
+        names: files to extract.
+        target: the new folder.
+
+    Raises:
+        DataError: the archive is damaged or lacks a file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     wanted = {f"{inner}/{name}": name for name in names}

@@ -1,4 +1,4 @@
-"""Datasets that are files: found in place, checked by their format, fetched where allowed. No torch."""
+"""Datasets in files: located, checked by their format, downloaded where allowed. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from esper.errors import DataError
 
 
 def locate(files: FileSet, data_root: Path) -> Path | None:
-    """The first folder that holds every file of the set, None where there is none."""
+    """Return the first folder that holds every file of the set, None where there is none."""
     for folder in _folders(files, data_root):
         if not missing(files, folder):
             return folder
@@ -23,7 +23,7 @@ def locate(files: FileSet, data_root: Path) -> Path | None:
 
 
 def missing(files: FileSet, folder: Path) -> list[str]:
-    """Names of the set's files that `folder` lacks, plain and with `.gz`."""
+    """Return the names of the set's files that `folder` lacks, both plain and with `.gz`."""
     # One listing, so that a folder that another process renames into place is seen whole or not at all.
     try:
         with os.scandir(folder) as entries:
@@ -34,7 +34,7 @@ def missing(files: FileSet, folder: Path) -> list[str]:
 
 
 def path_of(folder: Path, name: str) -> Path | None:
-    """Where a file of a set lies in `folder`: plain, or compressed with `.gz`; None where it is missing."""
+    """Return the path of a set's file in `folder`, plain or with `.gz`; None where it is missing."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
@@ -42,7 +42,7 @@ def path_of(folder: Path, name: str) -> Path | None:
 
 
 def check_in_place(files: FileSet, data_root: Path, download: bool) -> None:
-    """Raise `DataError` unless the set is in place with sound headers and lengths, or may be fetched."""
+    """Raise `DataError` unless the set is in place with valid headers and lengths, or may be downloaded."""
     folder = locate(files, data_root)
     if folder is None:
         _reject_partial(files, data_root)
@@ -59,10 +59,18 @@ def check_in_place(files: FileSet, data_root: Path, download: bool) -> None:
 
 
 def fetch_dataset(files: FileSet, data_root: Path, *, download: bool, mirror: str | None = None) -> Path:
-    """The folder that holds the set, which is fetched or unpacked under `data_root` if that is needed.
+    """Return the folder of a set, after downloading or unpacking it under `data_root` if needed.
 
-    `mirror` replaces the official address; the hashes stay the official ones. Processes that want
-    the same set at the same time wait for the first. Raises `DataError`.
+    Processes that need the same set at the same time wait for the first.
+
+    Args:
+        files: the set.
+        data_root: folder of all datasets.
+        download: whether missing files may be downloaded.
+        mirror: address that replaces the official one; the hashes stay the official ones.
+
+    Raises:
+        DataError: the set is missing, incomplete or damaged, or cannot be stored.
     """
     folder = locate(files, data_root)
     if folder is not None:
@@ -99,7 +107,7 @@ def _download(files: FileSet, data_root: Path, address: str) -> Path:
 
 
 def _archive(files: FileSet, data_root: Path) -> Path | None:
-    """The whole archive, where the user (or a download that was cut short after it) left it."""
+    """Return the complete archive that the user (or an interrupted earlier run) left, or None."""
     for path in (data_root / files.name / files.archive, data_root / files.archive):
         if files.archive and path.is_file():
             if not has_md5(path, files.downloads[files.archive]):
@@ -113,7 +121,7 @@ def _archive(files: FileSet, data_root: Path) -> Path | None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on `folder` that the system releases if the process dies."""
+    """Hold a lock on `folder`, which the system releases if the process dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -127,12 +135,12 @@ def _folders(files: FileSet, data_root: Path) -> list[Path]:
 
 
 def _reject_partial(files: FileSet, data_root: Path) -> None:
-    # An archive is unpacked whole, so a part of it is not ours to complete; single files are.
+    # An archive is unpacked as a whole, so an incomplete folder is the user's; single files are completed.
     if not files.archive:
         return
     for folder in _folders(files, data_root):
         missing_files = missing(files, folder)
-        # nothing lacks where another process has put the set there since it was looked for
+        # nothing is missing if another process has stored the set since it was checked
         if 0 < len(missing_files) < len(files.files):
             raise DataError(
                 f"{files.name} in {folder} lacks {', '.join(missing_files)}: put what is missing there, "

@@ -1,4 +1,4 @@
-"""The binary formats of image sets, read and checked: IDX (MNIST), CIFAR's records. No torch, no pickle."""
+"""Readers of binary image formats with checks: IDX (MNIST) and CIFAR records. No torch, no pickle."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def _header(stream: IO[bytes], path: Path, sample_shape: tuple[int, ...]) -> tup
 
 
 def idx_shape(path: Path, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(count, *sample_shape) from the header of an IDX file; raises `DataError` for any other header."""
+    """Return (count, *sample_shape) from an IDX file's header; raises `DataError` for any other header."""
     with _opened(path) as stream:
         return _header(stream, path, sample_shape)
 
 
 def read_idx(path: Path, sample_shape: tuple[int, ...]) -> Bytes:
-    """The bytes of an IDX file as (count, *sample_shape); `path` may end in `.gz`. Raises `DataError`."""
+    """Return an IDX file's bytes as (count, *sample_shape); `path` may end in `.gz`. Raises `DataError`."""
     with _opened(path) as stream:
         shape = _header(stream, path, sample_shape)
         body = stream.read()
@@ -62,7 +62,7 @@ def read_idx(path: Path, sample_shape: tuple[int, ...]) -> Bytes:
 
 
 def cifar_count(path: Path, label_bytes: int) -> int:
-    """Number of records in a CIFAR file, from its length; raises `DataError` unless whole and above 0."""
+    """Return the number of records in a CIFAR file; raises `DataError` unless it is whole and above 0."""
     size, record = path.stat().st_size, label_bytes + CIFAR_PIXELS
     if size == 0 or size % record:
         raise DataError(f"{path} is {size} bytes long; CIFAR records make a multiple of {record}, above 0")
@@ -70,7 +70,7 @@ def cifar_count(path: Path, label_bytes: int) -> int:
 
 
 def read_cifar(path: Path, label_bytes: int, num_classes: int) -> tuple[Bytes, Bytes]:
-    """Images (count, 3, 32, 32) and labels (count,) of a CIFAR file; the last label byte is the fine one."""
+    """Return images (count, 3, 32, 32) and labels (count,) of a CIFAR file; the last label byte counts."""
     count = cifar_count(path, label_bytes)
     with _opened(path) as stream:
         records = np.frombuffer(stream.read(), np.uint8).reshape(count, -1)

@@ -1,4 +1,4 @@
-"""Images in class folders: listed, checked and decoded with Pillow. No torch."""
+"""Images in class folders: listing, checks and decoding with Pillow. No torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from esper.data.params import FolderParams, size_of
 from esper.errors import DataError
 
 IN_MEMORY_BYTES = 256 << 20
-# Of files that are read as they are needed: up to so many bytes all are decoded before the training, else the
-# headers of up to so many, at 0.1 ms each.
+# Checks of files that are decoded on demand: up to so many bytes all are decoded before training, otherwise
+# the headers of up to so many files are read, at 0.1 ms each.
 CHECKED_BYTES = 256 << 20
 CHECKED_HEADERS = 200_000
 VALIDATION_NAMES = ("val", "validation", "valid")
@@ -36,7 +36,7 @@ class FileList:
 
 
 def folder_info(root: Path, params: FolderParams) -> DataInfo:
-    """What a model has to fit, from the names of folders; raises `DataError` where there are no classes."""
+    """Return what a model must fit, from the names of folders; raises `DataError` without classes."""
     parts = _parts(root)
     classes = _classes(parts["train"])
     size, official_test = size_of(params.image_size), "test" in parts
@@ -44,9 +44,9 @@ def folder_info(root: Path, params: FolderParams) -> DataInfo:
 
 
 def list_folder(root: Path) -> dict[str, FileList]:
-    """Files by part: `train` always, `validation` and `test` where they have folders of their own.
+    """Return files by part: `train` always, `validation` and `test` where they have separate folders.
 
-    The classes are the folders of `train` by name; a class that only another part has is a `DataError`.
+    The classes are the folders of `train`, sorted; a class that only another part has is a `DataError`.
     """
     parts = _parts(root)
     classes = _classes(parts["train"])
@@ -54,9 +54,9 @@ def list_folder(root: Path) -> dict[str, FileList]:
 
 
 def decode(path: Path, params: FolderParams) -> Bytes:
-    """One image as (channels, height, width): scaled to cover the size, then cropped at its centre.
+    """Return one image as uint8 (channels, height, width): scaled to cover the size, then centre-cropped.
 
-    What levels each kind of image gets is said in `esper.data.image_modes`. Raises `DataError` with the path.
+    `esper.data.image_modes` describes the levels of each kind of image. Raises `DataError` with the path.
     """
     height, width = size_of(params.image_size)
     with _opened(path) as image:
@@ -69,10 +69,10 @@ def decode(path: Path, params: FolderParams) -> Bytes:
 
 
 def check_readable(files: FileList, params: FolderParams, threads: int) -> None:
-    """Raise `DataError` for a file that cannot be read, as far as finding it takes seconds.
+    """Raise `DataError` for a file that cannot be read, as far as this can be checked in seconds.
 
-    Up to `CHECKED_BYTES` of files, all are decoded. Of more than that the first bytes are looked at, which
-    finds a file that is no image or too large or of an unknown range, but not one that is cut short.
+    Up to `CHECKED_BYTES` of files, all are decoded. Of more, only the headers are checked, which finds a file
+    that is no image, too large or of an unknown range, but not a truncated one.
     """
     small = sum(path.stat().st_size for path in files.paths if path.exists()) <= CHECKED_BYTES
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -83,7 +83,7 @@ def check_readable(files: FileList, params: FolderParams, threads: int) -> None:
 
 
 def decode_all(files: FileList, params: FolderParams, threads: int) -> Bytes:
-    """All images as (count, channels, height, width)."""
+    """Return all images as uint8 (count, channels, height, width)."""
     with ThreadPoolExecutor(max(1, threads)) as pool:
         return np.stack(list(pool.map(lambda path: decode(path, params), files.paths)))
 
@@ -137,7 +137,7 @@ def _classes(folder: Path) -> list[str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image, for as long as it is read; whatever goes wrong meanwhile is a `DataError` with the path."""
+    """Context: the open image; any error inside becomes a `DataError` with the path."""
     if not path.is_file():
         reason = "no regular file" if path.exists() else "a link to a file that is missing"
         raise DataError(f"{path} cannot be read as an image: it is {reason}")

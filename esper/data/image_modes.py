@@ -1,13 +1,13 @@
-"""From an opened image of any of Pillow's modes to grey or RGB levels of 0 to 255. No torch.
+"""Conversion of an image in any Pillow mode to grey or RGB levels of 0 to 255. No torch.
 
-| what the file holds | how it becomes levels |
+| content of the file | conversion to levels |
 |---|---|
 | 1 to 8 bits a channel, grey or colour | Pillow's conversion to L or RGB |
 | a palette; alpha | the palette's colours; alpha is dropped, not composited (as torchvision's loader does) |
 | 9 to 16 bits, grey | value / (2**bits - 1), 65535 for 16 bits; a TIFF whose zero is white is inverted |
 | 16 bits, colour | the high byte, which is all that Pillow reads |
-| 32-bit float | 0 to 1; other values are refused |
-| signed or 32-bit whole numbers | refused: no file says what white is |
+| 32-bit float | 0 to 1; other values are rejected |
+| signed or 32-bit integers | rejected: the value of white is not defined |
 
 The first frame of an animation and the first page of a document are taken. An EXIF orientation is applied.
 """
@@ -47,7 +47,7 @@ def to_levels(image: Image.Image, channels: int) -> Image.Image:
 
     Returns:
         An image of mode L or RGB, or of mode F (grey levels with fractions) where the file has more than 8
-        bits; the caller repeats the latter for three channels.
+        bits, which the caller repeats for three channels.
 
     Raises:
         ValueError: for pixels whose range is not known; the text says what would work.
@@ -60,7 +60,7 @@ def to_levels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def check_mode(image: Image.Image) -> None:
-    """Raise `ValueError` for pixels whose range is not known; only the header is looked at."""
+    """Raise `ValueError` for pixels whose range is not known; only the header is read."""
     mode, tags = image.mode, _tags(image)
     if _SIGNED in _values(tags.get(_SAMPLE_FORMAT)):
         _reject("signed whole numbers have no agreed white")
@@ -94,9 +94,9 @@ def _white(image: Image.Image) -> np.float32:
 
 
 def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
-    image.info.pop("transparency", None)  # alpha is dropped; Pillow warns of some kinds of it
+    image.info.pop("transparency", None)  # alpha is dropped; Pillow warns about some kinds of it
     if image.mode == "La":
-        image = image.convert("LA")  # which takes the premultiplied alpha out; there is no other way
+        image = image.convert("LA")  # the only conversion that undoes premultiplied alpha
     elif image.mode in ("LAB", "RGBa"):
         image = image.convert("RGB")
     return image.convert("L" if channels == 1 else "RGB")

@@ -1,4 +1,4 @@
-"""The image files below a folder: hidden ones left out, links followed, loops of links ended. No torch."""
+"""Lists the image files below a folder: no hidden files, links followed, link loops ended. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from esper.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Folders that archives, file servers and interpreters leave behind; what they hold is nobody's data.
+# Folders made by archivers, file servers and interpreters, which hold no data.
 _SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
@@ -28,7 +28,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every visible file below `folder` with an image's suffix, sorted, a link to a missing one included.
+    """Return every visible file below `folder` with an image suffix, sorted, including broken links.
 
     Raises `DataError` for a folder that cannot be read.
     """
@@ -47,7 +47,7 @@ def _walk(folder: Path, above: frozenset[Identity]) -> Iterator[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; names that start with a dot are hidden, as for every program."""
+    """Return the entries of a folder, sorted; names that start with a dot are hidden."""
     found = sorted(folder.iterdir())
     return [item for item in found if not item.name.startswith(".") and item.name not in _SYSTEM_FOLDERS]
 

@@ -1,4 +1,4 @@
-"""Batches with a position: what comes at (epoch, batch) is a function of the seed and of that alone."""
+"""The loader interface, and the in-memory loader: a batch depends on (seed, epoch, batch) only."""
 
 from __future__ import annotations
 
@@ -13,31 +13,51 @@ from esper.utils.streams import derive_seed
 
 
 class Loader(Protocol):
-    """What the training loop knows of data; `batch_size` is that of all batches but the last."""
+    """Interface of a loader: batches of an epoch, from any position on.
+
+    Example:
+        >>> for inputs, targets in loader.batches(epoch=0, start=3):  # doctest: +SKIP
+        ...     loss = criterion(model(inputs), targets)
+    """
 
     @property
-    def num_samples(self) -> int: ...
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+        ...
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """Samples of every batch but the last."""
+        ...
 
     def __len__(self) -> int:
-        """Batches an epoch, the partial last one included."""
+        """Return the batches of an epoch, including a partial last one."""
         ...
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Batches `start`, `start + 1`, ... of an epoch, on the device; the global generators stay untouched.
+        """Iterate over batches `start`, `start + 1`, ... of an epoch, on the device.
 
-        Reaching `start` takes the same time for any `start`. Raises `ValueError` for one past the end.
+        The global generators are restored, and reaching `start` takes the same time for any `start`.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            start: number of the first batch.
+
+        Returns:
+            An iterator over batches, usually (inputs, targets).
+
+        Raises:
+            ValueError: `start` is past the end of the epoch.
         """
         ...
 
 
 class BatchPlan:
-    """Which samples, by their place in the split, are in which batch of which epoch.
+    """The samples of each batch of each epoch, as positions in the split.
 
     With `training`, a last batch of one sample is merged into the batch before it, shuffled or not: batch
-    norm cannot train on one sample, and none is dropped. Without, every batch but the last has `batch_size`.
+    norm cannot train on one sample, and no sample is dropped. Otherwise every batch but the last has
+    `batch_size` samples.
     """
 
     def __init__(
@@ -51,14 +71,14 @@ class BatchPlan:
         self.count = -(-num_samples // batch_size) - int(single)
 
     def order(self, epoch: int) -> Tensor:
-        """(num_samples,) int64 on the CPU."""
+        """Return the order of an epoch, (num_samples,) int64 on the CPU."""
         if not self._shuffle:
             return torch.arange(self.num_samples)
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", epoch))
         return torch.randperm(self.num_samples, generator=generator)
 
     def slices(self, start: int) -> Iterator[tuple[int, slice]]:
-        """(batch, its slice of the order) from batch `start` on."""
+        """Yield (batch, its slice of the order) from batch `start` on."""
         for batch in range(start, self.count):
             end = self.num_samples if batch == self.count - 1 else (batch + 1) * self.batch_size
             yield batch, slice(batch * self.batch_size, end)
@@ -72,11 +92,23 @@ class BatchPlan:
 
 
 class InMemoryLoader:
-    """A small image set that lives on the device as bytes; nothing is copied from the host in a step.
+    """Loader of an image set that is kept on the device as bytes, so that no step copies from the host.
 
-    images: uint8 (count, channels, height, width); targets: int64 (count,). A batch is (inputs, targets):
-    float32 (batch, channels, height, width) and int64 (batch,). `training` says that these batches are
-    trained on; see `BatchPlan`.
+    A batch is (inputs, targets): float32 (batch, channels, height, width) and int64 (batch,).
+
+    Args:
+        images: uint8 (count, channels, height, width).
+        targets: int64 (count,).
+        transform: augmentation and normalisation.
+        batch_size: samples per batch.
+        seed: seed of the order.
+        shuffle: whether each epoch has another order.
+        training: whether the batches are trained on; see `BatchPlan`.
+        device: where the images are kept.
+
+    Example:
+        >>> loader = InMemoryLoader(images, targets, transform, **options)  # doctest: +SKIP
+        >>> inputs, targets = next(loader.batches(epoch=0))  # doctest: +SKIP
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Batches of data that does not live on the device: a DataLoader with a position and streams of its own."""
+"""Batches of data that is not on the device: a DataLoader that can start at any batch, with separate RNG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Key = tuple[int, int]
 
 
 class MapStyle(Protocol):
-    """A dataset that is asked for its samples by index."""
+    """Interface of a map-style dataset: samples by index."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ class MapStyle(Protocol):
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """What is drawn inside from the global generators of torch (CPU), numpy and random leaves no trace."""
+    """Context: restores the global generators of torch (CPU), numpy and random afterwards."""
     state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
@@ -43,16 +43,16 @@ def isolated_rng() -> Iterator[None]:
 
 
 def seed_rng(seed: int) -> None:
-    """Set the generators that a transform may draw from; those of accelerators are left alone."""
+    """Seed the global generators that a transform may draw from, except those of accelerators."""
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 class _SeededDataset(Dataset[Any]):
-    """The user's dataset, every sample drawn under (seed, epoch, index): whoever loads it, it is the same.
+    """A dataset whose samples depend on (seed, epoch, index) only, in whichever process they are loaded.
 
-    A batch is collated here as well, under a stream of its own, in case `collate` draws (mixes images).
+    Batches are collated here too, with a separate seed, because `collate` may draw random numbers (MixUp).
     """
 
     def __init__(self, dataset: MapStyle, collate: Collate, seed: int) -> None:
@@ -65,7 +65,7 @@ class _SeededDataset(Dataset[Any]):
             with isolated_rng():
                 return self._batch(keys)
         except DataError as error:
-            return error  # raised where it is received: from a worker it would come wrapped in a traceback
+            return error  # raised by the receiver: a worker would wrap it in a traceback
 
     def _batch(self, keys: Sequence[Key]) -> Any:
         samples = []
@@ -91,18 +91,33 @@ class _KeySampler(Sampler[list[Key]]):
 
 
 def _default_signals(worker: int) -> None:
-    # A forked worker inherits the trainer's handlers, which only set a flag: it could not be ended, and
-    # Ctrl-C is the trainer's to answer.
+    # A forked worker inherits the trainer's handlers, which only set a flag: it could not be terminated.
+    # Ctrl-C is handled by the trainer.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class MapStyleLoader:
-    """Samples of a map-style dataset, collated by a DataLoader (in `num_workers` processes) and moved over.
+    """Loader of a map-style dataset, through a DataLoader.
 
-    `indices` are the samples of this split, `training` says that it is trained on (see `BatchPlan`). A
-    batch is what `collate` makes of a list of samples, every tensor in it on the device; `transform`, where
-    given, turns its first element (uint8 images) into inputs.
+    Args:
+        dataset: the samples.
+        indices: int64 indices of the samples of this split.
+        batch_size: samples per batch.
+        seed: seed of order, samples and collation.
+        shuffle: whether each epoch has another order.
+        training: whether the batches are trained on; see `BatchPlan`.
+        device: every tensor of a batch is moved there.
+        num_workers: loading processes; 0 loads in this process.
+        pin_memory: pin host memory; for CUDA only.
+        collate: makes a batch of a list of samples; None is torch's `default_collate`.
+        transform: maps the first element of a batch (uint8 images) to inputs.
+
+    Example:
+        >>> data = TensorDataset(torch.randn(8, 2), torch.arange(8))
+        >>> options = {"batch_size": 4, "seed": 0, "shuffle": False, "training": False}
+        >>> len(MapStyleLoader(data, torch.arange(8), device=torch.device("cpu"), **options))
+        2
     """
 
     def __init__(
@@ -152,15 +167,15 @@ class MapStyleLoader:
             collate_fn=_identity,
             pin_memory=self._pin,
             worker_init_fn=_default_signals if self._num_workers else None,
-            generator=torch.Generator(),  # else the DataLoader draws a base seed from the global one
+            generator=torch.Generator(),  # otherwise the DataLoader draws a seed from the global generator
         )
         iterator = iter(loader)
         try:
             for batch, loaded in enumerate(iterator, start):
                 yield self._to_inputs(loaded, epoch, batch)
         finally:
-            # After an error the iterator is alive in the traceback, and left to the garbage collector its
-            # workers take 5 s to end; torch has no public way to end them.
+            # After an error the traceback keeps the iterator alive, and its workers would take 5 s to end
+            # when it is garbage-collected; torch has no public way to end them.
             if self._num_workers:
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
 
@@ -175,7 +190,7 @@ class MapStyleLoader:
 
 
 def to_device(batch: Any, device: torch.device, *, non_blocking: bool = False) -> Any:
-    """`batch` with all it holds on the device: tensors, what has a `to` of its own, tuples, lists, dicts."""
+    """Return `batch` on the device: tensors, objects with a method `to`, and tuples, lists, dicts of them."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=non_blocking)
     if isinstance(batch, dict):

@@ -1,4 +1,4 @@
-"""Sentences for the start-up line: which options have no effect on this data, split or device."""
+"""Sentences for the start-up log: which options have no effect on this data, split or device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from esper.data.validation import augmentation_of, is_custom
 
 
 def origin_notes(config: DatasetConfig, origin: str) -> list[str]:
-    """Where the data was found, and whether anything was looked for."""
+    """Return where the data was found, and which options had no effect on that."""
     if config.name in FILE_SETS:
         return [f"{config.name} is read from {origin}"]
     if is_custom(config):
-        return []  # told when it was opened: it depends on its arguments
+        return []  # reported when it was opened: it depends on its arguments
     if config.name == "image_folder":
         return idle(["download"], "image_folder reads what is in dataset.data_root")
     return idle(["data_root", "download"], f"{config.name} comes from {origin}")
@@ -40,12 +40,12 @@ def augmentation_notes(config: DatasetConfig) -> list[str]:
 
 
 def loading_notes(config: DatasetConfig, options: Sequence[str], reason: str) -> list[str]:
-    """Of the options that say how batches are loaded, those that are set and have no effect."""
+    """Return a sentence for the loading options that are set and have no effect."""
     return idle([option for option in options if getattr(config, option)], reason)
 
 
 def idle(options: Sequence[str], reason: str) -> list[str]:
-    """One sentence, none where no option is idle."""
+    """Return one sentence, or none where no option is idle."""
     if not options:
         return []
     names = " and ".join(f"dataset.{option}" for option in options)

@@ -1,4 +1,4 @@
-"""The free dictionaries of the dataset group, typed: what each dataset takes, checked by name and value."""
+"""Typed `dataset_params` and `augmentation_params` of each dataset, checked by name and value."""
 
 from __future__ import annotations
 
@@ -41,10 +41,12 @@ ParamsT = TypeVar("ParamsT", bound=Params)
 
 @dataclass(frozen=True)
 class Augmentation(Params):
-    """What is done to the images of a training batch, drawn anew for each image.
+    """Augmentation of training images, drawn separately for each image.
 
-    `crop_padding`: pixels of zeros around the image before a random crop of the old size, that is the
-    largest shift; `horizontal_flip`: probability; `cutout`: side in pixels of a square that is blanked.
+    Args:
+        crop_padding: pixels of zeros around the image before a random crop of the original size.
+        horizontal_flip: probability in [0, 1].
+        cutout: side in pixels of a square that is set to zero.
     """
 
     where: ClassVar[str] = "dataset.augmentation_params"
@@ -64,7 +66,7 @@ class Augmentation(Params):
 
 @dataclass(frozen=True)
 class NoParams(Params):
-    """Options of a dataset that has none."""
+    """Parameters of a dataset without options."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,15 @@ class FileParams(Params):
 
 @dataclass(frozen=True)
 class SyntheticParams(Params):
-    """Options of `synthetic`; `separation` is the root mean square of a class's pattern in units of the
-    noise's standard deviation, `data_seed` fixes the images whatever the seed of the run.
+    """Options of `synthetic`.
+
+    Args:
+        num_classes: number of classes.
+        channels: channels of an image.
+        image_size: side in pixels, or (height, width).
+        samples: number of images.
+        separation: root mean square of a class's pattern, in units of the noise's standard deviation.
+        data_seed: seed of the images, independent of the seed of the run.
     """
 
     num_classes: int = 10
@@ -102,9 +111,13 @@ class SyntheticParams(Params):
 
 @dataclass(frozen=True)
 class FolderParams(Params):
-    """Options of `image_folder`: size and channels (1 or 3) of what the model gets; `in_memory` null:
-    on the device where the decoded images take at most 256 MiB, else read again each epoch. How each kind of
-    image becomes levels of 0 to 255 is said in `esper.data.image_modes`.
+    """Options of `image_folder`; `esper.data.image_modes` describes the conversion to levels of 0 to 255.
+
+    Args:
+        image_size: side in pixels of the model's input, or (height, width).
+        channels: 1 (grey) or 3 (RGB).
+        in_memory: whether decoded images are kept on the device; None: if they take at most 256 MiB.
+            Otherwise they are decoded in each epoch.
     """
 
     image_size: Size = 64
@@ -120,12 +133,12 @@ class FolderParams(Params):
 
 
 def size_of(value: Size) -> tuple[int, int]:
-    """(height, width) of an option that is one side or a pair."""
+    """Return (height, width) of an option that is one side or a pair."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that is most like `name`, and the list of all."""
+    """Return a hint with the nearest known name, and the list of all."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
@@ -133,7 +146,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def read_params(defaults: ParamsT, given: Mapping[str, Any]) -> ParamsT:
-    """`defaults` with what the user gave; raises `DataError` for an unknown key or an impossible value."""
+    """Return `defaults` with the user's values; raises `DataError` for an unknown key or invalid value."""
     known = [item.name for item in fields(defaults)]
     for key in given:
         if key not in known:

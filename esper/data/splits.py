@@ -15,7 +15,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Ascending indices into the labels that were split; `test` is empty where none was asked for."""
+    """Ascending indices into the labels that were split; `test` is empty where its share is 0."""
 
     train: Indices
     validation: Indices
@@ -23,14 +23,22 @@ class Split:
 
 
 def split(labels: Indices, *, validation: float, test: float, seed: int) -> Split:
-    """Cut the samples in three; `validation` and `test` are shares of all of them, 0 for none.
+    """Split samples into three disjoint, stratified parts.
 
-    Sizes are the shares, rounded down, and at least 1 where the share is above 0. Each class is spread over
-    the parts by its own share, to within about two samples; one of each is kept for training as long as
-    the training part has room. Raises `DataError` where nothing is left to train on.
+    Each class is distributed over the parts by their shares, to within about two samples; one sample of each
+    class is kept for training as long as the training part is large enough.
+
+    Args:
+        labels: int64 class of each sample.
+        validation: share of all samples; 0 for none. The size is rounded down, and at least 1 above 0.
+        test: likewise.
+        seed: seed of the split.
+
+    Raises:
+        DataError: no sample is left for training.
     """
     count = len(labels)
-    # the least bit more, so that a share of 0.29 takes 29 of 100 samples
+    # slightly more, so that a share of 0.29 takes 29 of 100 samples despite rounding errors
     sizes = [max(1, int(share * count + 1e-6)) if share > 0 else 0 for share in (test, validation)]
     if sum(sizes) >= count:
         raise DataError(
@@ -43,7 +51,7 @@ def split(labels: Indices, *, validation: float, test: float, seed: int) -> Spli
 
 
 def _stratified_order(labels: Indices, rng: np.random.Generator) -> Indices:
-    """All indices in an order of which every stretch has each class in about its overall share.
+    """Return all indices in an order in which every segment has each class in about its overall share.
 
     A sample's place is (rank within its class + the class's own offset) / size of the class; the offsets
     are spread evenly over the classes, so that they do not all round the same way.

@@ -1,4 +1,4 @@
-"""Checks of a dataset's options and files that read no image: before a run folder is made. No torch."""
+"""Checks of a dataset's options and files without reading an image, before a run folder is made. No torch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,23 @@ from esper.errors import DataError
 
 
 def inspect_data(config: DatasetConfig) -> DataInfo:
-    """What the dataset is, from its options, its catalogue entry and the headers of files in place.
+    """Check the options of a dataset, and the headers of its files if they are in place.
 
-    Nothing is downloaded: of a set that is still to be fetched only the options are checked. Of a custom
-    dataset (a dotted name) nothing is known before it is opened. Raises `DataError` with a sentence
-    for each thing that is wrong, one a line.
+    Nothing is downloaded: for a set that must be downloaded only the options are checked. A custom dataset (a
+    dotted name) is unknown before it is opened.
+
+    Args:
+        config: the dataset options.
+
+    Returns:
+        What a model must fit.
+
+    Raises:
+        DataError: with one line for each problem.
+
+    Example:
+        >>> inspect_data(DatasetConfig(name="digits")).num_classes  # doctest: +SKIP
+        10
     """
     if config.name not in DATASETS and "." not in config.name:
         hint = nearest(config.name, DATASETS)
@@ -45,7 +57,7 @@ def inspect_data(config: DatasetConfig) -> DataInfo:
 
 
 def is_custom(config: DatasetConfig) -> bool:
-    """Whether the name is a dotted target of the user's own."""
+    """Whether the name is the dotted path of a custom dataset."""
     return config.name not in DATASETS
 
 
@@ -54,7 +66,7 @@ def data_root(config: DatasetConfig) -> Path:
 
 
 def augmentation_of(config: DatasetConfig) -> Augmentation:
-    """What is done to training images: the dataset's own habit, changed by `augmentation_params`."""
+    """Return the augmentation of training images: the default, overridden by `augmentation_params`."""
     if is_custom(config):
         return Augmentation()
     requested = read_params(DEFAULT_AUGMENTATIONS[config.name], config.augmentation_params)
@@ -62,7 +74,7 @@ def augmentation_of(config: DatasetConfig) -> Augmentation:
 
 
 def dataset_params(config: DatasetConfig) -> Params:
-    """The typed `dataset_params` of a named dataset; those of a custom one are its constructor's affair."""
+    """Return the typed `dataset_params` of a named dataset; those of a custom one go to its factory."""
     if is_custom(config):
         return NoParams()
     if config.name in FILE_SETS:
@@ -100,7 +112,7 @@ def _range_problems(config: DatasetConfig) -> list[str]:
 
 
 def _fit_problems(config: DatasetConfig, info: DataInfo) -> list[str]:
-    """What cannot be known before the kind of dataset is."""
+    """Problems that depend on the kind of dataset."""
     problems = []
     if config.name not in ("image_folder",) and not is_custom(config):
         if config.validation_split == 0:

@@ -1,4 +1,4 @@
-"""A small convolutional network: the host of the quick start."""
+"""A small convolutional network, the host of the quick start."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from esper.models.arguments import check_image_size, positive_ints
 class ConvNet(nn.Module):
     """Blocks of 3x3 convolution, batch norm and ReLU, then average pool and a linear layer.
 
-    The blocks are `block1`, `block2`, ..., one for each of `widths` (channels out); `strides` has an entry
-    for each, by default 1 and then 2s. Input (batch, channels, *image_size), output (batch, num_classes).
+    Input (batch, channels, *image_size), output (batch, num_classes).
+
+    Args:
+        num_classes: number of logits.
+        channels: channels of an image.
+        image_size: (height, width) in pixels.
+        widths: output channels of `block1`, `block2`, ...
+        strides: stride of each block; None is 1 for the first and 2 for the others.
+
+    Raises:
+        ConfigError: a value is out of range, the lengths differ, or the images are too small.
     """
 
     def __init__(
@@ -50,6 +59,6 @@ class ConvNet(nn.Module):
 
 
 def _block(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
-    # no bias: batch norm takes the mean out again
+    # no bias: batch norm subtracts the mean
     conv = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out), nn.ReLU())

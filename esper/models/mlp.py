@@ -16,10 +16,20 @@ from esper.models.arguments import ACTIVATIONS, choice, fraction, positive_ints
 class MLP(nn.Module):
     """Linear layers `body.fc1`, `body.fc2`, ... with an activation after each but the last.
 
-    They sit in one container, `body`, from the flattened input to the logits, so that a seed can lie in
-    parallel to all of them. Input (batch, *input_shape), of any shape and real type, is flattened and given
-    the type of the weights; output (batch, num_classes). Images may be described by `channels` and
-    `image_size` instead. Raises `ConfigError` where the shape of an input is not known.
+    They are in one container, `body`, from the flattened input to the logits, so that a seed can be parallel
+    to all of them. Input (batch, *input_shape), of any shape and real dtype, is flattened and converted to
+    the dtype of the weights; output (batch, num_classes).
+
+    Args:
+        num_classes: number of logits.
+        channels, image_size: shape of an image, instead of `input_shape`.
+        input_shape: shape of one input, without the batch.
+        hidden: widths of the hidden layers.
+        activation: "gelu" or "relu".
+        dropout: probability in [0, 1) after each activation.
+
+    Raises:
+        ConfigError: the shape of an input is not known, or a value is out of range.
     """
 
     def __init__(

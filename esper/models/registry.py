@@ -1,4 +1,4 @@
-"""The table of architectures, and `build`, which checks what a user asks of one."""
+"""The registry of architectures, and `build`, which checks a user's `model_params`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,15 @@ Builder = Callable[..., "nn.Module"]
 
 
 class ModelRegistry(Mapping[str, Builder]):
-    """Names to builders; an architecture's module is imported when it is first looked up."""
+    """Read-only mapping of names to model builders; a module is imported when its name is looked up.
+
+    Args:
+        targets: names to dotted paths.
+
+    Example:
+        >>> "mlp" in MODELS
+        True
+    """
 
     def __init__(self, targets: Mapping[str, str]) -> None:
         self._targets = dict(targets)
@@ -41,7 +49,7 @@ class ModelRegistry(Mapping[str, Builder]):
         return getattr(import_module(module), attribute)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._targets  # without the import that looking it up takes
+        return name in self._targets  # without the import that a look-up needs
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)
@@ -50,6 +58,7 @@ class ModelRegistry(Mapping[str, Builder]):
         return len(self._targets)
 
     def names(self) -> list[str]:
+        """Return the names, sorted."""
         return sorted(self._targets)
 
 
@@ -59,10 +68,26 @@ MODELS = ModelRegistry(TARGETS)
 def build(
     name: str, *, num_classes: int, channels: int, image_size: tuple[int, int], **model_params: Any
 ) -> nn.Module:
-    """A network from (batch, channels, *image_size) to (batch, num_classes) logits.
+    """Build a host network by name.
 
-    Weights are drawn from torch's global generator, as everywhere in torch. Raises `ConfigError` for an
-    unknown name or parameter, an impossible value, or images too small for the architecture.
+    Weights are drawn from torch's global generator.
+
+    Args:
+        name: an architecture of `MODELS`.
+        num_classes: number of logits.
+        channels: channels of an image.
+        image_size: (height, width) in pixels.
+        **model_params: arguments of the architecture.
+
+    Returns:
+        A module from (batch, channels, *image_size) to (batch, num_classes).
+
+    Raises:
+        ConfigError: the name or a parameter is unknown, a value is out of range, or the images are too small.
+
+    Example:
+        >>> build("mlp", num_classes=10, channels=1, image_size=(8, 8), hidden=[32])  # doctest: +ELLIPSIS
+        MLP(...
     """
     if name not in MODELS:
         raise ConfigError(f"model.architecture is {name!r}, which is unknown{_nearest(name, MODELS)}")

@@ -1,6 +1,6 @@
 """Residual networks of basic blocks (He et al. 2015, arXiv:1512.03385), with a stem for small images.
 
-Names of layers and parameters are those of torchvision, so that weights saved from its models fit.
+Names of layers and parameters are those of torchvision, so that its saved weights can be loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SMALL_IMAGE = 64  # pixels a side up to which the stem keeps the resolution
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is projected where the shape changes."""
+    """Two 3x3 convolutions with a residual connection, which is projected where the shape changes."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -38,10 +38,19 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Stem, four stages `layer1` to `layer4`, average pool, `fc`.
 
-    `depths` are the blocks of each stage, `width` the channels of the first, doubled from stage to stage.
-    `stem`: `small` is a 3x3 convolution, `large` a 7x7 one of stride 2 and a max pool; `auto` takes the
-    small one for images of up to 64 pixels.
     Input (batch, channels, *image_size), output (batch, num_classes).
+
+    Args:
+        num_classes: number of logits.
+        channels: channels of an image.
+        image_size: (height, width) in pixels.
+        depths: blocks of each of the four stages.
+        width: channels of the first stage, doubled from stage to stage.
+        stem: "small" is a 3x3 convolution, "large" a 7x7 one of stride 2 and a max pool; "auto" takes the
+            small one for images of up to 64 pixels.
+
+    Raises:
+        ConfigError: a value is out of range, or the images are too small.
     """
 
     def __init__(
@@ -92,10 +101,12 @@ def _stage(channels_in: int, channels_out: int, depth: int, stride: int) -> nn.S
 def resnet18(
     num_classes: int, channels: int, image_size: tuple[int, int], *, width: int = 64, stem: str = "auto"
 ) -> ResNet:
+    """Build a `ResNet` with 18 layers; see there for the arguments."""
     return ResNet(num_classes, channels, image_size, depths=(2, 2, 2, 2), width=width, stem=stem)
 
 
 def resnet34(
     num_classes: int, channels: int, image_size: tuple[int, int], *, width: int = 64, stem: str = "auto"
 ) -> ResNet:
+    """Build a `ResNet` with 34 layers; see there for the arguments."""
     return ResNet(num_classes, channels, image_size, depths=(3, 4, 6, 3), width=width, stem=stem)

@@ -109,7 +109,7 @@ class Cost:
 
     Args:
         params: number of parameters.
-        flops: floating-point operations of a forward for one sample. A multiplication and an addition count as
+        flops: floating-point operations per sample of a forward. A multiplication and an addition count as
             two; only matrix products and convolutions count, as in `torch.utils.flop_counter`.
 
     Example:

@@ -63,7 +63,7 @@ class Blueprint:
         return trial_mismatch(lambda: self.build(shape), shape)
 
     def sizes(self, shape: SiteShape) -> list[dict[str, Option]]:
-        """Return the options offered for `shape`, ascending by cost; empty where the blueprint does not fit."""
+        """Return the options offered for `shape`, ascending by cost; empty where it does not fit."""
         if self.unsupported(shape) is not None:
             return []
         offers = [{}] if self.offers is None else self.offers(shape)
