@@ -230,9 +230,9 @@ class MorphableModel(nn.Module):
             handle.remove()
         here = [self.seeds[r.key] for r in self.records[layer] if r.key in self.seeds]
         if here:
-            graft = SeedHook([seed for seed in here if isinstance(seed, Seed)])
+            hook = SeedHook([seed for seed in here if isinstance(seed, Seed)])
             module = layer_module(self.host, layer)
-            self._hooks[layer] = module.register_forward_hook(graft, with_kwargs=True)
+            self._hooks[layer] = module.register_forward_hook(hook, with_kwargs=True)
         self._update_nested_tensors()
         self.sync_stages()
 

@@ -179,7 +179,7 @@ class HeuristicPolicy:
                 best[key] = choice
         ranked = list(best.values())
         self._random.shuffle(ranked)
-        # grafts of equal size gained more as further depth than as further width
+        # seeds of equal size gained more as further depth than as further width
         ranked.sort(key=lambda c: (-float(f"{c.score:.9g}"), c.candidate.placement != "series"))
         return ranked
 
@@ -283,4 +283,4 @@ def _divergence(packet: SystemStatePacket) -> str | None:
     if packet.val_loss_history:
         losses["validation"] = packet.val_loss_history[-1]
     bad = [f"the {name} loss is {value}" for name, value in losses.items() if not math.isfinite(value)]
-    return f"{bad[0]}: nothing is planted until training is sound" if bad else None
+    return f"{bad[0]}: no seed is added until the loss is finite" if bad else None

@@ -42,7 +42,6 @@ class TorchvisionLike(Labelled):
 
 
 def test_what_it_is_is_read_off_a_sample_and_its_targets() -> None:
-    """D0, D1"""
     data = opened(Labelled, dataset_params={"count": 8})
     assert (data.info.num_classes, data.info.channels, data.info.image_size) == (4, 3, (4, 5))
     assert data.info.input_shape == (3, 4, 5) and not data.info.official_test
@@ -99,14 +98,13 @@ class Dicts:
 
 
 def test_the_batch_is_made_by_the_caller_or_the_dataset() -> None:
-    """D5: dict batches"""
+    """Dict batches"""
     assert opened(Dicts).collate([{"text": "abc"}])["length"].tolist() == [3]
     assert opened(Dicts, collate=len).collate([1, 2]) == 2
     assert opened(Dicts).info.input_shape is None
 
 
 def test_opening_leaves_the_global_generators_alone() -> None:
-    """Pain 27"""
 
     class Drawing(Labelled):
         def __init__(self) -> None:

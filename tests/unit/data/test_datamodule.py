@@ -37,7 +37,6 @@ def targets_of(loader: Loader) -> torch.Tensor:
 
 
 def test_the_parts_are_disjoint_and_stratified() -> None:
-    """D3"""
     data = built(name="synthetic", use_augmentation=False, dataset_params={"samples": 400})
     assert sizes(data) == [320, 40, 40]
     train, validation, test = (rows(part) for part in (data.train, data.validation, data.test))
@@ -47,7 +46,6 @@ def test_the_parts_are_disjoint_and_stratified() -> None:
 
 
 def test_an_official_test_set_is_the_test_set(tmp_path: Path) -> None:
-    """D3"""
     write_cifar10(tmp_path, per_file=30)
     data = built(name="cifar10", data_root=str(tmp_path), download=False, use_augmentation=False)
     assert sizes(data) == [135, 15, 30]
@@ -80,7 +78,6 @@ def test_the_training_order_can_be_kept() -> None:
 
 
 def test_building_leaves_the_global_generators_alone() -> None:
-    """Pain 27"""
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     built(name="digits")
     assert torch.equal(before[0], torch.get_rng_state())
@@ -88,7 +85,6 @@ def test_building_leaves_the_global_generators_alone() -> None:
 
 
 def test_idle_options_are_named() -> None:
-    """C5"""
     data = built(name="digits", num_workers=4)
     assert data.notes == [
         "dataset.data_root and dataset.download are idle: digits comes from scikit-learn",
@@ -100,7 +96,7 @@ def test_idle_options_are_named() -> None:
 
 
 def test_a_set_is_fetched_where_allowed(tmp_path: Path) -> None:
-    """D1: a server that holds other files than the official ones is caught by the hash."""
+    """A server that holds other files than the official ones is caught by the hash."""
     contents = {path.name: path.read_bytes() for path in write_idx(tmp_path / "made").iterdir()}
     with serving(contents) as server, pytest.raises(DataError, match="does not have the MD5 f68b3c2d"):
         built(name="mnist", data_root=str(tmp_path / "root"), dataset_params={"mirror": server.url})
@@ -108,7 +104,7 @@ def test_a_set_is_fetched_where_allowed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_image_folder_is_loaded_either_way(tmp_path: Path, in_memory: bool) -> None:
-    """D4: on the device or through a DataLoader, the same batches."""
+    """On the device or through a DataLoader, the same batches."""
     write_image_folder(tmp_path, per_class=10)
     params = {"image_size": 8, "in_memory": in_memory}
     data = built(name="image_folder", data_root=str(tmp_path), dataset_params=params, batch_size=5)
@@ -139,7 +135,6 @@ def tensors(count: int = 40) -> TensorDataset:
 
 
 def test_a_custom_dataset_is_split_and_batched() -> None:
-    """D1, D3"""
     data = built(name="my.tensors", factory=tensors, batch_size=8)
     assert sizes(data) == [32, 4, 4] and data.info.num_classes == 4
     assert torch.bincount(targets_of(data.test)).tolist() == [1, 1, 1, 1]
@@ -172,6 +167,5 @@ def test_more_workers_than_cores_are_not_started() -> None:
     ],
 )
 def test_data_that_cannot_be_used_is_an_error_at_the_start(options: dict[str, Any], said: str) -> None:
-    """D6"""
     with pytest.raises(DataError, match=said):
         built(**options)

@@ -13,7 +13,6 @@ from esper.errors import DataError
 
 
 def test_cifar10_is_five_batches_and_a_test_batch(tmp_path: Path) -> None:
-    """D1, D3"""
     write_cifar10(tmp_path, per_file=20)
     source = load_files("cifar10", tmp_path, FileParams(), download=False)
     assert source.train.pixels.shape == (100, 3, 32, 32) and source.train.labels.dtype == np.int64
@@ -51,7 +50,6 @@ def test_idx_labels_are_checked(tmp_path: Path) -> None:
 
 
 def test_digits_fill_the_range_of_bytes() -> None:
-    """D2"""
     source = load_digits()
     assert source.train.pixels.shape == (1797, 1, 8, 8) and source.test is None
     assert len(np.unique(source.train.pixels)) == 17 and source.train.pixels.max() == 255

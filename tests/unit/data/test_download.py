@@ -1,4 +1,4 @@
-"""D1: downloads against a server on this machine that breaks off, forgets, lies or is gone."""
+"""Downloads against a server on this machine that breaks off, forgets, lies or is gone."""
 
 from __future__ import annotations
 
@@ -111,7 +111,6 @@ def test_only_errors_that_may_pass_are_tried_again(tmp_path: Path, status: int, 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_a_bar_on_a_terminal_and_one_line_elsewhere(tmp_path: Path, terminal: bool) -> None:
-    """Pain 23"""
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=100, color_system=None)
     with serving({"set.bin": CONTENT}) as server:

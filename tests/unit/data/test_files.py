@@ -27,7 +27,6 @@ def without_system(files: FileSet) -> FileSet:
 
 @pytest.mark.parametrize("inside", ["cifar10/cifar-10-batches-bin", "cifar10", "cifar-10-batches-bin", "."])
 def test_cifar_is_found_wherever_it_is_kept(tmp_path: Path, inside: str) -> None:
-    """D1"""
     written = write_cifar10(tmp_path / "elsewhere")
     (tmp_path / "root" / inside).mkdir(parents=True, exist_ok=True)
     for path in written.iterdir():
@@ -39,14 +38,12 @@ def test_cifar_is_found_wherever_it_is_kept(tmp_path: Path, inside: str) -> None
 @pytest.mark.parametrize("inside", ["fashion_mnist", "FashionMNIST/raw", "."])
 @pytest.mark.parametrize("compressed", [True, False])
 def test_idx_files_are_found_wherever_they_are_kept(tmp_path: Path, inside: str, compressed: bool) -> None:
-    """D2"""
     write_idx(tmp_path / inside, compressed=compressed)
     assert locate(without_system(FASHION), tmp_path) == tmp_path / inside
     check_in_place(without_system(FASHION), tmp_path, download=False)
 
 
 def test_a_set_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
-    """D1, D2"""
     with pytest.raises(DataError) as caught:
         fetch_dataset(without_system(FASHION), tmp_path, download=False)
     said = str(caught.value)
@@ -56,7 +53,7 @@ def test_a_set_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_p
 
 
 def test_a_missing_batch_file_is_named(tmp_path: Path) -> None:
-    """D1: also where downloads are allowed, since the files beside it are the user's."""
+    """Also where downloads are allowed, since the files beside it are the user's."""
     folder = write_cifar10(tmp_path)
     (folder / "data_batch_3.bin").unlink()
     for look in (check_in_place, lambda *where, download: fetch_dataset(*where, download=download)):
@@ -84,7 +81,6 @@ def local_cifar(tmp_path: Path, name: str = "cifar10") -> tuple[FileSet, bytes]:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_an_archive_is_fetched_verified_unpacked_and_removed(tmp_path: Path, name: str) -> None:
-    """D1"""
     files, content = local_cifar(tmp_path, name)
     with serving({files.archive: content}) as server:
         folder = fetch_dataset(files, tmp_path / "root", download=True, mirror=server.url)
@@ -121,7 +117,7 @@ def local_fashion(tmp_path: Path) -> tuple[FileSet, dict[str, bytes]]:
 
 
 def test_single_files_that_are_missing_are_fetched(tmp_path: Path) -> None:
-    """D1: a download that stopped after two of four files goes on with the third."""
+    """A download that stopped after two of four files goes on with the third."""
     files, contents = local_fashion(tmp_path)
     home = tmp_path / "fashion_mnist"
     home.mkdir()
@@ -193,7 +189,7 @@ def looks(ask: Callable[[], object], enough: int) -> set[object]:
 
 
 def test_a_folder_renamed_into_place_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
-    """D1: a part of a set is never reported while another process puts it there."""
+    """A part of a set is never reported while another process puts it there."""
     files, _ = local_cifar(tmp_path)
     away, home = tmp_path / "away", tmp_path / "home"
     away.mkdir()
@@ -205,7 +201,7 @@ def test_a_folder_renamed_into_place_is_seen_whole_or_not_at_all(tmp_path: Path)
 
 
 def test_a_set_that_comes_while_it_is_looked_for_is_never_called_a_part(tmp_path: Path) -> None:
-    """D1: found, or not there; what another process has just put there lacks nothing."""
+    """Found, or not there; what another process has just put there lacks nothing."""
     files, _ = local_cifar(tmp_path)
     away, home = tmp_path / "away", tmp_path / "root" / files.folders[0]
     away.mkdir()

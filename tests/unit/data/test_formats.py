@@ -16,7 +16,7 @@ IMAGES = np.arange(3 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(3, 28,
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_idx_round_trips(tmp_path: Path, suffix: str) -> None:
-    """D1: plain and compressed."""
+    """Plain and compressed."""
     path = tmp_path / f"images{suffix}"
     path.write_bytes(gzip.compress(idx_bytes(IMAGES)) if suffix else idx_bytes(IMAGES))
     assert np.array_equal(read_idx(path, (28, 28)), IMAGES)
@@ -59,7 +59,7 @@ def test_a_damaged_gzip_is_refused(tmp_path: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("label_bytes", [1, 2])
 def test_cifar_records_are_read(tmp_path: Path, label_bytes: int) -> None:
-    """D1: the fine label is the one before the pixels."""
+    """The fine label is the one before the pixels."""
     path = tmp_path / "batch.bin"
     content = cifar_records(12, classes=100, label_bytes=label_bytes)
     path.write_bytes(content)

@@ -24,7 +24,6 @@ SMALL = FolderParams(image_size=(8, 10))
 
 
 def test_one_tree_has_its_folders_as_classes(tmp_path: Path) -> None:
-    """D1"""
     write_image_folder(tmp_path, classes=3, per_class=4)
     (tmp_path / ".cache").mkdir()
     (tmp_path / "class0" / "notes.txt").write_text("not an image")
@@ -175,7 +174,6 @@ def test_a_class_that_only_the_test_set_has_is_named(tmp_path: Path) -> None:
 
 
 def test_small_folders_live_on_the_device_unless_told_otherwise() -> None:
-    """D4"""
     assert fits_in_memory(1000, FolderParams(image_size=64))
     assert not fits_in_memory(100_000, FolderParams(image_size=64))
     assert fits_in_memory(10**9, FolderParams(in_memory=True))

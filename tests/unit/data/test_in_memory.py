@@ -48,7 +48,7 @@ sizes = st.integers(1, 60), st.integers(1, 20)
 def test_an_epoch_has_every_sample_once_and_as_many_batches_as_it_says(
     count: int, batch_size: int, shuffle: bool, training: bool, seed: int, epoch: int
 ) -> None:
-    """D4: the partial last batch is included."""
+    """The partial last batch is included."""
     loader = loader_of(count, batch_size, seed=seed, shuffle=shuffle, training=training, augmented=False)
     batches = list(loader.batches(epoch))
     assert len(batches) == len(loader)
@@ -65,7 +65,6 @@ def test_an_epoch_has_every_sample_once_and_as_many_batches_as_it_says(
 def test_a_position_resumes_to_the_exact_next_batch(
     count: int, batch_size: int, shuffle: bool, epoch: int, data: st.DataObject
 ) -> None:
-    """D4, pains 1 to 3"""
     loader = loader_of(count, batch_size, shuffle=shuffle)
     start = data.draw(st.integers(0, len(loader)))
     whole = list(loader.batches(epoch))
@@ -92,7 +91,6 @@ def test_the_order_depends_on_seed_and_epoch() -> None:
 
 
 def test_global_generators_are_neither_read_nor_moved() -> None:
-    """Pain 27"""
     loader = loader_of(30, 7)
     reference = [inputs for inputs, _ in loader.batches(0)]
     for seed in (1, 2):

@@ -51,7 +51,6 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 def test_an_epoch_has_the_samples_of_its_split() -> None:
-    """D4"""
     loader = loader_of()
     batches = drawn(loader, 0)
     assert (len(loader), loader.num_samples, loader.batch_size) == (4, 20, 6)
@@ -75,20 +74,19 @@ def test_a_last_batch_of_one_is_merged_in_training_and_kept_in_evaluation(shuffl
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_samples_are_the_same_whoever_loads_them(workers: int) -> None:
-    """D4: random transforms depend on (seed, epoch, index), not on the number of workers."""
+    """Random transforms depend on (seed, epoch, index), not on the number of workers."""
     assert same(drawn(loader_of(), 3), drawn(loader_of(workers=workers), 3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_position_resumes_to_the_exact_next_batch(workers: int) -> None:
-    """D4, pains 1 to 3"""
     whole = drawn(loader_of(), 1)
     for start in (1, 3, 4):
         assert same(drawn(loader_of(workers=workers), 1, start), whole[start:])
 
 
 def test_skipping_reads_nothing() -> None:
-    """Pain 1: reaching a position costs no sample."""
+    """Reaching a position costs no sample."""
     asked: list[int] = []
 
     class Counting(Noisy):
@@ -109,7 +107,7 @@ def test_seed_and_epoch_change_what_is_drawn() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_global_generators_are_neither_read_nor_moved(workers: int) -> None:
-    """Pain 27: also where transforms and collate draw from them."""
+    """Also where transforms and collate draw from them."""
     reference = list(loader_of(collate=mixing_collate).batches(0))
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -169,7 +167,7 @@ def test_workers_end_with_their_iteration(dataset: Noisy) -> None:
 
 
 def test_an_interrupt_is_left_to_the_trainer_and_an_end_ends_a_worker() -> None:
-    """Pain 5: the trainer's own handlers, which only set a flag, do not make its workers immortal."""
+    """The trainer's own handlers, which only set a flag, do not make its workers immortal."""
 
     class Handlers(Noisy):
         def __getitem__(self, index: int) -> dict[str, Any]:

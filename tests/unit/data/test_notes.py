@@ -29,12 +29,10 @@ from esper.data.notes import augmentation_notes, idle, origin_notes, split_notes
     ],
 )
 def test_augmentation_that_does_nothing_is_named(options: dict[str, object], notes: list[str]) -> None:
-    """C5"""
     assert augmentation_notes(DatasetConfig(**options)) == notes  # type: ignore[arg-type]
 
 
 def test_splits_that_do_nothing_are_named() -> None:
-    """D3"""
     config = DatasetConfig(name="mnist")
     assert split_notes(config, {"train"}) == []
     assert split_notes(config, {"train", "test"}) == [

@@ -22,7 +22,6 @@ def parts(cut: Split) -> list[np.ndarray]:
 def test_parts_are_disjoint_complete_and_of_the_asked_size(
     labels: np.ndarray, validation: float, test: float, seed: int
 ) -> None:
-    """D3"""
     cut = split(labels, validation=validation, test=test, seed=seed)
     together = np.concatenate(parts(cut))
     assert sorted(together) == list(range(len(labels)))
@@ -35,7 +34,7 @@ def test_parts_are_disjoint_complete_and_of_the_asked_size(
 def test_each_class_has_its_share_of_each_part(
     sizes: list[int], validation: float, test: float, seed: int
 ) -> None:
-    """D3: stratified, whatever the sizes of the classes."""
+    """Stratified, whatever the sizes of the classes."""
     labels = np.repeat(np.arange(len(sizes)), sizes)
     cut = split(labels, validation=validation, test=test, seed=seed)
     for label, size in enumerate(sizes):
@@ -74,6 +73,5 @@ def test_the_seed_decides() -> None:
 
 
 def test_a_split_that_leaves_nothing_to_train_on_is_refused() -> None:
-    """D6"""
     with pytest.raises(DataError, match=r"2 samples cannot be split: validation takes 1 and test 1"):
         split(np.array([0, 1]), validation=0.1, test=0.1, seed=0)

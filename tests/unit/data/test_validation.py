@@ -29,7 +29,6 @@ from esper.errors import DataError
 def test_a_dataset_is_known_before_it_is_opened(
     tmp_path: Path, options: dict[str, Any], expected: DataInfo
 ) -> None:
-    """D0"""
     assert inspect_data(DatasetConfig(data_root=str(tmp_path), **options)) == expected
     assert list(tmp_path.iterdir()) == [], "nothing is fetched or written"
 
@@ -66,13 +65,11 @@ def test_inspection_loads_no_torch() -> None:
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], said: str) -> None:
-    """C3, D3"""
     with pytest.raises(DataError, match=said):
         inspect_data(DatasetConfig(**{"name": "digits", **options}))
 
 
 def test_wrong_options_are_told_together() -> None:
-    """C3"""
     wrong = DatasetConfig(name="digits", batch_size=0, num_workers=-1, augmentation_params={"crop": 1})
     with pytest.raises(DataError) as caught:
         inspect_data(wrong)
@@ -80,7 +77,6 @@ def test_wrong_options_are_told_together() -> None:
 
 
 def test_the_shares_of_a_set_with_a_test_set_of_its_own_may_leave_out_the_test(tmp_path: Path) -> None:
-    """D3"""
     write_cifar10(tmp_path)
     assert inspect_data(DatasetConfig(data_root=str(tmp_path), test_split=0.0)).official_test
 
@@ -93,7 +89,6 @@ def test_files_in_place_are_checked(tmp_path: Path) -> None:
 
 
 def test_a_missing_set_is_an_error_only_where_it_may_not_be_fetched(tmp_path: Path) -> None:
-    """D1"""
     inspect_data(DatasetConfig(name="cifar10", data_root=str(tmp_path), download=True))
     with pytest.raises(DataError, match=f"cifar10 was not found in {tmp_path}"):
         inspect_data(DatasetConfig(name="cifar10", data_root=str(tmp_path), download=False))

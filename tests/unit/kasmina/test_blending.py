@@ -1,4 +1,4 @@
-"""K6: alpha's schedules, a blend and its reversal, and the two ways of joining."""
+"""Alpha's schedules, a blend and its reversal, and the two ways of joining."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_wrong_names_and_numbers_are_refused() -> None:
 def test_joining_keeps_the_host_dtype_and_at_alpha_zero_every_value(
     mode: str, dtype: torch.dtype, delta_dtype: torch.dtype
 ) -> None:
-    """K4: whatever the seed puts out, alpha 0 leaves the host's output as it is."""
+    """Whatever the seed puts out, alpha 0 leaves the host's output as it is."""
     torch.manual_seed(0)
     h, delta = torch.randn(2, 3, 4, 4, dtype=dtype), torch.randn(2, 3, 4, 4, dtype=delta_dtype)
     gate = make_gate("conv2d", 3)

@@ -1,4 +1,4 @@
-"""K7: what every blueprint promises, over many shapes: fit, exact cost, silence at birth, own randomness."""
+"""What every blueprint promises, over many shapes: fit, exact cost, silence at birth, own randomness."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_catalogue_is_complete() -> None:
 def test_the_declared_cost_is_that_of_the_module_built(
     offer: tuple[str, SiteShape, dict[str, object]],
 ) -> None:
-    """K7: parameters by count, FLOPs as torch's own counter sees them."""
+    """Parameters by count, FLOPs as torch's own counter sees them."""
     name, shape, options = offer
     blueprint = get_blueprint(name)
     assert blueprint.cost(shape, **options) == measured_cost(blueprint.build(shape, None, **options), shape)
@@ -85,7 +85,7 @@ def test_the_declared_cost_is_that_of_the_module_built(
 def test_a_seed_is_silent_at_birth_and_has_the_right_shape(
     offer: tuple[str, SiteShape, dict[str, object]],
 ) -> None:
-    """K4, K7: zeros in training and in eval mode, of the layer's output shape, for batches of two sizes."""
+    """Zeros in training and in eval mode, of the layer's output shape, for batches of two sizes."""
     name, shape, options = offer
     module = get_blueprint(name).build(shape, None, **options)
     for batch in (2, 3):
@@ -124,7 +124,7 @@ def test_every_parameter_wakes_up(name: str, shape: SiteShape) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_building_draws_from_the_given_generator_only(name: str) -> None:
-    """Pains 27: the global generator is left as it was; equal generators give equal weights."""
+    """The global generator is left as it was; equal generators give equal weights."""
     shape = SERIES_FEATURES if name in ("mlp", "attention") else SERIES_CONV
     blueprint = get_blueprint(name)
     before = torch.get_rng_state()
@@ -141,7 +141,7 @@ def test_building_draws_from_the_given_generator_only(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "shape"), FITTING)
 def test_a_seed_runs_and_joins_under_autocast(name: str, shape: SiteShape) -> None:
-    """K4: in bf16, too, the host's output keeps its dtype and at birth every value."""
+    """In bf16, too, the host's output keeps its dtype and at birth every value."""
     module = get_blueprint(name).build(shape)
     h = torch.randn(4, *shape.in_shape, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -157,7 +157,7 @@ def test_a_generator_gives_each_seed_weights_of_its_own() -> None:
 
 @pytest.mark.parametrize("act", ["gelu", "relu", "silu", "tanh"])
 def test_a_parallel_mlp_without_norm_is_a_wider_hidden_layer(act: str) -> None:
-    """K7: Linear-activation-Linear with a seed of width 5 in parallel equals the same with 5 more units."""
+    """Linear-activation-Linear with a seed of width 5 in parallel equals the same with 5 more units."""
     activation = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}[act]()
     host = nn.Sequential(nn.Linear(7, 6), activation, nn.Linear(6, 3)).double()
     shape = SiteShape("features", (7,), (3,))

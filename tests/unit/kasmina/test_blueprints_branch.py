@@ -1,4 +1,4 @@
-"""K7: a convnet of its own from an image or a sequence to features: fit, exact cost, silence at birth."""
+"""A convnet of its own from an image or a sequence to features: fit, exact cost, silence at birth."""
 
 from __future__ import annotations
 

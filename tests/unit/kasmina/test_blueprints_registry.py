@@ -1,4 +1,4 @@
-"""K7: users register blueprints of their own, by decorator or by entry point."""
+"""Users register blueprints of their own, by decorator or by entry point."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def overgrown(name: str) -> tuple[MorphableModel, SeedManager]:
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("grad", [True, False])
 def test_a_folded_model_answers_bit_for_bit(name: str, train: bool, grad: bool) -> None:
-    """K6: parallel, series and gated, tuples, nested sites, modules called twice and under two names."""
+    """Parallel, series and gated, tuples, nested sites, modules called twice and under two names."""
     model, _ = overgrown(name)
     model.train(train)
     plain, bare = fold(model), host(name, 0.3).train(train)
@@ -69,7 +69,7 @@ def test_a_folded_encoder_takes_padding(layer: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_it_is_a_plain_module_with_all_parameters(name: str) -> None:
-    """K6, X3: no hook, no seed, no alpha; and it trains on."""
+    """No hook, no seed, no alpha; and it trains on."""
     model, _ = overgrown(name)
     plain = fold(model)
     assert not isinstance(plain, MorphableModel)
@@ -126,7 +126,7 @@ def test_modes_are_kept() -> None:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_every_parameter_of_the_grown_model_has_its_copy_in_the_plain_one(name: str) -> None:
-    """T8: what is kept by parameter can follow a fold; gates and seeds in both placements included."""
+    """What is kept by parameter can follow a fold; gates and seeds in both placements included."""
     model, _ = overgrown(name)
     grown = dict(model.named_parameters())
     plain, names = fold_with_names(model)

@@ -22,7 +22,7 @@ def make(body: nn.Module | None = None, placement: str = "series", mode: str = "
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_sanity_counts_values_that_are_not_finite(bad: float) -> None:
-    """K3: no NaN, in parameters and buffers."""
+    """No NaN, in parameters and buffers."""
     seed = make(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
     assert gates.sanity(seed).passed
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_interface_works_in_the_seed_s_own_precision() -> None:
     ],
 )
 def test_gradients_have_to_arrive_and_be_of_a_sound_size(total: float, count: int, passed: bool) -> None:
-    """K3: gradient health."""
+    """Gradient health."""
     seed = make()
     seed.stats[GRAD_SUM], seed.stats[GRAD_COUNT] = total, count
     result = gates.gradient(seed)
@@ -110,7 +110,7 @@ def test_gradients_have_to_arrive_and_be_of_a_sound_size(total: float, count: in
     [(1.0, 0.4, True), (1.0, 1.9, True), (1.0, 2.1, False), (1.0, math.nan, False), (0.0, 0.0, True)],
 )
 def test_an_objective_that_ran_away_is_not_stable(first: float, now: float, passed: bool) -> None:
-    """K3: stability."""
+    """Stability."""
     seed = make()
     seed.stats[OBJECTIVE_FIRST], seed.stats[OBJECTIVE_NOW] = first, now
     result = gates.stability(seed)
@@ -122,7 +122,7 @@ def test_an_objective_that_ran_away_is_not_stable(first: float, now: float, pass
     ("gain", "passed"), [(0.01, True), (0.0, False), (-0.01, False), (math.nan, False), (math.inf, False)]
 )
 def test_only_a_seed_that_helps_has_impact(gain: float, passed: bool) -> None:
-    """K3: impact, on against off."""
+    """Impact, on against off."""
     result = gates.impact(replace(HELPFUL, loss_gain=gain))
     assert (result.gate, result.passed) == (Gate.IMPACT, passed)
     assert set(result.evidence) == {"loss_gain", "loss_gain_error", "accuracy_gain", "samples"}
@@ -134,7 +134,7 @@ def test_only_a_seed_that_helps_has_impact(gain: float, passed: bool) -> None:
     [((0, 0, 0), True), ((0, 0, None), True), ((1, 0, 0), False), ((0, 1, None), False), ((0, 0, 1), False)],
 )
 def test_reset_wants_nothing_left(left: tuple[int, int, int | None], passed: bool) -> None:
-    """K3, K9; what was not counted is no evidence."""
+    """What was not counted is no evidence."""
     result = gates.reset(*left)
     assert (result.gate, result.passed) == (Gate.RESET, passed)
     assert ("optimiser_entries" in result.evidence) == (left[2] is not None)

@@ -29,7 +29,7 @@ def measure(
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize("isolation_steps", [0, 9])
 def test_every_site_and_every_living_seed_has_a_signal(name: str, isolation_steps: int) -> None:
-    """K8: layer, seed and chunk, variance, dead ratio, gradients, latency, memory, throughput."""
+    """Layer, seed and chunk, variance, dead ratio, gradients, latency, memory, throughput."""
     model, manager = growable(name, isolation_steps=isolation_steps)
     for layer in model.sites:
         manager.apply(germinate(layer, "low_rank"), NOW)
@@ -59,7 +59,7 @@ def hook_counts(model: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_measuring_leaves_no_trace(name: str) -> None:
-    """K8, row 27: no gradient, buffer, mode, hook or generator."""
+    """No gradient, buffer, mode, hook or generator."""
     model, manager = growable(name, dropout=0.5, isolation_steps=9)
     layers = list(model.sites)
     manager.apply(germinate(layers[0], "low_rank"), NOW)
@@ -126,7 +126,7 @@ def test_variance_is_that_of_the_activations() -> None:
     ],
 )
 def test_a_unit_that_never_varies_is_dead(make: Any, shape: tuple[int, ...]) -> None:
-    """K8: units are the last axis of features, the channels of a convolution."""
+    """Units are the last axis of features, the channels of a convolution."""
     assert signal_of(make, torch.randn(16, *shape)).dead_ratio == 0.5
 
 
@@ -158,7 +158,7 @@ def test_a_sparse_unit_of_a_wide_layer_is_not_dead() -> None:
 
 
 def test_the_gradient_is_the_loss_s_with_respect_to_the_output() -> None:
-    """K8: the mean over samples of its norm, and the variance over samples."""
+    """The mean over samples of its norm, and the variance over samples."""
     x = torch.randn(6, 4)
     signal = signal_of(lambda x: x, x)
     norms = (2 * x).norm(dim=1)
@@ -220,7 +220,7 @@ def test_a_layer_the_probe_does_not_reach_has_no_signal() -> None:
 
 
 def test_rolling_means_run_over_the_window() -> None:
-    """K8: rolling statistics."""
+    """Rolling statistics."""
     model = wrap(nn.Sequential(Fixed(lambda x: x)), ["0"], 1)
     x = torch.randn(6, 4)
     model.observe(x)
@@ -276,7 +276,6 @@ def test_a_layer_keeps_its_history_while_its_slots_fill() -> None:
 
 
 def test_history_survives_a_checkpoint() -> None:
-    """S2."""
     model = wrapped("mlp")
     monitor, other = HealthMonitor(model, 3), HealthMonitor(model, 3)
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""K5: a seed in TRAINING learns, and the host does not know."""
+"""A seed in TRAINING learns, and the host does not know."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def sow(growing: Loop, layer: str, blueprint: str, placement: str = "series", in
     ],
 )
 def test_the_host_is_bit_identical_after_200_steps(name: str, planted: list[tuple[str, str, str]]) -> None:
-    """K5, the bar: dropout in host and seed, clipping and accumulation; the seed's own objective falls."""
+    """Dropout in host and seed, clipping and accumulation; the seed's own objective falls."""
     seeds: list[Seed] = []
     _, growing = both(name, 200, lambda it: seeds.extend(sow(it, *seed) for seed in planted))
     assert len(growing.optimizers.isolated) == len(seeds) == 2
@@ -137,7 +137,7 @@ def test_the_host_is_bit_identical_after_200_steps(name: str, planted: list[tupl
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_no_host_notices_its_seeds(name: str) -> None:
-    """K5 for tuples, modules called twice, attention, overwritten outputs: with a seed at every site."""
+    """For tuples, modules called twice, attention, overwritten outputs: with a seed at every site."""
 
     def plant(it: Loop) -> None:
         for n, layer in enumerate(it.model.sites):
@@ -152,7 +152,7 @@ def test_no_host_notices_its_seeds(name: str) -> None:
 
 
 def test_fp16_with_a_scaler_that_overflows() -> None:
-    """K5: scaled and checked for Inf on its own."""
+    """Scaled and checked for Inf on its own."""
     scales: list[float] = []
 
     def plant(it: Loop) -> None:
@@ -208,7 +208,7 @@ def tap(h: Tensor, gradient: Tensor) -> ActivationTap:
 
 
 def test_it_is_the_relative_error_to_a_step_of_bounded_size() -> None:
-    """K5: mean((d - t)^2) / mean(t^2) with t = -r rms(h) g / rms(g)."""
+    """Mean((d - t)^2) / mean(t^2) with t = -r rms(h) g / rms(g)."""
     seed, h, g = linear_seed(), torch.randn(5, 4), torch.randn(5, 4)
     t = -STEP_RATIO * h.square().mean().sqrt() * g / g.square().mean().sqrt()
     wanted = (seed.body(h) - t).square().mean() / t.square().mean()
@@ -234,7 +234,7 @@ def test_the_size_of_the_gradient_does_not_count(size: float) -> None:
 
 
 def test_it_starts_at_1_and_converges_instead_of_running_away() -> None:
-    """K5: a straight-through term alone would be linear in the output and diverge."""
+    """A straight-through term alone would be linear in the output and diverge."""
     seed = linear_seed()
     nn.init.zeros_(seed.body.weight)
     nn.init.zeros_(seed.body.bias)
@@ -323,7 +323,7 @@ def test_a_seed_with_nothing_to_learn_neither_listens_nor_fails() -> None:
 
 @pytest.mark.parametrize("step", [0, 3])
 def test_what_a_seed_draws_depends_on_itself_and_the_step(step: int) -> None:
-    """K5: from its own generator; the global one stays where it is."""
+    """From its own generator; the global one stays where it is."""
     h, g, found = torch.randn(5, 4), torch.randn(5, 4), []
     linear = nn.Linear(4, 4)
 

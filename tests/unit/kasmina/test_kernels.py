@@ -24,7 +24,7 @@ def kernel(seed: int = 0, size: int = 4) -> dict[str, Tensor]:
 
 
 def test_round_trip_by_content(tmp_path: Path) -> None:
-    """B5: content-addressed safetensors."""
+    """Content-addressed safetensors."""
     store = KernelStore(tmp_path / "kernels")
     artifact = store.put(kernel(), META)
     (path,) = store.folder.iterdir()
@@ -49,7 +49,7 @@ def test_the_same_content_has_one_id(tmp_path: Path) -> None:
 
 
 def test_a_damaged_kernel_is_refused_and_can_be_put_again(tmp_path: Path) -> None:
-    """R5: any flipped bit."""
+    """Any flipped bit."""
     store = KernelStore(tmp_path)
     artifact = store.put(kernel(), META)
     path = tmp_path / f"{artifact}.safetensors"
@@ -67,7 +67,7 @@ def test_a_damaged_kernel_is_refused_and_can_be_put_again(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("artifact", ["", "abc", "../" * 20 + "etc/passwd", "A" * 64, "0" * 63 + "\n"])
 def test_what_is_no_id_is_refused(tmp_path: Path, artifact: str) -> None:
-    """R8: an id never names a path."""
+    """An id never names a path."""
     with pytest.raises(GrowthError, match="no kernel's id; expected a SHA-256"):
         KernelStore(tmp_path).fetch(artifact)
 
@@ -129,7 +129,7 @@ class Clock:
 
 
 def test_hits_misses_and_latency() -> None:
-    """B5: counted, by the clock that was passed in."""
+    """Counted, by the clock that was passed in."""
     shelf = Shelf()
     cache = KernelCache(shelf, 4 * KB, clock=Clock())
     for artifact in ("k1", "k1", "k2", "k1"):

@@ -25,7 +25,7 @@ def kernel(
 
 @pytest.mark.parametrize("mode", ["additive", "gated"])
 def test_a_seed_moves_to_another_model(mode: str, tmp_path: Path) -> None:
-    """K2, through a store: the same answers, bit for bit, in another slot."""
+    """The same answers, bit for bit, in another slot."""
     source, taken = kernel(mode=mode)
     store = KernelStore(tmp_path)
     model = wrapped("convnet")
@@ -78,7 +78,7 @@ def test_from_an_empty_slot_there_is_nothing_to_take() -> None:
     ],
 )
 def test_a_kernel_that_does_not_fit_changes_nothing(change: dict[str, Any], problem: str) -> None:
-    """K2: shapes, options and incomplete descriptions."""
+    """Shapes, options and incomplete descriptions."""
     _, (tensors, description) = kernel()
     wrong = {name: value for name, value in (description | change).items() if value is not None}
     model = wrapped("convnet")

@@ -46,7 +46,7 @@ from esper.leyline import SeedStage
 NOW = TrainingPosition(0, 0)
 
 
-# -- K4: a dormant seed costs nothing ------------------------------------------------------------
+# -- a dormant seed costs nothing ------------------------------------------------------------------
 
 
 def train_and_eval(model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def train_and_eval(model: nn.Module, name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_a_dormant_model_is_the_bare_one_bit_for_bit(name: str) -> None:
-    """K4, the bar: outputs and running statistics, training and evaluation."""
+    """Outputs and running statistics, training and evaluation."""
     bare, grown = host(name, 0.3), wrapped(name, 0.3)
     assert same_bits(train_and_eval(bare, name), train_and_eval(grown, name))
     assert same_bits(bits(bare), bits(grown.host))
@@ -89,7 +89,7 @@ def operators(model: nn.Module, x: Tensor, train: bool) -> list[str]:
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize("train", [True, False])
 def test_the_profiler_sees_the_bare_model_s_operators(name: str, train: bool) -> None:
-    """K4, the bar; and again once a seed has come and gone (K9)."""
+    """Again once a seed has come and gone."""
     bare = operators(host(name), batch(name), train)
     assert len(bare) > 5
     model, manager = growable(name)
@@ -108,11 +108,11 @@ def test_a_dormant_slot_is_a_record_and_no_module() -> None:
     assert sum(p.numel() for p in model.parameters()) == model.host_params() == model.total_params()
 
 
-# -- K1: wrap ------------------------------------------------------------------------------------
+# -- wrap ------------------------------------------------------------------------------------------
 
 
 def test_the_users_model_is_untouched() -> None:
-    """K1: preserve_original."""
+    """`preserve_original`."""
     mine = host("convnet")
     before = bits(mine)
     model = esper.wrap(mine, ["fc"])
@@ -155,7 +155,7 @@ def test_wrapping_moves_no_generator() -> None:
 
 
 def test_new_weights_follow_from_seed_slot_and_step_alone() -> None:
-    """X1 will need it: the same weights on every rank."""
+    """The same weights on every rank."""
 
     def planted(seed: int, index: int, step: int) -> Tensor:
         model = wrap(host("mlp"), ["body.fc1"], seed=seed)
@@ -172,7 +172,7 @@ def test_new_weights_follow_from_seed_slot_and_step_alone() -> None:
     assert not any(torch.equal(one, planted(*other)) for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 
 
-# -- K2: what a model says -----------------------------------------------------------------------
+# -- what a model says -----------------------------------------------------------------------------
 
 
 def test_stats_count_slots_seeds_and_calls() -> None:
@@ -232,7 +232,7 @@ def test_an_unknown_placement_or_layer_is_named() -> None:
         wrapped("convnet").site_shape("nowhere", "series")
 
 
-# -- K2: the state dict --------------------------------------------------------------------------
+# -- the state dict --------------------------------------------------------------------------------
 
 
 def grown(name: str, **config: Any) -> tuple[MorphableModel, SeedManager]:
@@ -253,7 +253,7 @@ def grown(name: str, **config: Any) -> tuple[MorphableModel, SeedManager]:
 @pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize("mode", ["additive", "gated"])
 def test_a_grown_model_round_trips_into_a_fresh_one(name: str, mode: str) -> None:
-    """K2, row 19: topology, weights, buffers and stages, bit for bit."""
+    """Topology, weights, buffers and stages, bit for bit."""
     model, _ = grown(name, blend_mode=mode)
     saved = {key: value.clone() for key, value in model.state_dict().items()}
     assert all(isinstance(value, Tensor) for value in saved.values())
@@ -353,12 +353,12 @@ def test_tensors_that_do_not_fit_are_torch_s_own_error() -> None:
         wrapped("convnet").load_state_dict(state)
 
 
-# -- K2: copies and compilation ------------------------------------------------------------------
+# -- copies and compilation ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_a_copy_lives_on_its_own(name: str) -> None:
-    """K2: deep-copyable; uprooting in the copy does not touch the original, nor the other way round."""
+    """Deep-copyable; uprooting in the copy does not touch the original, nor the other way round."""
     model, _ = grown(name)
     model.eval()
     x = batch(name, seed=2)
@@ -395,7 +395,7 @@ def test_a_copy_goes_on_growing_by_itself() -> None:
 
 
 def test_a_tick_recompiles_nothing_and_a_structural_event_once() -> None:
-    """T2, row 20: alpha is a buffer, not a number in the graph."""
+    """Alpha is a buffer, not a number in the graph."""
     model, manager = growable("convnet", blend_steps=6)
     torch.compiler.reset()
     counter = CompileCounter()
@@ -417,7 +417,7 @@ def test_a_tick_recompiles_nothing_and_a_structural_event_once() -> None:
 
 
 def test_compiling_in_place_renames_nothing() -> None:
-    """K2: module.compile()."""
+    """`module.compile()`."""
     model = wrapped("convnet")
     before = list(model.state_dict())
     model.compile(backend="eager")
@@ -461,7 +461,7 @@ def test_an_encoder_with_padding_can_grow_and_is_as_before_after_a_cull(layer: s
 
 
 def test_a_kernel_can_be_loaded_into_a_dormant_slot(tmp_path: Path) -> None:
-    """K2: load_kernel(layer, seed_index, artifact_id)."""
+    """Load_kernel(layer, seed_index, artifact_id)."""
     source, manager = growable("convnet")
     record = fossil(manager, germinate("block1", "conv_heavy", hidden=4))
     store = KernelStore(tmp_path)

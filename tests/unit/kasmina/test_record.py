@@ -33,7 +33,7 @@ records = st.builds(
 
 @given(records)
 def test_a_record_survives_json_exactly(record: SeedRecord) -> None:
-    """K2: topology is plain data."""
+    """Topology is plain data."""
     again = SeedRecord.from_json(json.loads(json.dumps(record.to_json())))
     assert again == record
     assert isinstance(again.stage, S) and isinstance(again.in_shape, tuple)
@@ -71,7 +71,7 @@ def test_a_record_must_say_whose_it_is() -> None:
 
 @given(st.sampled_from(S), st.sampled_from(S))
 def test_it_moves_by_the_table_only(old: SeedStage, new: SeedStage) -> None:
-    """K3: any other pair raises, and changes nothing."""
+    """Any other pair raises, and changes nothing."""
     record = SeedRecord("a", 0, 0, stage=old, reason="before")
     if new in LEGAL_MOVES[old]:
         record.move(new, step=7, epoch=2, reason="because")
@@ -84,7 +84,7 @@ def test_it_moves_by_the_table_only(old: SeedStage, new: SeedStage) -> None:
 
 
 def test_a_life_is_stamped() -> None:
-    """C9: epochs of germination, blend and fossilisation."""
+    """Epochs of germination, blend and fossilisation."""
     record = SeedRecord("a", 0, 0)
     for epoch, stage in enumerate([S.GERMINATED, S.TRAINING, S.BLENDING, S.PROBATIONARY, S.FOSSILIZED]):
         record.move(stage, step=epoch, epoch=epoch, reason="")

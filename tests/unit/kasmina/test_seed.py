@@ -18,7 +18,7 @@ def make(mode: str = "additive", placement: str = "series", **options: Any) -> S
 
 
 def test_what_it_adds_is_alpha_times_its_output() -> None:
-    """K6, K7: in series it reads the layer's output, in parallel the layer's input."""
+    """In series it reads the layer's output, in parallel the layer's input."""
     x, h = torch.randn(3, 4), torch.randn(3, 4)
     for placement, source in (("series", h), ("parallel", x)):
         seed = make(placement=placement)
@@ -39,7 +39,7 @@ def test_a_gate_weighs_each_channel() -> None:
     ("given", "held"), [(-0.5, 0.0), (0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1.0000001, 1.0), (7.0, 1.0)]
 )
 def test_alpha_is_a_buffer_that_stays_between_0_and_1(given: float, held: float) -> None:
-    """K6: clamped."""
+    """Clamped."""
     seed = make()
     alpha = seed.alpha
     seed.set_alpha(given)
@@ -109,7 +109,7 @@ def hung(kind: Any, *seeds: Seed) -> nn.Module:
     ],
 )
 def test_joined_seeds_add_to_the_main_output_one_after_the_other(kind: Any, main: Any) -> None:
-    """K1: also of layers that return tuples; whatever else they return is untouched."""
+    """Also of layers that return tuples; whatever else they return is untouched."""
     ids, x = torch.zeros(3, dtype=torch.long), torch.randn(3, 4)
     first, second, asleep = make(), make(placement="parallel"), make()
     for seed in (first, second):

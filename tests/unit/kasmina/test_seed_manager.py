@@ -53,7 +53,7 @@ S = SeedStage
 NOW = TrainingPosition(0, 0)
 
 
-# -- K4: a seed is function-preserving at birth --------------------------------------------------
+# -- a seed is function-preserving at birth --------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ PRECISIONS: dict[str, tuple[torch.dtype, Callable[[], AbstractContextManager[Any
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("isolation_steps", [0, 5])
 def test_germination_changes_no_bit(name: str, precision: str, isolation_steps: int) -> None:
-    """K4, the bar: training and evaluation, batch norm and dropout in the host, all blueprints."""
+    """Training and evaluation, batch norm and dropout in the host, all blueprints."""
     dtype, context = PRECISIONS[precision]
     model, manager = growable(name, dropout=0.3, isolation_steps=isolation_steps)
     model.to(dtype)
@@ -129,7 +129,7 @@ def test_germination_changes_no_bit(name: str, precision: str, isolation_steps: 
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_even_noise_is_silent_at_birth(name: str) -> None:
-    """K4: a blueprint whose output is not zero, just joined with alpha 0, at every site at once."""
+    """A blueprint whose output is not zero, just joined with alpha 0, at every site at once."""
     model, manager = growable(name)
     x = batch(name)
     before = answers(model, x, nullcontext)
@@ -142,7 +142,7 @@ def test_even_noise_is_silent_at_birth(name: str) -> None:
 
 
 def test_a_blend_of_no_steps_is_over_at_once() -> None:
-    """K3: a stage may last zero steps; what is silent at birth still changes nothing."""
+    """A stage may last zero steps; what is silent at birth still changes nothing."""
     model, manager = growable("mlp", blend_steps=0)
     before = answers(model, batch("mlp"), nullcontext)
     change = manager.apply(germinate("body.fc1", "mlp"), NOW)
@@ -151,7 +151,7 @@ def test_a_blend_of_no_steps_is_over_at_once() -> None:
     assert same_bits(before, answers(model, batch("mlp"), nullcontext))
 
 
-# -- K3: commands --------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------
 
 
 def stages(change: TopologyChange) -> list[tuple[SeedStage, SeedStage]]:
@@ -159,7 +159,7 @@ def stages(change: TopologyChange) -> list[tuple[SeedStage, SeedStage]]:
 
 
 def test_a_life_from_dormant_to_fossilized() -> None:
-    """K3, and the evidence of each gate."""
+    """The evidence of each gate."""
     model, manager = growable("mlp", isolation_steps=2, blend_steps=2)
     record = model.record("body.fc1", 0)
     born = manager.apply(germinate("body.fc1", "mlp"), TrainingPosition(10, 1))
@@ -200,7 +200,7 @@ def step(model: MorphableModel, manager: SeedManager, at: int, name: str = "mlp"
 
 @pytest.mark.parametrize("stage", [S.TRAINING, S.BLENDING, S.PROBATIONARY])
 def test_a_seed_can_be_culled_and_its_slot_comes_back(stage: SeedStage) -> None:
-    """K3: CULLED -> EMBARGOED -> DORMANT."""
+    """CULLED -> EMBARGOED -> DORMANT."""
     model, manager = growable(
         "mlp", isolation_steps=9 * (stage is S.TRAINING), blend_steps=2, embargo_epochs=3
     )
@@ -226,7 +226,7 @@ def test_a_seed_can_be_culled_and_its_slot_comes_back(stage: SeedStage) -> None:
 
 
 def test_a_blend_is_reversed_and_ends_in_culled() -> None:
-    """K3, K6: inside BLENDING, step by step, to exactly 0."""
+    """Inside BLENDING, step by step, to exactly 0."""
     model, manager = growable("mlp", blend_steps=10, blend_schedule="sigmoid")
     manager.apply(germinate("body.fc1", "mlp"), NOW)
     record, seed = model.record("body.fc1", 0), model.seeds["body/fc1#0"]
@@ -251,7 +251,6 @@ def test_a_blend_is_reversed_and_ends_in_culled() -> None:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
 def test_alpha_is_monotone_from_exactly_0_to_exactly_1(schedule: str) -> None:
-    """K6."""
     model, manager = growable("mlp", blend_steps=23, blend_schedule=schedule)
     manager.apply(germinate("body.fc1", "mlp"), NOW)
     seed, found = model.seeds["body/fc1#0"], []
@@ -352,7 +351,7 @@ def broken(shape: SiteShape, *, how: str = "build") -> nn.Module:
     ],
 )
 def test_whatever_a_users_blueprint_does_only_its_command_fails(how: str, problem: str) -> None:
-    """K3, K7: interface and sanity."""
+    """Interface and sanity."""
     model, manager = growable("mlp")
     before, topology = bits(model), model.topology()
     error = GrowthError if how == "build" else GateClosedError
@@ -362,7 +361,7 @@ def test_whatever_a_users_blueprint_does_only_its_command_fails(how: str, proble
 
 
 def test_without_measured_impact_nothing_is_fossilized() -> None:
-    """K3: does the seed help on held-out data with it on against off?"""
+    """Does the seed help on held-out data with it on against off?"""
     model, manager = growable("mlp", blend_steps=0)
     manager.apply(germinate("body.fc1", "mlp"), NOW)
     manager.advance(NOW)
@@ -451,7 +450,7 @@ def everything(model: MorphableModel, manager: SeedManager) -> tuple[Any, ...]:
 def test_undoing_restores_outputs_and_topology_exactly(
     stage: SeedStage, act: Callable[[SeedManager], TopologyChange]
 ) -> None:
-    """T8: if the optimiser cannot follow, both are undone."""
+    """If the optimiser cannot follow, both are undone."""
     model, manager = at(stage)
     before = everything(model, manager)
     change = act(manager)
@@ -500,7 +499,7 @@ def test_one_failing_seed_undoes_the_moves_of_all() -> None:
     assert everything(model, manager)[:2] == before[:2]
 
 
-# -- optimisers, K9 ------------------------------------------------------------------------------
+# -- optimisers ----------------------------------------------------------------------------------
 
 
 def optimizers_of(model: MorphableModel) -> OptimizerManager:
@@ -567,7 +566,7 @@ def test_the_optimiser_follows_every_event(isolation_steps: int) -> None:
 
 @pytest.mark.parametrize("stage", [S.TRAINING, S.BLENDING, S.PROBATIONARY])
 def test_a_culled_seed_leaves_nothing(stage: SeedStage) -> None:
-    """K9: parameters, hooks, optimiser state and memory."""
+    """Parameters, hooks, optimiser state and memory."""
     model, manager = growable("mlp", isolation_steps=9 * (stage is S.TRAINING), blend_steps=2)
     bare = wrapped("mlp")
     optimizers = optimizers_of(model)
@@ -599,7 +598,7 @@ def test_a_culled_seed_leaves_nothing(stage: SeedStage) -> None:
 
 @pytest.mark.parametrize("left", ["optimiser", "parameters", "hooks"])
 def test_the_reset_gate_finds_what_was_left_behind(left: str) -> None:
-    """K3: no parameter, hook or optimiser state."""
+    """No parameter, hook or optimiser state."""
     model, manager = growable("mlp", isolation_steps=9)
     manager.apply(germinate("body.fc1", "mlp"), NOW)
     record, seed = model.record("body.fc1", 0), model.seeds["body/fc1#0"]
@@ -631,7 +630,7 @@ def test_an_embargo_does_not_end_while_something_is_left() -> None:
 
 
 def test_a_manager_goes_on_where_another_stopped() -> None:
-    """S2: blends and the buried are part of the state, and plain JSON."""
+    """Blends and the buried are part of the state, and plain JSON."""
     model, manager = growable("mlp", blend_steps=5, embargo_epochs=2)
     manager.apply(germinate("body.fc1", "mlp"), NOW)
     manager.apply(germinate("body.fc2", "mlp"), NOW)
@@ -783,12 +782,10 @@ class Lives(RuleBasedStateMachine):
 
     @invariant()
     def stages_obey_the_table(self) -> None:
-        """K3."""
         assert self.last == self.stages()
 
     @invariant()
     def modules_and_hooks_agree_with_the_records(self) -> None:
-        """K4, K9."""
         living = {r.key: r for r in self.model.alive_records()}
         assert set(self.model.seeds) == set(living)
         bearing = {r.layer for r in living.values()}
@@ -818,7 +815,7 @@ TestLives = Lives.TestCase
 
 
 def test_a_barred_layer_offers_no_slot_until_its_time_is_over() -> None:
-    """S7: free slots are embargoed, seeds that live are left alone, a longer embargo is not cut short."""
+    """Free slots are embargoed, seeds that live are left alone, a longer embargo is not cut short."""
     model, manager = growable("mlp", embargo_epochs=9)
     layer = next(iter(model.records))
     placement, blueprint = next(found[1:] for found in fitting(model) if found[0] == layer)

@@ -54,7 +54,7 @@ class Mixed(nn.Module):
     ],
 )
 def test_targets_are_types_names_or_patterns(target: Any, layers: list[str]) -> None:
-    """K1. What attention never calls as a module (its out_proj) is no layer."""
+    """What attention never calls as a module (its out_proj) is no layer."""
     assert match_layers(Mixed(), [target]) == layers
 
 
@@ -67,7 +67,7 @@ def test_several_targets_are_joined_in_the_order_of_the_model() -> None:
     [("nn.Liner", "Linear"), ("block", "blocks"), ("plian", "plain"), ("Sequentail", "Sequential")],
 )
 def test_what_matches_nothing_is_named_with_the_nearest(target: str, nearest: str) -> None:
-    """K1: an error that lists what there is."""
+    """An error that lists what there is."""
     with pytest.raises(GrowthError) as caught:
         match_layers(Mixed(), ["plain", target])
     text = str(caught.value)
@@ -157,7 +157,7 @@ def site(layer: nn.Module, x: Tensor) -> Any:
 def test_layouts_are_told_from_layer_and_output(
     layer: nn.Module, shape: tuple[int, ...], layout: str, out_shape: tuple[int, ...]
 ) -> None:
-    """K1: linear, convolutions, attention and whole blocks."""
+    """Linear, convolutions, attention and whole blocks."""
     seen = site(layer, torch.randn(7, *shape))
     assert (seen.usable, seen.layout, seen.in_shape, seen.out_shape) == (True, layout, shape, out_shape)
 

@@ -1,4 +1,4 @@
-"""R8: a topology that asks for more than was saved with it is refused before anything is made of it."""
+"""A topology that asks for more than was saved with it is refused before anything is made of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""K1: the host itself as a layer, so that a seed can go past all of it."""
+"""The host itself as a layer, so that a seed can go past all of it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from esper.leyline import AdaptationCommand, CommandKind, Outcome, Refusal
 @pytest.mark.parametrize("name", ["confidence", "urgency"])
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan, math.inf])
 def test_confidence_and_urgency_lie_between_0_and_1(name: str, value: float) -> None:
-    """B1: each command carries both."""
+    """Each command carries both."""
     numbers = {"confidence": 0.5, "urgency": 0.5} | {name: value}
     with pytest.raises(ValueError, match=rf"{name} is {value}; it must lie in \[0, 1\]"):
         AdaptationCommand("1", CommandKind.CULL, reason="", **numbers)

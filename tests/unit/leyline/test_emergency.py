@@ -8,7 +8,6 @@ from esper.leyline import EmergencyLevel, EmergencySignal
 
 
 def test_levels_are_those_of_the_spec() -> None:
-    """S8."""
     names = {level.name.lower(): level.value for level in EmergencyLevel}
     assert names == {"none": 0, "notice": 1, "elevated": 2, "conservative": 3, "halt": 4}
 

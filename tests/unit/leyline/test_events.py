@@ -12,7 +12,6 @@ def test_no_event_has_the_name_of_another() -> None:
 
 
 def test_epoch_metrics_are_those_of_the_spec() -> None:
-    """T1, C9."""
     wanted = {
         *("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "epoch_time"),
         *("learning_rate", "morphogenetic_active", "active_seeds", "total_seeds", "kernel_executions"),
@@ -22,5 +21,5 @@ def test_epoch_metrics_are_those_of_the_spec() -> None:
 
 
 def test_what_reads_the_clock_is_listed_once() -> None:
-    """C9: the one clock metric of an epoch is left out where runs are compared."""
+    """The one clock metric of an epoch is left out where runs are compared."""
     assert CLOCK_METRICS & set(EPOCH_METRICS) == {"epoch_time"}

@@ -13,7 +13,7 @@ from esper.leyline import ALIVE, GATES, JOINED, LEGAL_MOVES, Gate, SeedStage, ch
 
 S = SeedStage
 FORWARD = [S.DORMANT, S.GERMINATED, S.TRAINING, S.BLENDING, S.PROBATIONARY, S.FOSSILIZED]
-# K3, written down a second time: forward, out of the middle, and back to the start
+# The legal moves, written down a second time: forward, out of the middle, and back to the start
 TABLE = {
     *itertools.pairwise(FORWARD),
     *((stage, S.CULLED) for stage in FORWARD[1:5]),
@@ -24,7 +24,7 @@ TABLE = {
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(S, S)))
 def test_every_pair_is_legal_exactly_where_the_table_says(old: SeedStage, new: SeedStage) -> None:
-    """K3: any other pair raises."""
+    """Any other pair raises."""
     if (old, new) in TABLE:
         check_move(old, new)
     else:
@@ -40,7 +40,7 @@ def test_the_error_lists_what_is_legal() -> None:
 
 
 def test_gates_stand_at_legal_moves_and_cover_the_spec() -> None:
-    """K3: sanity, gradient health, stability, interface, impact and reset."""
+    """Sanity, gradient health, stability, interface, impact and reset."""
     assert set(GATES) <= TABLE
     assert {gate for gates in GATES.values() for gate in gates} == set(Gate)
     # only the way out has no gate: nothing may keep a bad seed in

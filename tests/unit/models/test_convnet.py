@@ -14,7 +14,7 @@ def test_the_default_has_the_size_that_the_bars_speak_of() -> None:
 
 
 def test_each_block_is_a_container_with_its_width_and_stride() -> None:
-    """K1: seeds sit at the output of a block."""
+    """Seeds sit at the output of a block."""
     model = ConvNet(5, 3, (16, 16), widths=[4, 6], strides=[2, 4])
     shapes = {}
     for name, module in model.named_children():

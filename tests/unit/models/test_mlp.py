@@ -9,7 +9,7 @@ from esper.models.mlp import MLP
 
 
 def test_its_layers_lie_in_one_container() -> None:
-    """K7: a seed in parallel to `body` reaches from the inputs to the logits."""
+    """A seed in parallel to `body` reaches from the inputs to the logits."""
     model = MLP(10, 1, (28, 28), hidden=[16, 16])
     assert sum(parameter.numel() for parameter in model.parameters()) == 13_002
     assert [name for name, _ in model.body.named_children()] == ["fc1", "act1", "fc2", "act2", "fc3"]

@@ -30,7 +30,6 @@ def built(name: str, size: tuple[int, int] = (8, 8), channels: int = 1) -> nn.Mo
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", MODELS.names())
 def test_every_model_fits_the_facts_of_its_dataset(name: str, channels: int, size: tuple[int, int]) -> None:
-    """D0, D5"""
     model = built(name, size, channels)
     logits = model(torch.randn(3, channels, *size))
     assert logits.shape == (3, 7)
@@ -52,7 +51,7 @@ def test_every_model_copies_and_saves(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["convnet", "vit"])
 def test_a_model_is_one_graph_to_the_compiler(name: str) -> None:
-    """T2: those whose forward is more than a chain of calls."""
+    """Those whose forward is more than a chain of calls."""
     model = built(name).eval()
     inputs = torch.randn(2, 1, 8, 8)
     expected = model(inputs)
@@ -62,7 +61,7 @@ def test_a_model_is_one_graph_to_the_compiler(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS.names())
 def test_no_activation_overwrites_what_a_hook_sees(name: str) -> None:
-    """K1: seeds and probes hook any layer."""
+    """Seeds and probes hook any layer."""
     model = built(name)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     for module in model.modules():
@@ -91,6 +90,5 @@ def test_the_registry_is_a_mapping_that_loads_no_torch() -> None:
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest(name: str, params: dict[str, Any], said: str) -> None:
-    """C3"""
     with pytest.raises(ConfigError, match=said):
         build(name, num_classes=2, channels=1, image_size=(8, 8), **params)

@@ -13,7 +13,7 @@ def params(model: nn.Module) -> int:
 
 
 def test_sizes_are_those_of_the_paper() -> None:
-    """D5: the known counts, with the stem for small images and the one for large."""
+    """The known counts, with the stem for small images and the one for large."""
     with torch.device("meta"):
         assert params(resnet18(10, 3, (32, 32))) == 11_173_962
         assert params(resnet18(1000, 3, (224, 224))) == 11_689_512
@@ -33,7 +33,6 @@ def test_parameter_names_are_those_that_saved_weights_have() -> None:
     [(32, "auto", 32), (64, "auto", 64), (65, "auto", 17), (32, "large", 8), (96, "small", 96)],
 )
 def test_small_images_keep_their_resolution_in_the_stem(size: int, stem: str, side: int) -> None:
-    """D5"""
     model = resnet18(10, 3, (size, size), width=2, stem=stem)
     shapes: dict[str, tuple[int, ...]] = {}
     for name in ("layer1", "layer4"):

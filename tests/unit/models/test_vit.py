@@ -18,7 +18,7 @@ def test_an_image_is_cut_into_at_most_64_patches(size: tuple[int, int], patches:
 
 
 def test_its_blocks_are_containers_and_its_linears_are_called() -> None:
-    """K1: a hook on qkv and proj fires, unlike in torch's own attention."""
+    """A hook on qkv and proj fires, unlike in torch's own attention."""
     model = VisionTransformer(10, 1, (8, 8), dim=8, depth=2, heads=2)
     seen: list[str] = []
     for name, module in model.named_modules():

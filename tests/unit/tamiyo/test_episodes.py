@@ -1,4 +1,4 @@
-"""S8 of growth: the memory of a learned policy is a file, versioned, whole, and safe beside other jobs."""
+"""The memory of a learned policy is a file, versioned, whole, and safe beside other jobs."""
 
 from __future__ import annotations
 

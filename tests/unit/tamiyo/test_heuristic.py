@@ -1,4 +1,4 @@
-"""B1: the heuristic policy plants few, large, early and late in the network, and learns from its own run."""
+"""The heuristic policy plants few, large, early and late in the network, and learns from its own run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""B1: what holds for the commands of every policy, on any packet, and for its state."""
+"""What holds for the commands of every policy, on any packet, and for its state."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_any_packets_are_answered_with_valid_commands(judge: str, rounds: list[A
 def test_a_policy_continues_from_its_saved_state(
     number: int, rounds: list[SystemStatePacket], cut: int, refusal: Any
 ) -> None:
-    """S2: saved as JSON after any decision and loaded into a fresh policy, it decides as if never saved."""
+    """Saved as JSON after any decision and loaded into a fresh policy, it decides as if never saved."""
     straight = policies("impact")[number]
     broken = policies("impact")[number]
     for i, packet in enumerate(rounds):

@@ -1,4 +1,4 @@
-"""K3, B1: seeds stay or go by validation with them on against off."""
+"""Seeds stay or go by validation with them on against off."""
 
 from __future__ import annotations
 

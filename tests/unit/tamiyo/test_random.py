@@ -1,4 +1,4 @@
-"""B1: the control arm draws times, places, blueprints and sizes."""
+"""The control arm draws times, places, blueprints and sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""B1: the scheduled policy does what it was told, once, and says so where it cannot."""
+"""The scheduled policy does what it was told, once, and says so where it cannot."""
 
 from __future__ import annotations
 
