@@ -98,14 +98,14 @@ class HeuristicPolicy:
             confirmations=confirmations,
             patience_epochs=patience_epochs,
         )
-        self.outcomes = OutcomeHistory()
+        self.history = OutcomeHistory()
         self._writer = CommandWriter("heuristic")
         self._random = random.Random(seed)
         self._paused_until = 0
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
         """Return pruning decisions first, then germinations; no germination while the loss is not finite."""
-        self.outcomes.observe(packet.seeds)
+        self.history.observe(packet.seeds)
         commands = [
             self._writer.from_decision(packet, decision) for decision in self.pruning_rule.decisions(packet)
         ]
@@ -117,12 +117,12 @@ class HeuristicPolicy:
         return commands + self._germinations(packet)
 
     def report(self, outcome: Outcome) -> None:
-        self.outcomes.report(outcome)
+        self.history.report(outcome)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "judge": self.pruning_rule.state_dict(),
-            "ledger": self.outcomes.state_dict(),
+            "ledger": self.history.state_dict(),
             "commands": self._writer.count,
             "random": dump_random(self._random),
             "paused_until": self._paused_until,
@@ -130,7 +130,7 @@ class HeuristicPolicy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.pruning_rule.load_state_dict(state["judge"])
-        self.outcomes.load_state_dict(state["ledger"])
+        self.history.load_state_dict(state["ledger"])
         self._writer.count = int(state["commands"])
         load_random(self._random, state["random"])
         self._paused_until = int(state["paused_until"])
@@ -198,7 +198,7 @@ class HeuristicPolicy:
 
     def _open_offers(self, budget: Budget) -> list[tuple[SiteState, Candidate]]:
         excluded, offers = (
-            self.outcomes.excluded,
+            self.history.excluded,
             budget.offers(budget.remaining_params, budget.remaining_flops),
         )
         return [(s, c) for s, c in offers if (s.layer, c.blueprint) not in excluded]
@@ -212,7 +212,7 @@ class HeuristicPolicy:
         allowance: Allowance,
         max_flops_per_param: float,
     ) -> ScoredCandidate:
-        rating = self.outcomes.rating(candidate.blueprint, site.layer, self.prior, _PRIOR_WEIGHT)
+        rating = self.history.rating(candidate.blueprint, site.layer, self.prior, _PRIOR_WEIGHT)
         depth = 1.0 - self.depth_bias * (1.0 - site.depth)
         spread = (1 + budget.seeds[site.layer]) ** -0.5
         value = rating * prior_value(candidate, max_flops_per_param, packet.inputs) * depth * spread
