@@ -54,17 +54,17 @@ class Checkpointer:
     def __init__(
         self,
         config: TolariaConfig,
-        parts: TrainingComponents,
-        manager: StateRegistry,
+        components: TrainingComponents,
+        registry: StateRegistry,
         telemetry: Telemetry,
         io: Files = FILES,
     ) -> None:
         self.config = config
-        self.parts = parts
-        self.folder = parts.run_dir / config.checkpoint.checkpoint_dir
-        self.manager = manager
+        self.components = components
+        self.folder = components.run_dir / config.checkpoint.checkpoint_dir
+        self.registry = registry
         self.telemetry = telemetry
-        self.header = Metadata(config, parts)
+        self.metadata = Metadata(config, components)
         self.io = io
         c = config.checkpoint
         keep = 1 if c.keep_best_only else c.max_checkpoints
@@ -93,13 +93,13 @@ class Checkpointer:
             return None
         saved = self._named(progress.to_json())
         try:
-            header = self.header.make(progress)
-            tensors, owners = self.manager.capture(self._buffers)
+            metadata = self.metadata.make(progress)
+            tensors, owners = self.registry.capture(self._buffers)
             self._buffers.trim(0)  # what is left over is of a topology that has been
         except EXPECTED as error:
             self._tell_failed(saved, error)
             return None
-        self._start(saved, tensors, EncodedJson({"run": header, "owners": owners}))
+        self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
         return self._durable(saved) if final else saved.path
 
     def save_end(self, progress: Progress) -> None:
@@ -149,13 +149,13 @@ class Checkpointer:
             return True
         saved = self._named(progress.to_json())
         try:
-            header = self.header.make(progress, self.parts.records.rewound(records))
-            header["rollback"] = {"failed_step": failed_step, "event": dict(event)}
-            tensors, owners = self.manager.capture(self._buffers)
+            metadata = self.metadata.make(progress, self.components.records.rewound(records))
+            metadata["rollback"] = {"failed_step": failed_step, "event": dict(event)}
+            tensors, owners = self.registry.capture(self._buffers)
         except EXPECTED as error:
             self._tell_failed(saved, error)
         else:
-            self._start(saved, tensors, EncodedJson({"run": header, "owners": owners}))
+            self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
             self.flush()
         return not saved.error or not self._has_later(position(saved.progress))
 
@@ -229,12 +229,12 @@ class Checkpointer:
 
     def _write(self, saved: Saved, tensors: Tensors, state: State) -> None:
         try:
-            found = unsound(tensors.get("model", {}), partial(is_buffer, self.parts.model))
-            if isinstance(self.parts.loss, nn.Module):
-                found = found or unsound(tensors.get("loss", {}), partial(is_buffer, self.parts.loss))
+            found = unsound(tensors.get("model", {}), partial(is_buffer, self.components.model))
+            if isinstance(self.components.loss, nn.Module):
+                found = found or unsound(tensors.get("loss", {}), partial(is_buffer, self.components.loss))
             if found:
                 raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
-            self.parts.records.sync()  # the checkpoint speaks of their lengths
+            self.components.records.sync()  # the checkpoint speaks of their lengths
             self.folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(self.folder, saved.name, tensors=tensors, state=state, io=self.io)
         finally:
@@ -252,18 +252,18 @@ class Checkpointer:
         Without `strict_loading` what fits is loaded, and each part that does not is told in an event; so is
         everything by which this process differs from the one that saved, for numbers may differ then.
         """
-        header, strict = checkpoint.state["run"], self.config.checkpoint.strict_loading
-        self._check_data(header, strict)
-        self.manager.restore(
+        metadata, strict = checkpoint.state["run"], self.config.checkpoint.strict_loading
+        self._check_data(metadata, strict)
+        self.registry.restore(
             checkpoint.tensors,
             checkpoint.state["owners"],
             # left out by checkpoint.save_morphogenetic_state=false: Tamiyo then begins anew
             optional=MORPHOGENETIC,
             on_misfit=None if strict else self._tell,
         )
-        self._position = position(header["progress"])
-        generators = [owner for owner in self.manager.owners.values() if isinstance(owner, Generators)]
-        differing = self.header.differences(header)
+        self._position = position(metadata["progress"])
+        generators = [owner for owner in self.registry.owners.values() if isinstance(owner, Generators)]
+        differing = self.metadata.differences(metadata)
         differing += [sentence for owner in generators for sentence in owner.inexact]
         if differing:
             self._tell(f"this run may not repeat the saved one to the bit: {'; '.join(differing)}")
@@ -277,9 +277,9 @@ class Checkpointer:
         if own and event and isinstance(event, dict):
             self.telemetry.warn(EventName.ROLLBACK_DONE, event)
 
-    def _check_data(self, header: Mapping[str, Any], strict: bool) -> None:
+    def _check_data(self, metadata: Mapping[str, Any], strict: bool) -> None:
         """Other splits than the saved run's would validate and test on what it has learnt from."""
-        differing = self.header.other_splits(header)
+        differing = self.metadata.other_splits(metadata)
         if not differing:
             return
         problem = f"the saved run had other splits of the data: {', '.join(differing)} differ"

@@ -46,7 +46,10 @@ def test_train_and_validation_numbers_are_means_over_their_own_samples(tmp_path:
     model = run.model.host.eval()
     run.train()
     (line,) = notes_of(run).epochs
-    for part, batches in (("train", run.parts.train.batches(1)), ("val", run.parts.validation.batches(0))):
+    for part, batches in (
+        ("train", run.components.train.batches(1)),
+        ("val", run.components.validation.batches(0)),
+    ):
         pairs = list(batches)
         assert len({len(y) for _, y in pairs}) == 2  # the last one is shorter
         x, y = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
@@ -181,14 +184,14 @@ def test_a_validation_loss_that_is_nan_is_never_best(tmp_path: Path, good: int, 
     """Pains 13. Two batches of validation an epoch."""
     run = make_run(tmp_path, parts={"loss": Spoilt(good)})
     run.train()
-    assert run.best.mark.epoch in ([best] if best < 2 else [1, 2])
+    assert run.best.score.epoch in ([best] if best < 2 else [1, 2])
     assert math.isnan(notes_of(run).epochs[-1]["val_loss"])
 
 
 def test_the_test_set_is_read_once_with_the_best_model_and_its_seeds(tmp_path: Path) -> None:
     run = make_run(tmp_path, tamiyo=Plan({2: [germinate()]}), **LONG)
     outputs: dict[int, Tensor] = {}
-    x, _ = next(iter(run.parts.test.batches(0)))
+    x, _ = next(iter(run.components.test.batches(0)))
 
     class Keeps(Notes):
         def epoch(self, record: Mapping[str, Any]) -> None:
@@ -200,8 +203,8 @@ def test_the_test_set_is_read_once_with_the_best_model_and_its_seeds(tmp_path: P
     run = make_run(tmp_path / "b", tamiyo=Plan(commands), notes=Keeps(), **LONG)
     run.train()
     found = run.test()
-    assert found.samples == run.parts.test.num_samples
-    best = run.best.mark.epoch
+    assert found.samples == run.components.test.num_samples
+    best = run.best.score.epoch
     with torch.no_grad():
         assert torch.equal(run.model.eval().forward(x), outputs[best])
     grown = run.model.record("block1", 0).stage is not SeedStage.DORMANT
@@ -216,4 +219,4 @@ def test_a_checkpoint_alone_is_enough_to_test(tmp_path: Path) -> None:
     other.load_model(load_checkpoint(path_of(tmp_path, "epoch-0004")))
     again = other.test()
     assert (again.loss, again.accuracy) == (found.loss, found.accuracy)
-    assert other.best.mark.to_json() == run.best.mark.to_json()
+    assert other.best.score.to_json() == run.best.score.to_json()

@@ -125,7 +125,7 @@ def test_a_heuristic_run_is_taken_up_with_its_memory(tmp_path: Path) -> None:
     whole = make_run(tmp_path / "whole", tamiyo=HeuristicPolicy(), **options)
     whole.train()
     assert whole.growth is not None
-    assert whole.growth.control.counts["applied"] > 0
+    assert whole.growth.controller.counts["applied"] > 0
     for epoch in (1, 3, 5):
         run = make_run(tmp_path / str(epoch), tamiyo=HeuristicPolicy(), **options)
         restored(run, path_of(tmp_path / "whole", f"epoch-{epoch:04d}")).train()

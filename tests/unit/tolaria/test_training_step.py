@@ -19,7 +19,7 @@ from esper.kasmina import MorphableModel
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import GRADIENT_SAMPLE_STEPS, Stepper
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def stepper(grown: Grown, *, precision: bool | str = False, clip_norm: float | N
         grown.seeds,
         LearningRate(constant(Horizon(10, 5))),
         LOSS,
-        pair_form,
+        pair_adapter,
         Precision(precision, CPU),
         clip_norm,
     )
@@ -126,7 +126,7 @@ def test_gradients_are_unscaled_once_before_they_are_clipped(precision: bool | s
 
 def test_the_norm_is_taken_only_where_it_is_wanted() -> None:
     assert stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0) is None
-    norm = stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0, want_norm=True)
+    norm = stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0, return_norm=True)
     assert norm is not None
     assert norm.item() > 0
 
@@ -197,7 +197,7 @@ def test_a_step_waits_for_no_value(factory: str, precision: bool | str) -> None:
     # torch's own Adam keeps its step count on the processor, and reads it there
     counts = {s["step"].data_ptr() for o in optimizers for s in o.state.values() if "step" in s}
     with Waits(counts) as waits:
-        made.step(split(batch(8), [3, 5]), [meter], GRADIENT_SAMPLE_STEPS, want_norm=True)
+        made.step(split(batch(8), [3, 5]), [meter], GRADIENT_SAMPLE_STEPS, return_norm=True)
         grown.seeds.tick()
         assert waits.found == []
         meter.read()

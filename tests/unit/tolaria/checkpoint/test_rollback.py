@@ -29,8 +29,8 @@ class Bench:
 
     def __init__(self, run: TrainingLoop, **options: Any) -> None:
         self.run = run
-        self.snapshots = Snapshots(LIMIT, run.state, run.store.header.make)
-        self.rollback = Rollback(run.state, self.snapshots, run.store, **options)
+        self.snapshots = Snapshots(LIMIT, run.state, run.checkpointer.metadata.make)
+        self.rollback = Rollback(run.state, self.snapshots, run.checkpointer, **options)
 
     def take(self, *, good: bool = True) -> Snapshot:
         taken = self.snapshots.take(self.run.progress)
@@ -113,7 +113,7 @@ def disk(tmp_path: Path, **options: Any) -> Bench:
     """A run of two epochs, each of them saved, and no snapshot."""
     bench = bench_of(tmp_path, **options)
     bench.epoch(2)
-    bench.run.store.flush()
+    bench.run.checkpointer.flush()
     return bench
 
 
@@ -121,7 +121,7 @@ def test_without_a_snapshot_it_is_the_newest_good_checkpoint(tmp_path: Path) -> 
     bench = disk(tmp_path)
     saved = bench.take(good=False)
     bench.epoch()
-    bench.run.store.flush()
+    bench.run.checkpointer.flush()
     (tmp_path / "checkpoints" / "epoch-0003" / "state.json").write_text("{}")
     result = bench.rollback.back(60_000)
     assert (result.ok, result.tier, result.step, result.hit) == (True, "full", 12, False)
@@ -267,7 +267,7 @@ def test_a_run_goes_on_saving_after_it_went_back(tmp_path: Path) -> None:
     assert bench.rollback.back(60_000, at_or_before_step=6).step == 6
     bench.run.optimizers.main.param_groups[0]["base_lr"] *= 0.5
     bench.epoch()
-    bench.run.store.flush()
+    bench.run.checkpointer.flush()
     after = load_latest(tmp_path / "checkpoints")
     assert before.path == after.path
     assert not same_tensors(before.tensors, after.tensors)

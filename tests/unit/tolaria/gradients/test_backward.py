@@ -23,7 +23,7 @@ from esper.tolaria.gradients import Aggregator, ConflictStats, Mean, PCGrad, Tas
 from esper.tolaria.gradients.pcgrad import draw_orders
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def stepper(
         parameters = grown.optimizers.shared_parameters
         backward = TaskBackward(aggregator, exact, parameters, ConflictStats(CPU, 1.0))
     rate = LearningRate(constant(Horizon(10, 5)))
-    parts = (loss, pair_form, exact, clip_norm, backward)
+    parts = (loss, pair_adapter, exact, clip_norm, backward)
     return Stepper(forward, grown.optimizers, grown.seeds, rate, *parts)
 
 
@@ -396,7 +396,7 @@ def test_a_step_waits_for_no_value(aggregator: Aggregator, loss: str) -> None:
     grown = make_host(host=host)
     made = stepper(grown, aggregator, loss=judged, clip_norm=0.5)
     grown.model.train()
-    meter = RunningMetrics(CPU, aggregator.total)
+    meter = RunningMetrics(CPU, aggregator.combine_losses)
     made.step(split(batch(8), [4, 4]), [meter], 1)
     with Waits(set()) as waits:
         made.step(split(batch(8), [4, 4]), [meter], 2)

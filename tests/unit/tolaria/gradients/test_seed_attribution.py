@@ -21,7 +21,7 @@ from esper.tolaria.gradients import ConflictStats, Mean, TaskBackward
 from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ class Bench:
             grown.seeds,
             LearningRate(constant(Horizon(10, 5))),
             loss,
-            pair_form,
+            pair_adapter,
             made,
             None,
             backward,
@@ -338,7 +338,7 @@ def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) ->
     for at, window in enumerate(windows):
         torch.cuda.set_sync_debug_mode("error" if at == SAMPLE_STEPS else "default")
         try:
-            bench.stepper.step(window, [bench.meter], at, want_norm=True)
+            bench.stepper.step(window, [bench.meter], at, return_norm=True)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert bench.flush()["tolaria.grad_agg.sampled_steps"] == 2

@@ -73,7 +73,7 @@ ROWS = [[torch.tensor([1.0, 2.0]), None], [torch.tensor([3.0, -2.0]), torch.tens
 def test_the_mean_of_objectives_is_the_gradient_of_their_mean_loss() -> None:
     found = Mean().combine(Tasks(("a", "b"), ROWS))
     assert [g.tolist() for g in found.gradients if g is not None] == [[2.0, 0.0], 4.0]
-    assert Mean().total(LOSSES).item() == 3
+    assert Mean().combine_losses(LOSSES).item() == 3
 
 
 def test_objectives_weigh_by_name() -> None:
@@ -81,7 +81,7 @@ def test_objectives_weigh_by_name() -> None:
     found = made.combine(Tasks(("a", "b"), ROWS))
     assert [g.tolist() for g in found.gradients if g is not None] == [[2.5, -1.0], 6.0]
     assert found.weights == [0.25, 0.75]
-    assert made.total(LOSSES).item() == 4
+    assert made.combine_losses(LOSSES).item() == 4
     assert Weighted().combine(Tasks(("a", "b"), ROWS)).weights == [0.5, 0.5]
 
 
@@ -96,4 +96,4 @@ def test_an_objective_without_a_weight_is_refused() -> None:
     with pytest.raises(AggregationError, match=r"'b' has no weight.*for a, typo"):
         Weighted({"a": 1, "typo": 2}).combine(Tasks(("a", "b"), ROWS))
     with pytest.raises(AggregationError, match="'b' has no weight"):
-        Weighted({"a": 1}).total(LOSSES)
+        Weighted({"a": 1}).combine_losses(LOSSES)

@@ -83,7 +83,7 @@ def test_the_cap_counts_decisions_inside_an_epoch_and_at_its_end_together(tmp_pa
     )
     assert [(o.step, o.applied) for o in plan.outcomes] == [(2, True), (4, False), (6, False)]
     assert run.growth is not None
-    assert run.growth.control.counts == {"proposed": 3, "applied": 1, "refused": 2}
+    assert run.growth.controller.counts == {"proposed": 3, "applied": 1, "refused": 2}
 
 
 class AtStep(Plan):
@@ -128,7 +128,7 @@ def test_no_health_without_telemetry(tmp_path: Path) -> None:
     plan = Plan({1: [germinate()]})
     run = make_run(tmp_path, tamiyo=plan, **GROWING)
     run.model.telemetry_enabled = False
-    quiet = TrainingLoop(run.config, run.parts)
+    quiet = TrainingLoop(run.config, run.components)
     quiet.train()
     assert notes_of(quiet).named("seed_health") == []
     assert plan.packets[-1].seeds[0].health is None
@@ -182,8 +182,8 @@ def test_the_end_of_an_epoch_leaves_no_trace_in_the_model(tmp_path: Path) -> Non
     torch.manual_seed(9)
     expected = torch.rand(3)
     torch.manual_seed(9)
-    run.account.topology_changed()
-    run.account.forwards(1)
+    run.cost_meter.topology_changed()
+    run.cost_meter.forwards(1)
     run.growth.end_of_epoch(run.progress, 1.0)
     assert len(notes_of(run).named("seed_impact")) == impacts + 1
     assert torch.equal(torch.rand(3), expected)

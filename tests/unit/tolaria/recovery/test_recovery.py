@@ -97,11 +97,11 @@ def orphans(run: TrainingLoop) -> list[str]:
     return found
 
 
-def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> TrainingLoop:
+def ran(run_dir: Path, name: str, notes: Notes | None = None, **components: Any) -> TrainingLoop:
     commands, options = LIVES[name]
     notes = notes or Compares()
     given = LONG | {"optimization__max_epochs": 6} | options
-    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=components, **given)
     if isinstance(notes, Compares):
         notes.attach(run)
     if isinstance(notes, FaultyWeight):
@@ -130,9 +130,9 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> T
         ),
     }
     commands, options = plans.get(stage, ({}, {}))
-    notes, parts = Compares(), {} if loss is None else {"loss": loss}
+    notes, components = Compares(), {} if loss is None else {"loss": loss}
     given = LONG | {"optimization__max_epochs": 5, "trainer__max_rollbacks": 2} | options
-    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=components, **given)
     notes.attach(run)
     return run
 
@@ -242,7 +242,7 @@ def test_an_exploding_loss_is_undone(tmp_path: Path) -> None:
 def test_without_a_fault_nothing_is_undone_and_no_number_is_another_one(tmp_path: Path) -> None:
     """The negative control, and what watching may not do."""
     watched, blind = ran(tmp_path / "a", "blend"), ran(tmp_path / "b", "blend")
-    blind.guard.after_step = lambda norm: blind.watch.forget()  # type: ignore[method-assign]
+    blind.guard.after_step = lambda norm: blind.step_buffer.forget()  # type: ignore[method-assign]
     for run in (watched, blind):
         run.train()
         assert notes_of(run).named(ROLLBACK) == []
@@ -357,7 +357,7 @@ def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcom
     run.train()
     refusals = [(o.epoch, o.refusal) for o in plan.outcomes if o.refusal is not None]
     assert (2, Refusal.CONSERVATIVE) in refusals
-    assert int(run.alarm.level) == 0
+    assert int(run.emergency_notifier.level) == 0
     levels = [e.data["level"] for e in notes_of(run).events if e.name == "tolaria.emergency.escalated"]
     assert levels == [2, 3]
     assert len(notes_of(run).named("tolaria.emergency.cleared")) == 1
@@ -385,7 +385,7 @@ def test_what_no_rollback_helps_against_halts_the_run(tmp_path: Path) -> None:
 def test_a_halted_run_can_be_taken_up_and_has_its_rollbacks_again(tmp_path: Path) -> None:
     ran(tmp_path, "no growth", loss=FaultyLoss(*range(9, 1000))).train()
     run = restored(ran(tmp_path, "no growth"), path_of(tmp_path, "epoch-0001"))
-    assert (run.recovery.rollbacks, int(run.alarm.level)) == (0, 0)
+    assert (run.recovery.rollbacks, int(run.emergency_notifier.level)) == (0, 0)
     assert run.schedule.scale == 0.125
     run.train()
     assert run.progress.stopped_by == "max_epochs"
