@@ -1,4 +1,4 @@
-"""T10, C9: the best model, with its topology, through growth and checkpoints."""
+"""The best model, with its topology, through growth and checkpoints."""
 
 from __future__ import annotations
 

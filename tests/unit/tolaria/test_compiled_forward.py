@@ -1,4 +1,4 @@
-"""T2, pains 20: compiled where it can be; at most one compile a structural event; the same numbers always."""
+"""Compiled where it can be; at most one compile a structural event; the same numbers always."""
 
 from __future__ import annotations
 

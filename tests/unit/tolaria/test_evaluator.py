@@ -1,4 +1,4 @@
-"""D3, D6, K3: evaluation and impact, and that both leave everything as it was."""
+"""Evaluation and impact, and that both leave everything as it was."""
 
 from __future__ import annotations
 

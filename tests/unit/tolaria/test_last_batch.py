@@ -1,4 +1,4 @@
-"""D0, T3: training batches of one sample, with batch norm in the host."""
+"""Training batches of one sample, with batch norm in the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T1, T3, T10: one epoch, early stopping, the best model and the test at the end."""
+"""One epoch, early stopping, the best model and the test at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from esper.tolaria.loop import TrainingLoop
 
 @pytest.mark.parametrize(("accumulation", "steps"), [(1, 6), (2, 3), (4, 2), (5, 2), (7, 1)])
 def test_leftover_batches_are_stepped(tmp_path: Path, accumulation: int, steps: int) -> None:
-    """T3."""
     run = make_run(tmp_path, optimization__accumulation_steps=accumulation)
     assert run.steps_per_epoch == steps
     run.train()
@@ -31,7 +30,7 @@ def test_leftover_batches_are_stepped(tmp_path: Path, accumulation: int, steps: 
 
 
 def test_train_and_validation_numbers_are_means_over_their_own_samples(tmp_path: Path) -> None:
-    """D3, D6: with a rate of next to nothing both can be computed by hand."""
+    """With a rate of next to nothing both can be computed by hand."""
     run = make_run(
         tmp_path,
         optimization__optimizer="sgd",
@@ -99,7 +98,7 @@ def test_a_dry_run_whose_compile_fails_says_so_and_goes_on(tmp_path: Path) -> No
 
 
 def test_growth_off_changes_no_number(tmp_path: Path) -> None:
-    """K4: a policy that never plants, against no policy."""
+    """A policy that never plants, against no policy."""
     runs = [make_run(tmp_path, tamiyo=tamiyo) for tamiyo in (None, Plan())]
     for run in runs:
         run.train()
@@ -129,7 +128,7 @@ def test_it_stops_early(tmp_path: Path) -> None:
 
 
 def test_patience_is_counted_anew_from_each_structural_event(tmp_path: Path) -> None:
-    """T10: epochs 2 and 4 change the network; 4, 5 and 6 are then waited for."""
+    """Epochs 2 and 4 change the network; 4, 5 and 6 are then waited for."""
     commands = {2: [germinate("block1", number=1)], 4: [germinate("block2", number=2)]}
     assert quiet(tmp_path, commands).progress.epoch == 6
 
@@ -181,7 +180,7 @@ class Spoilt(nn.Module):
 
 @pytest.mark.parametrize(("good", "best"), [(0, -1), (2, 1), (4, 2)])
 def test_a_validation_loss_that_is_nan_is_never_best(tmp_path: Path, good: int, best: int) -> None:
-    """Pains 13. Two batches of validation an epoch."""
+    """Two batches of validation an epoch."""
     run = make_run(tmp_path, parts={"loss": Spoilt(good)})
     run.train()
     assert run.best.score.epoch in ([best] if best < 2 else [1, 2])

@@ -1,4 +1,4 @@
-"""T1: a record for each epoch and for the steps that were asked for."""
+"""A record for each epoch and for the steps that were asked for."""
 
 from __future__ import annotations
 

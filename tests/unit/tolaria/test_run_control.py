@@ -1,4 +1,4 @@
-"""T11: wishes from other threads."""
+"""Wishes from other threads."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_when_the_run_is_over_every_wish_for_a_checkpoint_is_refused() -> None:
 
 
 def test_a_handler_may_interrupt_a_poll_that_is_under_way() -> None:
-    """T11: flags only; a handler that took a lock would wait for the thread it has interrupted."""
+    """Flags only; a handler that took a lock would wait for the thread it has interrupted."""
     run_control = RunControl()
     run_control.pause()
     before = signal.signal(signal.SIGALRM, lambda number, frame: run_control.stop("alarm"))

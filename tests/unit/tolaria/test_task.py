@@ -1,4 +1,4 @@
-"""D6: averages over samples; D5: batches, answers and losses of other forms."""
+"""Averages over samples; batches, answers and losses of other forms."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_the_usual_batch_is_a_pair() -> None:
 
 
 def test_targets_follow_the_output_to_its_device() -> None:
-    """T14: with a device that every machine has, beside the processor: meta."""
+    """With a device that every machine has, beside the processor: meta."""
     targets = torch.zeros(3)
     assert targets_to(targets, torch.zeros(3, 2)) is targets
     assert targets_to(targets, torch.zeros(3, 2, device="meta")).device.type == "meta"

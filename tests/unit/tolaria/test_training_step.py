@@ -1,4 +1,4 @@
-"""T2, T3: what one optimiser step does, to the number, and that it waits for nobody."""
+"""What one optimiser step does, to the number, and that it waits for nobody."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def gradients(sizes: Sequence[int], **options: Any) -> dict[str, Tensor]:
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 @settings(max_examples=30)
 def test_any_accumulation_has_the_full_batchs_gradient(sizes: list[int]) -> None:
-    """T3, pains 14: micro-batches weigh by their share of samples, for any remainder."""
+    """Micro-batches weigh by their share of samples, for any remainder."""
     whole, parts = gradients([sum(sizes)]), gradients(sizes)
     assert parts.keys() == whole.keys()
     for name in whole:
@@ -109,7 +109,7 @@ def moved(before: dict[str, Tensor], grown: Grown, prefix: str = "") -> float:
 @pytest.mark.parametrize("precision", [False, "bf16", "fp16"])
 @pytest.mark.parametrize("sizes", [[12], [5, 5, 2]])
 def test_gradients_are_unscaled_once_before_they_are_clipped(precision: bool | str, sizes: list[int]) -> None:
-    """T2: with the scale still on, or taken off twice, neither norm could be right."""
+    """With the scale still on, or taken off twice, neither norm could be right."""
     grown = make_host()
     before = weights(grown.model)
     x, y = batch(12)
@@ -150,7 +150,7 @@ def test_overflow_in_fp16_costs_the_step_and_nothing_else() -> None:
 
 
 def test_a_seed_in_isolation_changes_nothing_for_the_host() -> None:
-    """K5: with dropout, clipping and accumulation, to the bit, while the seed learns."""
+    """With dropout, clipping and accumulation, to the bit, while the seed learns."""
 
     def host() -> Host:
         return Host(dropout=0.3)
@@ -184,7 +184,7 @@ def test_joined_seeds_gradients_are_sampled_now_and_then() -> None:
 @pytest.mark.parametrize("factory", ["sgd", "adam"])
 @pytest.mark.parametrize("precision", [False, "bf16"])
 def test_a_step_waits_for_no_value(factory: str, precision: bool | str) -> None:
-    """T2: no `.item()`, with clipping, accumulation, a joined seed, an isolated one and a running blend."""
+    """No `.item()`, with clipping, accumulation, a joined seed, an isolated one and a running blend."""
     grown = make_host(isolation_steps=0) if factory == "sgd" else make_host(isolation_steps=0, factory=adam)
     grown.do(germinate("a", "mlp"))
     grown.seeds.config.isolation_steps = 100

@@ -1,4 +1,4 @@
-"""T10, S2 to S4 in part: when a run is saved, what it says of it, and what it takes up."""
+"""When a run is saved, what it says of it, and what it takes up."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ def test_nothing_is_saved_where_nothing_is_to_be(tmp_path: Path) -> None:
 
 
 def test_only_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
-    """Pain 6."""
     run = saving(
         tmp_path,
         checkpoint__checkpoint_frequency=1,
@@ -131,7 +130,7 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_run_that_differs_in_what_numbers_depend_on_is_told_so(tmp_path: Path) -> None:
-    """S2: on one resumed with another count it says that exactness is lost."""
+    """On one resumed with another count it says that exactness is lost."""
     saving(tmp_path)
     same_run = restored(make_run(tmp_path / "b", **SAVING), tmp_path / "checkpoints" / "epoch-0003")
     assert notes_of(same_run).named("notice") == []
@@ -228,7 +227,7 @@ def on_disk(run_dir: Path, disk: Disk, **options: Any) -> TrainingLoop:
 def test_the_run_goes_on_while_it_is_written_and_what_is_written_is_the_moment_of_the_save(
     tmp_path: Path,
 ) -> None:
-    """S4: the copy is taken on the loop, the rest is the background's; told only once it is durable."""
+    """The copy is taken on the loop, the rest is the background's; told only once it is durable."""
     disk = Disk()
     run = on_disk(tmp_path, disk)
     disk.go.clear()
@@ -268,7 +267,7 @@ def test_the_next_save_waits_for_the_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_whatever_call_fails_the_previous_one_stands_and_the_run_goes_on(tmp_path: Path, code: int) -> None:
-    """R6: one clear event for each; the next save is as good as any."""
+    """One clear event for each; the next save is as good as any."""
     disk = Disk(code=code)
     run = on_disk(tmp_path, disk, trainer__limit_train_batches=1, trainer__limit_val_batches=1)
     calls = disk.calls - 1  # the parent folder is made but once
@@ -293,7 +292,7 @@ def test_whatever_call_fails_the_previous_one_stands_and_the_run_goes_on(tmp_pat
 
 @pytest.mark.parametrize(("value", "what"), [(math.nan, "NaN"), (math.inf, "Inf")])
 def test_weights_that_are_no_numbers_are_never_the_newest(tmp_path: Path, value: float, what: str) -> None:
-    """Pain 13: the good one is not overwritten."""
+    """The good one is not overwritten."""
     run = on_disk(tmp_path, Disk())
     with torch.no_grad():
         next(run.model.parameters()).view(-1)[0] = value

@@ -1,4 +1,4 @@
-"""S1, S2: nothing that a run holds is left out of what is saved of it.
+"""Nothing that a run holds is left out of what is saved of it.
 
 A run is walked, object by object, whenever it is saved; so is a fresh one that was made from the files.
 What differs has no business in a checkpoint, for a reason that stands here, or was forgotten.
@@ -33,7 +33,7 @@ EXEMPT = {
     r"run\.best\._current$": "of the epoch that is being closed",
     r"run\.components\.tamiyo\.(packets|outcomes)": "what a policy of the tests has written down",
     r"run\.(emergency_notifier\.path|components\.run_dir|checkpointer\.folder)$": "where this run lives",
-    r"run\.(checkpointer|wishes)(\.|$)|run\.state(\.collect)?$": "saving itself, and this test's looking on",
+    r"run\.(checkpointer|run_control)(\.|$)|run\.state(\.collect)?$": "saving itself, and this walk",
 }
 
 

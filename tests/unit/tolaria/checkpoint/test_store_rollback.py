@@ -1,4 +1,4 @@
-"""S2, S7: a rollback is durable before training goes on, whatever moment the process is killed at."""
+"""A rollback is durable before training goes on, whatever moment the process is killed at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C9: what a run has cost, counted once a topology and exact through its changes."""
+"""What a run has cost, counted once a topology and exact through its changes."""
 
 from __future__ import annotations
 

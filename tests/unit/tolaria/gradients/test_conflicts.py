@@ -1,4 +1,4 @@
-"""T5, N1: conflicts counted without a wait, and told once an epoch."""
+"""Conflicts counted without a wait, and told once an epoch."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_many_conflicts_are_an_event(threshold: float, told: int) -> None:
 
 
 def test_an_aggregation_that_never_has_several_tasks_says_so_once() -> None:
-    """C5: an option that is idle is named."""
+    """An option that is idle is named."""
     conflict_stats, notes = ConflictStats(CPU, 0.5), Notes()
     conflict_stats.flush(Telemetry(notes))
     conflict_stats.flush(Telemetry(notes))
@@ -72,7 +72,7 @@ def test_an_aggregation_that_never_has_several_tasks_says_so_once() -> None:
 
 @given(st.lists(st.integers(0, 999), min_size=1, max_size=5), st.integers(2, 8))
 def test_the_ratio_lies_in_zero_to_one(seeds: list[int], count: int) -> None:
-    """T5: also over steps; the rate may pass 1."""
+    """Also over steps; the rate may pass 1."""
     conflict_stats = ConflictStats(CPU, 1.0)
     for seed in seeds:
         vectors = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

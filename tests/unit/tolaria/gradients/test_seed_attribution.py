@@ -1,4 +1,4 @@
-"""T7: whose gradient it is, seen in real steps of a small host."""
+"""Whose gradient it is, seen in real steps of a small host."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_conflicts_between_objectives_that_pull_apart() -> None:
 
 @pytest.mark.parametrize("precision", [False, "bf16", "fp16"])
 def test_host_and_seed_steps_with_report_are_those_without(precision: bool | str) -> None:
-    """T6: telemetry does not move a weight, to the bit; also in a blend and with micro-batches."""
+    """Telemetry does not move a weight, to the bit; also in a blend and with micro-batches."""
     grown = [make_host(blend_steps=30) for _ in range(2)]
     for each, mode in zip(grown, ("none", "report"), strict=True):
         each.do(germinate("a", "mlp"))
@@ -329,7 +329,7 @@ def test_a_step_that_is_looked_at_waits_for_no_value(sizes: tuple[int, ...], mod
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 @pytest.mark.parametrize("precision", [False, "bf16"])
 def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) -> None:
-    """T2: with everything on, torch's own watch over synchronisations stays silent."""
+    """With everything on, torch's own watch over synchronisations stays silent."""
     device = torch.device("cuda")
     grown = two_joined()
     grown.model.to(device)

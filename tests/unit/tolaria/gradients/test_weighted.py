@@ -1,4 +1,4 @@
-"""T6: weighted means of gradients."""
+"""Weighted means of gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from esper.tolaria.gradients.weighted import normalized, weighted
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
 def test_a_mean_by_weight_over_any_rank(shape: list[int], weights: list[float], dtype: torch.dtype) -> None:
-    """T6: ranks 0 to 4; in the gradients' own dtype; weights need not add up to 1."""
+    """Ranks 0 to 4; in the gradients' own dtype; weights need not add up to 1."""
     gradients = [torch.randn(shape).to(dtype) for _ in weights]
     before = [g.clone() for g in gradients]
     found = weighted(gradients, weights)
@@ -33,7 +33,7 @@ def test_a_mean_by_weight_over_any_rank(shape: list[int], weights: list[float], 
 
 
 def test_the_weights_are_made_on_the_gradients_device() -> None:
-    """T6: each gradient's own, so that a model may be spread over several."""
+    """Each gradient's own, so that a model may be spread over several."""
     found = weighted([torch.zeros(2, 3, device="meta"), torch.ones(2, 3, device="meta")], [1, 3])
     assert found is not None
     assert found.device.type == "meta"
@@ -86,7 +86,7 @@ def test_objectives_weigh_by_name() -> None:
 
 
 def test_micro_batches_weigh_by_their_samples() -> None:
-    """The mean knows nothing of sizes; by weight it is the full batch's gradient (T3)."""
+    """The mean knows nothing of sizes; by weight it is the full batch's gradient."""
     tasks = Tasks(("0", "1"), ROWS, shares=[0.25, 0.75])
     assert Weighted({"a": 1}).combine(tasks).weights == [0.25, 0.75]
     assert Mean().combine(tasks).weights == [0.5, 0.5]

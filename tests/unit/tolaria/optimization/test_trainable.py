@@ -1,4 +1,4 @@
-"""T8, S2: parameters of the loss, and those that become trainable late, are trained, saved and resumed."""
+"""Parameters of the loss, and those that become trainable late, are trained, saved and resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S7: a run is judged by its losses and gradients against its own history, never by the clock."""
+"""A run is judged by its losses and gradients against its own history, never by the clock."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_what_was_wrong_is_not_remembered() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, WARMUP_STEPS, 200])
 def test_its_history_is_saved_and_taken_up_exactly(at: int) -> None:
-    """S2: JSON in between; both judge the rest alike."""
+    """JSON in between; both judge the rest alike."""
     losses = [*learning(300), *[2.5] * WINDOW_STEPS]
     whole, resumed = DivergenceDetector(10.0), DivergenceDetector(10.0)
     verdicts(whole, losses[:at])

@@ -1,4 +1,4 @@
-"""S8, N1: what a run tells of its emergencies, and where others see them."""
+"""What a run tells of its emergencies, and where others see them."""
 
 from __future__ import annotations
 

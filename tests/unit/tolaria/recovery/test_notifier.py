@@ -1,4 +1,4 @@
-"""S8: broadcasts never block a step; one that fails or is capped stays queued and is visible."""
+"""Broadcasts never block a step; one that fails or is capped stays queued and is visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""S7, T2: losses and gradient norms are gathered without waiting for the device, and read in order."""
+"""Losses and gradient norms are gathered without waiting for the device, and read in order."""
 
 from __future__ import annotations
 
