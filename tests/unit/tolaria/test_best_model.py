@@ -96,7 +96,7 @@ def test_it_goes_into_a_checkpoint_and_back() -> None:
     other = make_host(blend_steps=0)
     again = BestModel(other.model)
     again.load_state_dict(saved)
-    assert again.mark.to_json() == best.score.to_json()
+    assert again.score.to_json() == best.score.to_json()
     again.restore()
     assert torch.equal(output(other), then)
 

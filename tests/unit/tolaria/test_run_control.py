@@ -92,7 +92,7 @@ def test_wishes_for_a_checkpoint_are_taken_once_and_not_when_cancelled() -> None
 def test_when_the_run_is_over_every_wish_for_a_checkpoint_is_refused() -> None:
     run_control = RunControl()
     before = run_control.checkpoint()
-    run_control.refuse("it is over")
+    run_control.reject("it is over")
     for request in (before, run_control.checkpoint()):
         with pytest.raises(CheckpointError, match="it is over"):
             request.result(0)

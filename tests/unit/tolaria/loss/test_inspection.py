@@ -33,7 +33,7 @@ def floats(batch: Any) -> Any:
 
 
 def run_with(tmp_path: Path, loss: Any, *shape: int, batch_adapter: Any = floats, **options: Any) -> Any:
-    parts = {"loss": loss, "form": batch_adapter}
+    parts = {"loss": loss, "batch_adapter": batch_adapter}
     return make_run(tmp_path, model=Host(*shape), parts=parts, model__target_layers=["block1"], **options)
 
 

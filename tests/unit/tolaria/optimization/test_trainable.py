@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_is_found_by_name(tmp_path: Path) -> None:
 def test_a_look_ahead_trains_a_copy_of_the_loss(tmp_path: Path) -> None:
     run = run_of(tmp_path, tamiyo=Plan(), morphogenetic__lookahead_steps=2)
     before = loss_state(run)
-    run._build_scout().lookahead.loss_after(germinate("a", "mlp"), _start(), 3, 0.1)
+    run._build_candidate_search().lookahead.loss_after(germinate("a", "mlp"), _start(), 3, 0.1)
     assert same(loss_state(run), before)
     assert all(p.grad is None for p in run.components.loss.parameters())
 
