@@ -1,4 +1,4 @@
-"""When a run is saved, under which name, and how it is taken up again."""
+"""When a run is saved, under which name, and how it is restored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MORPHOGENETIC = ("history", "control", "growth", "health")
 
 @dataclass(slots=True)
 class Saved:
-    """What became of a save: `error` says why it failed, `note` what else went wrong."""
+    """Outcome of a save: `error` is why it failed, `note` what else went wrong."""
 
     name: str
     path: Path
@@ -46,9 +46,9 @@ class Saved:
 class Checkpointer:
     """Saves the state of a run into its checkpoint folder, and restores it.
 
-    Every checkpoint is whole: it also holds the best model so far, so any one of them is enough to go on
+    Every checkpoint is complete: it also holds the best model so far, so any one of them is enough to resume
     from and to end with the right result. The copy is taken on the caller's thread and written in the
-    background; a save that fails is an event, and the run goes on with the previous checkpoint intact.
+    background; a failed save is an event, and the run continues with the previous checkpoint intact.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Checkpointer:
             tensors, owners = self.registry.capture(self._buffers)
             self._buffers.trim(0)  # what is left over is of a topology that has been
         except EXPECTED as error:
-            self._tell_failed(saved, error)
+            self._emit_failure(saved, error)
             return None
         self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
         return self._durable(saved) if final else saved.path
@@ -153,7 +153,7 @@ class Checkpointer:
             metadata["rollback"] = {"failed_step": failed_step, "event": dict(event)}
             tensors, owners = self.registry.capture(self._buffers)
         except EXPECTED as error:
-            self._tell_failed(saved, error)
+            self._emit_failure(saved, error)
         else:
             self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
             self.flush()
@@ -167,18 +167,18 @@ class Checkpointer:
         return any(entry.position > here for entry in entries)
 
     def poll(self) -> None:
-        """Tell what became of a write that has ended since; to be called from the loop, waits for nothing."""
+        """Report a write that has finished since the last call; for the loop, waits for nothing."""
         if self._pending is not None and not self.busy:
             self.flush()
 
     def flush(self) -> Saved | None:
-        """Wait until all is durable and tell what became of it; returns the outcome of a pending save."""
+        """Wait until all is durable and log it; returns the outcome of a pending save."""
         saved, self._pending = self._pending, None
         failure = self._writer.wait()
         if saved is None:
             return None
         if failure is not None:
-            self._tell_failed(saved, failure)
+            self._emit_failure(saved, failure)
         else:
             self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": saved.name})
         if saved.note:
@@ -186,7 +186,7 @@ class Checkpointer:
         return saved
 
     def close(self) -> None:
-        """Wait for the last write and let the memory go."""
+        """Wait for the last write and free the memory."""
         try:
             self.flush()
         finally:
@@ -195,7 +195,7 @@ class Checkpointer:
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written just now."""
+        """Whether a checkpoint is being written."""
         return self._writer.busy
 
     def holds(self, progress: Mapping[str, Any]) -> bool:
@@ -204,7 +204,7 @@ class Checkpointer:
         return position(progress) == self._position
 
     def rolled_back(self) -> None:
-        """The run stands elsewhere now: the next save is one, also at a place that has been saved before."""
+        """The run is at another position: the next save is one, also at a position that was saved before."""
         self._position = None
 
     def _named(self, progress: Mapping[str, Any]) -> Saved:
@@ -219,7 +219,7 @@ class Checkpointer:
         self.flush()
         return None if saved.error else saved.path
 
-    def _tell_failed(self, saved: Saved, error: BaseException) -> None:
+    def _emit_failure(self, saved: Saved, error: BaseException) -> None:
         self._position = None
         self._failure = saved.error = f"{type(error).__name__}: {error}"
         facts = {"name": saved.name, "reason": saved.error}
@@ -259,14 +259,14 @@ class Checkpointer:
             checkpoint.state["owners"],
             # left out by checkpoint.save_morphogenetic_state=false: Tamiyo then begins anew
             optional=MORPHOGENETIC,
-            on_misfit=None if strict else self._tell,
+            on_misfit=None if strict else self._warn,
         )
         self._position = position(metadata["progress"])
         generators = [owner for owner in self.registry.owners.values() if isinstance(owner, Generators)]
         differing = self.metadata.differences(metadata)
         differing += [sentence for owner in generators for sentence in owner.inexact]
         if differing:
-            self._tell(f"this run may not repeat the saved one to the bit: {'; '.join(differing)}")
+            self._warn(f"this run may not repeat the saved one to the bit: {'; '.join(differing)}")
         self._log_rollback(checkpoint)
 
     def _log_rollback(self, checkpoint: Checkpoint) -> None:
@@ -285,7 +285,7 @@ class Checkpointer:
         problem = f"the saved run had other splits of the data: {', '.join(differing)} differ"
         if strict:
             raise CheckpointError(f"{problem}; expected those of the saved run, or strict_loading=false")
-        self._tell(problem)
+        self._warn(problem)
 
-    def _tell(self, problem: str) -> None:
+    def _warn(self, problem: str) -> None:
         self.telemetry.warn(EventName.NOTICE, {"message": problem})

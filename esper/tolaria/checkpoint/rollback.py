@@ -1,4 +1,4 @@
-"""Going back to a known good state: from memory, else from the disk, in a given time."""
+"""Restores a known good state within a deadline: from memory, else from the disk."""
 
 from __future__ import annotations
 
