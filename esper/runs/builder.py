@@ -35,7 +35,7 @@ from esper.tolaria.loss.objectives import LossFunction
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, ScheduleFactory, with_warmup
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
 from esper.tolaria.optimization.trainable import check_tensors
-from esper.tolaria.task import BatchForm, pair_form
+from esper.tolaria.task import BatchAdapter, pair_adapter
 
 _TENSORS = ("weight", "pos_weight")  # arguments of torch's losses that have to be tensors
 _METRIC_METHODS = ("update", "compute", "reset")
@@ -264,14 +264,16 @@ def register_blueprints(config: TolariaConfig) -> None:
             name_blueprint(name, Resolver(config.allowed_targets).resolve(key, name, {}))
 
 
-def build_batch_form(config: TolariaConfig) -> BatchForm:
+def build_batch_form(config: TolariaConfig) -> BatchAdapter:
     """What takes a batch apart into the model's arguments and the targets; (inputs, targets) unless named."""
     name = config.dataset.batch_form
     if name is None:
-        return pair_form
+        return pair_adapter
     target = _resolve(config, "dataset.batch_form", name)
-    form: BatchForm = call(target, "dataset.batch_form", {}) if isinstance(target, type) else target
-    return form
+    batch_adapter: BatchAdapter = (
+        call(target, "dataset.batch_form", {}) if isinstance(target, type) else target
+    )
+    return batch_adapter
 
 
 def _resolve(config: TolariaConfig, key: str, name: str, short: Mapping[str, str] | None = None) -> Target:

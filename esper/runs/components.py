@@ -42,7 +42,7 @@ def make_parts(
     device: torch.device,
     *,
     records: Records,
-    watcher: ProgressCallback,
+    progress_callback: ProgressCallback,
     run_dir: Path,
 ) -> TrainingComponents:
     """Everything that a run needs besides its configuration, ready to use on `device`."""
@@ -56,13 +56,13 @@ def make_parts(
         test=data.test,
         # class weights belong where the scores are
         loss=loss.to(device) if isinstance(loss, nn.Module) else loss,
-        form=build.build_batch_form(config),
+        batch_adapter=build.build_batch_form(config),
         optimizer=build.optimizer_factory(config),
         schedule=build.schedule_factory(config),
         tamiyo=build.build_policy(config) if growing else None,
         device=device,
         records=records,
-        watcher=watcher,
+        progress_callback=progress_callback,
         run_dir=run_dir,
         aggregator=build.build_aggregator(config),
         metric=build.build_metric(config),

@@ -41,7 +41,7 @@ def write_results(
 
 def missing(run: TrainingLoop, recorder: LoggerHub, run_dir: Path) -> list[str]:
     """A sentence each for a trained run's last checkpoint and records that are not on the disk."""
-    found = [run.why_unsaved()] if run.recovery.sound else []
+    found = [run.why_unsaved()] if run.recovery.state_valid else []
     found += recorder.missing()
     return [sentence for sentence in found if sentence]
 
@@ -50,7 +50,7 @@ def _write_model(run: TrainingLoop, config: TolariaConfig, run_dir: Path, attemp
     if not config.checkpoint.save_final_model or config.mode != "train":
         return
     with attempt("the final model"):
-        save_model(run_dir / config.checkpoint.model_save_path, run.model, config, run.parts.data)
+        save_model(run_dir / config.checkpoint.model_save_path, run.model, config, run.components.data)
 
 
 def _draw(run: TrainingLoop, run_dir: Path) -> None:

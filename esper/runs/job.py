@@ -170,16 +170,16 @@ class Job:
         data = build.build_dataset(config, seed=config.seed, device=device)
         seed_everything(config.seed)
         model = self.build_model(data).to(device)
-        parts = make_parts(
+        components = make_parts(
             config,
             model,
             data,
             device,
             records=self._recorder,
-            watcher=self._display,
+            progress_callback=self._display,
             run_dir=self.run_dir,
         )
-        run = TrainingLoop(config, parts, self.run_control)
+        run = TrainingLoop(config, components, self.run_control)
         self._owned.callback(self._recorder.close)
         if not dry:
             self._mend_records(checkpoint, origin)
@@ -248,7 +248,7 @@ class Job:
             config=self.config.to_dict(),
             max_epochs=self.config.optimization.max_epochs,
             steps_per_epoch=run.steps_per_epoch,
-            samples_per_epoch=run.parts.train.num_samples,
+            samples_per_epoch=run.components.train.num_samples,
             params_host=run.model.host_params(),
             start_step=saved["progress"]["step"] if saved else 0,
             resumed=origin.own,
@@ -262,7 +262,7 @@ class Job:
     def _announce(self, run: TrainingLoop, data: DataBundle, origin: ResumePoint) -> None:
         facts: dict[str, Any] = {
             "session_name": self.config.session_name,
-            "device": str(run.parts.device),
+            "device": str(run.components.device),
             "threads": torch.get_num_threads(),
             "params_host": run.model.host_params(),
             "params_now": run.model.total_params(),

@@ -273,7 +273,7 @@ def restore_run(run: TrainingLoop, checkpoint: Checkpoint, origin: ResumePoint) 
         if type(threads) is not int or threads < 1:
             raise CheckpointError(f"{checkpoint.path} says it was saved with {threads!r} threads")
         set_threads(threads)  # sums depend on how they are split
-    run.store.restore(checkpoint)
+    run.checkpointer.restore(checkpoint)
     data = {
         "from": str(checkpoint.path),
         "name": checkpoint.path.name,

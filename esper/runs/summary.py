@@ -38,15 +38,15 @@ def summarize(run: TrainingLoop, test: Evaluation | None, params_last: int) -> d
 
     `params_last` are the parameters of the last epoch's model, named only where they differ.
     """
-    config, progress, mark = run.config, run.progress, run.best.mark
-    counts = run.growth.control.counts if run.growth is not None else {}
+    config, progress, mark = run.config, run.progress, run.best.score
+    counts = run.growth.controller.counts if run.growth is not None else {}
     params = run.model.total_params()
     summary = {
         "session_name": config.session_name,
         "session_description": config.session_description,
         "experiment_id": config.experiment_id,
         "seed": config.seed,
-        "device": str(run.parts.device),
+        "device": str(run.components.device),
         "epochs_run": progress.epoch,
         "steps_run": progress.step,
         "stopped_by": progress.stopped_by,
@@ -68,7 +68,7 @@ def summarize(run: TrainingLoop, test: Evaluation | None, params_last: int) -> d
         "threads": torch.get_num_threads(),
     }
     if progress.stopped_by == HALTED:
-        summary["reason"] = run.alarm.reason
+        summary["reason"] = run.emergency_notifier.reason
     if params_last != params:
         summary["params_last"] = params_last
     return summary

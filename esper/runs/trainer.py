@@ -132,7 +132,7 @@ class TolariaTrainer:
                 "epoch": run.progress.epoch,
                 "max_epochs": self.config.optimization.max_epochs,
                 "step": run.progress.step,
-                "best": run.best.mark.to_json(),
+                "best": run.best.score.to_json(),
                 "stopped_by": run.progress.stopped_by,
                 "run_dir": str(self.run_dir),
             } | run.model.get_model_stats()

@@ -1,4 +1,4 @@
-"""Which batches an epoch consists of: all of them, the first few, or one over and over."""
+"""Which batches an epoch consists of: all of them, the first few, or one repeated."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class BatchSource:
         return self.length
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Batches of `epoch` from number `start` on."""
+        """Batches of `epoch`, starting at batch number `start`."""
         if self.repeat_first:
             first = next(iter(self.loader.batches(0)))
             return iter([first] * (self.length - start))
         return islice(self.loader.batches(epoch, start), max(0, self.length - start))
 
     def windows(self, epoch: int, start: int, size: int) -> Iterator[list[Any]]:
-        """The same, `size` batches at a time; the last window may be shorter."""
+        """The same in lists of `size` batches; the last window may be shorter."""
         source = self.batches(epoch, start)
         while window := list(islice(source, size)):
             yield window

@@ -1,4 +1,4 @@
-"""The best model so far, kept in memory: weights, topology and what they scored."""
+"""The best model so far, kept in memory: weights, topology and score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from esper.tolaria.train_state import Best
 
 
 def best_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """State dict of the best model that a checkpoint holds; the saved one where none was best yet."""
+    """State dict of a checkpoint's best model, or of the saved model if there is no best one yet."""
     prefix = "weights/"
     best = checkpoint.tensors.get("best", {})
     found = {name.removeprefix(prefix): t for name, t in best.items() if name.startswith(prefix)}
@@ -23,11 +23,10 @@ def best_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 class BestModel:
-    """A copy of the model as it was when it was best, and of what a loss with parameters had learnt by then.
+    """A copy of the best model, and of the learned state of its loss.
 
-    It is copied right after validation, before the seeds are decided on, so that the copy is the model
-    that was measured. Where the decisions then left its forward as it was (a seed fossilised), `refresh`
-    brings its topology up to date.
+    It is copied right after validation, before decisions on seeds, so the copy is the model that was
+    measured. If the decisions did not change its forward (a seed fossilized), `refresh` updates its topology.
     """
 
     def __init__(
@@ -35,29 +34,30 @@ class BestModel:
     ) -> None:
         self.model = model
         self.loss = loss or LossState(lambda output, targets: output)
-        self.mark = Best(higher_is_better=higher_is_better)
+        self.score = Best(higher_is_better=higher_is_better)
         self.weights: dict[str, Tensor] = {}
         self.loss_weights: dict[str, Any] = {}
         self._current = False
 
     def consider(self, epoch: int, loss: float, accuracy: float | None) -> bool:
-        """Copy the model where this epoch is the best so far."""
-        self._current = self.mark.update(epoch, loss, accuracy)
+        """Copy the model if this epoch is the best so far. Returns whether it is."""
+        self._current = self.score.update(epoch, loss, accuracy)
         if self._current:
             self.weights = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
             self.loss_weights = self.loss.copy()
         return self._current
 
     def topology_changed(self) -> None:
+        """The model's forward has changed: `refresh` must not update the copy."""
         self._current = False
 
     def refresh(self) -> None:
-        """After the decisions of the same epoch: take their stages, unless the forward is another one now."""
+        """After the decisions of the same epoch: update the copy's stages, unless its forward changed."""
         if self._current:
             self.weights["_extra_state"] = self.model.get_extra_state()
 
     def restore(self) -> None:
-        """Make the model the best one; without one, it stays as it is."""
+        """Load the best model into the model; without one, nothing changes."""
         if self.weights:
             self.model.load_state_dict(self.weights)
         if self.loss_weights:
@@ -65,10 +65,10 @@ class BestModel:
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"loss": self.loss_weights} if self.loss_weights else {}
-        return {"mark": self.mark.to_json(), "weights": self.weights, **kept}
+        return {"mark": self.score.to_json(), "weights": self.weights, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.mark.load(state["mark"])
+        self.score.load(state["mark"])
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         self.weights = {name: tensor.to(device) for name, tensor in state["weights"].items()}
-        self.loss_weights = dict(state.get("loss", {}))  # loading them moves them to where the loss is
+        self.loss_weights = dict(state.get("loss", {}))  # loading moves them to the loss's device

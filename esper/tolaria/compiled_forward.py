@@ -1,4 +1,4 @@
-"""The host's forward in training, compiled where asked and where it can be."""
+"""The host's forward in training, compiled if configured and possible."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 
 def compile_obstacle(aggregates: bool, has_objectives: Callable[[], bool]) -> str | None:
-    """Why the forward is not to be compiled: a compiled graph can be differentiated only once."""
+    """Why the forward must not be compiled, or None: a compiled graph can be differentiated only once."""
     if not aggregates or not has_objectives():
         return None
     return "several objectives take several backward passes, and a compiled graph allows one"
 
 
 class TrainingForward:
-    """Calls the model; with `compile_model`, full batches go through one compiled graph.
+    """Calls the model; with `compile_model`, full batches use one compiled graph.
 
-    Batches of another size, evaluation, and steps with a seed in isolation (which listens to the
-    backward pass by tensor hooks, and those break graphs) run eagerly: so nothing recompiles but
-    after a structural event. A failed compile is reported once through `on_fallback` and leaves the
-    run on the eager path, with the same numbers; so does an `obstacle`, a reason not to try at all. The
-    model itself is not changed.
+    Batches of another size, evaluation and steps with a seed in isolation run eagerly: isolation uses tensor
+    hooks in the backward pass, which break graphs. So only a change of topology causes a recompile.
+    A failed compile is reported once through `on_fallback`; the run continues eagerly with the same
+    numbers. An `obstacle`, a reason not to compile, is reported the same way. The model is not changed.
     """
 
     def __init__(
@@ -43,34 +42,34 @@ class TrainingForward:
         self.model = model
         self.batch_size = batch_size
         self.on_fallback = on_fallback
-        self.listening = False
-        self._fresh = True
+        self.has_hooks = False
+        self._uncompiled = True
         self._graph: Callable[..., Any] | None = None
         self._obstacle = obstacle if compile_model else None
         if compile_model and obstacle is None:
             self._graph = torch.compile(model.forward, fullgraph=True, dynamic=False, backend=backend)
 
     def __call__(self, samples: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The output for a batch of so many samples; counted as one forward of the model."""
+        """The model's output for a batch of `samples` samples; counted as one forward of the model."""
         if self._obstacle is not None:
             self.on_fallback(self._obstacle)
             self._obstacle = None
         if self._graph is None:
             return self.model(*args, **kwargs)
         self.model.count_forward()
-        if samples == self.batch_size and not self.listening:
+        if samples == self.batch_size and not self.has_hooks:
             try:
-                if self._fresh:
-                    self._rehearse(self._graph, args, kwargs)
+                if self._uncompiled:
+                    self._warm_up(self._graph, args, kwargs)
                 return self._graph(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - dynamo and its back ends raise anything
-                self._give_up(error)
+            except Exception as error:  # noqa: BLE001 - dynamo and its backends raise anything
+                self._fall_back(error)
         return self.model.forward(*args, **kwargs)
 
-    def _rehearse(self, graph: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Compile forward and backward on a batch, and leave no trace of it.
+    def _warm_up(self, graph: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Compile forward and backward on a batch and restore buffers and generators.
 
-        Back ends compile the backward only when it is first run; by then it would be too late to turn back.
+        Backends compile the backward when it first runs, which would be too late to fall back.
         """
         generators = rng_state()
         try:
@@ -81,24 +80,24 @@ class TrainingForward:
                     torch.autograd.grad(torch.stack(roots).sum(), params, allow_unused=True)
         finally:
             restore_rng_state(*generators)
-        self._fresh = False
+        self._uncompiled = False
 
-    def _give_up(self, error: Exception) -> None:
+    def _fall_back(self, error: Exception) -> None:
         self._graph = None
-        # dynamo's own first line names the back end, the second one says what it raised
-        what = " ".join(str(error).split("\n")[:2]).strip()
-        self.on_fallback(f"{type(error).__name__}: {what}")
+        # dynamo's first line names the backend, the second one what it raised
+        reason = " ".join(str(error).split("\n")[:2]).strip()
+        self.on_fallback(f"{type(error).__name__}: {reason}")
 
-    def topology_changed(self, *, listening: bool) -> None:
-        """Forget compiled code: the forward is another one now."""
-        self.listening = listening
+    def topology_changed(self, *, has_hooks: bool) -> None:
+        """Drop compiled code after a change of the forward. `has_hooks`: a seed is in isolation."""
+        self.has_hooks = has_hooks
         if self._graph is not None:
             torch.compiler.reset()
-            self._fresh = True
+            self._uncompiled = True
 
 
 def tensors(output: Any) -> Iterator[Tensor]:
-    """Every tensor in a model's output, whatever its form."""
+    """All tensors in a model's output: a tensor, a mapping or a sequence of them."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):

@@ -1,4 +1,4 @@
-"""The parts that a run is made of, ready to use; `esper.runs` makes them from a configuration."""
+"""The components of a run; `esper.runs` builds them from a configuration."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from esper.tolaria.loss.criterion import Metric
 from esper.tolaria.loss.objectives import LossFunction
 from esper.tolaria.optimization.lr_schedule import ScheduleFactory
 from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
-from esper.tolaria.task import BatchForm
+from esper.tolaria.task import BatchAdapter
 
 
 class Records(Protocol):
-    """Where a run's records go; `esper.loggers.Recorder` is one."""
+    """Receives a run's records, as `esper.loggers.LoggerHub` does."""
 
     def epoch(self, record: Mapping[str, Any]) -> None: ...
 
@@ -41,7 +41,7 @@ class Records(Protocol):
 
 
 class ProgressCallback(Protocol):
-    """Somebody who is told after each optimiser step how many are done in the epoch; must be cheap."""
+    """Notified after each optimizer step with the number of steps done in the epoch; must be cheap."""
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None: ...
 
@@ -50,8 +50,8 @@ class ProgressCallback(Protocol):
 class TrainingComponents:
     """Everything a run needs besides its configuration.
 
-    `tamiyo` is None where nothing is to grow, `aggregator` where gradients are plainly added up, `metric`
-    where accuracy is measured or nothing.
+    `tamiyo` is None if the network must not grow, `aggregator` if gradients are added up, `metric` if
+    accuracy or nothing is measured.
     """
 
     model: MorphableModel
@@ -60,13 +60,13 @@ class TrainingComponents:
     validation: Loader
     test: Loader
     loss: LossFunction
-    form: BatchForm
+    batch_adapter: BatchAdapter
     optimizer: OptimizerFactory
     schedule: ScheduleFactory
     tamiyo: Tamiyo | None
     device: torch.device
     records: Records
-    watcher: ProgressCallback
+    progress_callback: ProgressCallback
     run_dir: Path
     aggregator: Aggregator | None = None
     metric: Metric | None = None

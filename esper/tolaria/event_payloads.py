@@ -1,4 +1,4 @@
-"""What events say of a command and of a seed's move."""
+"""Payloads of the events about commands and stage moves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from esper.leyline import Outcome
 
 
 def outcome_payload(outcome: Outcome) -> dict[str, Any]:
-    """A command with its evidence, and why it was refused where it was."""
+    """A command with its evidence, and the refusal if it was refused."""
     c = outcome.command
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "command_id": c.command_id,
         "kind": c.kind.value,
         "layer": c.layer,
@@ -26,12 +26,12 @@ def outcome_payload(outcome: Outcome) -> dict[str, Any]:
         "evidence": dict(c.evidence),
     }
     if outcome.refusal is not None:
-        told |= {"refusal": outcome.refusal.value, "detail": outcome.detail}
-    return told
+        facts |= {"refusal": outcome.refusal.value, "detail": outcome.detail}
+    return facts
 
 
 def move_payload(move: StageMove) -> dict[str, Any]:
-    """A seed's move with the verdicts of its gates."""
+    """A seed's stage move with the results of its gates."""
     r = move.record
     gates = [
         {"gate": v.gate.value, "passed": v.passed, "reason": v.reason, "evidence": dict(v.evidence)}

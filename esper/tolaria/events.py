@@ -1,4 +1,4 @@
-"""The one place where Tolaria's events get their time, step and epoch."""
+"""Emits Tolaria's events with time, step and epoch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from esper.leyline import Event, Level
 
 
 class EventSink(Protocol):
-    """Where events go; `esper.loggers.Recorder` is one."""
+    """Receives events, as `esper.loggers.LoggerHub` does."""
 
     def event(self, event: Event) -> None: ...
 
 
 class Telemetry:
-    """Emits events; `step` and `epoch` are kept up to date by the loop."""
+    """Emits events; the loop keeps `step` and `epoch` up to date.
+
+    Args:
+        sink: receives the events.
+        clock: wall clock in seconds since 1970.
+    """
 
     def __init__(self, sink: EventSink, clock: Callable[[], float] = time.time) -> None:
         self.sink = sink
@@ -25,8 +30,9 @@ class Telemetry:
         self.epoch = 0
 
     def emit(self, name: str, data: Mapping[str, Any] | None = None, *, level: str = Level.INFO) -> None:
-        """Send one event with the present time, step and epoch."""
+        """Send one event with the current time, step and epoch."""
         self.sink.event(Event(self.clock(), name, level, self.step, self.epoch, dict(data or {})))
 
     def warn(self, name: str, data: Mapping[str, Any] | None = None) -> None:
+        """Send one event of level warning."""
         self.emit(name, data, level=Level.WARNING)

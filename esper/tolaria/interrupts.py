@@ -1,4 +1,4 @@
-"""Where the loop looks up from its work: wishes to stop, to wait, to save, answered at any batch."""
+"""Handles stop, pause and checkpoint requests within the training loop."""
 
 from __future__ import annotations
 
@@ -14,68 +14,88 @@ from esper.tolaria.train_state import Progress
 
 
 class RunInterrupted(BaseException):
-    """A phase was left in its midst, because the run is to end for this reason."""
+    """A phase was interrupted because of a stop request; the message is its reason."""
 
 
 class InterruptHandler:
-    """Polls the wishes in the loop's name.
+    """Polls the run control between steps and inside phases.
 
-    Between two steps the run may be saved as it is. Inside a phase (validation, health, impact, decisions,
-    test) only what was before it can be: `enter` says what that is, and where it is nothing the phase is
-    finished first. `prepare` is called before the run is saved as it is.
+    Between two steps the current state can be saved. Inside a phase (validation, health, impact, decisions,
+    test) only the state at the phase's start can be, if `enter` was given one; without one the phase is
+    finished first.
+
+    Args:
+        run_control: the source of requests.
+        checkpointer: saves the run.
+        progress: the loop's counters.
+        prepare: called before the current state is saved.
     """
 
     def __init__(
-        self, run_control: RunControl, store: Checkpointer, progress: Progress, prepare: Callable[[], None]
+        self,
+        run_control: RunControl,
+        checkpointer: Checkpointer,
+        progress: Progress,
+        prepare: Callable[[], None],
     ) -> None:
         self.run_control = run_control
-        self.store = store
+        self.checkpointer = checkpointer
         self.progress = progress
         self.prepare = prepare
-        self.before: Snapshot | None = None
-        self._may_leave = False
+        self.phase_start: Snapshot | None = None
+        self._interruptible = False
 
     def between_steps(self) -> bool:
-        """Wait while the run is paused; True where it is to end."""
-        return self.run_control.poll(self._save_as_it_is)
+        """Wait while the run is paused. Returns True if the run must end."""
+        return self.run_control.poll(self._save_current)
 
-    def enter(self, before: Snapshot | None, *, may_leave: bool) -> None:
-        """Begin a phase; `before` is the state it began with, where that was kept."""
-        self.before, self._may_leave = before, may_leave
+    def enter(self, phase_start: Snapshot | None, *, interruptible: bool) -> None:
+        """Begin a phase.
 
-    def within(self) -> None:
-        """Wait while the run is paused; raises `RunInterrupted` where it must end and may do so here."""
-        if self.run_control.poll(self._save_what_was) and self._may_leave:
+        Args:
+            phase_start: snapshot of the state at the phase's start, if one was taken.
+            interruptible: whether a stop request may interrupt the phase.
+        """
+        self.phase_start, self._interruptible = phase_start, interruptible
+
+    def poll(self) -> None:
+        """Wait while the run is paused; called inside a phase.
+
+        Raises:
+            RunInterrupted: a stop was requested and the phase is interruptible.
+        """
+        if self.run_control.poll(self._save_phase_start) and self._interruptible:
             raise RunInterrupted(self.run_control.stop_reason)
 
     def end(self) -> None:
-        """The run is over, and saved: whoever still waits for a checkpoint gets that one."""
-        self.answer()
-        self.run_control.reject("the run has ended: there is nothing more to be saved")
+        """Answer the pending checkpoint requests with the final checkpoint, and reject later ones."""
+        self.answer_requests()
+        self.run_control.reject("the run has ended: there is nothing more to save")
 
-    def answer(self) -> None:
-        """Tell everybody who asked for a checkpoint what became of the one of this moment."""
-        saved = self.store.holds(self.progress.to_json())
-        self._settle(self.run_control.asked(), name_of(self.progress.to_json()) if saved else None)
+    def answer_requests(self) -> None:
+        """Resolve all pending checkpoint requests with the checkpoint of the current position."""
+        saved = self.checkpointer.holds(self.progress.to_json())
+        self._resolve(self.run_control.take_requests(), name_of(self.progress.to_json()) if saved else None)
 
-    def _save_as_it_is(self) -> None:
+    def _save_current(self) -> None:
         if self.run_control.pending:
             self.prepare()
-            self.store.save(self.progress, final=True)
-            self.answer()
+            self.checkpointer.save(self.progress, final=True)
+            self.answer_requests()
 
-    def _save_what_was(self) -> None:
-        if self.run_control.pending and self.before is not None:
-            asked, then = self.run_control.asked(), self.before.state["run"]["progress"]
-            self.store.save_snapshot(self.before)
-            self._settle(asked, name_of(then) if self.store.holds(then) else None)
+    def _save_phase_start(self) -> None:
+        if self.run_control.pending and self.phase_start is not None:
+            requests, progress = self.run_control.take_requests(), self.phase_start.state["run"]["progress"]
+            self.checkpointer.save_snapshot(self.phase_start)
+            self._resolve(requests, name_of(progress) if self.checkpointer.holds(progress) else None)
 
-    def _settle(self, asked: list[Future[str]], name: str | None) -> None:
-        for wish in asked:
+    def _resolve(self, requests: list[Future[str]], name: str | None) -> None:
+        saves = self.checkpointer.config.checkpoint.save_checkpoints
+        hint = "" if saves else ": save_checkpoints is false"
+        for request in requests:
             if name is not None:
-                wish.set_result(name)
+                request.set_result(name)
             else:
-                off = "" if self.store.config.checkpoint.save_checkpoints else ": save_checkpoints is false"
-                wish.set_exception(
-                    CheckpointError(f"no checkpoint could be saved{off}; events.jsonl says why")
+                request.set_exception(
+                    CheckpointError(f"no checkpoint could be saved{hint}; events.jsonl says why")
                 )

@@ -1,4 +1,4 @@
-"""Training batches of one sample: a batch norm cannot train on a single value a channel."""
+"""Training batches of one sample: a batch norm cannot train on a single value per channel."""
 
 from __future__ import annotations
 
@@ -12,43 +12,52 @@ from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 from esper.tolaria.batches import Loader
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchForm
+from esper.tolaria.task import BatchAdapter
 from esper.utils.device_and_rng import seeded_rng
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def refuse_single_samples(
-    model: MorphableModel, loader: Loader, form: BatchForm, precision: Precision, device: torch.device
+    model: MorphableModel,
+    loader: Loader,
+    batch_adapter: BatchAdapter,
+    precision: Precision,
+    device: torch.device,
 ) -> None:
-    """Raise `ConfigError` where training batches have one sample and a batch norm of `model` needs more.
+    """Check that no batch norm has to train on batches of one sample.
 
-    One forward in eval mode finds out; it is made only where batches are that small. A batch norm over images
-    or sequences trains on the several values that one sample has in each channel.
+    One forward in eval mode checks this, only if batches are that small. A batch norm over images or
+    sequences trains on the several values that one sample has in each channel.
+
+    Raises:
+        ConfigError: training batches have one sample and a batch norm of `model` needs more.
     """
     if min(loader.batch_size, loader.num_samples) > 1:
         return
-    name = _first_single(model, next(iter(loader.batches(1))), form, precision, device)
+    name = _first_single(model, next(iter(loader.batches(1))), batch_adapter, precision, device)
     if name is not None:
         expected = (
             f"training batches of at least 2 samples (there are {loader.num_samples} in all): the batch norm "
-            f"{name} gets one value a channel from a single sample; a layer norm takes it, or a batch norm "
+            f"{name} gets one value per channel from a single sample; a layer norm works, or a batch norm  "
             "that is kept in eval mode"
         )
         raise ConfigError(error_message("dataset.batch_size", loader.batch_size, expected))
 
 
 def _first_single(
-    model: MorphableModel, batch: Any, form: BatchForm, precision: Precision, device: torch.device
+    model: MorphableModel, batch: Any, batch_adapter: BatchAdapter, precision: Precision, device: torch.device
 ) -> str | None:
-    """The name of the first batch norm that trains and is given a single value a channel."""
+    """The name of the first batch norm that trains and gets a single value per channel."""
     found: list[str] = []
     was_training = model.training
-    model.train()  # as an epoch does; a model may keep some of its batch norms in eval mode
+    model.train()  # as in an epoch; a model may keep some of its batch norms in eval mode
     norms = {n: m for n, m in model.host.named_modules() if isinstance(m, _BATCH_NORM) and m.training}
     model.eval()
-    handles = [module.register_forward_pre_hook(_note(name, found)) for name, module in norms.items()]
-    args, kwargs, _ = form(batch)
+    handles = [
+        module.register_forward_pre_hook(_record_single(name, found)) for name, module in norms.items()
+    ]
+    args, kwargs, _ = batch_adapter(batch)
     try:
         with torch.no_grad(), seeded_rng(0, device), precision.autocast():
             model.forward(*args, **kwargs)
@@ -59,7 +68,7 @@ def _first_single(
     return found[0] if found else None
 
 
-def _note(name: str, found: list[str]) -> Any:
+def _record_single(name: str, found: list[str]) -> Any:
     def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         x = args[0]
         if x.numel() == x.shape[1]:

@@ -17,44 +17,44 @@ from esper.kasmina import MorphableModel
 from esper.kasmina.host_checks import where_raised
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.loss.loss_state import evaluating
-from esper.tolaria.loss.objectives import LossFunction, Total, compute_loss, in_total, sum_losses
+from esper.tolaria.loss.objectives import CombineLosses, LossFunction, compute_loss, sum_losses, total_loss
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchForm, batch_length, targets_to
+from esper.tolaria.task import BatchAdapter, batch_length, targets_to
 from esper.utils.device_and_rng import seeded_rng
 
 
 class ProbeBatch:
-    """One small batch of validation samples, and passes over more of them; no generator is moved."""
+    """One small batch of validation samples, and passes over more of them; generators are restored."""
 
     def __init__(
         self,
         model: MorphableModel,
         batches: BatchSource,
-        form: BatchForm,
+        batch_adapter: BatchAdapter,
         loss: LossFunction,
         precision: Precision,
         config: SeedConfig,
         *,
         device: torch.device,
         rng_seed: int,
-        total: Total = sum_losses,
+        combine_losses: CombineLosses = sum_losses,
     ) -> None:
         self.model = model
         self.batches = batches
-        self.form = form
-        self.judge = loss
-        self.total = total
+        self.batch_adapter = batch_adapter
+        self.loss_function = loss
+        self.combine_losses = combine_losses
         self.precision = precision
         self.impact_samples = config.impact_samples
         self.device = device
         self.rng_seed = rng_seed
         self.batch = take_samples(next(iter(batches.batches(0))), config.probe_samples)
-        args, kwargs, targets = form(self.batch)
+        args, kwargs, targets = batch_adapter(self.batch)
         self.samples = batch_length(targets)
         self._observe(args, kwargs)
 
     def _observe(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise `ConfigError`, naming the module, where the first batch does not pass through the model."""
+        """Pass the batch through the model; raises `ConfigError` with the module's name if that fails."""
         try:
             with seeded_rng(self.rng_seed, self.device), self.precision.autocast():
                 self.model.observe(*args, **kwargs)
@@ -69,26 +69,27 @@ class ProbeBatch:
             ) from error
 
     def loss(self) -> Tensor:
-        """The loss of the probe batch, from a forward in whatever mode the model is in.
+        """The loss of the probe batch, from a forward in the model's current mode.
 
-        A loss that is a module is in eval mode: a measurement updates nothing of it.
+        A loss that is a module is in eval mode: a measurement must not update it.
         """
-        args, kwargs, targets = self.form(self.batch)
-        with seeded_rng(self.rng_seed, self.device), self.precision.autocast(), evaluating(self.judge):
+        args, kwargs, targets = self.batch_adapter(self.batch)
+        loss_function = self.loss_function
+        with seeded_rng(self.rng_seed, self.device), self.precision.autocast(), evaluating(loss_function):
             output = self.model.forward(*args, **kwargs)
-            losses = compute_loss(self.judge, output, targets_to(targets, output))
-            return in_total(losses, self.total)
+            losses = compute_loss(loss_function, output, targets_to(targets, output))
+            return total_loss(losses, self.combine_losses)
 
     def has_objectives(self) -> bool:
-        """Whether the loss has several objectives by name, from a forward in eval mode without gradients."""
+        """Whether the loss has several named objectives, from a forward in eval mode without gradients."""
         with torch.no_grad(), self.in_eval_mode():
-            output, targets = self.answer()
-            with self.precision.autocast(), evaluating(self.judge):
-                return isinstance(compute_loss(self.judge, output, targets), Mapping)
+            output, targets = self.forward()
+            with self.precision.autocast(), evaluating(self.loss_function):
+                return isinstance(compute_loss(self.loss_function, output, targets), Mapping)
 
     @contextmanager
     def in_eval_mode(self) -> Iterator[None]:
-        """Within the block the model is in eval mode; generators are put back at its end."""
+        """Within the block the model is in eval mode; mode and generators are restored at its end."""
         training = self.model.training
         self.model.eval()
         try:
@@ -97,9 +98,9 @@ class ProbeBatch:
         finally:
             self.model.train(training)
 
-    def answer(self, batch: Any = None) -> tuple[Any, Any]:
-        """The model's output for the probe batch, or for another one, and the targets on its device."""
-        args, kwargs, targets = self.form(self.batch if batch is None else batch)
+    def forward(self, batch: Any = None) -> tuple[Any, Any]:
+        """The model's output for the probe batch or another one, and the targets on the output's device."""
+        args, kwargs, targets = self.batch_adapter(self.batch if batch is None else batch)
         with self.precision.autocast():
             output = self.model.forward(*args, **kwargs)
         return output, targets_to(targets, output)
@@ -113,7 +114,7 @@ class ProbeBatch:
 
 
 def take_samples(batch: Any, samples: int) -> Any:
-    """The first samples of a batch, whatever its form: tensors, and containers of them."""
+    """The first samples of a batch: a tensor, or a container of them."""
     if isinstance(batch, Tensor):
         return batch[:samples]
     if isinstance(batch, Mapping):

@@ -10,10 +10,10 @@ import torch
 
 
 class StepProfiler:
-    """Profiles `active_steps` steps after three to warm up, once a run.
+    """Profiles `active_steps` steps after three warm-up steps, once per run.
 
-    Writes a Chrome trace with a name that never repeats and a table of the dearest operators into
-    `folder`. What goes wrong in that is told to `on_failure`, and counted.
+    Writes a Chrome trace with a unique name and a table of the most expensive operators into `folder`.
+    Failures are passed to `on_failure` and counted.
     """
 
     WARMUP_STEPS = 3
@@ -35,7 +35,7 @@ class StepProfiler:
         self._guard(self._profile.start)
 
     def step(self) -> None:
-        """One optimiser step is over."""
+        """Notify the profiler that an optimizer step is done."""
         if self._profile is None:
             return
         self._left -= 1
@@ -52,7 +52,7 @@ class StepProfiler:
     def _guard(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - what a profiler raises is not worth the run
+        except Exception as error:  # noqa: BLE001 - a failed profiler must not end the run
             self.failed += 1
             self._profile = None
             self.on_failure(f"{type(error).__name__}: {error}")

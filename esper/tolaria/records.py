@@ -1,4 +1,4 @@
-"""What a run writes down: a record for each epoch, and one for each step that was asked for."""
+"""Metrics records of a run: one for each epoch, and one for each recorded step."""
 
 from __future__ import annotations
 
@@ -12,28 +12,39 @@ from esper.kasmina import SeedManager
 from esper.tolaria.components import Records
 from esper.tolaria.evaluator import Evaluation
 from esper.tolaria.loss.accuracy import Accuracy
-from esper.tolaria.loss.objectives import Total, sum_losses
+from esper.tolaria.loss.objectives import CombineLosses, sum_losses
 from esper.tolaria.task import RunningMetrics
 from esper.tolaria.train_state import Progress
 
 
 class StepMetrics:
-    """Measurements of single steps, kept on the device until the epoch ends."""
+    """Metrics of single steps, kept on the device until the epoch ends.
+
+    Args:
+        interval: record every n-th step; 0 or less records none.
+        device: where sums are kept.
+        combine_losses: makes one loss of several objectives.
+        accuracy: how right answers are counted.
+    """
 
     def __init__(
-        self, interval: int, device: torch.device, total: Total = sum_losses, accuracy: Accuracy | None = None
+        self,
+        interval: int,
+        device: torch.device,
+        combine_losses: CombineLosses = sum_losses,
+        accuracy: Accuracy | None = None,
     ) -> None:
         self.interval = interval
         self.device = device
-        self.total = total
+        self.combine_losses = combine_losses
         self.accuracy = accuracy
         self._pending: list[tuple[int, RunningMetrics, Tensor | None, Mapping[str, Tensor]]] = []
 
     def meter(self, step: int) -> RunningMetrics | None:
-        """A meter for step number `step` (from 1) where that one is to be recorded."""
+        """A meter for step number `step` (from 1), or None if that step is not recorded."""
         if self.interval <= 0 or step % self.interval:
             return None
-        return RunningMetrics(self.device, self.total, self.accuracy)
+        return RunningMetrics(self.device, self.combine_losses, self.accuracy)
 
     def add(
         self,
@@ -42,27 +53,27 @@ class StepMetrics:
         norm: Tensor | None,
         conflicts: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Keep a step's meter, gradient norm and, where tasks were combined, their conflicts."""
+        """Keep a step's meter, gradient norm and, if tasks were combined, their conflicts."""
         self._pending.append((step, meter, norm, dict(conflicts or {})))
 
     def forget(self) -> None:
-        """Drop what has not been passed on: it belongs to steps that are undone."""
+        """Drop what was not flushed: it belongs to steps that are undone."""
         self._pending.clear()
 
     def flush(self, records: Records) -> None:
-        """Read all of them and pass them on."""
+        """Read all pending metrics and pass them to `records`."""
         for step, meter, norm, conflicts in self._pending:
             loss, accuracy = meter.read()
             grad_norm = None if norm is None else norm.item()
-            line = {"step": step, "loss": loss, "accuracy": accuracy, "grad_norm": grad_norm}
-            found = {name: value.item() for name, value in conflicts.items()}
-            records.step({**line, **_filled({"losses": meter.objectives(), "grad_agg": found})})
+            record = {"step": step, "loss": loss, "accuracy": accuracy, "grad_norm": grad_norm}
+            values = {name: value.item() for name, value in conflicts.items()}
+            records.step({**record, **_without_empty({"losses": meter.objectives(), "grad_agg": values})})
         self._pending.clear()
 
 
 def epoch_record(
     progress: Progress,
-    trained: tuple[float, float | None],
+    train: tuple[float, float | None],
     validation: Evaluation,
     seeds: SeedManager,
     *,
@@ -72,17 +83,25 @@ def epoch_record(
     objectives: Mapping[str, float] | None = None,
     aggregated: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
-    """The names of `leyline.EPOCH_METRICS`, and the seeds as they stand.
+    """The record of an epoch: the names of `leyline.EPOCH_METRICS` and the seeds' current state.
 
-    Where the loss has several objectives also the mean of each, in training (`objectives`) and validation;
-    where their or micro-batches' gradients were combined, what came of that.
+    Args:
+        progress: the loop's counters.
+        train: mean training loss, and accuracy or None.
+        validation: the validation results.
+        seeds: the seeds' lifecycle.
+        learning_rate: base rate of the epoch's last step.
+        epoch_time: seconds.
+        growing: whether the run grows its network.
+        objectives: mean of each training objective, if the loss has several.
+        aggregated: statistics of combined gradients, if gradients were combined.
     """
     stats = seeds.model.get_model_stats()
     return {
         "epoch": progress.epoch,
         "step": progress.step,
-        "train_loss": trained[0],
-        "train_accuracy": trained[1],
+        "train_loss": train[0],
+        "train_accuracy": train[1],
         "val_loss": validation.loss,
         "val_accuracy": validation.accuracy,
         "epoch_time": epoch_time,
@@ -102,12 +121,12 @@ def epoch_record(
             }
             for record in seeds.model.alive_records()
         ],
-        **_filled(
+        **_without_empty(
             {"train_losses": objectives, "val_losses": validation.objectives, "grad_agg": aggregated},
         ),
     }
 
 
-def _filled(line: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+def _without_empty(record: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
     """Only what there is something in: most losses are one number, most gradients a plain sum."""
-    return {name: value for name, value in line.items() if value}
+    return {name: value for name, value in record.items() if value}

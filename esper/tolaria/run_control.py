@@ -1,4 +1,4 @@
-"""Wishes from outside: stop, pause, resume, save; only flags, looked at by the loop."""
+"""Requests from outside the loop: stop, pause, resume, save. Flags only; the loop polls them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from concurrent.futures import Future
 
 from esper.errors import CheckpointError
 
-# How soon a run that is held notices that it may go on, in seconds.
-HELD_POLL_S = 0.05
+# Seconds between two polls of a paused run.
+PAUSE_POLL_S = 0.05
 
 CheckpointRequest = Future[str]
 
@@ -18,71 +18,76 @@ CheckpointRequest = Future[str]
 class RunControl:
     """Flags that any thread or signal handler may set; the loop polls them after every batch.
 
-    `stop`, `pause` and `resume` take no lock: a signal handler may interrupt the very thread that holds it.
+    `stop`, `pause` and `resume` take no lock: a signal handler may interrupt the thread that holds it.
     """
 
     def __init__(self) -> None:
         self.stop_reason = ""
-        self._held = False
-        self._asked: deque[CheckpointRequest] = deque()
-        self._over = ""
+        self._paused = False
+        self._requests: deque[CheckpointRequest] = deque()
+        self._closed = ""
 
     def stop(self, reason: str = "stopped") -> None:
-        """Ask the run to save and end; also ends a pause."""
+        """Request the run to save and end; also ends a pause. The first reason is kept."""
         self.stop_reason = self.stop_reason or reason
 
     def pause(self) -> None:
-        self._held = True
+        """Request a pause; the run waits until `resume` or `stop`."""
+        self._paused = True
 
     def resume(self) -> None:
-        self._held = False
+        """End a pause."""
+        self._paused = False
 
     @property
     def paused(self) -> bool:
-        return self._held and not self.stop_reason
+        """Whether the run is paused; a stop request ends a pause."""
+        return self._paused and not self.stop_reason
 
     def checkpoint(self) -> CheckpointRequest:
-        """Ask for a checkpoint, also while the run is paused.
+        """Request a checkpoint, also while the run is paused.
 
-        The future yields its name once it is durable, or raises `CheckpointError` where it could not be
-        saved.
+        Returns:
+            A future of the checkpoint's name, set once it is durable. It raises `CheckpointError` if the
+            checkpoint could not be saved.
         """
-        wish: CheckpointRequest = Future()
-        self._asked.append(wish)
-        if self._over:
-            self.reject(self._over)
-        return wish
+        request: CheckpointRequest = Future()
+        self._requests.append(request)
+        if self._closed:
+            self.reject(self._closed)
+        return request
 
     @property
     def pending(self) -> bool:
-        """Whether somebody waits for a checkpoint."""
-        return bool(self._asked)
+        """Whether a checkpoint request is waiting."""
+        return bool(self._requests)
 
-    def asked(self) -> list[CheckpointRequest]:
-        """Take the wishes for a checkpoint that nobody has taken yet and nobody has cancelled since."""
+    def take_requests(self) -> list[CheckpointRequest]:
+        """Remove and return the checkpoint requests that were neither taken nor cancelled yet."""
         taken: list[CheckpointRequest] = []
         while True:
             try:
-                wish = self._asked.popleft()
+                request = self._requests.popleft()
             except IndexError:
                 return taken
-            if wish.set_running_or_notify_cancel():
-                taken.append(wish)
+            if request.set_running_or_notify_cancel():
+                taken.append(request)
 
     def reject(self, reason: str) -> None:
-        """From now on nothing is saved any more: answer every wish for a checkpoint with `reason`."""
-        self._over = reason
-        for wish in self.asked():
-            wish.set_exception(CheckpointError(reason))
+        """Fail all pending and future checkpoint requests with `reason`."""
+        self._closed = reason
+        for request in self.take_requests():
+            request.set_exception(CheckpointError(reason))
 
-    def poll(self, attend: Callable[[], None] | None = None) -> bool:
-        """Wait while paused; True where the run is to end.
+    def poll(self, on_poll: Callable[[], None] | None = None) -> bool:
+        """Wait while paused. Returns True if the run must end.
 
-        `attend` is called at least once, and over and over while the run is held.
+        Args:
+            on_poll: called at least once, and repeatedly while the run is paused.
         """
         while True:
-            if attend is not None:
-                attend()
+            if on_poll is not None:
+                on_poll()
             if not self.paused:
                 return bool(self.stop_reason)
-            time.sleep(HELD_POLL_S)
+            time.sleep(PAUSE_POLL_S)

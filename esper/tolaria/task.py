@@ -1,4 +1,4 @@
-"""What a run is about, apart from the model: how a batch is read, how an answer is judged."""
+"""The task apart from the model: how a batch is read and how loss and accuracy are summed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from esper.tolaria.loss.accuracy import Accuracy
 from esper.tolaria.loss.divisors import BatchWeight
-from esper.tolaria.loss.objectives import Losses, Total, in_total, sum_losses
+from esper.tolaria.loss.objectives import CombineLosses, Losses, sum_losses, total_loss
 from esper.tolaria.loss.running_mean import Mean
 
-BatchForm = Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any], Any]]
+BatchAdapter = Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any], Any]]
 
 
-def pair_form(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
+def pair_adapter(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
     """The usual batch, (inputs, targets): the model is called with the inputs alone."""
     inputs, targets = batch
     return (inputs,), {}, targets
 
 
 def batch_length(targets: Any) -> int:
-    """Number of samples that a batch's targets are for."""
+    """Number of samples in a batch's targets."""
     if isinstance(targets, Tensor):
         return targets.shape[0] if targets.dim() else 1
     if isinstance(targets, Mapping):
@@ -35,14 +35,14 @@ def batch_length(targets: Any) -> int:
 
 
 def targets_to(targets: Any, output: Any) -> Any:
-    """The targets, on the output's device where both are tensors: a model may be spread over two."""
+    """The targets on the output's device if both are tensors: a model may be spread over two devices."""
     if isinstance(targets, Tensor) and isinstance(output, Tensor) and targets.device != output.device:
         return targets.to(output.device, non_blocking=True)
     return targets
 
 
 class BatchMetric(Protocol):
-    """Counts every batch of a step; without a `weight` its loss is the mean over its samples."""
+    """Counts every micro-batch of a step; without a `weight` its loss is the mean over its samples."""
 
     def add(
         self, losses: Losses, output: Any, targets: Any, samples: int, weight: BatchWeight | None = None
@@ -52,13 +52,16 @@ class BatchMetric(Protocol):
 class RunningMetrics:
     """Sums of loss, divisors and right answers, kept on the device until they are read.
 
-    Where a loss has several objectives, `total` makes one number of them, and each is summed besides.
+    If a loss has several objectives, `combine_losses` makes one loss of them, and each is summed as well.
     """
 
     def __init__(
-        self, device: torch.device, total: Total = sum_losses, accuracy: Accuracy | None = None
+        self,
+        device: torch.device,
+        combine_losses: CombineLosses = sum_losses,
+        accuracy: Accuracy | None = None,
     ) -> None:
-        self.total = total
+        self.combine_losses = combine_losses
         self.accuracy = accuracy or Accuracy()
         self.loss = Mean(device)
         self.named: dict[str, Mean] = {}
@@ -73,7 +76,7 @@ class RunningMetrics:
         if isinstance(losses, Mapping):
             for name, loss in losses.items():
                 self.named.setdefault(name, Mean(self.loss.device)).add(loss, weight)
-        self.loss.add(in_total(losses, self.total), weight)
+        self.loss.add(total_loss(losses, self.combine_losses), weight)
         self.samples += samples
         counted = self.accuracy.count(output, targets)
         if counted is not None:
@@ -81,16 +84,16 @@ class RunningMetrics:
             self.hits.add(hits, BatchWeight(answers, summed=True))
 
     def objectives(self) -> dict[str, float]:
-        """The mean of each objective over the batches that had it; empty where the loss is one number."""
+        """The mean of each objective over the batches that had it; empty if the loss is one number."""
         return {name: mean.read() for name, mean in self.named.items()}
 
     def read(self) -> tuple[float, float | None]:
-        """Mean loss and accuracy so far (NaN where nothing has counted yet; None where no accuracy)."""
+        """Mean loss and accuracy so far: NaN if nothing was counted; accuracy is None if there is none."""
         accuracy = self.hits.read()
         return self.loss.read(), None if math.isnan(accuracy) else accuracy
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set all sums to zero."""
         self.loss.reset()
         self.hits.reset()
         self.samples = 0

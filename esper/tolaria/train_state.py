@@ -1,4 +1,4 @@
-"""How far a run has come, what was best so far, and whether it is time to stop."""
+"""Counters of the loop, the best score so far, and early stopping."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 @dataclass(slots=True)
 class Progress:
-    """The loop's own counters. `epoch` counts finished epochs, `batch` batches of the running one."""
+    """The loop's counters. `epoch` counts finished epochs, `batch` batches of the current one."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     samples_seen: int = 0
     param_steps: int = 0
-    # None where a part of it could not be counted
+    # None if a part of it could not be counted
     train_flops: float | None = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
     stopped_by: str = ""
-    # a round of decisions was begun after the last step, and left
+    # a round of decisions was begun after the last step and interrupted
     round_due: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -34,10 +34,10 @@ class Progress:
 
 
 class Best:
-    """The best epoch so far: highest validation accuracy, or least validation loss where there is none.
+    """The best epoch so far: highest validation accuracy, or lowest validation loss if there is no accuracy.
 
-    Without `higher_is_better` (a metric of the user's own) it is the lowest. A loss that is not finite is
-    never best.
+    Without `higher_is_better` (a custom metric) the lowest value is best. A loss that is not finite is never
+    best.
     """
 
     def __init__(self, *, higher_is_better: bool = True) -> None:
@@ -47,7 +47,7 @@ class Best:
         self.accuracy: float | None = None
 
     def update(self, epoch: int, loss: float, accuracy: float | None) -> bool:
-        """Note an epoch; True where it is the best so far."""
+        """Compare an epoch with the best. Returns True if it is the best so far."""
         if not math.isfinite(loss):
             return False
         if self._rank(loss, accuracy) <= self._rank(self.loss, self.accuracy):
@@ -67,9 +67,9 @@ class Best:
 
 
 class EarlyStopping:
-    """Stops after `patience` epochs without a fall of the validation loss by `min_delta`; 0: never.
+    """Stops after `patience` epochs in which the validation loss did not fall by `min_delta`; 0 never stops.
 
-    Growth starts the count anew: a network that has just changed deserves its time. A loss that is not
+    A change of topology restarts the count, as the changed network needs time to train. A loss that is not
     finite is no fall.
     """
 
@@ -80,10 +80,11 @@ class EarlyStopping:
         self.waited = 0
 
     def restart(self) -> None:
+        """Restart the count after a change of topology."""
         self.waited = 0
 
     def update(self, loss: float) -> bool:
-        """Note an epoch's validation loss; True where it is time to stop."""
+        """Count an epoch's validation loss. Returns True if the run must stop."""
         if math.isfinite(loss) and loss < self.least - self.min_delta:
             self.least, self.waited = loss, 0
         else:
@@ -92,7 +93,7 @@ class EarlyStopping:
 
     @property
     def over(self) -> bool:
-        """Whether it is time to stop."""
+        """Whether the run must stop."""
         return 0 < self.patience <= self.waited
 
     def to_json(self) -> dict[str, Any]:

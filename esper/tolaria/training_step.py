@@ -1,4 +1,4 @@
-"""One optimiser step: forward, backward, clip, step, blend; nothing in it waits for the device."""
+"""One optimizer step: forward, backward, clip, step, blend. Nothing in it waits for the device."""
 
 from __future__ import annotations
 
@@ -19,14 +19,28 @@ from esper.tolaria.optimization.clipping import clip, gradient_norm
 from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchForm, BatchMetric, batch_length, targets_to
+from esper.tolaria.task import BatchAdapter, BatchMetric, batch_length, targets_to
 
-# A seed's gradient norm is sampled for its health every so many steps: the norm costs a kernel a tensor.
+# Steps between two samples of seeds' gradient norms (for health): a norm costs one kernel per tensor.
 GRADIENT_SAMPLE_STEPS = 16
 
 
 class Stepper:
-    """Turns a window of micro-batches into one step of host, joined seeds and isolated seeds."""
+    """Turns a window of micro-batches into one step of host, activated seeds and isolated seeds.
+
+    Args:
+        forward: the model's forward, possibly compiled.
+        optimizers: the main optimizer and one for each isolated seed.
+        seeds: the seeds' lifecycle.
+        schedule: learning rates.
+        loss: the loss function.
+        batch_adapter: splits a batch into model arguments and targets.
+        precision: autocast and gradient scaling.
+        clip_norm: greatest gradient norm; None does not clip.
+        backward: how gradients of micro-batches and objectives are combined; plain sums by default.
+        attribution: measures seeds' shares of the gradient.
+        clip_scope: "all" clips one norm over all parameters, "group" one for each group.
+    """
 
     def __init__(
         self,
@@ -35,7 +49,7 @@ class Stepper:
         seeds: SeedManager,
         schedule: LearningRate,
         loss: LossFunction,
-        form: BatchForm,
+        batch_adapter: BatchAdapter,
         precision: Precision,
         clip_norm: float | None,
         backward: Backward | None = None,
@@ -47,7 +61,7 @@ class Stepper:
         self.seeds = seeds
         self.schedule = schedule
         self.loss = as_criterion(loss)
-        self.form = form
+        self.batch_adapter = batch_adapter
         self.precision = precision
         self.clip_norm = clip_norm
         self.backward = backward or PlainBackward(precision)
@@ -55,42 +69,50 @@ class Stepper:
         self.clip_scope = clip_scope
 
     def step(
-        self, window: Sequence[Any], meters: Sequence[BatchMetric], at: int, *, want_norm: bool = False
+        self, window: Sequence[Any], meters: Sequence[BatchMetric], at: int, *, return_norm: bool = False
     ) -> Tensor | None:
-        """Do step number `at` (steps done so far) and return the gradient norm where it was wanted or taken.
+        """Do one optimizer step on a window of micro-batches.
 
-        Losses of the window's batches weigh by their share of what its mean is divided by (samples, labels
-        that count, class weights), so that their gradients add up to that of one big batch, also for a
-        window that is short. Every meter counts every batch. What the gradients of several micro-batches or
-        objectives come to is up to `backward`.
+        Each micro-batch's loss is weighted by its share of the mean's divisor (samples, labels that count,
+        class weights): the gradients add up to those of one large batch, also in a shorter last window.
+        `backward` combines the gradients of micro-batches and objectives.
+
+        Args:
+            window: the micro-batches.
+            meters: each counts every micro-batch.
+            at: number of steps done so far.
+            return_norm: compute the gradient norm even without clipping.
+
+        Returns:
+            The gradient norm as a scalar tensor, or None if it was not computed.
         """
-        parts = [self.form(batch) for batch in window]
-        sizes = [batch_length(targets) for _, _, targets in parts]
+        adapted = [self.batch_adapter(batch) for batch in window]
+        sizes = [batch_length(targets) for _, _, targets in adapted]
         divisor = self.loss.divisor
-        weights = [divisor.of_batch(part[2], size) for part, size in zip(parts, sizes, strict=True)]
-        self.backward.begin(len(parts))
+        weights = [divisor.of_batch(item[2], size) for item, size in zip(adapted, sizes, strict=True)]
+        self.backward.begin(len(adapted))
         for (args, kwargs, targets), size, weight, share in zip(
-            parts, sizes, weights, shares(weights), strict=True
+            adapted, sizes, weights, shares(weights), strict=True
         ):
             with self.precision.autocast():
                 output = self.forward(size, args, kwargs)
                 targets = targets_to(targets, output)
                 losses = compute_loss(self.loss, output, targets)
             if self.loss.gradient_may_break:
-                _guard_gradient(output, weight)
+                _zero_empty_gradient(output, weight)
             for meter in meters:
                 meter.add(losses, output, targets, size, weight)
             self.backward.add(losses, share)
         self.backward.finish()
-        return self._finish(at, want_norm)
+        return self._finish(at, return_norm)
 
-    def _finish(self, at: int, want_norm: bool) -> Tensor | None:
+    def _finish(self, at: int, return_norm: bool) -> Tensor | None:
         main = self.optimizers.main
         self.schedule.apply(main, at)
         self.precision.unscale(main)
         if self.attribution is not None:
             self.attribution.before_step()
-        norm = self._clip(want_norm)
+        norm = self._clip(return_norm)
         if at % GRADIENT_SAMPLE_STEPS == 0:
             self._sample_gradients()
         self.precision.step(main)
@@ -99,11 +121,11 @@ class Stepper:
             self._step_isolated(at)
         return norm
 
-    def _clip(self, want_norm: bool) -> Tensor | None:
+    def _clip(self, return_norm: bool) -> Tensor | None:
         if self.clip_norm is not None:
             groups = [group["params"] for group in self.optimizers.main.param_groups]
             return clip(groups, self.clip_norm, self.clip_scope)
-        if want_norm:
+        if return_norm:
             return gradient_norm(self.optimizers.shared_parameters())
         return None
 
@@ -120,10 +142,10 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
 
 
-def _guard_gradient(output: Any, weight: BatchWeight) -> None:
-    """Let no NaN into the model from a batch in which nothing counts: its mean is 0 by 0."""
+def _zero_empty_gradient(output: Any, weight: BatchWeight) -> None:
+    """Zero the gradient of a batch in which no label counts: its mean is 0 / 0, and its gradient NaN."""
     if isinstance(weight.units, Tensor):
         for tensor in tensors(output):
             if tensor.requires_grad:
-                counts = (weight.units > 0).to(tensor.device, non_blocking=True)
-                tensor.register_hook(lambda gradient, counts=counts: torch.where(counts, gradient, 0.0))
+                is_counted = (weight.units > 0).to(tensor.device, non_blocking=True)
+                tensor.register_hook(lambda gradient, keep=is_counted: torch.where(keep, gradient, 0.0))

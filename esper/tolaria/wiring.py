@@ -1,4 +1,4 @@
-"""The machinery of a run, built from its parts: all that the loop moves, and what of it is saved."""
+"""Builds the objects of a run from its components, connects them and registers their state."""
 
 from __future__ import annotations
 
@@ -59,28 +59,28 @@ from esper.tolaria.training_step import Stepper
 WRITER_POLL_S = 0.005
 
 
-class Machinery:
-    """What a run consists of, wired together, with every owner of state registered.
+class RunWiring:
+    """The connected objects of one run, with every owner of state registered.
 
-    `Run` adds the order in which it moves. `run_control` is how others ask it to stop or pause.
+    `TrainingLoop` adds the order of operations. `run_control` receives stop, pause and checkpoint requests.
     """
 
     def __init__(
-        self, config: TolariaConfig, parts: TrainingComponents, run_control: RunControl | None = None
+        self, config: TolariaConfig, components: TrainingComponents, run_control: RunControl | None = None
     ) -> None:
         self.config = config
-        self.parts = parts
+        self.components = components
         self.run_control = run_control or RunControl()
-        self.model = parts.model
+        self.model = components.model
         self.progress = Progress()
-        self.telemetry = Telemetry(parts.records)
+        self.telemetry = Telemetry(components.records)
         self.measurements = Measurements(self.telemetry, passing=(DivergenceError,))
         limits = config.trainer
         self.train_batches = BatchSource(
-            parts.train, limit=limits.limit_train_batches, repeat_first=config.overfit_one_batch
+            components.train, limit=limits.limit_train_batches, repeat_first=config.overfit_one_batch
         )
-        # overfitting one batch is judged on that batch: the question is whether it can be learnt
-        held_out = parts.train if config.overfit_one_batch else parts.validation
+        # overfitting one batch is validated on that batch: the question is whether it can be learned
+        held_out = components.train if config.overfit_one_batch else components.validation
         self.val_batches = BatchSource(
             held_out,
             limit=1 if config.overfit_one_batch else limits.limit_val_batches,
@@ -88,89 +88,92 @@ class Machinery:
         )
         self.accumulation = config.optimization.accumulation_steps
         self.steps_per_epoch = math.ceil(len(self.train_batches) / self.accumulation)
-        self.total = sum_losses if parts.aggregator is None else parts.aggregator.total
-        self.precision = Precision(config.mixed_precision, parts.device)
+        aggregator = components.aggregator
+        self.combine_losses = sum_losses if aggregator is None else aggregator.combine_losses
+        self.precision = Precision(config.mixed_precision, components.device)
         self.probe = ProbeBatch(
             self.model,
             self.val_batches,
-            parts.form,
-            parts.loss,
+            components.batch_adapter,
+            components.loss,
             self.precision,
             config.morphogenetic.seed,
-            device=parts.device,
+            device=components.device,
             rng_seed=config.seed,
-            total=self.total,
+            combine_losses=self.combine_losses,
         )
-        refuse_single_samples(self.model, parts.train, parts.form, self.precision, parts.device)
-        wanted = config.logging.step_interval if config.logging.track_metrics else 0
-        self.loss_state = LossState(parts.loss)
+        adapter, device = components.batch_adapter, components.device
+        refuse_single_samples(self.model, components.train, adapter, self.precision, device)
+        step_interval = config.logging.step_interval if config.logging.track_metrics else 0
+        self.loss_state = LossState(components.loss)
         if self.loss_state.waits:
-            self.probe.has_objectives()  # its first forward makes the parameters
-        self.loss = examine(config, parts, self.probe)
-        self.meter = RunningMetrics(parts.device, self.total, self.loss.accuracy)
-        self.lines = StepMetrics(wanted, parts.device, self.total, self.loss.accuracy)
+            self.probe.has_objectives()  # lazy parameters are created by the first forward
+        self.loss = examine(config, components, self.probe)
+        accuracy = self.loss.accuracy
+        self.meter = RunningMetrics(device, self.combine_losses, accuracy)
+        self.step_metrics = StepMetrics(step_interval, device, self.combine_losses, accuracy)
         self.decision_interval = decision_interval(config.morphogenetic, self.steps_per_epoch)
         self._build_loop()
         self.state = register_owners(self)
-        self.store = Checkpointer(self.config, self.parts, self.state, self.telemetry)
-        self._build_safety()
-
-    # -- wiring ----------------------------------------------------------------------------------
+        self.checkpointer = Checkpointer(self.config, self.components, self.state, self.telemetry)
+        self._build_recovery()
 
     def _build_loop(self) -> None:
-        c, parts = self.config, self.parts
+        c, components = self.config, self.components
         o, seed = c.optimization, c.morphogenetic.seed
         self.seeds = SeedManager(self.model, seed)
         self.optimizers = OptimizerManager(
             self.model,
-            parts.optimizer,
+            components.optimizer,
             lr=o.learning_rate,
             seed_lr=o.learning_rate * seed.learning_rate_scale,
             isolation_lr=seed.isolation_learning_rate,
             warmup_steps=seed.warmup_steps,
             rebuilds=CircuitBreaker(self.telemetry, recovery_steps=RECOVERY_EPOCHS * self.steps_per_epoch),
-            loss=parts.loss,
+            loss=components.loss,
         )
         self.forward = TrainingForward(
             self.model,
             compile_model=c.compile_model,
             backend=c.trainer.compile_backend,
-            batch_size=parts.train.batch_size,
-            on_fallback=lambda why: self.telemetry.warn(EventName.COMPILE_FALLBACK, {"reason": why}),
-            obstacle=compile_obstacle(parts.aggregator is not None, self.probe.has_objectives)
+            batch_size=components.train.batch_size,
+            on_fallback=lambda reason: self.telemetry.warn(EventName.COMPILE_FALLBACK, {"reason": reason}),
+            obstacle=compile_obstacle(components.aggregator is not None, self.probe.has_objectives)
             if c.compile_model
             else None,
         )
         self.attribution = self._build_attribution()
         self.tasks = self._build_tasks()
-        self.schedule = parts.schedule(Horizon(self.steps_per_epoch * o.max_epochs, self.steps_per_epoch))
+        self.schedule = components.schedule(
+            Horizon(self.steps_per_epoch * o.max_epochs, self.steps_per_epoch)
+        )
         self.stepper = self._build_stepper(self.schedule)
         self.evaluator = Evaluator(
             self.model,
             self.loss,
-            parts.form,
+            components.batch_adapter,
             self.precision,
-            parts.device,
+            components.device,
             rng_seed=c.seed,
-            total=self.total,
-            attend=self._attend,
+            combine_losses=self.combine_losses,
+            poll=self._poll,
         )
-        self.account = CostMeter(self.model, self.progress, self.probe, self.measurements)
-        self.early = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
+        self.cost_meter = CostMeter(self.model, self.progress, self.probe, self.measurements)
+        self.early_stopping = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
         self.best = BestModel(self.model, self.loss_state, higher_is_better=self.loss.higher_is_better)
         self.history = History(c.morphogenetic.performance_window)
-        self.flops = FlopBudget(self.model, self.account.forward_flops, c.morphogenetic.max_flops_ratio)
-        self.growth = self._build_growth() if parts.tamiyo is not None else None
+        self.flops = FlopBudget(self.model, self.cost_meter.forward_flops, c.morphogenetic.max_flops_ratio)
+        self.growth = self._build_growth() if components.tamiyo is not None else None
 
     def _build_tasks(self) -> TaskBackward | None:
-        if self.parts.aggregator is None:
+        if self.components.aggregator is None:
             return None
-        tally = ConflictStats(self.parts.device, self.config.trainer.grad_conflict_threshold)
+        conflict_stats = ConflictStats(self.components.device, self.config.trainer.grad_conflict_threshold)
         return TaskBackward(
-            self.parts.aggregator,
+            self.components.aggregator,
             self.precision,
             self.optimizers.shared_parameters,
-            tally,
+            conflict_stats,
             self.attribution.tasks if self.config.trainer.seed_weighting != "none" else None,
         )
 
@@ -179,33 +182,33 @@ class Machinery:
         return SeedAttribution(
             self.optimizers,
             self.seeds,
-            self.parts.device,
+            self.components.device,
             apply=t.seed_weighting == "apply",
             layers=t.tolaria_seed_layer_topk if t.tolaria_seed_layer_summaries_enabled else 0,
             attempt=self.measurements.take,
         )
 
     def _build_stepper(self, schedule: LearningRate) -> Stepper:
-        o, parts = self.config.optimization, self.parts
-        attributing = self.config.trainer.seed_weighting != "none"
-        plain = AttributedBackward(self.precision, self.attribution) if attributing else None
+        o, components = self.config.optimization, self.components
+        attribute_seeds = self.config.trainer.seed_weighting != "none"
+        plain = AttributedBackward(self.precision, self.attribution) if attribute_seeds else None
         return Stepper(
             self.forward,
             self.optimizers,
             self.seeds,
             schedule,
             self.loss,
-            parts.form,
+            components.batch_adapter,
             self.precision,
             o.gradient_clip_norm,
             self.tasks or plain,
-            self.attribution if attributing else None,
+            self.attribution if attribute_seeds else None,
             o.gradient_clip_scope,
         )
 
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
-        assert self.parts.tamiyo is not None
+        assert self.components.tamiyo is not None
         packets = PacketBuilder(
             self.seeds,
             session_name=c.session_name,
@@ -214,12 +217,12 @@ class Machinery:
             max_epochs=c.optimization.max_epochs,
             steps_per_epoch=self.steps_per_epoch,
             history=self.history,
-            on_broken=lambda why: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": why}),
+            on_broken=lambda reason: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": reason}),
             flops=self.flops,
             facts=lambda: self.measurements.take("the state of the hardware", hardware) or {},
         )
-        control = GrowthController(
-            self.parts.tamiyo,
+        controller = GrowthController(
+            self.components.tamiyo,
             self.seeds,
             self.optimizers,
             self.telemetry,
@@ -228,55 +231,56 @@ class Machinery:
             hook_budget_ms=c.trainer.hook_budget_ms,
             on_structure=self._topology_changed,
             flops=self.flops,
-            choose=self._build_scout().choose if m.lookahead_steps else None,
+            select=self._build_candidate_search().select if m.lookahead_steps else None,
         )
         monitor = HealthMonitor(self.model, m.performance_window) if self.model.telemetry_enabled else None
         return Growth(
-            control,
+            controller,
             packets,
             monitor,
             self.evaluator,
             self.probe,
             self.telemetry,
-            self.account,
+            self.cost_meter,
             m,
             self.measurements,
-            self._attend,
+            self._poll,
         )
 
-    def _build_scout(self) -> CandidateSearch:
+    def _build_candidate_search(self) -> CandidateSearch:
         lookahead = Lookahead(
-            self.evaluator, self.train_batches, self.probe, self.parts.optimizer, self.account
+            self.evaluator, self.train_batches, self.probe, self.components.optimizer, self.cost_meter
         )
         main = self.optimizers.main
         steps = self.config.morphogenetic.lookahead_steps
         return CandidateSearch(lookahead, self.progress, steps, lambda: main.param_groups[0]["base_lr"])
 
-    def _build_safety(self) -> None:
-        """What watches over the run, saved like the rest of it."""
+    def _build_recovery(self) -> None:
+        """Build divergence checks, rollback and emergencies; they are registered and saved, too."""
         c, t = self.config, self.config.trainer
-        snapshots = Snapshots(c.checkpoint.snapshot_limit_mb << 20, self.state, self.store.header.make)
-        self.attention = InterruptHandler(self.run_control, self.store, self.progress, self._prepare_saving)
-        self.watch = StepBuffer(self.parts.device, t.governor_interval_steps, self.total)
+        saver = self.checkpointer
+        snapshots = Snapshots(c.checkpoint.snapshot_limit_mb << 20, self.state, saver.metadata.make)
+        self.interrupts = InterruptHandler(self.run_control, saver, self.progress, self._prepare_saving)
+        self.step_buffer = StepBuffer(self.components.device, t.governor_interval_steps, self.combine_losses)
         self.guard = DivergenceGuard(
             self.model,
             self.progress,
-            self.watch,
+            self.step_buffer,
             DivergenceDetector(t.governor_loss_factor, overflows=self.precision.scaler is not None),
             snapshots,
             self.telemetry,
             c.checkpoint.snapshot_interval_steps,
             loss=self.loss_state.module,
         )
-        self.alarm = EmergencyNotifier(self.parts.run_dir, c.session_name, self.telemetry)
+        self.emergency_notifier = EmergencyNotifier(self.components.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(
             self.model,
-            self.account,
+            self.cost_meter,
             self.guard,
-            Rollback(self.state, snapshots, self.store, read=self._read_newest),
+            Rollback(self.state, snapshots, saver, read=self._read_newest),
             self.schedule,
-            None if self.growth is None else self.growth.control,
-            self.alarm,
+            None if self.growth is None else self.growth.controller,
+            self.emergency_notifier,
             self.telemetry,
             self._rewind,
             max_rollbacks=t.max_rollbacks,
@@ -288,57 +292,57 @@ class Machinery:
         self.state.register("recovery", self.recovery)
 
     def _read_newest(self, folder: Path, at_or_before_step: int) -> Checkpoint:
-        """On the loader's thread: what is being written is the newest checkpoint, however slow the disk."""
-        while self.store.busy:
+        """Load the newest checkpoint once a pending write has finished. Runs on the reader's thread."""
+        while self.checkpointer.busy:
             time.sleep(WRITER_POLL_S)
         return load_latest(folder, at_or_before_step)
 
-    def _attend(self) -> None:
-        self.attention.within()
+    def _poll(self) -> None:
+        self.interrupts.poll()
 
     def _prepare_saving(self) -> None:
-        """What has been measured and not been read yet is neither saved nor lost, unless it is read now."""
+        """Read the measurements that are still on the device: unread ones are not part of the saved state."""
         self.guard.inspect()
-        self.lines.flush(self.parts.records)
-        self.account.read_clock()
+        self.step_metrics.flush(self.components.records)
+        self.cost_meter.read_clock()
         self.guard.keep_good()
 
     def _rewind(self, records: Mapping[str, Any]) -> None:
-        self.lines.forget()
-        self.parts.records.rewind(records)
+        self.step_metrics.forget()
+        self.components.records.rewind(records)
 
     def state_dict(self) -> dict[str, Any]:
-        """The loop's own part of the state; the owners registered beside it have theirs."""
+        """The loop's own state; the other registered owners have theirs."""
         counters = self.model.counters
         return {
             "progress": self.progress.to_json(),
-            "early": self.early.to_json(),
+            "early": self.early_stopping.to_json(),
             "forwards": counters.forwards,
             "kernels": counters.kernels,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.progress.load(state["progress"])
-        self.early.load(state["early"])
+        self.early_stopping.load(state["early"])
         self.model.counters.forwards, self.model.counters.kernels = state["forwards"], state["kernels"]
         self.telemetry.step, self.telemetry.epoch = self.progress.step, self.progress.epoch
-        # a wish to stop was for the run that was saved; patience is judged anew, it may have been raised
-        self.progress.stopped_by = "early_stopping" if self.early.over else ""
+        # a stop request was for the saved run; patience is checked again: it may have been raised
+        self.progress.stopped_by = "early_stopping" if self.early_stopping.over else ""
         if self.schedule.extension:
             self.telemetry.warn(EventName.NOTICE, {"message": self.schedule.extension})
         self._forward_changed()
 
     def report_steps(self) -> None:
-        """Tell what an epoch's steps have shown of seeds' gradients and of fp16; waits for the device."""
+        """Log the epoch's statistics of seed gradients and skipped fp16 steps; waits for the device."""
         take = self.measurements.take
         take("the report on seeds' gradients", lambda: self.attribution.flush(self.telemetry))
         take("the report on skipped steps", lambda: self.precision.report(self.telemetry))
 
     def _topology_changed(self, change: TopologyChange) -> None:
         self._forward_changed()
-        self.early.restart()
+        self.early_stopping.restart()
         self.best.topology_changed()
 
     def _forward_changed(self) -> None:
-        self.account.topology_changed()
-        self.forward.topology_changed(listening=bool(self.seeds.isolated))
+        self.cost_meter.topology_changed()
+        self.forward.topology_changed(has_hooks=bool(self.seeds.isolated))

@@ -30,7 +30,7 @@ from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBac
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ class Bench:
             seeds,
             LearningRate(constant(Horizon(10, 5))),
             nn.CrossEntropyLoss(),
-            pair_form,
+            pair_adapter,
             precision,
             None,
             None if attribution is None else AttributedBackward(precision, attribution),

@@ -113,8 +113,8 @@ def epoch_config(name: str) -> dict[str, Any]:
 def hand_loop(job: Job) -> Callable[[], None]:
     """The same arithmetic, written by hand: same loaders, same optimiser, same sums."""
     assert job.run is not None
-    parts = job.run.parts
-    model = copy.deepcopy(parts.model.host)
+    components = job.run.components
+    model = copy.deepcopy(components.model.host)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
     loss_of = nn.CrossEntropyLoss()
     epoch = 0
@@ -124,7 +124,7 @@ def hand_loop(job: Job) -> Callable[[], None]:
         epoch += 1
         model.train()
         total, hits = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for x, y in parts.train.batches(epoch):
+        for x, y in components.train.batches(epoch):
             output = model(x)
             loss = loss_of(output, y)
             total.add_(loss.detach(), alpha=len(y))
@@ -134,7 +134,7 @@ def hand_loop(job: Job) -> Callable[[], None]:
             optimizer.zero_grad(set_to_none=True)
         model.eval()
         with torch.no_grad():
-            for x, y in parts.validation.batches(0):
+            for x, y in components.validation.batches(0):
                 output = model(x)
                 total.add_(loss_of(output, y), alpha=len(y))
                 hits += (output.argmax(dim=1) == y).sum()

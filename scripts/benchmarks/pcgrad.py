@@ -30,7 +30,7 @@ from esper.tolaria.gradients import ConflictStats, PCGrad, PlainBackward, TaskBa
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -170,7 +170,7 @@ def stepper_step(host: nn.Module, window: list[tuple[Tensor, Tensor]]) -> Callab
     rate = LearningRate(constant(Horizon(10, 5)))
     precision, loss = Precision(False, CPU), nn.functional.cross_entropy
     stepper = Stepper(
-        forward, optimizers, SeedManager(model, SeedConfig()), rate, loss, pair_form, precision, None
+        forward, optimizers, SeedManager(model, SeedConfig()), rate, loss, pair_adapter, precision, None
     )
     meter = RunningMetrics(CPU)
     return lambda: [stepper.step(window, [meter], 1), None][1]

@@ -95,12 +95,12 @@ def one_round(bench: Bench, steps: int) -> None:
     sources = state_of(run)
     bench.timed("bare copy", partial(copy_all, bench.kept, sources))
     run.progress.epoch += 1
-    saving = bench.timed("save", lambda: run.store.save(run.progress))
+    saving = bench.timed("save", lambda: run.checkpointer.save(run.progress))
     slower = 0.0
-    while run.store.busy:
+    while run.checkpointer.busy:
         slower += bench.timed("step in write", bench.step) - bench.median("step")
     bench.times.setdefault("stall", []).append(saving + slower)
-    run.store.flush()
+    run.checkpointer.flush()
 
 
 def state_of(run: TrainingLoop) -> list[Tensor]:
@@ -121,8 +121,8 @@ def copy_all(kept: list[Tensor], sources: list[Tensor]) -> None:
 
 def going_back(bench: Bench, rounds: int) -> str:
     run = bench.run
-    snapshots = Snapshots(LIMIT_BYTES, run.state, run.store.header.make)
-    rollback = Rollback(run.state, snapshots, run.store)
+    snapshots = Snapshots(LIMIT_BYTES, run.state, run.checkpointer.metadata.make)
+    rollback = Rollback(run.state, snapshots, run.checkpointer)
     unchanged = True
     for _ in range(rounds):
         for _ in range(2):
@@ -152,7 +152,10 @@ def deadline(bench: Bench) -> None:
     for _ in range(5):
         go.clear()
         rollback = Rollback(
-            run.state, Snapshots(LIMIT_BYTES, run.state, run.store.header.make), run.store, read=slow
+            run.state,
+            Snapshots(LIMIT_BYTES, run.state, run.checkpointer.metadata.make),
+            run.checkpointer,
+            read=slow,
         )
         bench.timed("deadline", partial(exceed, rollback))
         go.set()

@@ -149,8 +149,8 @@ def signals_of(
     command = command_of(offer)
     began = time.process_time()
     trial = copy_with_seed(run.model, command, run.progress.step)
-    args, _, targets = run.parts.form(next(iter(run.train_batches.batches(2))))
-    found = asdict(score(trial, command, lambda: run.parts.loss(trial.forward(*args), targets)))
+    args, _, targets = run.components.batch_adapter(next(iter(run.train_batches.batches(2))))
+    found = asdict(score(trial, command, lambda: run.components.loss(trial.forward(*args), targets)))
     found["params"] = float(offer[1].params)
     found["size_class"] = float(int(np.log2(max(1, offer[1].params))))
     found["cpu_scores"] = time.process_time() - began
@@ -169,7 +169,9 @@ def measure(host: str, seed: int, count: int, steps: Sequence[int], out: Path) -
     with prepared(config(host, seed, ())) as run:
         run.epoch()
         offers = offers_of(run, HOSTS[host]["room"])
-        lookahead = Lookahead(run.evaluator, run.train_batches, run.probe, run.parts.optimizer, run.account)
+        lookahead = Lookahead(
+            run.evaluator, run.train_batches, run.probe, run.components.optimizer, run.cost_meter
+        )
         equal = matched(offers, rng, count, HOSTS[host]["room"] * LEAST_SHARE)
         for kind, picks in (("any", drawn(offers, rng, count)), ("matched", equal)):
             for site, c in picks:

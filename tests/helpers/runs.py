@@ -27,7 +27,7 @@ from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.components import TrainingComponents
 from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.run_control import RunControl
-from esper.tolaria.task import pair_form
+from esper.tolaria.task import pair_adapter
 from esper.utils.device_and_rng import seed_everything
 
 CPU = torch.device("cpu")
@@ -197,13 +197,13 @@ def make_parts(
         validation=data.validation,
         test=data.test,
         loss=nn.CrossEntropyLoss(),
-        form=pair_form,
+        batch_adapter=pair_adapter,
         optimizer=kinds[o.optimizer],
         schedule=schedule_factory(config),
         tamiyo=tamiyo,
         device=CPU,
         records=notes,
-        watcher=notes,
+        progress_callback=notes,
         run_dir=run_dir,
     )
     return replace(parts, **changes)
@@ -219,20 +219,20 @@ def make_run(
     parts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TrainingLoop:
-    """A run that is ready to train; its notes are `run.parts.records`."""
+    """A run that is ready to train; its notes are `run.components.records`."""
     config = small_config(**options)
     made = make_parts(config, run_dir, tamiyo=tamiyo, model=model, notes=notes, **(parts or {}))
     return TrainingLoop(config, made, run_control)
 
 
 def notes_of(run: TrainingLoop) -> Notes:
-    assert isinstance(run.parts.records, Notes)
-    return run.parts.records
+    assert isinstance(run.components.records, Notes)
+    return run.components.records
 
 
 def restored(run: TrainingLoop, checkpoint: Path) -> TrainingLoop:
     """The same run, taken up from a checkpoint's files."""
-    run.store.restore(load_checkpoint(checkpoint))
+    run.checkpointer.restore(load_checkpoint(checkpoint))
     return run
 
 

@@ -1,4 +1,4 @@
-"""The state of a run: what belongs to it, how it is written, how it is found again."""
+"""Checkpoints: what the state of a run is, how it is saved, found and loaded."""
 
 from esper.tolaria.checkpoint.discovery import VerifiedCheckpoint, find_and_load, find_checkpoint
 from esper.tolaria.checkpoint.folder import checkpoint_folder

@@ -1,4 +1,4 @@
-"""Which checkpoints a rollback has abandoned: the run went back behind them and took another course."""
+"""Finds the checkpoints that a rollback has abandoned."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from esper.tolaria.checkpoint.index import Entry, list_checkpoints
 
 
 def abandoned(entries: Sequence[Entry]) -> dict[Path, Entry]:
-    """Those of `entries`, oldest save first, that may not be resumed, and the rollback each is due to.
+    """The checkpoints that must not be resumed, each with the rollback that abandoned it.
 
-    A checkpoint that is saved at a rollback abandons every earlier save of the same position or a later one.
-    Nothing else has to be on the disk for that: once it is durable they are abandoned, whether or not there
-    was time to remove them.
+    A checkpoint saved at a rollback abandons every earlier save of the same position or a later one. Nothing
+    else has to be on the disk: once it is durable they are abandoned, even if they were not removed yet.
+
+    Args:
+        entries: the checkpoints of a folder, oldest save first.
     """
     found: dict[Path, Entry] = {}
     back: Entry | None = None
@@ -37,5 +39,5 @@ def refuse_abandoned(path: Path) -> None:
 
 
 def why_abandoned(path: Path, back: Entry) -> str:
-    """One clause that names both."""
+    """One clause that names both checkpoints."""
     return f"{path} was abandoned when the run was rolled back to step {back.step} ({back.path.name})"

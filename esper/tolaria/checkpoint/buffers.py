@@ -1,4 +1,4 @@
-"""Memory that copies of a state are taken into, and that is used again when they are done with."""
+"""A pool of tensors that copies of a state are written into."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _Layout = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
 class Buffers:
     """A pool of tensors by shape, stride, dtype and device.
 
-    Fresh memory costs many times more than the copy into it (the system hands it out page by page, on first
-    touch), so what is given back is lent again. One thread at a time.
+    Fresh memory costs many times more than the copy into it (the system allocates it page by page, on first
+    touch), so returned tensors are reused. Not thread-safe.
     """
 
     def __init__(self) -> None:

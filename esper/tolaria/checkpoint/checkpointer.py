@@ -1,4 +1,4 @@
-"""When a run is saved, under which name, and how it is taken up again."""
+"""When a run is saved, under which name, and how it is restored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MORPHOGENETIC = ("history", "control", "growth", "health")
 
 @dataclass(slots=True)
 class Saved:
-    """What became of a save: `error` says why it failed, `note` what else went wrong."""
+    """Outcome of a save: `error` is why it failed, `note` what else went wrong."""
 
     name: str
     path: Path
@@ -46,25 +46,25 @@ class Saved:
 class Checkpointer:
     """Saves the state of a run into its checkpoint folder, and restores it.
 
-    Every checkpoint is whole: it also holds the best model so far, so any one of them is enough to go on
+    Every checkpoint is complete: it also holds the best model so far, so any one of them is enough to resume
     from and to end with the right result. The copy is taken on the caller's thread and written in the
-    background; a save that fails is an event, and the run goes on with the previous checkpoint intact.
+    background; a failed save is an event, and the run continues with the previous checkpoint intact.
     """
 
     def __init__(
         self,
         config: TolariaConfig,
-        parts: TrainingComponents,
-        manager: StateRegistry,
+        components: TrainingComponents,
+        registry: StateRegistry,
         telemetry: Telemetry,
         io: Files = FILES,
     ) -> None:
         self.config = config
-        self.parts = parts
-        self.folder = parts.run_dir / config.checkpoint.checkpoint_dir
-        self.manager = manager
+        self.components = components
+        self.folder = components.run_dir / config.checkpoint.checkpoint_dir
+        self.registry = registry
         self.telemetry = telemetry
-        self.header = Metadata(config, parts)
+        self.metadata = Metadata(config, components)
         self.io = io
         c = config.checkpoint
         keep = 1 if c.keep_best_only else c.max_checkpoints
@@ -93,13 +93,13 @@ class Checkpointer:
             return None
         saved = self._named(progress.to_json())
         try:
-            header = self.header.make(progress)
-            tensors, owners = self.manager.capture(self._buffers)
+            metadata = self.metadata.make(progress)
+            tensors, owners = self.registry.capture(self._buffers)
             self._buffers.trim(0)  # what is left over is of a topology that has been
         except EXPECTED as error:
-            self._tell_failed(saved, error)
+            self._emit_failure(saved, error)
             return None
-        self._start(saved, tensors, EncodedJson({"run": header, "owners": owners}))
+        self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
         return self._durable(saved) if final else saved.path
 
     def save_end(self, progress: Progress) -> None:
@@ -149,13 +149,13 @@ class Checkpointer:
             return True
         saved = self._named(progress.to_json())
         try:
-            header = self.header.make(progress, self.parts.records.rewound(records))
-            header["rollback"] = {"failed_step": failed_step, "event": dict(event)}
-            tensors, owners = self.manager.capture(self._buffers)
+            metadata = self.metadata.make(progress, self.components.records.rewound(records))
+            metadata["rollback"] = {"failed_step": failed_step, "event": dict(event)}
+            tensors, owners = self.registry.capture(self._buffers)
         except EXPECTED as error:
-            self._tell_failed(saved, error)
+            self._emit_failure(saved, error)
         else:
-            self._start(saved, tensors, EncodedJson({"run": header, "owners": owners}))
+            self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
             self.flush()
         return not saved.error or not self._has_later(position(saved.progress))
 
@@ -167,18 +167,18 @@ class Checkpointer:
         return any(entry.position > here for entry in entries)
 
     def poll(self) -> None:
-        """Tell what became of a write that has ended since; to be called from the loop, waits for nothing."""
+        """Report a write that has finished since the last call; for the loop, waits for nothing."""
         if self._pending is not None and not self.busy:
             self.flush()
 
     def flush(self) -> Saved | None:
-        """Wait until all is durable and tell what became of it; returns the outcome of a pending save."""
+        """Wait until all is durable and log it; returns the outcome of a pending save."""
         saved, self._pending = self._pending, None
         failure = self._writer.wait()
         if saved is None:
             return None
         if failure is not None:
-            self._tell_failed(saved, failure)
+            self._emit_failure(saved, failure)
         else:
             self.telemetry.emit(EventName.CHECKPOINT_SAVED, {"name": saved.name})
         if saved.note:
@@ -186,7 +186,7 @@ class Checkpointer:
         return saved
 
     def close(self) -> None:
-        """Wait for the last write and let the memory go."""
+        """Wait for the last write and free the memory."""
         try:
             self.flush()
         finally:
@@ -195,7 +195,7 @@ class Checkpointer:
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written just now."""
+        """Whether a checkpoint is being written."""
         return self._writer.busy
 
     def holds(self, progress: Mapping[str, Any]) -> bool:
@@ -204,7 +204,7 @@ class Checkpointer:
         return position(progress) == self._position
 
     def rolled_back(self) -> None:
-        """The run stands elsewhere now: the next save is one, also at a place that has been saved before."""
+        """The run is at another position: the next save is one, also at a position that was saved before."""
         self._position = None
 
     def _named(self, progress: Mapping[str, Any]) -> Saved:
@@ -219,7 +219,7 @@ class Checkpointer:
         self.flush()
         return None if saved.error else saved.path
 
-    def _tell_failed(self, saved: Saved, error: BaseException) -> None:
+    def _emit_failure(self, saved: Saved, error: BaseException) -> None:
         self._position = None
         self._failure = saved.error = f"{type(error).__name__}: {error}"
         facts = {"name": saved.name, "reason": saved.error}
@@ -229,12 +229,12 @@ class Checkpointer:
 
     def _write(self, saved: Saved, tensors: Tensors, state: State) -> None:
         try:
-            found = unsound(tensors.get("model", {}), partial(is_buffer, self.parts.model))
-            if isinstance(self.parts.loss, nn.Module):
-                found = found or unsound(tensors.get("loss", {}), partial(is_buffer, self.parts.loss))
+            found = unsound(tensors.get("model", {}), partial(is_buffer, self.components.model))
+            if isinstance(self.components.loss, nn.Module):
+                found = found or unsound(tensors.get("loss", {}), partial(is_buffer, self.components.loss))
             if found:
                 raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
-            self.parts.records.sync()  # the checkpoint speaks of their lengths
+            self.components.records.sync()  # the checkpoint speaks of their lengths
             self.folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(self.folder, saved.name, tensors=tensors, state=state, io=self.io)
         finally:
@@ -252,21 +252,21 @@ class Checkpointer:
         Without `strict_loading` what fits is loaded, and each part that does not is told in an event; so is
         everything by which this process differs from the one that saved, for numbers may differ then.
         """
-        header, strict = checkpoint.state["run"], self.config.checkpoint.strict_loading
-        self._check_data(header, strict)
-        self.manager.restore(
+        metadata, strict = checkpoint.state["run"], self.config.checkpoint.strict_loading
+        self._check_data(metadata, strict)
+        self.registry.restore(
             checkpoint.tensors,
             checkpoint.state["owners"],
             # left out by checkpoint.save_morphogenetic_state=false: Tamiyo then begins anew
             optional=MORPHOGENETIC,
-            on_misfit=None if strict else self._tell,
+            on_misfit=None if strict else self._warn,
         )
-        self._position = position(header["progress"])
-        generators = [owner for owner in self.manager.owners.values() if isinstance(owner, Generators)]
-        differing = self.header.differences(header)
+        self._position = position(metadata["progress"])
+        generators = [owner for owner in self.registry.owners.values() if isinstance(owner, Generators)]
+        differing = self.metadata.differences(metadata)
         differing += [sentence for owner in generators for sentence in owner.inexact]
         if differing:
-            self._tell(f"this run may not repeat the saved one to the bit: {'; '.join(differing)}")
+            self._warn(f"this run may not repeat the saved one to the bit: {'; '.join(differing)}")
         self._log_rollback(checkpoint)
 
     def _log_rollback(self, checkpoint: Checkpoint) -> None:
@@ -277,15 +277,15 @@ class Checkpointer:
         if own and event and isinstance(event, dict):
             self.telemetry.warn(EventName.ROLLBACK_DONE, event)
 
-    def _check_data(self, header: Mapping[str, Any], strict: bool) -> None:
+    def _check_data(self, metadata: Mapping[str, Any], strict: bool) -> None:
         """Other splits than the saved run's would validate and test on what it has learnt from."""
-        differing = self.header.other_splits(header)
+        differing = self.metadata.other_splits(metadata)
         if not differing:
             return
         problem = f"the saved run had other splits of the data: {', '.join(differing)} differ"
         if strict:
             raise CheckpointError(f"{problem}; expected those of the saved run, or strict_loading=false")
-        self._tell(problem)
+        self._warn(problem)
 
-    def _tell(self, problem: str) -> None:
+    def _warn(self, problem: str) -> None:
         self.telemetry.warn(EventName.NOTICE, {"message": problem})

@@ -1,4 +1,4 @@
-"""Reads a checkpoint in a thread of its own, so that somebody can stop waiting for it."""
+"""Reads a checkpoint in a thread, so that the caller can stop waiting for it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class _Task:
 
 
 class CheckpointReader:
-    """At most one thread that reads. It ends with its read, and cannot be ended before."""
+    """At most one reading thread. It ends with its read and cannot be stopped before."""
 
     def __init__(self) -> None:
         self._last: threading.Thread | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a read is still under way, also one that nobody waits for any more."""
+        """Whether a read is still running, also one that is no longer waited for."""
         return self._last is not None and self._last.is_alive()
 
     def start(self, read: Read) -> Callable[[float], Checkpoint | None]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from esper.tolaria.checkpoint import Generators, StateRegistry
 
 if TYPE_CHECKING:
-    from esper.tolaria.wiring import Machinery
+    from esper.tolaria.wiring import RunWiring
 
 
-def register_owners(run: Machinery) -> StateRegistry:
+def register_owners(run: RunWiring) -> StateRegistry:
     """A state manager with every owner of state that the loop moves; safety adds its own.
 
     The model comes first: it plants its seeds, and what follows is about their parameters.
@@ -36,13 +36,13 @@ def register_owners(run: Machinery) -> StateRegistry:
     return state
 
 
-def _register_growth(run: Machinery, state: StateRegistry) -> None:
+def _register_growth(run: RunWiring, state: StateRegistry) -> None:
     assert run.growth is not None
     state.register("seeds", run.seeds)
     state.register("flops", run.flops)
     if run.config.checkpoint.save_morphogenetic_state:
         state.register("history", run.history)
-        state.register("control", run.growth.control)
+        state.register("control", run.growth.controller)
         state.register("growth", run.growth)
         if run.growth.monitor is not None:
             state.register("health", run.growth.monitor)

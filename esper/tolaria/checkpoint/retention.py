@@ -1,4 +1,4 @@
-"""Which checkpoints stay on the disk."""
+"""Decides which checkpoints are kept on the disk."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from esper.utils.files import discard_folder
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """The last ones and the best: at most `keep` together, one of them the last.
+    """Keeps the last checkpoints and the best: at most `keep` together, one of them the last.
 
-    With `every`, those of each so-manieth epoch stay besides. The best is the last one that was taken with
-    the best model of its run in place; `best` false counts it like any other.
+    With `every`, those of each n-th epoch are kept as well. The best is the last one that was saved with the
+    best model of its run; with `best` false it counts like any other.
     """
 
     keep: int

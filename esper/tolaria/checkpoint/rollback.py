@@ -1,4 +1,4 @@
-"""Going back to a known good state: from memory, else from the disk, in a given time."""
+"""Restores a known good state within a deadline: from memory, else from the disk."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Rollback:
         self,
         manager: StateRegistry,
         snapshots: Snapshots,
-        store: Checkpointer,
+        checkpointer: Checkpointer,
         *,
         read: Reader = load_latest,
         signal: DeadlineSignal | None = None,
@@ -76,7 +76,7 @@ class Rollback:
     ) -> None:
         self.manager = manager
         self.snapshots = snapshots
-        self.store = store
+        self.checkpointer = checkpointer
         self.read = read
         self.signal = signal
         self.clock = clock
@@ -127,7 +127,7 @@ class Rollback:
     def _conclude(self, result: RollbackResult, deadline_ms: float) -> None:
         if result.step is not None:
             self.snapshots.drop_after(result.step)
-            self.store.rolled_back()
+            self.checkpointer.rolled_back()
         if result.deadline_exceeded:
             self.counts["deadline_exceeded"] += 1
             cause = result.error or f"the {result.tier} restore took longer than {deadline_ms:g} ms"
@@ -148,7 +148,7 @@ class Rollback:
     def _full(self, at_or_before_step: int, until: float) -> int:
         if self.loader.busy:
             raise _Failed("an earlier read of a checkpoint is still under way; no second one is begun")
-        wait = self.loader.start(partial(self.read, self.store.folder, at_or_before_step))
+        wait = self.loader.start(partial(self.read, self.checkpointer.folder, at_or_before_step))
         began = self.clock()
         undo = self._undo()  # while the disk works
         # a restore takes about as long as two copies: what cannot be done in time is not begun
@@ -160,7 +160,9 @@ class Rollback:
             raise _Failed(f"no checkpoint could be read: {error}") from error
         if checkpoint is None or self.clock() > last:
             self._let_go(undo)
-            raise _Failed(f"no checkpoint of {self.store.folder} was read by the deadline", missed=True)
+            raise _Failed(
+                f"no checkpoint of {self.checkpointer.folder} was read by the deadline", missed=True
+            )
         self._put(checkpoint.tensors, checkpoint.state, undo)
         step: int = checkpoint.state["run"]["progress"]["step"]
         return step

@@ -38,15 +38,15 @@ class Refused:
 class Snapshots:
     """The last snapshots that fit into `limit_bytes` with all kept buffers; the least recently used go first.
 
-    `header` makes what stands beside the owners' state in a checkpoint. For the loop's thread only.
+    `metadata` makes what stands beside the owners' state in a checkpoint. For the loop's thread only.
     """
 
     def __init__(
-        self, limit_bytes: int, manager: StateRegistry, header: Callable[[Progress], dict[str, Any]]
+        self, limit_bytes: int, manager: StateRegistry, metadata: Callable[[Progress], dict[str, Any]]
     ) -> None:
         self.limit_bytes = limit_bytes
         self.manager = manager
-        self.header = header
+        self.metadata = metadata
         self.taken = 0
         self._kept: dict[int, Snapshot] = {}
         self.buffers = Buffers()
@@ -64,7 +64,7 @@ class Snapshots:
     def take(self, progress: Progress) -> Snapshot | Refused:
         """Keep the state as it is now; one of the same step is replaced."""
         try:
-            header, collected = self.header(progress), self.manager.collect()
+            metadata, collected = self.metadata(progress), self.manager.collect()
         except CheckpointError as error:
             return Refused(str(error))
         nbytes = sum(t.nbytes for group in collected.tensors.values() for t in group.values())
@@ -74,7 +74,7 @@ class Snapshots:
         shared = [t for name in collected.shared for t in collected.tensors.get(name, {}).values()]
         self._make_room(nbytes, shared)
         tensors = collected.copy(self.buffers)
-        state = EncodedJson({"run": header, "owners": collected.state})
+        state = EncodedJson({"run": metadata, "owners": collected.state})
         snapshot = Snapshot(progress.step, progress.epoch, progress.batch, tensors, state, nbytes)
         self._kept[progress.step] = snapshot
         self.trim()

@@ -102,7 +102,7 @@ class CostMeter:
         return count() if self.measurements is None else self.measurements.take("train_flops", count)
 
     def _count(self) -> tuple[float, float]:
-        forward, both = count_flops(self.model, self.probe.loss, self.probe.samples, self.probe.judge)
+        forward, both = count_flops(self.model, self.probe.loss, self.probe.samples, self.probe.loss_function)
         # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
         return forward, both + 3 * self._isolated()
 

@@ -39,7 +39,7 @@ class Aggregator(ABC):
     def combine(self, tasks: Tasks) -> Combined:
         """One gradient of several; there are at least two tasks. Does not change what it is given."""
 
-    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def combine_losses(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The one number that stands for several objectives: their sum."""
         return sum_losses(losses)
 

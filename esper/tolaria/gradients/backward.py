@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from esper.tolaria.gradients.aggregator import Aggregator
 from esper.tolaria.gradients.conflicts import ConflictStats
 from esper.tolaria.gradients.tasks import Row, Tasks
-from esper.tolaria.loss.objectives import Losses, in_total, scaled
+from esper.tolaria.loss.objectives import Losses, scaled, total_loss
 from esper.tolaria.optimization.precision import Precision
 
 
@@ -39,7 +39,7 @@ class PlainBackward:
         self.microbatches = microbatches
 
     def add(self, losses: Losses, share: float | Tensor) -> None:
-        loss = in_total(losses)
+        loss = total_loss(losses)
         if loss.requires_grad:  # not where everything is frozen, before a seed has joined
             self.precision.backward(scaled(loss, share))
 
@@ -64,28 +64,28 @@ class TaskBackward:
         aggregator: Aggregator,
         precision: Precision,
         parameters: Callable[[], Sequence[nn.Parameter]],
-        tally: ConflictStats,
+        conflict_stats: ConflictStats,
         on_tasks: Callable[[Sequence[Row], Sequence[nn.Parameter]], None] | None = None,
     ) -> None:
         self.on_tasks = on_tasks
         self.aggregator = aggregator
         self.precision = precision
         self.parameters = parameters
-        self.tally = tally
+        self.conflict_stats = conflict_stats
         self.passes = 1
         self.begin()
 
     def begin(self, microbatches: int = 1) -> None:
         # also what a window left that was never finished
         self._clear()
-        self.tally.begin()
+        self.conflict_stats.begin()
 
     def _clear(self) -> None:
         self._rows: dict[str, Row] = {}
         self._shares: list[float | Tensor] = []
 
     def add(self, losses: Losses, share: float | Tensor) -> None:
-        self.tally.microbatches += 1
+        self.conflict_stats.microbatches += 1
         if isinstance(losses, Tensor):
             factor = share if self.aggregator.by_share else 1.0
             self._rows[str(len(self._shares))] = self._differentiate(losses, factor, last=True)
@@ -112,7 +112,7 @@ class TaskBackward:
             gradients: Row = tasks.rows[0]
         else:
             combined = self.aggregator.combine(tasks)
-            self.tally.note(tasks.products if tasks.shared else None, combined, len(tasks.rows))
+            self.conflict_stats.note(tasks.products if tasks.shared else None, combined, len(tasks.rows))
             gradients = combined.gradients
             if self.on_tasks is not None:
                 self.on_tasks(tasks.rows, self.parameters())
@@ -121,11 +121,11 @@ class TaskBackward:
         self._clear()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"aggregator": self.aggregator.state_dict(), "tally": self.tally.state_dict()}
+        return {"aggregator": self.aggregator.state_dict(), "tally": self.conflict_stats.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.aggregator.load_state_dict(state["aggregator"])
-        self.tally.load_state_dict(state["tally"])
+        self.conflict_stats.load_state_dict(state["tally"])
 
 
 def _added(row: Row, other: Row) -> Row:

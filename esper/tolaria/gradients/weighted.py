@@ -70,9 +70,9 @@ class Mean(Aggregator):
         """A weight for each task, not normalised."""
         return [1.0] * len(tasks.rows)
 
-    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def combine_losses(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The mean of the objectives."""
-        return super().total(losses) / len(losses)
+        return super().combine_losses(losses) / len(losses)
 
 
 class Weighted(Mean):
@@ -91,10 +91,10 @@ class Weighted(Mean):
     def weights(self, tasks: Tasks) -> Sequence[Weight]:
         return self._named(tasks.names) if tasks.shares is None else tasks.shares
 
-    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def combine_losses(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The weighted mean of the objectives."""
         weights = normalized(self._named(tuple(losses)))
-        return super(Mean, self).total(
+        return super(Mean, self).combine_losses(
             {name: loss * weight for (name, loss), weight in zip(losses.items(), weights, strict=True)}
         )
 

@@ -1,4 +1,4 @@
-"""Growth within an epoch: health, decisions, commands; and what a seed will bring, found by a look ahead."""
+"""Growth of the network: health, decisions and commands; a lookahead that compares candidates."""
 
 from esper.tolaria.growth.candidate_search import CandidateSearch
 from esper.tolaria.growth.lookahead import DataPosition, Lookahead

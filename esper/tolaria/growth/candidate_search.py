@@ -1,4 +1,4 @@
-"""Chooses from a shortlist by looking ahead, with successive halving."""
+"""Selects from a shortlist by lookahead, with successive halving."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from esper.tolaria.train_state import Progress
 
 
 class CandidateSearch:
-    """Compares a germination with its shortlist and says which one is to be planted.
+    """Compares a germination with its shortlist and selects the best.
 
-    The last two are trained for `steps` steps; every round before that halves the field in half as many
-    (successive halving: Jamieson and Talwalkar, 2016). `rate` gives the run's learning rate.
+    The last two are trained for `steps` steps; every round before that halves the candidates and trains them
+    for half as many (successive halving: Jamieson and Talwalkar, 2016). `rate` returns the learning rate.
     """
 
     def __init__(
@@ -26,8 +26,8 @@ class CandidateSearch:
         self.steps = steps
         self.rate = rate
 
-    def choose(self, command: AdaptationCommand) -> AdaptationCommand:
-        """The best one, under the command's own id, with the losses that speak for it as evidence."""
+    def select(self, command: AdaptationCommand) -> AdaptationCommand:
+        """The best candidate, with the command's id and the compared losses as evidence."""
         left = [command, *command.shortlist]
         compared, losses = len(left), [0.0]
         while len(left) > 1:
@@ -36,7 +36,7 @@ class CandidateSearch:
             left = [left[i] for i in order[: math.ceil(len(left) / 2)]]
             losses = [losses[i] for i in order]
         best = left[0]
-        told = (
+        suffix = (
             f"; a look {self.steps} steps ahead at {compared} candidates: held-out loss {losses[0]:.4f}, "
             f"the next one's {losses[1]:.4f}"
         )
@@ -44,7 +44,7 @@ class CandidateSearch:
         return replace(
             best,
             command_id=command.command_id,
-            reason=best.reason + told,
+            reason=best.reason + suffix,
             evidence={**best.evidence, **found},
             shortlist=(),
         )
@@ -54,8 +54,8 @@ class CandidateSearch:
 
     def _losses(self, commands: Sequence[AdaptationCommand], steps: int) -> list[float]:
         p = self.progress
-        place = DataPosition(p.epoch, p.batch, p.step)
-        return [self.lookahead.loss_after(c, place, steps, self.rate()) for c in commands]
+        position = DataPosition(p.epoch, p.batch, p.step)
+        return [self.lookahead.loss_after(c, position, steps, self.rate()) for c in commands]
 
 
 def _sortable(loss: float) -> float:

@@ -1,4 +1,4 @@
-"""The control loop: packet -> Tamiyo -> thresholds, cap, cooldown -> Kasmina -> outcome."""
+"""The growth controller: packet -> Tamiyo -> thresholds, cap, cooldown -> Kasmina -> outcome."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 
 class Tamiyo(Protocol):
-    """Who decides; a policy in process and a client of a service look the same."""
+    """Makes growth decisions: a policy in this process or the client of a service."""
 
     def decide(self, packet: SystemStatePacket) -> Sequence[AdaptationCommand]: ...
 
@@ -39,10 +39,20 @@ class Tamiyo(Protocol):
 
 
 class GrowthController:
-    """Asks Tamiyo, refuses what breaks the limits, and applies the rest to seeds and optimisers as one.
+    """Gets commands from Tamiyo, rejects those that break limits, applies the rest to seeds and optimizers.
 
-    `on_structure` is called after every change of the forward. `clock` is a wall clock in seconds;
-    it is read only where a cooldown in seconds is set.
+    Args:
+        tamiyo: makes the decisions.
+        seeds: the seeds' lifecycle.
+        optimizers: updated together with the seeds.
+        telemetry: receives events.
+        config: thresholds, cap and cooldowns.
+        max_params: greatest number of parameters of the grown network.
+        hook_budget_ms: a slower decision or epoch hook is reported.
+        on_structure: called after every change of the forward.
+        clock: wall clock in seconds; read only if a cooldown in seconds is set.
+        flops: budget of FLOPs.
+        select: picks one of a germination's shortlist.
     """
 
     def __init__(
@@ -58,7 +68,7 @@ class GrowthController:
         on_structure: Callable[[TopologyChange], None],
         clock: Callable[[], float] = time.monotonic,
         flops: FlopBudget | None = None,
-        choose: Callable[[AdaptationCommand], AdaptationCommand] | None = None,
+        select: Callable[[AdaptationCommand], AdaptationCommand] | None = None,
     ) -> None:
         self.tamiyo = tamiyo
         self.seeds = seeds
@@ -70,8 +80,8 @@ class GrowthController:
         self.on_structure = on_structure
         self.clock = clock
         self.flops = flops
-        self.choose = choose
-        # why nothing is to be changed just now; empty where all is well
+        self.select = select
+        # why the topology must not be changed now; empty if it may be
         self.conservative: Callable[[], str] = lambda: ""
         self.counts = {"proposed": 0, "applied": 0, "refused": 0}
         self.applied_ids: set[str] = set()
@@ -84,46 +94,51 @@ class GrowthController:
     # -- decisions -------------------------------------------------------------------------------
 
     def decide(self, packet: SystemStatePacket, running_epoch: int) -> list[Outcome]:
-        """One round of decisions; `running_epoch` is the epoch (from 1) that the cap is counted in."""
-        commands = self._ask(packet)
+        """Make one round of decisions and return its outcomes.
+
+        Args:
+            packet: the state to decide by.
+            running_epoch: the epoch (from 1) that the cap counts.
+        """
+        commands = self._decide(packet)
         now = TrainingPosition(packet.step, packet.epoch)
         if running_epoch != self._epoch_of_cap:
             self._epoch_of_cap, self._applied_in_epoch = running_epoch, 0
         cooling = self._cooling(running_epoch)
-        outcomes = [self._settle(command, now, cooling) for command in commands]
+        outcomes = [self._process(command, now, cooling) for command in commands]
         if any(outcome.applied for outcome in outcomes):
             self._last_epoch = running_epoch
             self._last_time = self.clock() if self.config.adaptation_cooldown > 0 else None
         return outcomes
 
-    def _ask(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        began = time.perf_counter()
+    def _decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
+        start = time.perf_counter()
         try:
             commands = list(self.tamiyo.decide(packet))
-            if strangers := [c for c in commands if not isinstance(c, AdaptationCommand)]:
-                raise TypeError(f"decide() gave {strangers[0]!r:.80}; expected AdaptationCommands")
-        except Exception as error:  # noqa: BLE001 - a policy is the user's code; its failure is not the run's
-            self._tell_failure(error)
+            if foreign := [c for c in commands if not isinstance(c, AdaptationCommand)]:
+                raise TypeError(f"decide() gave {foreign[0]!r:.80}; expected AdaptationCommands")
+        except Exception as error:  # noqa: BLE001 - a policy is the user's code; its failure must not end the run
+            self._emit_policy_error(error)
             return []
-        spent_ms = 1e3 * (time.perf_counter() - began)
+        spent_ms = 1e3 * (time.perf_counter() - start)
         self.check_budget("decision", spent_ms)
         return sorted(commands, key=lambda c: -c.urgency)
 
     def _report(self, what: Any, to: Callable[[Any], None]) -> None:
         try:
             to(what)
-        except Exception as error:  # noqa: BLE001 - as in _ask
-            self._tell_failure(error)
+        except Exception as error:  # noqa: BLE001 - as in _decide
+            self._emit_policy_error(error)
 
     def finish(self, packet: SystemStatePacket) -> None:
-        """Tell Tamiyo that the run has come to its end, where it wants to know."""
+        """Notify Tamiyo of the end of the run, if it has a `finish` method."""
         self._report(packet, getattr(self.tamiyo, "finish", lambda _: None))
 
-    def _tell_failure(self, error: Exception) -> None:
-        self.telemetry.emit(EventName.TAMIYO_ERROR, {"reason": _sentence(error)}, level=Level.ERROR)
+    def _emit_policy_error(self, error: Exception) -> None:
+        self.telemetry.emit(EventName.TAMIYO_ERROR, {"reason": _describe(error)}, level=Level.ERROR)
 
     def check_budget(self, what: str, spent_ms: float) -> None:
-        """Say so where a hook took longer than its budget; nothing else follows from it."""
+        """Warn if a hook took longer than its budget."""
         if spent_ms > self.hook_budget_ms:
             facts = {"hook": what, "elapsed_ms": spent_ms, "budget_ms": self.hook_budget_ms}
             self.telemetry.warn(EventName.HOOK_BUDGET_EXCEEDED, facts)
@@ -137,15 +152,15 @@ class GrowthController:
             return f"the last adaptation was less than {seconds:g} s ago"
         return ""
 
-    def _settle(self, command: AdaptationCommand, now: TrainingPosition, cooling: str) -> Outcome:
+    def _process(self, command: AdaptationCommand, now: TrainingPosition, cooling: str) -> Outcome:
         self.counts["proposed"] += 1
         refusal, detail = self._refusal(command, now, cooling)
         if refusal is None:
-            command = self._chosen(command)
-            refusal, detail = self._carry_out(command, now)
+            command = self._select(command)
+            refusal, detail = self._apply(command, now)
         self.counts["refused" if refusal else "applied"] += 1
         outcome = Outcome(command, refusal, detail, now.step, now.epoch)
-        self._tell(outcome)
+        self._emit_outcome(outcome)
         self._report(outcome, self.tamiyo.report)
         return outcome
 
@@ -190,27 +205,27 @@ class GrowthController:
         )
         return next(((refusal, detail) for broken, refusal, detail in checks if broken), (None, ""))
 
-    def _chosen(self, command: AdaptationCommand) -> AdaptationCommand:
-        """The command, or the best on its shortlist, where a look ahead is to tell; it is made only then.
+    def _select(self, command: AdaptationCommand) -> AdaptationCommand:
+        """The command, or the best of its shortlist according to a lookahead, which runs only here.
 
-        What an earlier command of this round has left no place for is not looked at.
+        Candidates that no longer fit after an earlier command of this round are skipped.
         """
-        if self.choose is None or not command.shortlist:
+        if self.select is None or not command.shortlist:
             return command
         try:
-            first, *others = filter(self._has_room, (command, *command.shortlist))
+            first, *others = filter(self._fits, (command, *command.shortlist))
             chosen = replace(first, command_id=command.command_id, shortlist=tuple(others))
-            return self.choose(chosen) if others else chosen
-        except Exception as error:  # noqa: BLE001 - as in _carry_out
-            self._tell_undone(error)
+            return self.select(chosen) if others else chosen
+        except Exception as error:  # noqa: BLE001 - as in _apply
+            self._warn_undone(error)
             return command
 
-    def _has_room(self, command: AdaptationCommand) -> bool:
+    def _fits(self, command: AdaptationCommand) -> bool:
         model = self.seeds.model
         free = model.record(command.layer, command.seed_index).stage is SeedStage.DORMANT
         return free and not over_budget(command, model, self.max_params, self.flops)
 
-    def _carry_out(self, command: AdaptationCommand, now: TrainingPosition) -> tuple[Refusal | None, str]:
+    def _apply(self, command: AdaptationCommand, now: TrainingPosition) -> tuple[Refusal | None, str]:
         if command.kind is CommandKind.PAUSE:
             self._paused_until = now.epoch + command.pause_epochs
         else:
@@ -218,12 +233,12 @@ class GrowthController:
                 if detail := over_budget(command, self.seeds.model, self.max_params, self.flops):
                     return Refusal.BUDGET, detail
                 change = self.seeds.apply(command, now)
-                self._follow(change, now)
+                self._update_optimizers(change, now)
             except Exception as error:  # noqa: BLE001 - blueprints and optimisers may be the user's code
                 gate = isinstance(error, GateClosedError)
-                detail = self._tell_undone(error)
+                detail = self._warn_undone(error)
                 return (Refusal.GATE if gate else Refusal.INVALID), detail
-            self._announce(change, now)
+            self._publish(change, now)
         self.applied_ids.add(command.command_id)
         self._applied_in_epoch += 1
         return None, ""
@@ -231,39 +246,39 @@ class GrowthController:
     # -- changes ---------------------------------------------------------------------------------
 
     def advance(self, now: TrainingPosition) -> None:
-        """Let the gates move every seed on whose time has come; what cannot be followed is undone."""
+        """Advance every seed whose gates allow it; a change that the optimizers cannot follow is undone."""
         try:
             change = self.seeds.advance(now)
-            self._follow(change, now)
-        except Exception as error:  # noqa: BLE001 - as in _carry_out
-            self._tell_undone(error)
+            self._update_optimizers(change, now)
+        except Exception as error:  # noqa: BLE001 - as in _apply
+            self._warn_undone(error)
         else:
-            self._announce(change, now)
+            self._publish(change, now)
 
-    def _follow(self, change: TopologyChange, now: TrainingPosition) -> None:
-        """Let the optimisers follow the seeds; where they cannot, both are as they were before."""
+    def _update_optimizers(self, change: TopologyChange, now: TrainingPosition) -> None:
+        """Apply a change of the seeds to the optimizers; if that fails, undo both."""
         try:
             self.optimizers.apply(change, now.step)
         except Exception:
             change.undo()
             raise
 
-    def _announce(self, change: TopologyChange, now: TrainingPosition) -> None:
-        """Tell everybody of a change that has been followed, and bury the seeds that it culled."""
+    def _publish(self, change: TopologyChange, now: TrainingPosition) -> None:
+        """Emit events for an applied change, and embargo the seeds that it culled."""
         if change.structural:
             self.on_structure(change)
         for move in change.moves:
-            self._tell_move(move)
+            self._emit_move(move)
         removed = dict(change.removed)
         for move in change.moves:
             if move.new is SeedStage.CULLED:
-                left = self.optimizers.entries(list(removed[move.record.key].parameters()))
-                self._tell_move(self.seeds.embargo(move.record, left, now))
+                entries = self.optimizers.entries(list(removed[move.record.key].parameters()))
+                self._emit_move(self.seeds.embargo(move.record, entries, now))
         if change.structural:
             self.telemetry.emit(EventName.TOPOLOGY_CHANGED, {"params": self.seeds.model.total_params()})
 
     def remove_seed(self, record: SeedRecord, reason: str, now: TrainingPosition) -> None:
-        """Take a seed out at once, also in the midst of a blend: it is not trusted for another step."""
+        """Remove a seed at once, also during a blend: it must not be trained for another step."""
         self.seeds.blends.pop(record.key, None)
         cull = AdaptationCommand(
             f"expel-{record.key}@{now.step}",
@@ -275,29 +290,29 @@ class GrowthController:
             seed_index=record.index,
         )
         change = self.seeds.apply(cull, now)
-        self._follow(change, now)
-        self._announce(change, now)
+        self._update_optimizers(change, now)
+        self._publish(change, now)
 
-    # -- telling ---------------------------------------------------------------------------------
+    # -- events ----------------------------------------------------------------------------------
 
-    def _tell_undone(self, error: Exception) -> str:
-        detail = str(error) if isinstance(error, GrowthError) else _sentence(error)
+    def _warn_undone(self, error: Exception) -> str:
+        detail = str(error) if isinstance(error, GrowthError) else _describe(error)
         self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": detail})
         return detail
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _emit_outcome(self, outcome: Outcome) -> None:
         applied = outcome.refusal is None
         name = EventName.ADAPTATION_APPLIED if applied else EventName.ADAPTATION_REFUSED
         self.telemetry.emit(name, outcome_payload(outcome))
 
-    def _tell_move(self, move: StageMove) -> None:
+    def _emit_move(self, move: StageMove) -> None:
         closed = move.old is move.new and move.gate_results
         self.telemetry.emit(EventName.GATE if closed else EventName.SEED_STAGE, move_payload(move))
 
     # -- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Limits, counts and Tamiyo's memory. Raises `CheckpointError` where Tamiyo cannot give its own."""
+        """Limits, counts and Tamiyo's state. Raises `CheckpointError` if Tamiyo's `state_dict` fails."""
         return {
             "counts": dict(self.counts),
             "applied_ids": sorted(self.applied_ids),
@@ -305,7 +320,7 @@ class GrowthController:
             "applied_in_epoch": self._applied_in_epoch,
             "last_epoch": self._last_epoch,
             "paused_until": self._paused_until,
-            "tamiyo": self._memory(),
+            "tamiyo": self._tamiyo_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -316,14 +331,14 @@ class GrowthController:
         try:
             self.tamiyo.load_state_dict(state["tamiyo"])
         except Exception as error:
-            raise CheckpointError(f"Tamiyo cannot take up its state: {_sentence(error)}") from error
+            raise CheckpointError(f"Tamiyo cannot take up its state: {_describe(error)}") from error
 
-    def _memory(self) -> dict[str, Any]:
+    def _tamiyo_state(self) -> dict[str, Any]:
         try:
             return self.tamiyo.state_dict()
         except Exception as error:
-            raise CheckpointError(f"Tamiyo cannot give its state: {_sentence(error)}") from error
+            raise CheckpointError(f"Tamiyo cannot give its state: {_describe(error)}") from error
 
 
-def _sentence(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

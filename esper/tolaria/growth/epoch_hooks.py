@@ -1,4 +1,4 @@
-"""What happens to the seeds at the end of an epoch, and inside it: gates, health, impact, decisions."""
+"""The seeds' part of an epoch: gates, health, impact, decisions; at its end and between steps."""
 
 from __future__ import annotations
 
@@ -22,70 +22,70 @@ from esper.tolaria.train_state import Progress
 
 
 class Growth:
-    """Runs the seeds' side of an epoch: health, decisions, commands, impacts.
+    """Runs the seeds' part of an epoch: health, decisions, commands, impacts.
 
-    What is measured for the seeds' sake is charged to `account`; what cannot be measured is missing, and
-    without a state to decide by nothing is decided. `attend` is called before each probe and
-    before the decisions at an epoch's end; where it raises, that end has to be done over.
+    The cost of measurements is charged to `cost_meter`; what cannot be measured is missing, and without a
+    packet no decision is made. `poll` is called before each probe and before the decisions at an epoch's end;
+    if it raises, the epoch's end has to be repeated.
     """
 
     def __init__(
         self,
-        control: GrowthController,
+        controller: GrowthController,
         packets: PacketBuilder,
         monitor: HealthMonitor | None,
         evaluator: Evaluator,
         probe: ProbeBatch,
         telemetry: Telemetry,
-        account: CostMeter,
+        cost_meter: CostMeter,
         config: MorphogeneticConfig,
         measurements: Measurements,
-        attend: Callable[[], None] = lambda: None,
+        poll: Callable[[], None] = lambda: None,
     ) -> None:
-        self.control = control
+        self.controller = controller
         self.packets = packets
         self.monitor = monitor
         self.evaluator = evaluator
         self.telemetry = telemetry
-        self.account = account
+        self.cost_meter = cost_meter
         self.config = config
         self.probe = probe
         self.measurements = measurements
-        self.attend = attend
+        self.poll = poll
         self.health: dict[str, HealthSignal] = {}
 
     @property
     def seeds(self) -> SeedManager:
-        return self.control.seeds
+        return self.controller.seeds
 
-    def inside_epoch(self, progress: Progress, train_loss: float) -> None:
-        """A round of decisions between two steps."""
-        self.control.advance(TrainingPosition(progress.step, progress.epoch))
+    def within_epoch(self, progress: Progress, train_loss: float) -> None:
+        """Make a round of decisions between two steps."""
+        self.controller.advance(TrainingPosition(progress.step, progress.epoch))
         self._decide(progress, train_loss, running_epoch=progress.epoch + 1)
 
     def end_of_epoch(self, progress: Progress, train_loss: float) -> None:
-        """Gates, health, impact and, when it is time, decisions; `progress.epoch` counts this epoch."""
+        """Gates, health, impact and, when due, decisions; `progress.epoch` counts this epoch."""
         began = time.perf_counter()
-        self.control.advance(TrainingPosition(progress.step, progress.epoch))
+        self.controller.advance(TrainingPosition(progress.step, progress.epoch))
         if self.monitor is not None and progress.epoch % self.config.health_signal_interval == 0:
-            self.attend()
-            self._take_health()
+            self.poll()
+            self._measure_health()
         self._measure_impact(progress)
-        self.control.check_budget("end_of_epoch", 1e3 * (time.perf_counter() - began))
+        self.controller.check_budget("end_of_epoch", 1e3 * (time.perf_counter() - began))
         if progress.epoch % self.config.decision_frequency == 0:
-            self.attend()
+            self.poll()
             self._decide(progress, train_loss, running_epoch=progress.epoch)
 
     def finish(self, progress: Progress, train_loss: float) -> None:
-        """The run is at its end, and nothing of it will be decided any more."""
+        """Notify Tamiyo of the end of the run."""
         packet = self._packet(progress, train_loss)
         if packet is not None:
-            self.control.finish(packet)
+            self.controller.finish(packet)
 
     def _decide(self, progress: Progress, train_loss: float, *, running_epoch: int) -> None:
         packet = self._packet(progress, train_loss)
         if packet is not None:
-            self.control.decide(packet, running_epoch)
+            self.controller.decide(packet, running_epoch)
 
     def _packet(self, progress: Progress, train_loss: float) -> SystemStatePacket | None:
         return self.measurements.take(
@@ -95,20 +95,20 @@ class Growth:
             ),
         )
 
-    def _take_health(self) -> None:
+    def _measure_health(self) -> None:
         monitor, probe = self.monitor, self.probe
         assert monitor is not None
         found = self.measurements.take(
             "the health of the seeds", lambda: monitor.measure(probe.loss, probe.samples)
         )
         self.health = found or {}
-        self.account.forwards(self.probe.samples)
+        self.cost_meter.forwards(self.probe.samples)
         for signal in self.health.values():
             if signal.stage is not SeedStage.DORMANT:
                 self.telemetry.emit(EventName.SEED_HEALTH, asdict(signal), level=Level.DEBUG)
 
     def due_for_impact(self, epoch: int) -> list[SeedRecord]:
-        """Probationary seeds that have served their time at the end of `epoch`."""
+        """Probationary seeds whose probation ends with `epoch`."""
         served = self.config.seed.probation_epochs
         return [
             r
@@ -123,9 +123,9 @@ class Growth:
         modules = [self.seeds.model.seed_module(record) for record in due]
         found = self.measurements.take("the impact of the seeds", lambda: self._impacts(modules))
         if found is None:
-            self.account.add(None)  # nobody knows how far it came
+            self.cost_meter.add(None)  # its cost is unknown
         else:
-            self.account.forwards((len(due) + 1) * found[0].samples)
+            self.cost_meter.forwards((len(due) + 1) * found[0].samples)
         for number, record in enumerate(due):
             record.impact = None if found is None else found[number]
             if record.impact is None:

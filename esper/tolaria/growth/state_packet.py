@@ -1,4 +1,4 @@
-"""Gathers what Tamiyo decides by."""
+"""Builds the packet that Tamiyo decides by."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class History:
 
 
 class PacketBuilder:
-    """Builds a `SystemStatePacket`; offers only blueprints that fit a site and the budget of parameters.
+    """Builds a `SystemStatePacket` with the blueprints that fit a site and the budgets.
 
-    A blueprint that raises when it is asked for its sizes is told to `on_broken` and no longer offered.
-    `facts` describes the hardware; `hardware` unless given.
+    A blueprint that raises when its sizes are computed is reported to `on_broken` and no longer offered.
+    `facts` returns the hardware's description; `hardware` by default.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PacketBuilder:
     def build(
         self, *, step: int, epoch: int, train_loss: float, health: Mapping[str, HealthSignal]
     ) -> SystemStatePacket:
-        """The packet for this moment; `health` is by slot key."""
+        """The packet for the current state; `health` is by slot key."""
         rows = {name: tuple(row) for name, row in self.history.rows.items()}
         return SystemStatePacket(
             session_name=self.session_name,
@@ -138,13 +138,17 @@ class PacketBuilder:
         return self.model.seed_module(record).objective()
 
     def sites(self, health: Mapping[str, HealthSignal]) -> tuple[SiteState, ...]:
-        """Every site that a batch passes through, with what could still be planted there."""
-        room = self.max_params - self.model.total_params()
+        """Every site that a batch passes through, with the candidates that can be attached there."""
+        params_left = self.max_params - self.model.total_params()
         flops = math.inf if self.flops is None else self.flops.left
-        rooms = (room, flops)
-        return tuple(self._site(layer, health, rooms) for layer, s in self.model.sites.items() if s.usable)
+        remaining = (params_left, flops)
+        return tuple(
+            self._site(layer, health, remaining) for layer, s in self.model.sites.items() if s.usable
+        )
 
-    def _site(self, layer: str, health: Mapping[str, HealthSignal], rooms: tuple[int, float]) -> SiteState:
+    def _site(
+        self, layer: str, health: Mapping[str, HealthSignal], remaining: tuple[int, float]
+    ) -> SiteState:
         last = max(site.order for site in self.model.sites.values())
         free = [r for r in self.model.records[layer] if r.stage is SeedStage.DORMANT]
         return SiteState(
@@ -152,22 +156,22 @@ class PacketBuilder:
             depth=self.model.sites[layer].order / last if last else 0.0,
             params=sum(p.numel() for p in layer_module(self.model.host, layer).parameters()),
             free_slots=tuple(r.index for r in free),
-            candidates=self._candidates(layer, *rooms) if free else (),
+            candidates=self._candidates(layer, *remaining) if free else (),
             health=health.get(free[0].key) if free else None,
         )
 
-    def _candidates(self, layer: str, room: int, flops: float) -> tuple[Candidate, ...]:
+    def _candidates(self, layer: str, params_left: int, flops: float) -> tuple[Candidate, ...]:
         found: list[Candidate] = []
         for name in list(self.blueprints):
             try:
-                found += [c for c in self._sizes(name, layer) if c.params <= room and c.flops <= flops]
-            except Exception as error:  # noqa: BLE001 - a blueprint may be the user's own code
+                found += [c for c in self._sizes(name, layer) if c.params <= params_left and c.flops <= flops]
+            except Exception as error:  # noqa: BLE001 - a blueprint may be the user's code
                 self.blueprints.remove(name)
                 self.on_broken(f"blueprint {name!r} is withdrawn: {type(error).__name__}: {error}")
         return tuple(found)
 
     def _sizes(self, name: str, layer: str) -> list[Candidate]:
-        """Every size of a blueprint at a layer; shapes do not change, so it is asked only once."""
+        """Every size of a blueprint at a layer; shapes do not change, so it is computed once."""
         blueprint = get_blueprint(name)
         known = self._known.get((name, layer))
         if known is None or known[0] is not blueprint:
@@ -192,7 +196,7 @@ class PacketBuilder:
 
 
 def hardware() -> dict[str, Any]:
-    """What the process has to work with: threads, memory, and the accelerator where there is one."""
+    """The process's resources: threads, memory, and the accelerator if there is one."""
     memory = psutil.Process().memory_info().rss
     facts: dict[str, Any] = {"threads": torch.get_num_threads(), "memory_mb": memory / 2**20}
     if torch.cuda.is_available():

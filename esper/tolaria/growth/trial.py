@@ -1,4 +1,4 @@
-"""A copy of the model to try a seed in; the model itself never learns of it."""
+"""A copy of the model to try a seed in; the model itself is unchanged."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from esper.leyline import AdaptationCommand, SeedStage
 
 
 def copy_with_seed(model: MorphableModel, command: AdaptationCommand | None, step: int) -> MorphableModel:
-    """A deep copy, with the seed that a germination asks for planted at full strength (None: no seed).
+    """A deep copy of the model with the germination's seed attached at full strength (None: no seed).
 
-    The seed has the weights that it would be born with after `step` steps; its output is zero all the same.
-    Raises `GrowthError` where it cannot be planted.
+    The seed has the weights that it would get after `step` steps; its output is zero at first.
+
+    Raises:
+        GrowthError: the seed cannot be attached.
     """
     trial = copy_model(model)
     if command is None:
         return trial
-    born = trial.record(command.layer, command.seed_index).cleared()
+    record = trial.record(command.layer, command.seed_index).cleared()
     shape = trial.site_shape(command.layer, command.placement)
-    born.blueprint, born.placement, born.options = command.blueprint, command.placement, dict(command.options)
-    born.blend_mode, born.layout, born.germinated_step = "additive", shape.layout, step
-    born.in_shape, born.out_shape, born.stage = shape.in_shape, shape.out_shape, SeedStage.FOSSILIZED
-    trial.records[born.layer][born.index] = born
-    trial.attach(born).set_alpha(1.0)
+    record.blueprint, record.placement, record.options = (
+        command.blueprint,
+        command.placement,
+        dict(command.options),
+    )
+    record.blend_mode, record.layout, record.germinated_step = "additive", shape.layout, step
+    record.in_shape, record.out_shape, record.stage = shape.in_shape, shape.out_shape, SeedStage.FOSSILIZED
+    trial.records[record.layer][record.index] = record
+    trial.attach(record).set_alpha(1.0)
     return trial

@@ -87,7 +87,7 @@ def _gathered(loss: LossFunction, probe: ProbeBatch) -> _Trial | None:
     batches = list(islice(probe.batches.batches(0), _GATHERED))
     try:
         batch = join(batches)
-        output, targets = probe.answer(batch)
+        output, targets = probe.forward(batch)
         losses = compute_loss(loss, output, targets)
         return _Trial(batch, output, targets, losses, len(batches)) if len(batches) > 1 else None
     except Exception:  # noqa: BLE001 - batches of other shapes, perhaps
@@ -169,11 +169,11 @@ def _splits(loss: LossFunction, probe: ProbeBatch, trial: _Trial) -> Iterator[li
 
 def _piece(loss: LossFunction, probe: ProbeBatch, trial: _Trial, start: int, end: int) -> Piece:
     batch = cut(trial.batch, start, end, trial.samples)
-    targets = probe.form(batch)[2]
+    targets = probe.batch_adapter(batch)[2]
     if _has_samples(trial.output, trial.samples):
         part = cut(trial.output, start, end, trial.samples)
     else:
-        part, targets = probe.answer(batch)
+        part, targets = probe.forward(batch)
     losses = compute_loss(loss, part, targets)
     if isinstance(losses, Tensor) and losses.dim():
         raise ValueError("not one number")

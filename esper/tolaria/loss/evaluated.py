@@ -12,7 +12,7 @@ from torch import Tensor
 from esper.tolaria.gradients.gram import widest_dtype
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.loss.divisors import BatchWeight
-from esper.tolaria.loss.objectives import Losses, Total, in_total
+from esper.tolaria.loss.objectives import CombineLosses, Losses, total_loss
 from esper.tolaria.loss.per_sample import SampleLosses
 
 SAMPLES, BATCHES = "samples", "batches"
@@ -31,15 +31,15 @@ class Parts:
 class KeptLosses:
     """Keeps the losses of one evaluation. Where one batch has none by sample, all are kept by batch."""
 
-    def __init__(self, criterion: Criterion, total: Total) -> None:
-        self.total = total
+    def __init__(self, criterion: Criterion, combine_losses: CombineLosses) -> None:
+        self.combine_losses = combine_losses
         self.by_sample = SampleLosses(criterion)
         self._batches: list[Row] = []
         self._samples: list[Row] | None = []
 
     def add(self, losses: Losses, output: Any, targets: Any, samples: int, weight: BatchWeight) -> None:
         """Note one batch; call it under the precision that the loss was computed with."""
-        loss = in_total(losses, self.total).detach().float()
+        loss = total_loss(losses, self.combine_losses).detach().float()
         self._batches.append((weight.sum_of(loss).reshape(1), weight.units))
         if self._samples is None:
             return

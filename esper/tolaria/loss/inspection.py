@@ -23,12 +23,12 @@ from esper.tolaria.loss.divisors import IGNORED_LABEL, known_divisor, setting, t
 from esper.tolaria.loss.objectives import Losses, LossFunction, compute_loss
 from esper.tolaria.loss.shapes import shape_problems
 from esper.tolaria.probe_batch import ProbeBatch
-from esper.tolaria.task import pair_form
+from esper.tolaria.task import pair_adapter
 
 _KEY = "optimization.loss_function"
 
 
-def examine(config: TolariaConfig, parts: TrainingComponents, probe: ProbeBatch) -> Criterion:
+def examine(config: TolariaConfig, components: TrainingComponents, probe: ProbeBatch) -> Criterion:
     """The loss with what is known of it.
 
     Raises `ConfigError` where the loss cannot judge the model's output, where it is not one number, where
@@ -36,30 +36,30 @@ def examine(config: TolariaConfig, parts: TrainingComponents, probe: ProbeBatch)
     """
     o = config.optimization
     with torch.no_grad(), probe.in_eval_mode():
-        loss = _private(parts.loss)
-        output, targets = probe.answer()
+        loss = _private(components.loss)
+        output, targets = probe.forward()
         with _refusing(o.loss_function, output, targets), probe.precision.autocast():
             _refuse(shape_problems(loss, o.loss_function, output, targets))
             losses = compute_loss(loss, output, targets)
         _refuse(_scalar_problems(o.loss_function, losses))
-        ignorable = _may_ignore(config, parts, loss)
+        ignorable = _may_ignore(config, components, loss)
         known = known_divisor(loss, ignorable=ignorable)
         divisor, notes = known, list[str]()
         if known is None or torch_loss(loss) is None:
             divisor, notes = find_divisor(loss, known, probe, (output, targets, losses), ignorable)
         classes = o.metric == "auto" and _judges_classes(loss, output, targets)
-        kind = "none" if parts.metric is not None else o.metric
+        kind = "none" if components.metric is not None else o.metric
         accuracy = accuracy_for(loss, kind, classes=classes, ignorable=ignorable)
         if o.metric in ("accuracy", "binary_accuracy") and accuracy.count(output, targets) is None:
             _refuse([error_message("optimization.metric", o.metric, _fitting(o.metric, output, targets))])
-        if parts.metric is not None:
-            _try_metric(o.metric, parts.metric, output, targets)
+        if components.metric is not None:
+            _try_metric(o.metric, components.metric, output, targets)
     return Criterion(
-        parts.loss,
+        components.loss,
         divisor,
         batch_dependent=bool(notes),
         accuracy=accuracy,
-        metric=parts.metric,
+        metric=components.metric,
         notes=notes,
     )
 
@@ -102,10 +102,10 @@ def _described(value: Any) -> str:
     return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _may_ignore(config: TolariaConfig, parts: TrainingComponents, loss: LossFunction) -> bool:
+def _may_ignore(config: TolariaConfig, components: TrainingComponents, loss: LossFunction) -> bool:
     """Whether a label can be the one that the loss ignores: those of a shipped data set are known."""
-    shipped = config.dataset.name in names.DATASETS and parts.form is pair_form
-    classes = parts.data.num_classes
+    shipped = config.dataset.name in names.DATASETS and components.batch_adapter is pair_adapter
+    classes = components.data.num_classes
     ignored = setting(loss, "ignore_index", IGNORED_LABEL)
     return not (shipped and classes is not None and (ignored is None or not 0 <= ignored < classes))
 

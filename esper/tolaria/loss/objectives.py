@@ -19,7 +19,7 @@ from esper.errors import ConfigError
 # scalars, each the mean over its batch
 Losses = Tensor | Mapping[str, Tensor]
 LossFunction = Callable[[Any, Any], Losses]
-Total = Callable[[Mapping[str, Tensor]], Tensor]
+CombineLosses = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def compute_loss(loss: LossFunction, output: Any, targets: Any) -> Losses:
@@ -51,9 +51,9 @@ def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
     return first
 
 
-def in_total(losses: Losses, total: Total = sum_losses) -> Tensor:
-    """The one number that a batch's losses come to: several by `total`, a single one as it is."""
-    return losses if isinstance(losses, Tensor) else total(losses)
+def total_loss(losses: Losses, combine_losses: CombineLosses = sum_losses) -> Tensor:
+    """The one number that a batch's losses come to: several by `combine_losses`, a single one as it is."""
+    return losses if isinstance(losses, Tensor) else combine_losses(losses)
 
 
 def scaled(loss: Tensor, share: float | Tensor) -> Tensor:

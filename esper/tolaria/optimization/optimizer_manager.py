@@ -32,7 +32,7 @@ class OptimizerManager:
     change is counted in `rebuilds`. Raises `ConfigError` for an optimiser whose groups have no `lr`.
 
     The parameters of `loss`, where it has any, are a group of the main optimiser's called "loss", with the
-    same options and base rate as the host's. Parameters that become trainable later are taken in by `pick_up`
+    same options and base rate as the host's. Those that become trainable later `add_new_parameters` adds
     (at the start of each epoch, and with each change of topology), with fresh state, into the group of their
     kind. One that is frozen later keeps its place and its state and is not stepped, as it gets no gradient.
     """
@@ -114,7 +114,7 @@ class OptimizerManager:
         isolated = dict(self.isolated)
         try:
             self._follow(change, step)
-            self.pick_up(step)
+            self.add_new_parameters(step)
         except Exception as error:
             self.main.param_groups[:] = groups
             for group, params in zip(groups, members, strict=True):
@@ -171,7 +171,7 @@ class OptimizerManager:
         for param in seed.parameters():
             self.main.state.pop(param, None)
 
-    def pick_up(self, step: int) -> list[str]:
+    def add_new_parameters(self, step: int) -> list[str]:
         """Take in what has become trainable, forget what the host has replaced; returns the names taken in.
 
         Raises `ConfigError` where parameters of host or loss have been added, taken away or reshaped.

@@ -1,4 +1,4 @@
-"""Is this run healthy? Judged by its losses and gradients alone, never by the clock."""
+"""Detects divergence from losses and gradient norms alone, never from the clock."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-# Steps that are watched before a history is something to be held against; until then only NaN and Inf count.
+# Steps before losses and norms are compared with their history; until then only NaN and Inf count.
 WARMUP_STEPS = 16
-# Steps whose median says where the loss stands: single batches may be as hard as they like.
+# Steps whose median is the current level of the loss: single batches may be hard.
 WINDOW_STEPS = 32
-# Steps between two looks at that median.
+# Steps between two checks of that median.
 TREND_STEPS = 8
-# A gradient so many times longer than any that is remembered would outweigh them all in the optimiser.
+# A gradient this many times longer than all in the history would outweigh them in the optimizer.
 GRADIENT_FACTOR = 1e3
-# In fp16 an overflow is part of life and its step is skipped; so many in succession are not.
+# In fp16 single overflows are normal and their steps are skipped; this many in succession are not.
 OVERFLOWS = 32
-# A loss that had come down by this share of where it began has learnt something...
-LEARNT_SHARE = 0.5
-# ... and has unlearnt it where all but this share of the way down is lost again.
+# A loss that fell by this share of its base has learned something...
+LEARNED_SHARE = 0.5
+# ... and has collapsed when all but this share of the fall is lost again.
 KEPT_SHARE = 0.1
 
 
 class DivergenceDetector:
-    """Holds each step's loss and gradient norm against what went before.
+    """Compares each step's loss and gradient norm with the history.
 
-    The loss's yardstick is where it began: the first loss or the median of the warm-up, whichever is larger,
-    called the base. With `loss_factor` f a step whose loss is above f times the base is an explosion, and so
-    is a median over the window above twice the base; a median that is back at nearly the base after half of
-    it had been learnt is a collapse. Where the losses of the warm-up lie further above the base than the base
-    itself, as those of single samples may, that distance is the measure. Losses that may be negative are
-    measured by how far they have come down. With null only what is not finite counts. `overflows` says that
-    gradients may overflow now and then (fp16).
+    The base is the first loss or the median of the warm-up, whichever is larger. With `loss_factor` f, a
+    step whose loss is above f times the base is an explosion, and so is a median over the window above twice
+    the base. A median that returns to nearly the base after half of it had been learned is a collapse. If
+    warm-up losses lie further above the base than the base itself, as those of single samples may, that
+    distance is the measure. Losses that may be negative are measured by how far they have fallen.
+
+    Args:
+        loss_factor: see above; None checks only for values that are not finite.
+        overflows: gradients may overflow now and then (fp16).
     """
 
     def __init__(self, loss_factor: float | None, *, overflows: bool = False) -> None:
@@ -48,10 +50,11 @@ class DivergenceDetector:
         self.base_norm = 0.0
         self.skipped = 0
 
-    def judge(self, loss: float, norm: float | None) -> str:
-        """What is wrong with a step of this loss and gradient norm, in words; empty where it is healthy.
+    def check(self, loss: float, norm: float | None) -> str:
+        """Check a step's loss and gradient norm.
 
-        Only a healthy step is remembered.
+        Returns:
+            What is wrong, as a clause; empty for a healthy step. Only healthy steps enter the history.
         """
         wrong = self._loss(loss) or self._norm(norm)
         if not wrong:
@@ -61,7 +64,7 @@ class DivergenceDetector:
 
     @property
     def warm(self) -> bool:
-        """Whether there is a history to judge by."""
+        """Whether there is enough history to compare with."""
         return self.seen >= WARMUP_STEPS
 
     def _loss(self, loss: float) -> str:
@@ -101,7 +104,7 @@ class DivergenceDetector:
         if level - self.base > span > 0.0:
             return f"the loss has grown: {level:.4g} over {WINDOW_STEPS} steps, it began at {self.base:.4g}"
         way = self.base - self.least
-        least_way = LEARNT_SHARE * max(abs(self.base), self.worst - self.base)
+        least_way = LEARNED_SHARE * max(abs(self.base), self.worst - self.base)
         if way > least_way > 0.0 and self.base - level <= KEPT_SHARE * way:
             return (
                 f"what was learnt has collapsed: the loss is back at {level:.4g} over {WINDOW_STEPS} steps, "
@@ -111,9 +114,7 @@ class DivergenceDetector:
         return ""
 
     def _span(self) -> float:
-        """What counts as one measure of loss: where it began, how far it has come down from there, or by how
-        much the batches of the warm-up lay above it.
-        """
+        """The unit of loss: the base, the loss's fall so far, or how far the warm-up lay above the base."""
         down = self.base - self.least if math.isfinite(self.least) else 0.0
         return max(abs(self.base), down, self.worst - self.base)
 

@@ -1,4 +1,4 @@
-"""The emergency level of a run: raised by triggers, lowered only on purpose."""
+"""The emergency level of a run: raised by triggers, lowered only explicitly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from esper.leyline import EmergencyLevel
 
 
 class Emergency:
-    """Level, reason and time of the last trigger; `clock` gives seconds since 1970.
+    """Level, reason and time of the last trigger; `clock` returns seconds since 1970.
 
-    `on_change(old, new)` is called after every trigger, downgrade and recovery, also where the level stays.
+    `on_change(old, new)` is called after every trigger, downgrade and recovery, also if the level stays.
     """
 
     def __init__(
@@ -26,9 +26,10 @@ class Emergency:
         self.time: float | None = None
 
     def escalate(self, level: int, reason: str) -> None:
-        """A trigger: the level rises to `level` or stays where it is; reason and time are the trigger's.
+        """Raise the level to at least `level`; reason and time are those of this trigger.
 
-        Raises `ValueError` for an unknown level, and for 0, which is no emergency.
+        Raises:
+            ValueError: the level is unknown or 0.
         """
         wanted = EmergencyLevel.of(level)
         if wanted is EmergencyLevel.NONE:
@@ -36,7 +37,11 @@ class Emergency:
         self._set(max(self.level, wanted), reason)
 
     def downgrade(self, level: int, reason: str) -> None:
-        """Lower the level on purpose; raises `ValueError` unless `level` is below the present one, not 0."""
+        """Lower the level explicitly.
+
+        Raises:
+            ValueError: `level` is not between 0 and the current level.
+        """
         wanted = EmergencyLevel.of(level)
         if not EmergencyLevel.NONE < wanted < self.level:
             raise ValueError(
@@ -46,7 +51,7 @@ class Emergency:
         self._set(wanted, reason)
 
     def recover(self) -> None:
-        """No emergency any more: level, reason and time are as at the start."""
+        """End the emergency: level, reason and time are as at the start."""
         old, self.level = self.level, EmergencyLevel.NONE
         self.reason, self.time = "", None
         self.on_change(old, self.level)
@@ -62,7 +67,7 @@ class Emergency:
         return {"level": int(self.level), "reason": self.reason, "time": self.time}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a saved level, silently. A halt is over for a run that somebody has started again."""
+        """Load a saved level without notification. A halt ends when a user starts the run again."""
         level = EmergencyLevel.of(state["level"])
         halted = level is EmergencyLevel.HALT
         self.level = EmergencyLevel.NONE if halted else level

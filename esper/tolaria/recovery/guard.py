@@ -1,4 +1,4 @@
-"""Watches a run from step to step, and keeps the states that it may be brought back to."""
+"""Checks the health of a run at every step and keeps the snapshots to roll back to."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from esper.tolaria.recovery.step_buffer import StepBuffer
 from esper.tolaria.train_state import Progress
 from esper.utils.finite import non_finite
 
-# A snapshot from the midst of an epoch is good once so many healthy steps have followed it.
+# A snapshot from within an epoch is good once this many healthy steps have followed it.
 TRIAL_STEPS = 8
-# More good snapshots than this are of no use: the run goes back to the newest.
+# More good snapshots than this are of no use: a rollback takes the newest.
 KEPT_SNAPSHOTS = 3
 
 
 class DivergenceError(Exception):
-    """A run is not healthy: `reason` is a clause, `tensors` name the weights that are no numbers."""
+    """A run has diverged: `reason` is a clause, `tensors` names the weights that are not finite."""
 
     def __init__(self, reason: str, tensors: Sequence[str] = ()) -> None:
         super().__init__(reason)
@@ -32,18 +32,21 @@ class DivergenceError(Exception):
 
 
 class DivergenceGuard:
-    """Reads what the watch has seen, looks at the weights where the run is about to be saved or judged.
+    """Checks buffered losses at each step, and weights before the run is saved or validated.
 
-    `interval_steps` asks for snapshots inside an epoch, too; `loss` is one with parameters of its own. State
-    is the governor's history alone: what the watch has not read yet has to be read before anything is saved.
+    The state is the detector's history alone: buffered steps must be read before anything is saved.
+
+    Args:
+        interval_steps: steps between snapshots within an epoch; None takes none there.
+        loss: the loss if it is a module, whose weights are checked as well.
     """
 
     def __init__(
         self,
         model: MorphableModel,
         progress: Progress,
-        watch: StepBuffer,
-        governor: DivergenceDetector,
+        step_buffer: StepBuffer,
+        detector: DivergenceDetector,
         snapshots: Snapshots,
         telemetry: Telemetry,
         interval_steps: int | None,
@@ -52,43 +55,43 @@ class DivergenceGuard:
         self.model = model
         self.loss = loss
         self.progress = progress
-        self.watch = watch
-        self.governor = governor
+        self.step_buffer = step_buffer
+        self.detector = detector
         self.snapshots = snapshots
         self.telemetry = telemetry
         self.interval_steps = interval_steps
         self._trial: list[int] = []
-        self._told = False
+        self._notified = False
 
     def start(self) -> None:
-        """The state that a run begins with, or is taken up with, is one to go back to; it must be sound."""
+        """Take a snapshot of the state that a run starts or resumes with; raises `DivergenceError`."""
         self.keep_good()
 
     def after_step(self, norm: Tensor | None) -> None:
-        """A step is done; raises `DivergenceError` where it, or one before it, was not healthy."""
-        if self.watch.end_step(norm):
-            self.look()
+        """Buffer a step and check when due; raises `DivergenceError` if a step was not healthy."""
+        if self.step_buffer.end_step(norm):
+            self.check()
 
     def between_steps(self, inside_epoch: bool) -> None:
-        """Keep a snapshot where one is due inside the epoch."""
+        """Take a snapshot if one is due within the epoch."""
         if inside_epoch and self.interval_steps and self.progress.step % self.interval_steps == 0:
-            self.look()
+            self.check()
             if self._keep() is not None:
                 self._trial.append(self.progress.step)
 
-    def look(self) -> None:
-        """Judge all steps that have not been judged; raises `DivergenceError`."""
-        seen = self.watch.read()
+    def check(self) -> None:
+        """Check all buffered steps; raises `DivergenceError`."""
+        seen = self.step_buffer.read()
         for step, (loss, norm) in enumerate(seen, self.progress.step - len(seen) + 1):
-            # without a loss nothing in the step counted, and nothing was learnt
-            if loss is not None and (wrong := self.governor.judge(loss, norm)):
+            # None: no label in the step counted, and nothing was learned
+            if loss is not None and (wrong := self.detector.check(loss, norm)):
                 raise DivergenceError(f"{wrong} at step {step}")
         while self._trial and self._trial[0] + TRIAL_STEPS <= self.progress.step:
             self.snapshots.good(self._trial.pop(0))
 
     def inspect(self) -> None:
-        """Judge everything there is, the weights, too; raises `DivergenceError`."""
-        self.look()
+        """Check all buffered steps and the weights; raises `DivergenceError`."""
+        self.check()
         bad = non_finite(self.model)
         if self.loss is not None:
             bad += [f"loss.{name}" for name in non_finite(self.loss)]
@@ -97,26 +100,26 @@ class DivergenceGuard:
             raise DivergenceError(f"{bad[0]}{more} not finite after step {self.progress.step}", bad)
 
     def end_of_pass(self) -> Snapshot | None:
-        """The state after an epoch's last step, before validation; None where it is too large to keep."""
+        """Snapshot of the state after an epoch's last step, before validation; None if it is too large."""
         return self._keep()
 
     def mark_good(self) -> None:
-        """The present step's snapshot has proved good; those that are no longer needed go."""
+        """Mark the current step's snapshot as good, and drop those that are no longer needed."""
         self.snapshots.good(self.progress.step)
         for step in self.snapshots.steps[:-KEPT_SNAPSHOTS]:
             self.snapshots.drop(step)
 
     def keep_good(self) -> None:
-        """The present state is one to go back to: that of a checkpoint, at an epoch's end or on request.
+        """Take a good snapshot of the current state, which is also that of a checkpoint.
 
-        So a run that was resumed from that checkpoint goes back to where one that was never stopped does.
+        So a run resumed from that checkpoint rolls back to the same state as one that was never stopped.
         Raises `DivergenceError`.
         """
         if self._keep() is not None:
             self.mark_good()
 
     def rolled_back(self) -> None:
-        """Replace the snapshot that the run went back to by the present state, decisions included.
+        """Replace the snapshot that was restored by the current state, decisions included.
 
         The next rollback starts from these decisions, as it does in a run resumed from their checkpoint.
         """
@@ -125,8 +128,8 @@ class DivergenceGuard:
         self.mark_good()
 
     def forget(self) -> None:
-        """The run goes back: what was seen of the steps that are undone does not count."""
-        self.watch.forget()
+        """Drop the buffered steps: a rollback undoes them."""
+        self.step_buffer.forget()
         self._trial.clear()
 
     def _keep(self) -> Snapshot | None:
@@ -134,8 +137,8 @@ class DivergenceGuard:
         taken = self.snapshots.take(self.progress)
         if not isinstance(taken, Refused):
             return taken
-        if not self._told:
-            self._told = True
+        if not self._notified:
+            self._notified = True
             message = (
                 f"no state is kept in memory: {taken.reason}; a rollback has to read the disk, and a stop "
                 "during validation waits for the epoch's end"
@@ -146,7 +149,7 @@ class DivergenceGuard:
     # -- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return self.governor.state_dict()
+        return self.detector.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.governor.load_state_dict(state)
+        self.detector.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Emergencies are told to others by a thread of their own: no step ever waits for it."""
+"""Sends emergency signals from a background thread; no step waits for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esper.leyline import EmergencySignal
 
 Send = Callable[[EmergencySignal], None]
 
-# Seconds until a broadcast that failed is tried again; doubled with every failure.
+# Seconds until a failed broadcast is tried again; doubled with every failure.
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 
 
@@ -26,13 +26,12 @@ class DispatchProblem:
 
 
 class NotifierWorker:
-    """Sends signals in their order, at most `cap` in every `window_s` seconds.
+    """Sends signals in order, at most `cap` in every `window_s` seconds.
 
-    One that fails is tried again and holds back those behind it; one that exceeds the cap waits. All that
-    wait are counted in `status`. The queue is bounded: where it is full, the oldest of the lowest level among
-    those that wait is given up, counted, and named by `problems`; the newest, which says how things are now,
-    and the highest levels stay. `send` may block for as long as it likes; the
-    thread is started by the first signal and does not keep the process from ending.
+    A failed signal is tried again before those behind it; one that exceeds the cap waits. The queue is
+    bounded: if it is full, the oldest waiting signal of the lowest level is dropped, counted and reported by
+    `problems`; the newest one and the highest levels stay. `send` may block for any time. The first signal
+    starts the thread, which is a daemon.
     """
 
     def __init__(
@@ -52,10 +51,10 @@ class NotifierWorker:
         self._problems: deque[DispatchProblem] = deque()
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closing = self._given_up = False
+        self._closing = self._abandoned = False
         self._sending_since: float | None = None
-        self._told_late = False
-        self._told_dropped, self._lost = 0, ""
+        self._late_reported = False
+        self._drops_reported, self._lost = 0, ""
         self._retry_s = FIRST_RETRY_S
         self.sent = self.failures = self.dropped = self.capped = 0
         self.last_latency_ms: float | None = None
@@ -64,15 +63,15 @@ class NotifierWorker:
         """Queue a signal; returns at once."""
         with self._change:
             if len(self._queue) >= self._capacity:
-                self._give_one_up()
+                self._drop_one()
             self._queue.append(signal)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="esper-broadcast", daemon=True)
                 self._thread.start()
             self._change.notify_all()
 
-    def _give_one_up(self) -> None:
-        """Not the first one, which may be on its way just now."""
+    def _drop_one(self) -> None:
+        """Drop one signal, but not the first, which may be being sent."""
         place = min(range(1, len(self._queue)), key=lambda index: (self._queue[index].level, index))
         lost = self._queue[place]
         del self._queue[place]
@@ -80,17 +79,17 @@ class NotifierWorker:
         self._lost = f"the last of them of level {int(lost.level)} at step {lost.step}"
 
     def problems(self) -> list[DispatchProblem]:
-        """What has gone wrong since the last time; to be called by the loop now and then."""
+        """Problems since the last call; for the loop to call regularly."""
         since = self._sending_since
-        if since is not None and not self._told_late and time.monotonic() - since > self._timeout_s:
-            self._told_late = True
+        if since is not None and not self._late_reported and time.monotonic() - since > self._timeout_s:
+            self._late_reported = True
             self.failures += 1
             reason = f"a broadcast has not returned within {self._timeout_s:g} s"
             self._problems.append(DispatchProblem(True, reason))
         found = []
         while self._problems:
             found.append(self._problems.popleft())
-        lost, self._told_dropped = self.dropped - self._told_dropped, self.dropped
+        lost, self._drops_reported = self.dropped - self._drops_reported, self.dropped
         if lost:
             count = f"{lost} broadcasts were" if lost > 1 else "1 broadcast was"
             reason = f"{count} given up: {self._capacity} are waiting; {self._lost}"
@@ -98,7 +97,7 @@ class NotifierWorker:
         return found
 
     def status(self) -> dict[str, Any]:
-        """Counts; `queued` are still to be sent, failed and capped ones among them."""
+        """Counts; `queued` signals are still to be sent, including failed and capped ones."""
         return {
             "queued": len(self._queue),
             "sent": self.sent,
@@ -109,7 +108,7 @@ class NotifierWorker:
         }
 
     def close(self, timeout_s: float = 2.0) -> int:
-        """Give what is queued `timeout_s`, cap and waits aside; returns how many were not sent."""
+        """Wait up to `timeout_s` for the queue, without cap and retries. Returns how many were not sent."""
         with self._change:
             self._closing = True
             self._change.notify_all()
@@ -124,30 +123,30 @@ class NotifierWorker:
             began = self._sending_since = time.monotonic()
             try:
                 self._send(signal)
-            except Exception as error:  # noqa: BLE001 - whatever a receiver raises, it is not worth the run
+            except Exception as error:  # noqa: BLE001 - a failing receiver must not end the run
                 self._failed(error)
             else:
                 self._arrived(1e3 * (time.monotonic() - began))
-            self._sending_since, self._told_late = None, False
+            self._sending_since, self._late_reported = None, False
 
     def _next(self) -> EmergencySignal | None:
-        """Wait for a signal that may be sent now; None where it is time to end."""
+        """Wait for a signal that may be sent now; None if the thread must end."""
         with self._change:
             capped = False
             while True:
-                if self._given_up:
+                if self._abandoned:
                     return None
-                if self._queue and (self._closing or self._patience() <= 0.0):
+                if self._queue and (self._closing or self._wait_s() <= 0.0):
                     return self._queue[0]
                 if self._closing:
                     return None
                 if self._queue and not capped:
                     capped = True
                     self.capped += 1
-                self._change.wait(self._patience() if self._queue else None)
+                self._change.wait(self._wait_s() if self._queue else None)
 
-    def _patience(self) -> float:
-        """Seconds until the cap lets another one through."""
+    def _wait_s(self) -> float:
+        """Seconds until the cap allows another signal."""
         if len(self._times) < self._cap:
             return 0.0
         return self._times[0] + self._window_s - time.monotonic()
@@ -165,7 +164,7 @@ class NotifierWorker:
             self._times.append(time.monotonic())
             self.failures += 1
             self._problems.append(DispatchProblem(False, f"{type(error).__name__}: {error}"))
-            self._given_up = self._closing
+            self._abandoned = self._closing
             if not self._closing:
                 self._change.wait(self._retry_s)
             self._retry_s = min(2.0 * self._retry_s, LONGEST_RETRY_S)

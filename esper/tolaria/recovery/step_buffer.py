@@ -1,4 +1,4 @@
-"""What the governor judges by, gathered on the device and read a few steps at a time."""
+"""Buffers losses and gradient norms on the device; they are read a few steps at a time."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import torch
 from torch import Tensor
 
 from esper.tolaria.loss.divisors import BatchWeight
-from esper.tolaria.loss.objectives import Losses, Total, in_total, sum_losses
+from esper.tolaria.loss.objectives import CombineLosses, Losses, sum_losses, total_loss
 
-# On an accelerator reading a value waits for it; so many steps are then read at once.
+# On an accelerator reading a value waits for the device, so this many steps are read at once.
 ACCELERATOR_STEPS = 16
 
 
 class StepBuffer:
-    """Keeps each step's loss and gradient norm where they are until `read`; no kernel is launched for them.
+    """Keeps each step's loss and gradient norm on their device until `read`; launches no kernel for them.
 
-    Handed to the stepper as one more meter. `interval_steps` null means every step on the CPU, where a value
-    costs nothing to read, and every 16 elsewhere.
+    It is passed to the stepper as one more meter. `interval_steps` None means every step on the CPU, where
+    reading costs nothing, and every 16 elsewhere.
     """
 
     def __init__(
-        self, device: torch.device, interval_steps: int | None = None, total: Total = sum_losses
+        self,
+        device: torch.device,
+        interval_steps: int | None = None,
+        combine_losses: CombineLosses = sum_losses,
     ) -> None:
-        self.total = total
+        self.combine_losses = combine_losses
         self.interval = interval_steps or (1 if device.type == "cpu" else ACCELERATOR_STEPS)
         self._parts: list[tuple[Tensor, BatchWeight]] = []
         self._losses: list[Tensor] = []
@@ -35,12 +38,12 @@ class StepBuffer:
     def add(
         self, losses: Losses, output: Any, targets: Any, samples: int, weight: BatchWeight | None = None
     ) -> None:
-        """Note the loss of one micro-batch of `samples`."""
-        loss = in_total(losses, self.total)
+        """Add the loss of one micro-batch of `samples`."""
+        loss = total_loss(losses, self.combine_losses)
         self._parts.append((loss.detach(), weight or BatchWeight(samples)))
 
     def end_step(self, norm: Tensor | None) -> bool:
-        """Close a step, with the norm of its gradient where there was one; True where it is time to read."""
+        """Close a step with its gradient norm, if there is one. Returns True if it is time to read."""
         units: float | Tensor = sum(weight.units for _, weight in self._parts)
         first, *others = self._parts
         loss = first[0]
@@ -53,9 +56,9 @@ class StepBuffer:
         return len(self._losses) >= self.interval
 
     def read(self) -> list[tuple[float | None, float | None]]:
-        """Loss and gradient norm of every step since the last time, oldest first; waits for the device.
+        """Loss and gradient norm of every step since the last read, oldest first; waits for the device.
 
-        None for the loss of a step in which nothing counted (all labels ignored).
+        The loss is None for a step in which nothing counted (all labels ignored).
         """
         losses = [
             None if math.isnan(loss) and float(units) == 0 else loss
@@ -70,7 +73,7 @@ class StepBuffer:
         return found
 
     def forget(self) -> None:
-        """Drop what has not been read: it belongs to steps that are undone."""
+        """Drop what was not read: it belongs to steps that are undone."""
         self._parts.clear()
         self._losses.clear()
         self._units.clear()

@@ -1,4 +1,4 @@
-"""Which seed a failure is put down to."""
+"""Finds the seed that probably caused a failure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from esper.leyline import SeedStage
 
 
 def find_culprit(records: Iterable[SeedRecord], since_step: int, tensors: Sequence[str]) -> SeedRecord | None:
-    """The seed of a failed run that is to be kept out of the next try, if any.
+    """The seed that probably caused a failure, or None.
 
-    `records` are the seeds that lived when it failed, `since_step` is where the run goes back to, `tensors`
-    name the weights that are no numbers. Where all of these are one seed's, it is that seed; else the
-    youngest of those that were blending or have joined the host since. A fossilised seed is part of the host.
+    If one seed owns all tensors that are not finite, it is that seed; else the youngest of those that were
+    blending or were activated since `since_step`. A fossilized seed is part of the host.
+
+    Args:
+        records: the seeds that were alive when the run failed.
+        since_step: the step that the run rolls back to.
+        tensors: names of the weights that are not finite.
     """
-    loose = [r for r in records if r.alive and r.stage is not SeedStage.FOSSILIZED]
-    if (owner := next((r for r in loose if _owns_all(r, tensors)), None)) is not None:
+    candidates = [r for r in records if r.alive and r.stage is not SeedStage.FOSSILIZED]
+    if (owner := next((r for r in candidates if _owns_all(r, tensors)), None)) is not None:
         return owner
-    joined = [r for r in loose if _has_just_joined(r, since_step)]
+    joined = [r for r in candidates if _has_just_joined(r, since_step)]
     return max(joined, key=lambda r: (r.germinated_step, r.stage_step), default=None)
 
 

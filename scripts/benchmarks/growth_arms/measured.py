@@ -72,11 +72,11 @@ class MeasuredJob(Job):
         return run
 
     def _watch(self, growth: Growth) -> None:
-        for method in ("end_of_epoch", "inside_epoch"):
+        for method in ("end_of_epoch", "within_epoch"):
             self.stopwatch.watch(growth, method, "growth")
         self.stopwatch.watch(growth.packets, "build", "decisions")
-        self.stopwatch.watch(growth.control, "decide", "decisions")
-        if growth.control.choose is not None:
-            self.stopwatch.watch(growth.control, "choose", "lookahead")
+        self.stopwatch.watch(growth.controller, "decide", "decisions")
+        if growth.controller.select is not None:
+            self.stopwatch.watch(growth.controller, "select", "lookahead")
         if growth.monitor is not None:
             self.stopwatch.watch(growth.monitor, "measure", "health")

@@ -25,7 +25,7 @@ _MOST_CALLS = 1000
 def failures(run: TrainingLoop, folder: Path) -> Tally:
     """R6: a grown run is saved over and over into copies of its checkpoints; each time another call fails."""
     tally = Tally("R6")
-    whole = run.store.folder
+    whole = run.checkpointer.folder
     run.progress.step += 1
     for code in CODES:
         for epochs in (0, 1):  # a checkpoint that replaces another of its name, and a new one
@@ -44,7 +44,7 @@ def failures(run: TrainingLoop, folder: Path) -> Tally:
 
 def _save_on(run: TrainingLoop, disk: Disk, folder: Path, whole: Path) -> list[str]:
     """Save a run into a copy of the folder `whole`, on this disk; what is wrong afterwards."""
-    notes, store = notes_of(run), run.store
+    notes, store = notes_of(run), run.checkpointer
     shutil.copytree(whole, folder)
     before = sorted(folder.iterdir())
     notes.events.clear()
@@ -80,8 +80,8 @@ def order(run: TrainingLoop) -> Tally:
     for epochs in (0, 1):
         run.progress.step += 1
         run.progress.epoch += epochs
-        run.store.io = disk = Disk()
-        saved = run.store.save(run.progress, final=True)
+        run.checkpointer.io = disk = Disk()
+        saved = run.checkpointer.save(run.progress, final=True)
         assert saved is not None, notes_of(run).events[-1]
         tally.note(True, out_of_order(disk.calls, saved), *(kind for kind, _ in disk.calls))
         written = {path.name for kind, path in disk.calls if kind == "write"}
@@ -108,7 +108,7 @@ def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
 def power_lost(run: TrainingLoop, folder: Path) -> Tally:
     """R7: the power fails right after a new save, and after one that replaces another, was acknowledged."""
     tally = Tally("R7")
-    store = run.store
+    store = run.checkpointer
     for epochs in (0, 1):
         run.progress.step += 1
         run.progress.epoch += epochs

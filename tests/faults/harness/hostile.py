@@ -41,7 +41,7 @@ def meet(path: str, way: str) -> None:
     before, began = memory_bytes("VmRSS"), time.perf_counter()
     try:
         if way == "resume":
-            run.store.restore(load_checkpoint(Path(path)))
+            run.checkpointer.restore(load_checkpoint(Path(path)))
         else:
             esper.load(path)
         error = ""

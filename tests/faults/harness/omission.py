@@ -48,7 +48,7 @@ def stopped(life: Life, folder: Path, step: int) -> Stopped:
     """Run a life to its end, and another one to `step`."""
     whole = finish(life(folder / "whole"))
     new = life(folder / "new")
-    new.store.save(new.progress, final=True)
+    new.checkpointer.save(new.progress, final=True)
     run = life(folder / "stopped")
     stop_at(run, step)
     run.train()
@@ -58,7 +58,7 @@ def stopped(life: Life, folder: Path, step: int) -> Stopped:
 
 def _last(run: TrainingLoop) -> Checkpoint:
     """What a restart would take up; a rollback has left one of its own besides."""
-    return load_checkpoint(find_checkpoint(run.store.folder).path)
+    return load_checkpoint(find_checkpoint(run.checkpointer.folder).path)
 
 
 def stop_at(run: TrainingLoop, step: int) -> None:
@@ -116,7 +116,7 @@ def _ends_otherwise(case: Stopped, checkpoint: Checkpoint) -> bool:
     run = case.life(case.folder / "again")
     run.config.checkpoint.save_checkpoints = False
     try:
-        run.store.restore(checkpoint)
+        run.checkpointer.restore(checkpoint)
         return not finish(run).same(case.ending, case.step)
     except Exception:  # noqa: BLE001 - a crash is not silent
         return True

@@ -220,7 +220,7 @@ def poisoned(folder: Path, poison: Poison) -> tuple[list[str], int]:
     if run.progress.stopped_by != "max_epochs":
         wrong.append(f"it ended by {run.progress.stopped_by}")
     wrong += orphans(run)
-    saved = load_checkpoint(find_checkpoint(run.store.folder).path)
+    saved = load_checkpoint(find_checkpoint(run.checkpointer.folder).path)
     bad = [
         name for name, tensor in saved.tensors["model"].items() if not torch.isfinite(tensor.float()).all()
     ]

@@ -32,7 +32,7 @@ _FINAL_EVERY = 5
 def save_and_prune(parent: str) -> None:
     """Save, keep one checkpoint or two, replace the final model, log an epoch; every name is saved twice."""
     run, folder = _small_run(), Path(parent)
-    run.store.folder, run.store.io = folder / "checkpoints", _Unsynced()
+    run.checkpointer.folder, run.checkpointer.io = folder / "checkpoints", _Unsynced()
     acknowledged = os.open(folder / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     metrics = os.open(folder / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in range(1, 1_000_000):
@@ -40,12 +40,12 @@ def save_and_prune(parent: str) -> None:
             for weight in run.model.parameters():
                 weight.fill_(number)
         run.progress.step, run.progress.epoch = number, 1 + number // 2
-        run.store.retention = Retention(2 - number % 2, best=False)
+        run.checkpointer.retention = Retention(2 - number % 2, best=False)
         os.write(metrics, b'{"epoch": %d, ' % run.progress.epoch)
-        saved = run.store.save(run.progress) and run.store.flush()
+        saved = run.checkpointer.save(run.progress) and run.checkpointer.flush()
         assert saved and not saved.error, saved
         if number % _FINAL_EVERY == 1:
-            save_model(folder / _FINAL, run.model, run.config, run.parts.data)
+            save_model(folder / _FINAL, run.model, run.config, run.components.data)
         os.write(metrics, b'"step": %d}\n' % number)
         os.write(acknowledged, b"%d\n" % number)
 

@@ -147,7 +147,7 @@ def _then_removed(epoch: int, folder: Path, fired: list[str]) -> Callable[[Train
     def then_removed(run: TrainingLoop) -> None:
         before(run)
         if run.progress.epoch == epoch:
-            run.store.flush()
+            run.checkpointer.flush()
             shutil.rmtree(folder)
             fired.append(folder.name)
 

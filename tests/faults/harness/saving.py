@@ -41,14 +41,14 @@ def prepared() -> TrainingLoop:
 def save_for_ever(parent: str) -> None:
     """Save, wait until it is durable, acknowledge it by a line, until the kill."""
     run, folder = prepared(), Path(parent)
-    run.store.folder = folder
+    run.checkpointer.folder = folder
     acknowledged = os.open(folder.with_suffix(".ack"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number in range(1, 10_000):
         with torch.no_grad():
             for weight in run.model.parameters():
                 weight.fill_(number)
         run.progress.step = run.progress.epoch = number
-        saved = run.store.save(run.progress) and run.store.flush()
+        saved = run.checkpointer.save(run.progress) and run.checkpointer.flush()
         assert saved and not saved.error, saved
         os.write(acknowledged, b"%d\n" % number)
 

@@ -33,7 +33,7 @@ from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, cosine
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import pair_form
+from esper.tolaria.task import pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ class Loop:
         norms = []
         for at in range(steps):
             window = [task(self.name, (at * micro + i) % 8) for i in range(micro)]
-            norm = self.stepper.step(window, [], at, want_norm=True)
+            norm = self.stepper.step(window, [], at, return_norm=True)
             assert norm is not None
             norms.append(norm.item())
             self.manager.tick()
@@ -90,7 +90,7 @@ def loop(name: str, *, clip: float | None = 0.5, precision: bool | str = False, 
         model, compile_model=False, backend="eager", batch_size=6, on_fallback=lambda why: None
     )
     schedule = LearningRate(cosine(Horizon(200, 20)))
-    parts = (nn.CrossEntropyLoss(), pair_form, Precision(precision, CPU), clip)
+    parts = (nn.CrossEntropyLoss(), pair_adapter, Precision(precision, CPU), clip)
     return Loop(model, manager, optimizers, Stepper(forward, optimizers, manager, schedule, *parts), name)
 
 

@@ -109,7 +109,7 @@ def test_a_run_folder_removed_meanwhile_is_not_a_finished_run(
     def then_removed(self: TrainingLoop) -> None:
         after(self)
         if self.progress.epoch == 2:
-            self.store.flush()
+            self.checkpointer.flush()
             shutil.rmtree(folder)
 
     with monkeypatch.context() as context, pytest.raises(OutputError) as caught:

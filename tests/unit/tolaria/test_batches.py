@@ -48,7 +48,7 @@ def test_one_batch_over_and_over_in_every_epoch(data: DataBundle) -> None:
 
 @given(st.integers(1, 9), st.integers(0, 4), st.booleans())
 def test_windows_lose_and_repeat_nothing(data: DataBundle, size: int, windows: int, repeat: bool) -> None:
-    """Pains 1, 3: from any position of an epoch, the rest of it."""
+    """From any position of an epoch, the rest of it."""
     source = BatchSource(data.train, limit=11, repeat_first=repeat)
     start = min(size * windows, 11)
     cut = list(source.windows(1, start, size))

@@ -1,4 +1,4 @@
-"""T10, C9: the best model, with its topology, through growth and checkpoints."""
+"""The best model, with its topology, through growth and checkpoints."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_it_goes_into_a_checkpoint_and_back() -> None:
     other = make_host(blend_steps=0)
     again = BestModel(other.model)
     again.load_state_dict(saved)
-    assert again.mark.to_json() == best.mark.to_json()
+    assert again.score.to_json() == best.score.to_json()
     again.restore()
     assert torch.equal(output(other), then)
 

@@ -1,4 +1,4 @@
-"""T2, pains 20: compiled where it can be; at most one compile a structural event; the same numbers always."""
+"""Compiled where it can be; at most one compile a structural event; the same numbers always."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(tmp_path: Path, backend: Any = None, **options: Any) -> TrainingLoop:
     given |= {"dataset__validation_split": 0.6, "morphogenetic__seed__blend_steps": 4}
     given |= {"morphogenetic__max_params_ratio": 99.0}
     made = make_run(tmp_path, tamiyo=Plan(GROWTH), **given | compiled | options)
-    assert made.parts.train.num_samples % 128 not in (0, 1)
+    assert made.components.train.num_samples % 128 not in (0, 1)
     made.train()
     return made
 

@@ -1,4 +1,4 @@
-"""B3, T8, T15: nobody's failure is the run's, and what fails half-way is undone."""
+"""Nobody's failure is the run's, and what fails half-way is undone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,6 @@ class Raises(Says):
 
 @pytest.mark.parametrize("where", ["decide", "report"])
 def test_a_policy_that_raises_does_not_end_the_run(where: str) -> None:
-    """B3."""
     desk = make_desk(policy=Raises(where))
     desk.decide(plant(1))
     (event,) = desk.notes.named("tolaria.tamiyo_error")
@@ -149,7 +148,7 @@ class Odd(nn.Module):
 def test_a_blueprint_whose_module_would_spoil_the_host_is_refused(
     name: str, act: Callable[[Tensor], Tensor], said: str
 ) -> None:
-    """K3: alpha 0 times NaN is NaN, so it must not even be born."""
+    """Alpha 0 times NaN is NaN, so it must not even be born."""
     desk = make_desk()
     assert desk.decide(plant(1, blueprint=register(f"odd_{name}", lambda: Odd(act)))) == [Refusal.GATE]
     assert said in desk.refusals()[0]["detail"]
@@ -173,7 +172,6 @@ def stubborn(manager: OptimizerManager, yes: bool) -> None:
 
 
 def test_an_optimiser_that_raises_undoes_the_seed_and_the_command() -> None:
-    """T8."""
     desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
     stubborn(desk.grown.optimizers, True)
     before = copy.deepcopy(desk.grown.model.topology())
@@ -202,7 +200,6 @@ def test_an_optimiser_that_raises_when_a_seed_joins_leaves_it_where_it_was() -> 
 
 
 def test_over_its_budget_is_an_event_and_no_more() -> None:
-    """T15."""
     desk = make_desk()
     desk.loop.hook_budget_ms = 0.0
     assert desk.decide(plant(1)) == [None]
@@ -212,7 +209,7 @@ def test_over_its_budget_is_an_event_and_no_more() -> None:
 
 
 def test_an_optimiser_that_goes_on_failing_holds_growth_back() -> None:
-    """T8, B3: the breaker opens, commands to grow are refused with the reason, and it recovers by itself."""
+    """The breaker opens, commands to grow are refused with the reason, and it recovers by itself."""
     desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
     optimizers = desk.grown.optimizers
     stubborn(optimizers, True)

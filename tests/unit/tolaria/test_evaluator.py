@@ -1,4 +1,4 @@
-"""D3, D6, K3: evaluation and impact, and that both leave everything as it was."""
+"""Evaluation and impact, and that both leave everything as it was."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from esper.tolaria.evaluator import Evaluator, batch_statistics
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import pair_form
+from esper.tolaria.task import pair_adapter
 
 CPU = torch.device("cpu")
 LOSS = nn.CrossEntropyLoss()
 
 
 def evaluator(grown: Grown, loss: Any = LOSS) -> Evaluator:
-    return Evaluator(grown.model, loss, pair_form, Precision(False, CPU), CPU)
+    return Evaluator(grown.model, loss, pair_adapter, Precision(False, CPU), CPU)
 
 
 def with_seed(*, alpha: float = 1.0, **host: Any) -> Grown:

@@ -1,4 +1,4 @@
-"""T11, pains 5: wishes are heard at every batch, in every phase, and what is saved is exact."""
+"""Wishes are heard at every batch, in every phase, and what is saved is exact."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingLoop, int]:
 def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
     tmp_path: Path, whole: tuple[TrainingLoop, int]
 ) -> None:
-    """T11, S2: training, validation, health and impact; at most one batch later, to the bit."""
+    """Training, validation, health and impact; at most one batch later, to the bit."""
     seen: set[str] = set()
     for at in range(12, whole[1] + 1, 2):
         folder, run_control = tmp_path / str(at), RunControl()
@@ -102,7 +102,7 @@ def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
 
 
 def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None:
-    """S5: no snapshot fits; the stop waits for the epoch's end, and that has been said."""
+    """No snapshot fits; the stop waits for the epoch's end, and that has been said."""
     run_control = RunControl()
     run = growing(tmp_path, run_control, CallsOut(8, lambda: run_control.stop("sigterm")))
     run.guard.snapshots.limit_bytes = 100
@@ -113,7 +113,7 @@ def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None
 
 
 def test_the_test_phase_can_be_stopped(tmp_path: Path) -> None:
-    """T11: the state has been saved before, the run is ended by the signal."""
+    """The state has been saved before, the run is ended by the signal."""
     run_control = RunControl()
     run = growing(tmp_path, run_control)
     run.train()

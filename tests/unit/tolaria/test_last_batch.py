@@ -1,4 +1,4 @@
-"""D0, T3: training batches of one sample, with batch norm in the host."""
+"""Training batches of one sample, with batch norm in the host."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_run_stopped_before_the_merged_batch_goes_on_with_it(tmp_path: Path, s
     whole = run_of(tmp_path / "whole", shuffle=shuffle, **options)
     whole.train()
     stopped = run_of(tmp_path / "stopped", shuffle=shuffle, **options)
-    stopped.parts.records.progress = lambda step, loss: (  # type: ignore[method-assign]
+    stopped.components.records.progress = lambda step, loss: (  # type: ignore[method-assign]
         stopped.run_control.stop("sigterm") if stopped.progress.step == 3 else None
     )
     stopped.train()

@@ -14,7 +14,7 @@ from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 
 
 def test_a_loaded_kernel_is_optimised_like_any_joined_seed(tmp_path: Path) -> None:
-    """K2, pain 17: the optimiser's parameters are the trainable ones, whatever the model came with."""
+    """The optimiser's parameters are the trainable ones, whatever the model came with."""
     host = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     donor = wrap(host, ["0"])
     donor.observe(torch.randn(4, 8))

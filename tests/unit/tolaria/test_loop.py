@@ -1,4 +1,4 @@
-"""T1, T3, T10: one epoch, early stopping, the best model and the test at the end."""
+"""One epoch, early stopping, the best model and the test at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from esper.tolaria.loop import TrainingLoop
 
 @pytest.mark.parametrize(("accumulation", "steps"), [(1, 6), (2, 3), (4, 2), (5, 2), (7, 1)])
 def test_leftover_batches_are_stepped(tmp_path: Path, accumulation: int, steps: int) -> None:
-    """T3."""
     run = make_run(tmp_path, optimization__accumulation_steps=accumulation)
     assert run.steps_per_epoch == steps
     run.train()
@@ -31,7 +30,7 @@ def test_leftover_batches_are_stepped(tmp_path: Path, accumulation: int, steps: 
 
 
 def test_train_and_validation_numbers_are_means_over_their_own_samples(tmp_path: Path) -> None:
-    """D3, D6: with a rate of next to nothing both can be computed by hand."""
+    """With a rate of next to nothing both can be computed by hand."""
     run = make_run(
         tmp_path,
         optimization__optimizer="sgd",
@@ -46,7 +45,10 @@ def test_train_and_validation_numbers_are_means_over_their_own_samples(tmp_path:
     model = run.model.host.eval()
     run.train()
     (line,) = notes_of(run).epochs
-    for part, batches in (("train", run.parts.train.batches(1)), ("val", run.parts.validation.batches(0))):
+    for part, batches in (
+        ("train", run.components.train.batches(1)),
+        ("val", run.components.validation.batches(0)),
+    ):
         pairs = list(batches)
         assert len({len(y) for _, y in pairs}) == 2  # the last one is shorter
         x, y = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
@@ -96,7 +98,7 @@ def test_a_dry_run_whose_compile_fails_says_so_and_goes_on(tmp_path: Path) -> No
 
 
 def test_growth_off_changes_no_number(tmp_path: Path) -> None:
-    """K4: a policy that never plants, against no policy."""
+    """A policy that never plants, against no policy."""
     runs = [make_run(tmp_path, tamiyo=tamiyo) for tamiyo in (None, Plan())]
     for run in runs:
         run.train()
@@ -126,7 +128,7 @@ def test_it_stops_early(tmp_path: Path) -> None:
 
 
 def test_patience_is_counted_anew_from_each_structural_event(tmp_path: Path) -> None:
-    """T10: epochs 2 and 4 change the network; 4, 5 and 6 are then waited for."""
+    """Epochs 2 and 4 change the network; 4, 5 and 6 are then waited for."""
     commands = {2: [germinate("block1", number=1)], 4: [germinate("block2", number=2)]}
     assert quiet(tmp_path, commands).progress.epoch == 6
 
@@ -178,17 +180,17 @@ class Spoilt(nn.Module):
 
 @pytest.mark.parametrize(("good", "best"), [(0, -1), (2, 1), (4, 2)])
 def test_a_validation_loss_that_is_nan_is_never_best(tmp_path: Path, good: int, best: int) -> None:
-    """Pains 13. Two batches of validation an epoch."""
+    """Two batches of validation an epoch."""
     run = make_run(tmp_path, parts={"loss": Spoilt(good)})
     run.train()
-    assert run.best.mark.epoch in ([best] if best < 2 else [1, 2])
+    assert run.best.score.epoch in ([best] if best < 2 else [1, 2])
     assert math.isnan(notes_of(run).epochs[-1]["val_loss"])
 
 
 def test_the_test_set_is_read_once_with_the_best_model_and_its_seeds(tmp_path: Path) -> None:
     run = make_run(tmp_path, tamiyo=Plan({2: [germinate()]}), **LONG)
     outputs: dict[int, Tensor] = {}
-    x, _ = next(iter(run.parts.test.batches(0)))
+    x, _ = next(iter(run.components.test.batches(0)))
 
     class Keeps(Notes):
         def epoch(self, record: Mapping[str, Any]) -> None:
@@ -200,8 +202,8 @@ def test_the_test_set_is_read_once_with_the_best_model_and_its_seeds(tmp_path: P
     run = make_run(tmp_path / "b", tamiyo=Plan(commands), notes=Keeps(), **LONG)
     run.train()
     found = run.test()
-    assert found.samples == run.parts.test.num_samples
-    best = run.best.mark.epoch
+    assert found.samples == run.components.test.num_samples
+    best = run.best.score.epoch
     with torch.no_grad():
         assert torch.equal(run.model.eval().forward(x), outputs[best])
     grown = run.model.record("block1", 0).stage is not SeedStage.DORMANT
@@ -216,4 +218,4 @@ def test_a_checkpoint_alone_is_enough_to_test(tmp_path: Path) -> None:
     other.load_model(load_checkpoint(path_of(tmp_path, "epoch-0004")))
     again = other.test()
     assert (again.loss, again.accuracy) == (found.loss, found.accuracy)
-    assert other.best.mark.to_json() == run.best.mark.to_json()
+    assert other.best.score.to_json() == run.best.score.to_json()

@@ -1,4 +1,4 @@
-"""T8, pains 17: optimisers through long random lives of grafts, culls and folds."""
+"""Optimisers through long random lives of grafts, culls and folds."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def owned(grown: Grown) -> int:
 
 @pytest.mark.parametrize("factory", [adam, adamw, momentum])
 def test_two_hundred_random_grafts_culls_and_folds(factory: Callable[..., torch.optim.Optimizer]) -> None:
-    """T8: optimiser parameters are the trainable ones, surviving state is bit-equal, options are kept."""
+    """Optimiser parameters are the trainable ones, surviving state is bit-equal, options are kept."""
     life = Life(factory, seed=1)
     life.grown.train_step()
     happened: dict[str, int] = {}
@@ -290,7 +290,6 @@ class Rateless(torch.optim.Optimizer):
 
 
 def test_an_optimiser_without_a_rate_is_refused() -> None:
-    """T9."""
     with pytest.raises(ConfigError, match=r"Rateless.*have lr"):
         make_host(factory=Rateless)
 
@@ -322,7 +321,7 @@ def with_seeds() -> Grown:
     ],
 )
 def test_state_that_does_not_fit_is_an_error_and_no_fresh_start(damage: Any, said: str) -> None:
-    """T8: the optimisers are as they were, with all they hold."""
+    """The optimisers are as they were, with all they hold."""
     grown = with_seeds()
     saved = copy.deepcopy(grown.optimizers.state_dict())
     damage(saved)

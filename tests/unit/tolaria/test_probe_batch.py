@@ -14,7 +14,7 @@ from esper.config import SeedConfig
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.probe_batch import ProbeBatch, take_samples
-from esper.tolaria.task import pair_form
+from esper.tolaria.task import pair_adapter
 
 Pair = namedtuple("Pair", "inputs targets")
 
@@ -25,7 +25,7 @@ def make_probe(**seed_options: Any) -> ProbeBatch:
     return ProbeBatch(
         parts.model,
         BatchSource(parts.validation),
-        pair_form,
+        pair_adapter,
         nn.CrossEntropyLoss(),
         Precision(False, CPU),
         SeedConfig(**seed_options),

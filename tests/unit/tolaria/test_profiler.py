@@ -1,4 +1,4 @@
-"""T13: a bounded window, a trace with a name of its own, and no failure that reaches the loop."""
+"""A bounded window, a trace with a name of its own, and no failure that reaches the loop."""
 
 from __future__ import annotations
 

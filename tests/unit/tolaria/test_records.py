@@ -1,4 +1,4 @@
-"""T1: a record for each epoch and for the steps that were asked for."""
+"""A record for each epoch and for the steps that were asked for."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from esper.tolaria.records import StepMetrics
 
 @given(st.integers(0, 7), st.integers(1, 40))
 def test_every_so_manieth_step_has_a_meter(interval: int, steps: int) -> None:
-    lines = StepMetrics(interval, CPU)
-    found = [step for step in range(1, steps + 1) if lines.meter(step) is not None]
+    step_metrics = StepMetrics(interval, CPU)
+    found = [step for step in range(1, steps + 1) if step_metrics.meter(step) is not None]
     assert found == ([] if interval == 0 else list(range(interval, steps + 1, interval)))
 
 
 def test_lines_are_passed_on_once() -> None:
-    lines, notes = StepMetrics(1, CPU), Notes()
-    meter = lines.meter(1)
+    step_metrics, notes = StepMetrics(1, CPU), Notes()
+    meter = step_metrics.meter(1)
     assert meter is not None
     output, targets = torch.eye(4), torch.tensor([0, 1, 2, 0])
     meter.add(torch.tensor(0.5), output, targets, 4)
-    lines.add(1, meter, torch.tensor(2.0))
-    lines.flush(notes)
-    lines.flush(notes)
+    step_metrics.add(1, meter, torch.tensor(2.0))
+    step_metrics.flush(notes)
+    step_metrics.flush(notes)
     assert notes.steps == [{"step": 1, "loss": 0.5, "accuracy": 0.75, "grad_norm": 2.0}]
 
 
@@ -46,7 +46,7 @@ def test_nothing_is_recorded_where_nothing_is_tracked(tmp_path: Path) -> None:
     run = make_run(tmp_path, logging__step_interval=1, logging__track_metrics=False)
     run.train()
     assert (notes_of(run).steps, notes_of(run).epochs) == ([], [])
-    assert run.lines._pending == []  # nor kept for a reader that never comes
+    assert run.step_metrics._pending == []  # nor kept for a reader that never comes
 
 
 def test_an_epoch_has_the_names_of_leyline_and_its_seeds(tmp_path: Path) -> None:

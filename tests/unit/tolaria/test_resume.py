@@ -1,4 +1,4 @@
-"""T10, T11, S2: runs that are stopped anywhere and taken up again end as if never stopped, bit for bit."""
+"""Runs that are stopped anywhere and taken up again end as if never stopped, bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from esper.tolaria.run_control import RunControl
 
 @pytest.mark.parametrize("name", LIVES)
 def test_a_run_taken_up_from_any_epoch_ends_as_if_never_stopped(tmp_path: Path, name: str) -> None:
-    """S2: the same epochs, weights, best model and memory, bit for bit."""
+    """The same epochs, weights, best model and memory, bit for bit."""
     whole = life(tmp_path / "whole", name)
     whole.train()
     saved = list(checkpoints(whole))
@@ -34,7 +34,7 @@ def test_a_run_taken_up_from_any_epoch_ends_as_if_never_stopped(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", ["blend", "isolation", "accumulation", "inside"])
 def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path, name: str) -> None:
-    """T11, pains 3, 5: within one batch; no epoch is repeated or skipped."""
+    """Within one batch; no epoch is repeated or skipped."""
     whole = life(tmp_path / "whole", name)
     whole.train()
     per_epoch = whole.steps_per_epoch
@@ -108,7 +108,7 @@ def test_a_run_stopped_over_and_over_ends_as_if_never_stopped(tmp_path: Path) ->
 
 
 def test_a_run_stopped_after_its_very_last_step_is_still_closed_and_saved(tmp_path: Path) -> None:
-    """T10: the last epoch is always saved."""
+    """The last epoch is always saved."""
     run_control = RunControl()
     stopped = life(tmp_path, "no growth", notes=StopsAt(run_control, 24), run_control=run_control)
     stopped.train()
@@ -125,7 +125,7 @@ def test_a_heuristic_run_is_taken_up_with_its_memory(tmp_path: Path) -> None:
     whole = make_run(tmp_path / "whole", tamiyo=HeuristicPolicy(), **options)
     whole.train()
     assert whole.growth is not None
-    assert whole.growth.control.counts["applied"] > 0
+    assert whole.growth.controller.counts["applied"] > 0
     for epoch in (1, 3, 5):
         run = make_run(tmp_path / str(epoch), tamiyo=HeuristicPolicy(), **options)
         restored(run, path_of(tmp_path / "whole", f"epoch-{epoch:04d}")).train()
@@ -144,7 +144,7 @@ def test_a_finished_run_taken_up_does_nothing_more(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path) -> None:
-    """Pains 16: explicit extension."""
+    """Explicit extension."""
     life(tmp_path, "no growth").train()
     run = make_run(tmp_path / "more", tamiyo=Plan(), **LONG | {"optimization__max_epochs": 7})
     restored(run, path_of(tmp_path, "epoch-0004")).train()

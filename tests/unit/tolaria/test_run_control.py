@@ -1,4 +1,4 @@
-"""T11: wishes from other threads."""
+"""Wishes from other threads."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_whoever_attends_is_called_over_and_over_while_the_run_is_held() -> None
     run_control.pause()
     calls = 0
 
-    def attend() -> None:
+    def on_poll() -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             run_control.resume()
 
-    assert not run_control.poll(attend)
+    assert not run_control.poll(on_poll)
     assert calls == 3
 
 
@@ -84,22 +84,22 @@ def test_wishes_for_a_checkpoint_are_taken_once_and_not_when_cancelled() -> None
     first, second = run_control.checkpoint(), run_control.checkpoint()
     assert run_control.pending
     assert second.cancel()
-    assert run_control.asked() == [first]
+    assert run_control.take_requests() == [first]
     assert not run_control.pending
-    assert run_control.asked() == []
+    assert run_control.take_requests() == []
 
 
 def test_when_the_run_is_over_every_wish_for_a_checkpoint_is_refused() -> None:
     run_control = RunControl()
     before = run_control.checkpoint()
-    run_control.refuse("it is over")
-    for wish in (before, run_control.checkpoint()):
+    run_control.reject("it is over")
+    for request in (before, run_control.checkpoint()):
         with pytest.raises(CheckpointError, match="it is over"):
-            wish.result(0)
+            request.result(0)
 
 
 def test_a_handler_may_interrupt_a_poll_that_is_under_way() -> None:
-    """T11: flags only; a handler that took a lock would wait for the thread it has interrupted."""
+    """Flags only; a handler that took a lock would wait for the thread it has interrupted."""
     run_control = RunControl()
     run_control.pause()
     before = signal.signal(signal.SIGALRM, lambda number, frame: run_control.stop("alarm"))

@@ -1,4 +1,4 @@
-"""D6: averages over samples; D5: batches, answers and losses of other forms."""
+"""Averages over samples; batches, answers and losses of other forms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from esper.tolaria.loss.accuracy import Accuracy
 from esper.tolaria.loss.divisors import class_divisor
-from esper.tolaria.task import RunningMetrics, batch_length, pair_form, targets_to
+from esper.tolaria.task import RunningMetrics, batch_length, pair_adapter, targets_to
 
 CPU = torch.device("cpu")
 
@@ -125,11 +125,11 @@ def test_the_state_of_an_older_version_is_taken_up() -> None:
 
 def test_the_usual_batch_is_a_pair() -> None:
     inputs, targets = torch.zeros(2, 3), torch.zeros(2)
-    assert pair_form((inputs, targets)) == ((inputs,), {}, targets)
+    assert pair_adapter((inputs, targets)) == ((inputs,), {}, targets)
 
 
 def test_targets_follow_the_output_to_its_device() -> None:
-    """T14: with a device that every machine has, beside the processor: meta."""
+    """With a device that every machine has, beside the processor: meta."""
     targets = torch.zeros(3)
     assert targets_to(targets, torch.zeros(3, 2)) is targets
     assert targets_to(targets, torch.zeros(3, 2, device="meta")).device.type == "meta"

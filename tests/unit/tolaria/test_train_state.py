@@ -1,4 +1,4 @@
-"""T10: what is best, and when it is time to stop."""
+"""What is best, and when it is time to stop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_without_accuracy_the_least_loss_is_best(values: list[float]) -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_never_best(loss: float) -> None:
-    """Pains 13: not even with the best accuracy."""
+    """Not even with the best accuracy."""
     best = Best()
     assert not best.update(1, loss, 1.0)
     assert best.update(2, 5.0, 0.1)

@@ -1,4 +1,4 @@
-"""T2, T3: what one optimiser step does, to the number, and that it waits for nobody."""
+"""What one optimiser step does, to the number, and that it waits for nobody."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from esper.kasmina import MorphableModel
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import GRADIENT_SAMPLE_STEPS, Stepper
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def stepper(grown: Grown, *, precision: bool | str = False, clip_norm: float | N
         grown.seeds,
         LearningRate(constant(Horizon(10, 5))),
         LOSS,
-        pair_form,
+        pair_adapter,
         Precision(precision, CPU),
         clip_norm,
     )
@@ -69,7 +69,7 @@ def gradients(sizes: Sequence[int], **options: Any) -> dict[str, Tensor]:
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 @settings(max_examples=30)
 def test_any_accumulation_has_the_full_batchs_gradient(sizes: list[int]) -> None:
-    """T3, pains 14: micro-batches weigh by their share of samples, for any remainder."""
+    """Micro-batches weigh by their share of samples, for any remainder."""
     whole, parts = gradients([sum(sizes)]), gradients(sizes)
     assert parts.keys() == whole.keys()
     for name in whole:
@@ -109,7 +109,7 @@ def moved(before: dict[str, Tensor], grown: Grown, prefix: str = "") -> float:
 @pytest.mark.parametrize("precision", [False, "bf16", "fp16"])
 @pytest.mark.parametrize("sizes", [[12], [5, 5, 2]])
 def test_gradients_are_unscaled_once_before_they_are_clipped(precision: bool | str, sizes: list[int]) -> None:
-    """T2: with the scale still on, or taken off twice, neither norm could be right."""
+    """With the scale still on, or taken off twice, neither norm could be right."""
     grown = make_host()
     before = weights(grown.model)
     x, y = batch(12)
@@ -126,7 +126,7 @@ def test_gradients_are_unscaled_once_before_they_are_clipped(precision: bool | s
 
 def test_the_norm_is_taken_only_where_it_is_wanted() -> None:
     assert stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0) is None
-    norm = stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0, want_norm=True)
+    norm = stepper(make_host()).step([batch(8)], [RunningMetrics(CPU)], 0, return_norm=True)
     assert norm is not None
     assert norm.item() > 0
 
@@ -150,7 +150,7 @@ def test_overflow_in_fp16_costs_the_step_and_nothing_else() -> None:
 
 
 def test_a_seed_in_isolation_changes_nothing_for_the_host() -> None:
-    """K5: with dropout, clipping and accumulation, to the bit, while the seed learns."""
+    """With dropout, clipping and accumulation, to the bit, while the seed learns."""
 
     def host() -> Host:
         return Host(dropout=0.3)
@@ -184,7 +184,7 @@ def test_joined_seeds_gradients_are_sampled_now_and_then() -> None:
 @pytest.mark.parametrize("factory", ["sgd", "adam"])
 @pytest.mark.parametrize("precision", [False, "bf16"])
 def test_a_step_waits_for_no_value(factory: str, precision: bool | str) -> None:
-    """T2: no `.item()`, with clipping, accumulation, a joined seed, an isolated one and a running blend."""
+    """No `.item()`, with clipping, accumulation, a joined seed, an isolated one and a running blend."""
     grown = make_host(isolation_steps=0) if factory == "sgd" else make_host(isolation_steps=0, factory=adam)
     grown.do(germinate("a", "mlp"))
     grown.seeds.config.isolation_steps = 100
@@ -197,7 +197,7 @@ def test_a_step_waits_for_no_value(factory: str, precision: bool | str) -> None:
     # torch's own Adam keeps its step count on the processor, and reads it there
     counts = {s["step"].data_ptr() for o in optimizers for s in o.state.values() if "step" in s}
     with Waits(counts) as waits:
-        made.step(split(batch(8), [3, 5]), [meter], GRADIENT_SAMPLE_STEPS, want_norm=True)
+        made.step(split(batch(8), [3, 5]), [meter], GRADIENT_SAMPLE_STEPS, return_norm=True)
         grown.seeds.tick()
         assert waits.found == []
         meter.read()

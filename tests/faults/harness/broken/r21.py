@@ -44,7 +44,7 @@ def embargo_forgotten() -> AbstractContextManager[None]:
     """A resumed run may use the slots that a rollback has barred."""
 
     def release(store: Checkpointer) -> None:
-        for row in store.parts.model.records.values():
+        for row in store.components.model.records.values():
             for record in row:
                 if record.stage is SeedStage.EMBARGOED:
                     record.embargo_until_epoch = 0

@@ -1,4 +1,4 @@
-"""S3, S7: what a rollback has abandoned is found by nobody and removed by the next save."""
+"""What a rollback has abandoned is found by nobody and removed by the next save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T10, S2 to S4 in part: when a run is saved, what it says of it, and what it takes up."""
+"""When a run is saved, what it says of it, and what it takes up."""
 
 from __future__ import annotations
 
@@ -50,14 +50,13 @@ def test_nothing_is_saved_where_nothing_is_to_be(tmp_path: Path) -> None:
 
 
 def test_only_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
-    """Pain 6."""
     run = saving(
         tmp_path,
         checkpoint__checkpoint_frequency=1,
         checkpoint__max_checkpoints=2,
         optimization__max_epochs=5,
     )
-    assert run.best.mark.epoch == 3
+    assert run.best.score.epoch == 3
     assert folders(tmp_path) == ["epoch-0003", "epoch-0005"]
 
 
@@ -84,7 +83,7 @@ def test_with_the_best_only_one_is_kept_and_it_holds_the_best(tmp_path: Path) ->
     assert {f"epoch-{epoch:04d}" for epoch in improved} <= set(saved)
     (name,) = folders(tmp_path)
     held = load_checkpoint(tmp_path / "checkpoints" / name)
-    assert held.state["owners"]["best"]["mark"]["epoch"] == run.best.mark.epoch
+    assert held.state["owners"]["best"]["mark"]["epoch"] == run.best.score.epoch
     best = {n.removeprefix("weights/"): t for n, t in held.tensors["best"].items()}
     assert all(torch.equal(best[n], t) for n, t in run.best.weights.items())
 
@@ -131,7 +130,7 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_run_that_differs_in_what_numbers_depend_on_is_told_so(tmp_path: Path) -> None:
-    """S2: on one resumed with another count it says that exactness is lost."""
+    """On one resumed with another count it says that exactness is lost."""
     saving(tmp_path)
     same_run = restored(make_run(tmp_path / "b", **SAVING), tmp_path / "checkpoints" / "epoch-0003")
     assert notes_of(same_run).named("notice") == []
@@ -171,7 +170,7 @@ def test_tamiyos_memory_is_saved_where_it_is_asked_for(tmp_path: Path, saved: bo
         make_run(tmp_path / "b", tamiyo=Plan(), **SAVING), tmp_path / "checkpoints" / "epoch-0003"
     )
     assert other.growth is not None
-    assert other.growth.control.counts["applied"] == int(saved)
+    assert other.growth.controller.counts["applied"] == int(saved)
     assert all(torch.equal(t, weights(run.model)[n]) for n, t in weights(other.model).items())
 
 
@@ -219,28 +218,28 @@ class Disk(Files):
 def on_disk(run_dir: Path, disk: Disk, **options: Any) -> TrainingLoop:
     """A run whose store writes through `disk`, one epoch old."""
     run = make_run(run_dir, **SAVING | {"checkpoint__checkpoint_frequency": 1} | options)
-    run.store.io = disk
+    run.checkpointer.io = disk
     run.epoch()
-    run.store.flush()
+    run.checkpointer.flush()
     return run
 
 
 def test_the_run_goes_on_while_it_is_written_and_what_is_written_is_the_moment_of_the_save(
     tmp_path: Path,
 ) -> None:
-    """S4: the copy is taken on the loop, the rest is the background's; told only once it is durable."""
+    """The copy is taken on the loop, the rest is the background's; told only once it is durable."""
     disk = Disk()
     run = on_disk(tmp_path, disk)
     disk.go.clear()
     run.epoch()
     then = weights(run.model)
-    assert run.store.busy
+    assert run.checkpointer.busy
     run._train_pass()  # on and on, while nothing has been written
-    run.store.poll()
+    run.checkpointer.poll()
     assert list(checkpoints(run)) == ["epoch-0001"]
     assert folders(tmp_path) == ["epoch-0001"]
     disk.go.set()
-    saved = run.store.flush()
+    saved = run.checkpointer.flush()
     assert saved is not None
     assert (saved.name, saved.error) == ("epoch-0002", "")
     assert list(checkpoints(run)) == ["epoch-0001", "epoch-0002"]
@@ -249,7 +248,7 @@ def test_the_run_goes_on_while_it_is_written_and_what_is_written_is_the_moment_o
     assert all(torch.equal(held.tensors["model"][name], t) for name, t in then.items())
     assert any(not torch.equal(t, then[name]) for name, t in weights(run.model).items())
     assert disk.threads == {"esper-checkpoint_0"}
-    assert run.store.flush() is None
+    assert run.checkpointer.flush() is None
 
 
 def test_the_next_save_waits_for_the_last(tmp_path: Path) -> None:
@@ -260,23 +259,23 @@ def test_the_next_save_waits_for_the_last(tmp_path: Path) -> None:
     threading.Timer(0.3, disk.go.set).start()
     run.epoch()
     assert list(checkpoints(run)) == ["epoch-0001", "epoch-0002"]
-    run.store.close()
+    run.checkpointer.close()
     assert list(checkpoints(run)) == ["epoch-0001", "epoch-0002", "epoch-0003"]
-    assert run.store.telemetry.step == 18
-    assert run.store.busy is False
+    assert run.checkpointer.telemetry.step == 18
+    assert run.checkpointer.busy is False
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_whatever_call_fails_the_previous_one_stands_and_the_run_goes_on(tmp_path: Path, code: int) -> None:
-    """R6: one clear event for each; the next save is as good as any."""
+    """One clear event for each; the next save is as good as any."""
     disk = Disk(code=code)
     run = on_disk(tmp_path, disk, trainer__limit_train_batches=1, trainer__limit_val_batches=1)
     calls = disk.calls - 1  # the parent folder is made but once
     for k in range(1, calls):  # the last call of all is made when the new one is in place already
         disk.calls, disk.fail_at = 0, k
         run.progress.epoch += 1
-        run.store.save(run.progress)
-        saved = run.store.flush()
+        run.checkpointer.save(run.progress)
+        saved = run.checkpointer.flush()
         assert disk.calls >= k
         assert saved is not None and os.strerror(code) in saved.error
         event = notes_of(run).named("checkpoint_failed")[k - 1]
@@ -287,18 +286,18 @@ def test_whatever_call_fails_the_previous_one_stands_and_the_run_goes_on(tmp_pat
     load_checkpoint(tmp_path / "checkpoints" / "epoch-0001")
     disk.fail_at = 0
     run.epoch()
-    run.store.flush()
+    run.checkpointer.flush()
     assert folders(tmp_path) == ["epoch-0001", f"epoch-{run.progress.epoch:04d}"]
 
 
 @pytest.mark.parametrize(("value", "what"), [(math.nan, "NaN"), (math.inf, "Inf")])
 def test_weights_that_are_no_numbers_are_never_the_newest(tmp_path: Path, value: float, what: str) -> None:
-    """Pain 13: the good one is not overwritten."""
+    """The good one is not overwritten."""
     run = on_disk(tmp_path, Disk())
     with torch.no_grad():
         next(run.model.parameters()).view(-1)[0] = value
     run.progress.epoch += 1
-    assert run.store.save(run.progress, final=True) is None
+    assert run.checkpointer.save(run.progress, final=True) is None
     (event,) = notes_of(run).named("checkpoint_failed")
     assert f"holds {what}" in event.data["reason"]
     assert folders(tmp_path) == ["epoch-0001"]
@@ -309,28 +308,28 @@ def test_buffers_may_hold_infinities_but_no_nan(tmp_path: Path) -> None:
     mask = torch.tensor([0.0, -math.inf])
     run.model.host.register_buffer("mask", mask)
     run.progress.epoch += 1
-    assert run.store.save(run.progress, final=True) is not None
+    assert run.checkpointer.save(run.progress, final=True) is not None
     mask[0] = math.nan
     run.progress.epoch += 1
-    assert run.store.save(run.progress, final=True) is None
+    assert run.checkpointer.save(run.progress, final=True) is None
 
 
 def test_a_snapshot_becomes_a_checkpoint_of_its_own_moment(tmp_path: Path) -> None:
     """A run that is stopped inside a phase is saved as it was before that."""
     run = on_disk(tmp_path, Disk())
-    snapshots = Snapshots(1 << 30, run.state, run.store.header.make)
+    snapshots = Snapshots(1 << 30, run.state, run.checkpointer.metadata.make)
     run._train_pass()
     taken = snapshots.take(run.progress)
     assert isinstance(taken, Snapshot)
     run.epoch()
-    run.store.flush()
-    path = run.store.save_snapshot(taken)
+    run.checkpointer.flush()
+    path = run.checkpointer.save_snapshot(taken)
     assert path is not None
     assert path.name == "epoch-0001-batch-000006"
     held = load_checkpoint(path)
     assert held.state == json.loads(json.dumps(taken.state))
     assert all(torch.equal(held.tensors["model"][n], t) for n, t in taken.tensors["model"].items())
-    assert run.store.save_snapshot(taken) is None  # it is there already
+    assert run.checkpointer.save_snapshot(taken) is None  # it is there already
 
 
 def test_the_best_models_copy_is_shared_and_not_copied_again(tmp_path: Path) -> None:
@@ -347,9 +346,9 @@ def test_memory_of_a_topology_that_has_been_is_not_kept(tmp_path: Path) -> None:
     options = SAVING | {"checkpoint__checkpoint_frequency": 1, "optimization__max_epochs": 3}
     run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), **options)
     run.train()
-    assert run.store._buffers.free_bytes == 0  # closed
+    assert run.checkpointer._buffers.free_bytes == 0  # closed
     run.progress.epoch += 1
-    run.store.save(run.progress, final=True)
+    run.checkpointer.save(run.progress, final=True)
     tensors, _ = run.state.capture()
     held = sum(t.nbytes for name, group in tensors.items() if name != "best" for t in group.values())
-    assert run.store._buffers.free_bytes == held
+    assert run.checkpointer._buffers.free_bytes == held

@@ -1,4 +1,4 @@
-"""S1, S2: nothing that a run holds is left out of what is saved of it.
+"""Nothing that a run holds is left out of what is saved of it.
 
 A run is walked, object by object, whenever it is saved; so is a fresh one that was made from the files.
 What differs has no business in a checkpoint, for a reason that stands here, or was forgotten.
@@ -24,16 +24,16 @@ from esper.utils.device_and_rng import rng_state
 
 EXEMPT = {
     r"run\.stepper\.backward\.microbatches$": "of the step that is being made",
-    r"run\.account\._began(_cpu)?$": "where this process began to count time",
-    r"run\.account\._(flops|parameters|trained)": "counted anew when it is asked for",
+    r"run\.cost_meter\._began(_cpu)?$": "where this process began to count time",
+    r"run\.cost_meter\._(flops|parameters|trained)": "counted anew when it is asked for",
     r"run\.optimizers\.rebuilds\.latency_ms$": "a clock's",
     r"run\.growth\.packets\._known": "what blueprints offer: asked for anew",
-    r"run\.attention\.(before|_may_leave)": "of the phase of the epoch that is under way",
+    r"run\.interrupts\.(phase_start|_interruptible)": "of the phase of the epoch that is under way",
     r"run\.precision\.scaler\._(init_)?(scale|growth_tracker)$": "made at its first use; see below",
     r"run\.best\._current$": "of the epoch that is being closed",
-    r"run\.parts\.tamiyo\.(packets|outcomes)": "what a policy of the tests has written down",
-    r"run\.(alarm\.path|parts\.run_dir|store\.folder)$": "where this run lives",
-    r"run\.(store|wishes)(\.|$)|run\.state(\.collect)?$": "saving itself, and this test's looking on",
+    r"run\.components\.tamiyo\.(packets|outcomes)": "what a policy of the tests has written down",
+    r"run\.(emergency_notifier\.path|components\.run_dir|checkpointer\.folder)$": "where this run lives",
+    r"run\.(checkpointer|run_control)(\.|$)|run\.state(\.collect)?$": "saving itself, and this walk",
 }
 
 
@@ -110,7 +110,7 @@ def test_an_owner_that_is_left_out_is_missed(tmp_path: Path) -> None:
         lame = start(tmp_path / owner, "heuristic")
         del lame.state.owners[owner]
         try:
-            lame.store.restore(checkpoint)
+            lame.checkpointer.restore(checkpoint)
         except CheckpointError:
             continue  # the others cannot do without it
         assert forgotten(seen, full_census(lame)) != [], owner
@@ -121,8 +121,8 @@ def test_an_attribute_that_nobody_saves_is_missed(tmp_path: Path) -> None:
     taken = saved_life(tmp_path, "no growth")
     fresh = taken_up(tmp_path, "epoch-0002", "no growth")
     fresh.evaluator.samples_so_far = 7  # type: ignore[attr-defined]
-    fresh.early.rows = {"loss": [1.0]}  # type: ignore[attr-defined]
+    fresh.early_stopping.rows = {"loss": [1.0]}  # type: ignore[attr-defined]
     fresh.model.host.fc.scale = 2.0
     missed = forgotten(taken["epoch-0002"], full_census(fresh))
-    for path in ("run.evaluator.samples_so_far", "run.early.rows.loss.0", "run.model._modules.host"):
+    for path in ("run.evaluator.samples_so_far", "run.early_stopping.rows.loss.0", "run.model._modules.host"):
         assert any(found.startswith(path) for found in missed), missed

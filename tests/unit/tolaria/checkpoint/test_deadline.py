@@ -1,4 +1,4 @@
-"""S6: a deadline signal can be shared with another process."""
+"""A deadline signal can be shared with another process."""
 
 from __future__ import annotations
 

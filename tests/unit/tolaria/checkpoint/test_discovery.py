@@ -45,7 +45,7 @@ def test_a_run_a_folder_of_checkpoints_and_a_checkpoint(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", MANIFEST])
 def test_damaged_ones_are_passed_over_and_named(run: Path, name: str) -> None:
-    """S3, R5: the previous good one is used, and that is said."""
+    """The previous good one is used, and that is said."""
     folder = run / "checkpoints"
     spoil(folder / "epoch-0003" / name)
     (folder / "epoch-0002" / name).unlink()
@@ -130,7 +130,7 @@ def test_a_runs_own_configuration_says_where_its_checkpoints_are(tmp_path: Path,
     ],
 )
 def test_a_configuration_that_says_nothing_of_it_means_the_default(run: Path, text: str) -> None:
-    """R8: it is read before anything is verified, so nothing in it is built, resolved or run."""
+    """It is read before anything is verified, so nothing in it is built, resolved or run."""
     (run / "config.yaml").write_text(text)
     assert find_checkpoint(run).path.name == "epoch-0003"
 

@@ -50,7 +50,7 @@ def assert_same(a: dict[str, dict[str, Tensor]], b: dict[str, dict[str, Tensor]]
 
 
 def test_round_trip(checkpoint: Path) -> None:
-    """S2, S3: exact tensors and floats; a folder of safetensors, JSON and a manifest, and nothing else."""
+    """Exact tensors and floats; a folder of safetensors, JSON and a manifest, and nothing else."""
     names = {"state.json", MANIFEST, "model.safetensors", "rng.safetensors", "nothing.safetensors"}
     assert {path.name for path in checkpoint.iterdir()} == names
     loaded = load_checkpoint(checkpoint)
@@ -74,7 +74,7 @@ def test_the_same_name_is_replaced(checkpoint: Path) -> None:
 
 
 def test_model_and_optimiser_go_on_from_a_file(tmp_path: Path) -> None:
-    """Pains 17 and 19, S2: by name, batch-norm buffers and step counts included, bit for bit."""
+    """By name, batch-norm buffers and step counts included, bit for bit."""
 
     def make_parts() -> tuple[nn.Module, torch.optim.Optimizer]:
         model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -143,7 +143,7 @@ class Broken(Files):
 
 
 def test_a_full_disk_leaves_the_previous_one(checkpoint: Path) -> None:
-    """R6, on the whole of a save: five files, written and synced; one clear error each time."""
+    """On the whole of a save: five files, written and synced; one clear error each time."""
     for k in range(1, 11):
         with pytest.raises(CheckpointError, match=r"epoch-0004 could not be written; .*No space left"):
             save_checkpoint(checkpoint.parent, "epoch-0004", tensors=make(1), state=STATE, io=Broken(k))
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_previous_one(checkpoint: Path) -> None:
 
 
 def test_a_disk_that_really_is_too_small(checkpoint: Path) -> None:
-    """R6: the limit on file sizes stops safetensors itself in the middle of a write."""
+    """The limit on file sizes stops safetensors itself in the middle of a write."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -197,7 +197,7 @@ def damage(folder: Path, data: st.DataObject) -> Callable[[], None]:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_is_silent(checkpoint: Path, data: st.DataObject) -> None:
-    """R5: 300 corruptions, all refused, the checkpoint named."""
+    """300 corruptions, all refused, the checkpoint named."""
     undo = damage(checkpoint, data)
     try:
         with pytest.raises(CheckpointError, match="epoch-0003"):
@@ -207,7 +207,7 @@ def test_no_damage_is_silent(checkpoint: Path, data: st.DataObject) -> None:
 
 
 def test_a_reader_without_the_manifest_would_not_notice(checkpoint: Path) -> None:
-    """R5, negative control: safetensors reads a flipped bit as a wrong value, without a word."""
+    """Negative control: safetensors reads a flipped bit as a wrong value, without a word."""
     path = checkpoint / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -277,7 +277,7 @@ def memory_kb(field: str) -> int:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_checkpoints_are_refused_quickly(tmp_path: Path, kind: str) -> None:
-    """R8: within 2 s and 200 MB, by name, with hashes that are right."""
+    """Within 2 s and 200 MB, by name, with hashes that are right."""
     make_files, sentence = HOSTILE[kind]
     folder = forge(tmp_path / "evil", **make_files())
     Path("/proc/self/clear_refs").write_text("5")
@@ -290,7 +290,7 @@ def test_hostile_checkpoints_are_refused_quickly(tmp_path: Path, kind: str) -> N
 
 
 def test_pickles_are_never_run(tmp_path: Path) -> None:
-    """R8, S3: in any file of a checkpoint, and in its place."""
+    """In any file of a checkpoint, and in its place."""
     marker = tmp_path / "marker"
     torch.save(Payload(marker), tmp_path / "payload.pt")
     payload = (tmp_path / "payload.pt").read_bytes()

@@ -1,4 +1,4 @@
-"""S6: at most one loader thread; what it brings too late reaches nobody."""
+"""At most one loader thread; what it brings too late reaches nobody."""
 
 from __future__ import annotations
 

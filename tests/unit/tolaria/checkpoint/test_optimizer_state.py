@@ -74,7 +74,7 @@ def weights(model: nn.Module) -> list[list[float]]:
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.integers(0, 4), after=st.integers(1, 4), seed=st.integers(0, 99))
 def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: str, before: int, after: int, seed: int) -> None:
-    """S2: through files, into a fresh optimiser whose options were others."""
+    """Through files, into a fresh optimiser whose options were others."""
     model = make_model(seed)
     optimizer = OPTIMIZERS[kind](groups_of(model))
     train(model, optimizer, before, seed)
@@ -210,7 +210,7 @@ Saved = tuple[nn.Module, dict[str, Tensor], dict[str, Any]]
 
 
 def test_another_class_is_refused(saved: Saved) -> None:
-    """T8: never a silent fresh start."""
+    """Never a silent fresh start."""
     model, tensors, meta = saved
     refused(
         OPTIMIZERS["adamw"](groups_of(model)),

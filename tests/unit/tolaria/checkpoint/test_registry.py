@@ -1,4 +1,4 @@
-"""S1: what the state of a run is, and that it comes back as it was."""
+"""What the state of a run is, and that it comes back as it was."""
 
 from __future__ import annotations
 
@@ -156,7 +156,6 @@ def draws() -> list[float]:
 
 
 def test_every_generator_of_the_process_is_saved() -> None:
-    """Pains 2."""
     random.gauss(0, 1)
     np.random.normal()
     torch.randn(1)

@@ -21,7 +21,7 @@ def names(folder: Path) -> set[str]:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(saves=st.lists(st.sampled_from("12345"), min_size=1, max_size=8), keep=st.integers(1, 4))
 def test_the_last_saves_stay(tmp_path: Path, saves: list[str], keep: int) -> None:
-    """Pain 6: never more than `keep`, always the newest; a name that is saved again is new again."""
+    """Never more than `keep`, always the newest; a name that is saved again is new again."""
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     expected: list[str] = []
     for name in saves:
@@ -51,7 +51,7 @@ def entry(epoch: int, batch: int = 0, *, best: bool = False) -> Entry:
     ],
 )
 def test_the_last_the_best_and_every_so_manieth_stay(retention: Retention, stay: list[str]) -> None:
-    """Pain 6: of those that were taken with the best model in place, the last one is the best."""
+    """Of those that were taken with the best model in place, the last one is the best."""
     entries = [entry(n, best=n in (1, 2, 4)) for n in range(1, 9)] + [entry(8, 5), entry(9)]
     gone = retention.doomed(entries)
     assert [str(e.path) for e in entries if e not in gone] == stay

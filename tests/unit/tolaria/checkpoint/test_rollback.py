@@ -1,4 +1,4 @@
-"""S5, S6, R14: back to a known good state, from memory or the disk, in time or not at all."""
+"""Back to a known good state, from memory or the disk, in time or not at all."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Bench:
 
     def __init__(self, run: TrainingLoop, **options: Any) -> None:
         self.run = run
-        self.snapshots = Snapshots(LIMIT, run.state, run.store.header.make)
-        self.rollback = Rollback(run.state, self.snapshots, run.store, **options)
+        self.snapshots = Snapshots(LIMIT, run.state, run.checkpointer.metadata.make)
+        self.rollback = Rollback(run.state, self.snapshots, run.checkpointer, **options)
 
     def take(self, *, good: bool = True) -> Snapshot:
         taken = self.snapshots.take(self.run.progress)
@@ -63,7 +63,7 @@ def same_tensors(a: dict[str, dict[str, torch.Tensor]], b: dict[str, dict[str, t
 
 @pytest.mark.parametrize("name", LIVES)
 def test_the_run_is_as_it_was_and_the_snapshot_stays_so(tmp_path: Path, name: str) -> None:
-    """R14: state equals the snapshot bit for bit; it is unchanged after ten more steps, and good again."""
+    """State equals the snapshot bit for bit; it is unchanged after ten more steps, and good again."""
     bench = bench_of(tmp_path, name)
     bench.epoch(2)
     taken = bench.take()
@@ -79,7 +79,7 @@ def test_the_run_is_as_it_was_and_the_snapshot_stays_so(tmp_path: Path, name: st
 
 
 def test_what_follows_is_what_followed_the_first_time(tmp_path: Path) -> None:
-    """S2: a snapshot is as complete as a checkpoint."""
+    """A snapshot is as complete as a checkpoint."""
     bench = bench_of(tmp_path, "sgd")
     bench.epoch()
     bench.take()
@@ -113,7 +113,7 @@ def disk(tmp_path: Path, **options: Any) -> Bench:
     """A run of two epochs, each of them saved, and no snapshot."""
     bench = bench_of(tmp_path, **options)
     bench.epoch(2)
-    bench.run.store.flush()
+    bench.run.checkpointer.flush()
     return bench
 
 
@@ -121,7 +121,7 @@ def test_without_a_snapshot_it_is_the_newest_good_checkpoint(tmp_path: Path) -> 
     bench = disk(tmp_path)
     saved = bench.take(good=False)
     bench.epoch()
-    bench.run.store.flush()
+    bench.run.checkpointer.flush()
     (tmp_path / "checkpoints" / "epoch-0003" / "state.json").write_text("{}")
     result = bench.rollback.back(60_000)
     assert (result.ok, result.tier, result.step, result.hit) == (True, "full", 12, False)
@@ -162,7 +162,7 @@ def loaders() -> int:
 
 
 def test_a_disk_that_takes_ten_seconds_is_not_waited_for(tmp_path: Path) -> None:
-    """S6: at the deadline, with its cause and time; nothing late touches the model; one loader at most."""
+    """At the deadline, with its cause and time; nothing late touches the model; one loader at most."""
     slow, signal = SlowDisk(), DeadlineSignal(tmp_path / "deadline")
     bench = disk(tmp_path / "run", read=slow, signal=signal)
     standing = bench.take(good=False)
@@ -207,7 +207,7 @@ def test_what_cannot_be_done_in_time_is_not_begun(tmp_path: Path) -> None:
 
 
 def test_a_bad_optimiser_state_fails_loudly_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
-    """S5: no silent fresh start; the model, restored before it, is taken back, too."""
+    """No silent fresh start; the model, restored before it, is taken back, too."""
     bench = bench_of(tmp_path, "blend")
     bench.run.config.checkpoint.save_checkpoints = False
     bench.epoch(2)
@@ -267,7 +267,7 @@ def test_a_run_goes_on_saving_after_it_went_back(tmp_path: Path) -> None:
     assert bench.rollback.back(60_000, at_or_before_step=6).step == 6
     bench.run.optimizers.main.param_groups[0]["base_lr"] *= 0.5
     bench.epoch()
-    bench.run.store.flush()
+    bench.run.checkpointer.flush()
     after = load_latest(tmp_path / "checkpoints")
     assert before.path == after.path
     assert not same_tensors(before.tensors, after.tensors)

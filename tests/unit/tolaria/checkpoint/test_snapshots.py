@@ -1,4 +1,4 @@
-"""S5: a size-capped LRU of snapshots with exact accounts; what is refused is said."""
+"""A size-capped LRU of snapshots with exact accounts; what is refused is said."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_has_been_used_stays_longer() -> None:
 
 
 def test_only_good_ones_are_gone_back_to() -> None:
-    """S7: a known good step."""
+    """A known good step."""
     bench = Bench(100)
     for step in (10, 20, 30):
         bench.take(step)

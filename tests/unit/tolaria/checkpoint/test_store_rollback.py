@@ -1,4 +1,4 @@
-"""S2, S7: a rollback is durable before training goes on, whatever moment the process is killed at."""
+"""A rollback is durable before training goes on, whatever moment the process is killed at."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_at_every_moment_the_folder_holds_a_whole_course(tmp_path: Path) -> None
     for name in ("run", "copies"):
         (tmp_path / name).mkdir()
     run = run_of(tmp_path / "run", 15)  # in epoch 3, where it goes back to the end of epoch 1
-    run.store.io = files
+    run.checkpointer.io = files
     lines = tmp_path / "run" / "metrics.jsonl"
     notes = notes_of(run)
     write = notes.epoch
@@ -111,7 +111,7 @@ def test_at_every_moment_the_folder_holds_a_whole_course(tmp_path: Path) -> None
         if files.made:
             return  # it has gone back, and passes here again
         forget_newest(run)
-        run.store.flush()
+        run.checkpointer.flush()
         files.active = True
 
     at_step(run, 15, strike)
@@ -184,10 +184,10 @@ def test_where_nothing_is_saved_a_rollback_still_works(tmp_path: Path) -> None:
 def test_a_full_disk_is_no_end_where_a_restart_would_find_a_good_state(tmp_path: Path) -> None:
     """The checkpoint of the state that the run is back at stands, without the decisions."""
     run, files = run_of(tmp_path, 14), Failing()
-    run.store.io = files
+    run.checkpointer.io = files
 
     def strike() -> None:
-        run.store.flush()
+        run.checkpointer.flush()
         files.full = True
 
     at_step(run, 14, strike)
@@ -200,11 +200,11 @@ def test_a_full_disk_is_no_end_where_a_restart_would_find_a_good_state(tmp_path:
 def test_a_full_disk_halts_where_a_restart_would_take_the_course_that_was_left(tmp_path: Path) -> None:
     """The disk stays as it is, records included: nothing of the other course is mixed into it."""
     run, files = run_of(tmp_path, 14), Failing()
-    run.store.io = files
+    run.checkpointer.io = files
 
     def strike() -> None:
         forget_newest(run)
-        run.store.flush()
+        run.checkpointer.flush()
         files.full = True
 
     at_step(run, 14, strike)

@@ -1,4 +1,4 @@
-"""S4: writes go on in the background, one at a time."""
+"""Writes go on in the background, one at a time."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_the_packet_tells_what_is_used_and_offers_only_what_fits(tmp_path: Path)
         c for s in before.sites for c in s.candidates if s.layer == "block1" and c.options == {"hidden": 4}
     )
     assert after.flops_now == before.flops_now + seed.flops
-    assert after.flops_now == pytest.approx(run.account.per_sample()[0])
+    assert after.flops_now == pytest.approx(run.cost_meter.per_sample()[0])
     for packet in plan.packets:
         assert packet.max_flops is not None
         room = packet.max_flops - packet.flops_now

@@ -1,4 +1,4 @@
-"""C9: what a step costs, with grouped convolutions at their real price."""
+"""What a step costs, with grouped convolutions at their real price."""
 
 from __future__ import annotations
 

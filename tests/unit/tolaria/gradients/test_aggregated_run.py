@@ -1,4 +1,4 @@
-"""T4 to T6, D6, S2: whole runs whose gradients are combined."""
+"""Whole runs whose gradients are combined."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def life(run_dir: Path, *, notes: Any = None, run_control: RunControl | None = N
 
 
 def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path) -> None:
-    """T5, S2: the generator of the orders and the counts of half an epoch come back; a graft between."""
+    """The generator of the orders and the counts of half an epoch come back; a graft between."""
     whole = life(tmp_path / "whole")
     whole.train()
     lines = notes_of(whole).comparable()
@@ -55,7 +55,7 @@ def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path) -
 
 
 def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
-    """N1: in the loggers' records and as an event."""
+    """In the loggers' records and as an event."""
     run = life(tmp_path)
     run.train()
     notes = notes_of(run)
@@ -81,7 +81,7 @@ def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
 def test_objectives_are_told_apart(
     tmp_path: Path, aggregator: Aggregator | None, weights: tuple[float, float]
 ) -> None:
-    """D6: the loss is what the aggregation makes of the objectives; each is seen besides."""
+    """The loss is what the aggregation makes of the objectives; each is seen besides."""
     run = two_headed(tmp_path, aggregator, optimization__accumulation_steps=2, logging__step_interval=1)
     run.train()
     notes = notes_of(run)
@@ -98,7 +98,7 @@ def test_objectives_are_told_apart(
 
 
 def test_several_objectives_are_not_compiled_and_the_numbers_stay(tmp_path: Path) -> None:
-    """T2: with the reason told once; a compiled graph can be differentiated only once."""
+    """With the reason told once; a compiled graph can be differentiated only once."""
     eager = two_headed(tmp_path / "eager", pcgrad())
     asked = two_headed(tmp_path / "asked", pcgrad(), compile_model=True, trainer__compile_backend="aot_eager")
     eager.train()
@@ -109,7 +109,7 @@ def test_several_objectives_are_not_compiled_and_the_numbers_stay(tmp_path: Path
 
 
 def test_micro_batches_are_compiled(tmp_path: Path) -> None:
-    """T2, pains 21: each has a graph of its own, and that is differentiated once."""
+    """Each has a graph of its own, and that is differentiated once."""
     found = []
     for compiled in (True, False):
         options = {"compile_model": compiled, "trainer__compile_backend": "eager"}

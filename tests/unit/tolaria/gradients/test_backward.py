@@ -1,4 +1,4 @@
-"""T2 to T5: from a window's losses to the gradients that the optimiser gets."""
+"""From a window's losses to the gradients that the optimiser gets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from esper.tolaria.gradients import Aggregator, ConflictStats, Mean, PCGrad, Tas
 from esper.tolaria.gradients.pcgrad import draw_orders
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def stepper(
         parameters = grown.optimizers.shared_parameters
         backward = TaskBackward(aggregator, exact, parameters, ConflictStats(CPU, 1.0))
     rate = LearningRate(constant(Horizon(10, 5)))
-    parts = (loss, pair_form, exact, clip_norm, backward)
+    parts = (loss, pair_adapter, exact, clip_norm, backward)
     return Stepper(forward, grown.optimizers, grown.seeds, rate, *parts)
 
 
@@ -100,7 +100,7 @@ def close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float = 1e-6) -
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 @settings(max_examples=15)
 def test_any_accumulation_by_weight_has_the_full_batchs_gradient(sizes: list[int]) -> None:
-    """T3, pains 14: for any remainder, within 1e-6 of its norm."""
+    """For any remainder, within 1e-6 of its norm."""
     host = copy.deepcopy(make_host().model.host)
     x, y = conflicting(sizes)
     LOSS(host(x), y).backward()
@@ -159,14 +159,14 @@ def by_hand(sizes: Sequence[int], seed: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("sizes", [[8, 8], [5, 5, 5, 2], [1, 6, 1]])
 def test_micro_batches_are_freed_of_their_conflicts(sizes: list[int]) -> None:
-    """T5, T3: of any size; the window's shares come first, then the surgery."""
+    """Of any size; the window's shares come first, then the surgery."""
     expected = by_hand(sizes, seed=4)
     assert close(gradients(PCGrad(generator(4)), sizes), expected, 1e-5)
     assert not close(gradients(None, sizes), expected, 1e-3)
 
 
 def test_one_micro_batch_passes_untouched() -> None:
-    """T5: to the bit, and no number is drawn for it."""
+    """To the bit, and no number is drawn for it."""
     made = PCGrad(generator(4))
     assert same(gradients(made, [12]), gradients(None, [12]))
     assert torch.equal(made.generator.get_state(), generator(4).get_state())
@@ -183,7 +183,7 @@ def test_the_mean_counts_micro_batches_whatever_their_size() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("norm", [True, False])
 def test_mixed_precision_gives_the_same_within_its_rounding(precision: str, norm: bool) -> None:
-    """T2, pains 21 and 22: one scale for all tasks, taken off once; batch norm in front of conflicts."""
+    """One scale for all tasks, taken off once; batch norm in front of conflicts."""
 
     def host() -> Host:
         return Host(norm=norm)
@@ -234,7 +234,7 @@ def objectives_by_hand(norm: str, seed: int | None) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_objectives_are_freed_of_their_conflicts_over_what_they_share(norm: str) -> None:
-    """T5, pains 22: heads keep their own gradients and do not count in anybody's norm."""
+    """Heads keep their own gradients and do not count in anybody's norm."""
 
     def host() -> TwoHeads:
         return TwoHeads(norm)
@@ -255,7 +255,7 @@ def test_objectives_add_up_over_micro_batches() -> None:
 
 
 def test_running_statistics_move_once_a_forward() -> None:
-    """Pains 22: several products over one graph are still one forward."""
+    """Several products over one graph are still one forward."""
     buffers = []
     for aggregator in (None, PCGrad(generator())):
         grown = make_host(host=TwoHeads)
@@ -292,7 +292,6 @@ def test_an_objective_may_be_missing_or_constant() -> None:
 
 
 def test_losses_that_depend_on_nothing_are_refused() -> None:
-    """T4."""
 
     def constant_loss(output: Any, targets: Tensor) -> dict[str, Tensor]:
         return {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}
@@ -302,7 +301,6 @@ def test_losses_that_depend_on_nothing_are_refused() -> None:
 
 
 def test_a_model_of_several_dtypes_is_refused() -> None:
-    """T4."""
 
     class Mixed(Host):
         def __init__(self) -> None:
@@ -332,7 +330,7 @@ def test_a_step_after_one_that_was_broken_off_knows_nothing_of_it() -> None:
 
 @pytest.mark.parametrize("loss", ["one", "two"])
 def test_a_seed_in_isolation_changes_nothing_for_the_host(loss: str) -> None:
-    """K5: with dropout, clipping and accumulation, to the bit, while the seed learns as often as ever."""
+    """With dropout, clipping and accumulation, to the bit, while the seed learns as often as ever."""
     host, judged = (Host, LOSS) if loss == "one" else (TwoHeads, two_losses)
 
     def make() -> nn.Module:
@@ -371,7 +369,7 @@ def test_a_seed_in_isolation_hears_the_sum_of_the_objectives() -> None:
 
 
 def test_a_graft_in_mid_epoch_is_seen_at_the_next_step() -> None:
-    """T7: the joined seed's parameters take part from the first step on."""
+    """The joined seed's parameters take part from the first step on."""
     grown = make_host()
     made = stepper(grown, PCGrad(generator()), clip_norm=1.0)
     grown.model.train()
@@ -391,12 +389,12 @@ def test_a_graft_in_mid_epoch_is_seen_at_the_next_step() -> None:
 @pytest.mark.parametrize("aggregator", [PCGrad(generator()), Mean(), Weighted({"first": 2, "second": 1})])
 @pytest.mark.parametrize("loss", ["one", "two"])
 def test_a_step_waits_for_no_value(aggregator: Aggregator, loss: str) -> None:
-    """T2: neither the Gram matrix nor a count is read in the step."""
+    """Neither the Gram matrix nor a count is read in the step."""
     host, judged = (Host, LOSS) if loss == "one" else (TwoHeads, two_losses)
     grown = make_host(host=host)
     made = stepper(grown, aggregator, loss=judged, clip_norm=0.5)
     grown.model.train()
-    meter = RunningMetrics(CPU, aggregator.total)
+    meter = RunningMetrics(CPU, aggregator.combine_losses)
     made.step(split(batch(8), [4, 4]), [meter], 1)
     with Waits(set()) as waits:
         made.step(split(batch(8), [4, 4]), [meter], 2)

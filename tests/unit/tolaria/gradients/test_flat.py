@@ -1,4 +1,4 @@
-"""T4: gradients as one vector and back."""
+"""Gradients as one vector and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.fl
 
 @given(SHAPES, DTYPES)
 def test_flat_gradients_are_the_same_again(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
-    """T4: scalars and ranks up to 4, device and dtype kept, nothing shared with the originals."""
+    """Scalars and ranks up to 4, device and dtype kept, nothing shared with the originals."""
     tensors = [torch.randn(shape).to(dtype) for shape in shapes]
     flat, layout = flatten(tensors)
     assert (flat.dtype, flat.shape) == (dtype, (sum(t.numel() for t in tensors),))

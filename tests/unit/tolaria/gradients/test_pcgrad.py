@@ -1,4 +1,4 @@
-"""T5: PCGrad against the paper, against torchjd, and its invariants."""
+"""PCGrad against the paper, against torchjd, and its invariants."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def combined(rows: list[list[Tensor]], seed: int) -> Tensor:
 # some seconds, most of them the oracle's: as many cases as the requirement names
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_five_hundred_cases_agree_with_the_paper_and_with_torchjd(dtype: torch.dtype) -> None:
-    """T5: same order of projections, relative to the result, or where all cancels out to what went in."""
+    """Same order of projections, relative to the result, or where all cancels out to what went in."""
     bound = {torch.float32: 1e-5, torch.float64: 1e-10}.get(dtype, 0.0)
     conflicts = 0
     for number in range(500):
@@ -208,13 +208,13 @@ def test_an_impossible_epsilon_is_refused(epsilon: float) -> None:
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_a_gradient_that_is_not_finite_is_not_hidden(bad: float) -> None:
-    """T2: fp16's scaler has to see an overflow, and skip the step."""
+    """Fp16's scaler has to see an overflow, and skip the step."""
     rows = [[torch.tensor([1.0, 2.0])], [torch.tensor([-1.0, bad])], [torch.tensor([0.5, -3.0])]]
     assert not torch.isfinite(combined(rows, seed=0)).all()
 
 
 def test_the_orders_come_from_the_generator_alone() -> None:
-    """T5: the state that is saved decides; the global generator is left alone."""
+    """The state that is saved decides; the global generator is left alone."""
     rows = case(3, torch.float64)
     made = PCGrad(generator(5))
     tasks = Tasks([str(i) for i in range(len(rows))], rows)

@@ -1,4 +1,4 @@
-"""T7: whose gradient it is, seen in real steps of a small host."""
+"""Whose gradient it is, seen in real steps of a small host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from esper.tolaria.gradients import ConflictStats, Mean, TaskBackward
 from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_form
+from esper.tolaria.task import RunningMetrics, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ class Bench:
             grown.seeds,
             LearningRate(constant(Horizon(10, 5))),
             loss,
-            pair_form,
+            pair_adapter,
             made,
             None,
             backward,
@@ -267,7 +267,7 @@ def test_conflicts_between_objectives_that_pull_apart() -> None:
 
 @pytest.mark.parametrize("precision", [False, "bf16", "fp16"])
 def test_host_and_seed_steps_with_report_are_those_without(precision: bool | str) -> None:
-    """T6: telemetry does not move a weight, to the bit; also in a blend and with micro-batches."""
+    """Telemetry does not move a weight, to the bit; also in a blend and with micro-batches."""
     grown = [make_host(blend_steps=30) for _ in range(2)]
     for each, mode in zip(grown, ("none", "report"), strict=True):
         each.do(germinate("a", "mlp"))
@@ -329,7 +329,7 @@ def test_a_step_that_is_looked_at_waits_for_no_value(sizes: tuple[int, ...], mod
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 @pytest.mark.parametrize("precision", [False, "bf16"])
 def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) -> None:
-    """T2: with everything on, torch's own watch over synchronisations stays silent."""
+    """With everything on, torch's own watch over synchronisations stays silent."""
     device = torch.device("cuda")
     grown = two_joined()
     grown.model.to(device)
@@ -338,7 +338,7 @@ def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) ->
     for at, window in enumerate(windows):
         torch.cuda.set_sync_debug_mode("error" if at == SAMPLE_STEPS else "default")
         try:
-            bench.stepper.step(window, [bench.meter], at, want_norm=True)
+            bench.stepper.step(window, [bench.meter], at, return_norm=True)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert bench.flush()["tolaria.grad_agg.sampled_steps"] == 2

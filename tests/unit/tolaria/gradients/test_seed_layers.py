@@ -1,4 +1,4 @@
-"""T7: norms of the layers inside a seed."""
+"""Norms of the layers inside a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T7, N1: an epoch's sums become metrics, jumps and conflicts."""
+"""An epoch's sums become metrics, jumps and conflicts."""
 
 from __future__ import annotations
 

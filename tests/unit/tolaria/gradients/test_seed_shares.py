@@ -1,4 +1,4 @@
-"""T7: gradients collapse per owner, in order, with zeros for who took no part."""
+"""Gradients collapse per owner, in order, with zeros for who took no part."""
 
 from __future__ import annotations
 

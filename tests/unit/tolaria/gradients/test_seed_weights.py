@@ -1,4 +1,4 @@
-"""T6, T7: weights from stage and alpha, and the steps that they scale."""
+"""Weights from stage and alpha, and the steps that they scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T4, T7: what tasks share, and what they do not."""
+"""What tasks share, and what they do not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ def test_tasks_that_share_nothing_are_put_together() -> None:
 
 @pytest.mark.parametrize("rows", [[], [[], []], [[None, None], [None, None]]])
 def test_without_gradients_there_is_an_error(rows: list[list[None]]) -> None:
-    """T4."""
     with pytest.raises(RuntimeError, match=r"^no gradients available for aggregation$"):
         Tasks(("a", "b"), rows)
 
@@ -46,7 +45,7 @@ def test_rows_of_different_lengths_are_refused() -> None:
 
 @pytest.mark.parametrize("other", [B.double(), torch.zeros(1, 2, device="meta")])
 def test_gradients_of_several_dtypes_or_devices_are_refused(other: torch.Tensor) -> None:
-    """T4: within a task and between tasks."""
+    """Within a task and between tasks."""
     with pytest.raises(AggregationError, match="several d"):
         _ = Tasks(("a", "b"), [[A, HEAD], [other, HEAD]]).matrix
     with pytest.raises(AggregationError, match="several d"):

@@ -1,4 +1,4 @@
-"""T4: aggregators of others, such as torchjd's, by the same door."""
+"""Aggregators of others, such as torchjd's, by the same door."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T6: weighted means of gradients."""
+"""Weighted means of gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from esper.tolaria.gradients.weighted import normalized, weighted
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
 def test_a_mean_by_weight_over_any_rank(shape: list[int], weights: list[float], dtype: torch.dtype) -> None:
-    """T6: ranks 0 to 4; in the gradients' own dtype; weights need not add up to 1."""
+    """Ranks 0 to 4; in the gradients' own dtype; weights need not add up to 1."""
     gradients = [torch.randn(shape).to(dtype) for _ in weights]
     before = [g.clone() for g in gradients]
     found = weighted(gradients, weights)
@@ -33,7 +33,7 @@ def test_a_mean_by_weight_over_any_rank(shape: list[int], weights: list[float], 
 
 
 def test_the_weights_are_made_on_the_gradients_device() -> None:
-    """T6: each gradient's own, so that a model may be spread over several."""
+    """Each gradient's own, so that a model may be spread over several."""
     found = weighted([torch.zeros(2, 3, device="meta"), torch.ones(2, 3, device="meta")], [1, 3])
     assert found is not None
     assert found.device.type == "meta"
@@ -73,7 +73,7 @@ ROWS = [[torch.tensor([1.0, 2.0]), None], [torch.tensor([3.0, -2.0]), torch.tens
 def test_the_mean_of_objectives_is_the_gradient_of_their_mean_loss() -> None:
     found = Mean().combine(Tasks(("a", "b"), ROWS))
     assert [g.tolist() for g in found.gradients if g is not None] == [[2.0, 0.0], 4.0]
-    assert Mean().total(LOSSES).item() == 3
+    assert Mean().combine_losses(LOSSES).item() == 3
 
 
 def test_objectives_weigh_by_name() -> None:
@@ -81,12 +81,12 @@ def test_objectives_weigh_by_name() -> None:
     found = made.combine(Tasks(("a", "b"), ROWS))
     assert [g.tolist() for g in found.gradients if g is not None] == [[2.5, -1.0], 6.0]
     assert found.weights == [0.25, 0.75]
-    assert made.total(LOSSES).item() == 4
+    assert made.combine_losses(LOSSES).item() == 4
     assert Weighted().combine(Tasks(("a", "b"), ROWS)).weights == [0.5, 0.5]
 
 
 def test_micro_batches_weigh_by_their_samples() -> None:
-    """The mean knows nothing of sizes; by weight it is the full batch's gradient (T3)."""
+    """The mean knows nothing of sizes; by weight it is the full batch's gradient."""
     tasks = Tasks(("0", "1"), ROWS, shares=[0.25, 0.75])
     assert Weighted({"a": 1}).combine(tasks).weights == [0.25, 0.75]
     assert Mean().combine(tasks).weights == [0.5, 0.5]
@@ -96,4 +96,4 @@ def test_an_objective_without_a_weight_is_refused() -> None:
     with pytest.raises(AggregationError, match=r"'b' has no weight.*for a, typo"):
         Weighted({"a": 1, "typo": 2}).combine(Tasks(("a", "b"), ROWS))
     with pytest.raises(AggregationError, match="'b' has no weight"):
-        Weighted({"a": 1}).total(LOSSES)
+        Weighted({"a": 1}).combine_losses(LOSSES)

@@ -81,7 +81,7 @@ class Stopping:
     def __init__(self, run: TrainingLoop) -> None:
         self.run = run
         self.fired = False
-        self.look: Callable[[AdaptationCommand], AdaptationCommand] | None = run.growth.control.choose  # type: ignore[union-attr]
+        self.look: Callable[[AdaptationCommand], AdaptationCommand] | None = run.growth.controller.select  # type: ignore[union-attr]
 
     def __call__(self, command: AdaptationCommand) -> AdaptationCommand:
         self.fired = True
@@ -93,7 +93,7 @@ class Stopping:
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_stopped_in_the_midst_of_a_look_it_goes_on_exactly(tmp_path: Path, inside: bool) -> None:
-    """S2, T11: nothing is planted, and the round is done over; inside an epoch and at its end."""
+    """Nothing is planted, and the round is done over; inside an epoch and at its end."""
     options: dict[str, Any] = {**OPTIONS, "morphogenetic__lookahead_steps": 20}
     options |= {"checkpoint__save_checkpoints": True, "optimization__max_epochs": 3}
     if inside:
@@ -107,7 +107,7 @@ def test_stopped_in_the_midst_of_a_look_it_goes_on_exactly(tmp_path: Path, insid
     whole, stopped = begun("whole"), begun("stopped")
     whole.train()
     assert stopped.growth is not None
-    stopping = stopped.growth.control.choose = Stopping(stopped)
+    stopping = stopped.growth.controller.select = Stopping(stopped)
     stopped.train()
     assert stopping.fired and stopped.progress.stopped_by == "sigint" and not stopped.model.alive_records()
     (saved,) = (path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir())

@@ -1,4 +1,4 @@
-"""B1, T15: every limit refuses visibly, and is remembered."""
+"""Every limit refuses visibly, and is remembered."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_cap_counts_an_epoch_and_the_most_urgent_go_first() -> None:
 
 
 def test_every_kind_of_command_counts_for_the_cap() -> None:
-    """K3: germinate, cull, fossilise and pause."""
+    """Germinate, cull, fossilise and pause."""
     desk = make_desk(max_adaptations_per_epoch=2, grown=make_host(blend_steps=0))
     desk.decide(plant(1))
     assert desk.decide(
@@ -187,7 +187,7 @@ def test_limits_outlive_a_checkpoint() -> None:
 
 
 def test_while_the_breaker_is_open_nothing_germinates_and_culls_go_on() -> None:
-    """T8, B3: conservative, with a reason; it recovers by itself."""
+    """Conservative, with a reason; it recovers by itself."""
     desk = make_desk()
     assert desk.decide(plant(1), step=10) == [None]
     rebuilds = desk.grown.optimizers.rebuilds
@@ -204,7 +204,7 @@ def test_while_the_breaker_is_open_nothing_germinates_and_culls_go_on() -> None:
 
 
 def test_a_conservative_run_changes_nothing_until_it_is_over() -> None:
-    """S8: level 3."""
+    """Level 3."""
     desk = make_desk()
     desk.loop.conservative = lambda: "the loss is nan"
     assert desk.decide(plant(1), tell(PAUSE, number=2)) == [Refusal.CONSERVATIVE] * 2
@@ -215,7 +215,7 @@ def test_a_conservative_run_changes_nothing_until_it_is_over() -> None:
 
 @pytest.mark.parametrize("isolation_steps", [0, 9])
 def test_a_seed_is_expelled_at_once_and_leaves_nothing(isolation_steps: int) -> None:
-    """S7, K9: also in the midst of its blend, which is not reversed."""
+    """Also in the midst of its blend, which is not reversed."""
     desk = make_desk(grown=make_host(slots=4, isolation_steps=isolation_steps, blend_steps=10))
     desk.decide(plant(1))
     for _ in range(3):

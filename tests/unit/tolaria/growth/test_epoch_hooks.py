@@ -1,4 +1,4 @@
-"""T1, T15, K3: what happens to the seeds at the end of an epoch and inside it."""
+"""What happens to the seeds at the end of an epoch and inside it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def names(notes: Notes, epoch: int) -> list[str]:
 
 
 def test_the_order_of_an_epochs_end(tmp_path: Path) -> None:
-    """T1: gates, health, impact, decisions, then the checkpoint."""
+    """Gates, health, impact, decisions, then the checkpoint."""
     plan = Plan({1: [germinate()], 3: [tell(CommandKind.CULL, number=2)]})
     run = trained(tmp_path, plan, checkpoint__save_checkpoints=True, checkpoint__checkpoint_frequency=1)
     told = "tolaria.grad_agg.seeds"  # every 16th step is looked at: none of epoch 3 is
@@ -83,7 +83,7 @@ def test_the_cap_counts_decisions_inside_an_epoch_and_at_its_end_together(tmp_pa
     )
     assert [(o.step, o.applied) for o in plan.outcomes] == [(2, True), (4, False), (6, False)]
     assert run.growth is not None
-    assert run.growth.control.counts == {"proposed": 3, "applied": 1, "refused": 2}
+    assert run.growth.controller.counts == {"proposed": 3, "applied": 1, "refused": 2}
 
 
 class AtStep(Plan):
@@ -95,7 +95,7 @@ class AtStep(Plan):
 
 
 def test_a_culled_blend_turns_back_and_is_gone_at_the_step_it_comes_to_nothing(tmp_path: Path) -> None:
-    """K3: a blend is reversed inside BLENDING and ends in CULLED; also between two decisions."""
+    """A blend is reversed inside BLENDING and ends in CULLED; also between two decisions."""
     plan = AtStep({4: [germinate()], 8: [tell(CommandKind.CULL, number=2)]})
     run = trained(
         tmp_path, plan, morphogenetic__decision_interval_steps=4, morphogenetic__seed__blend_steps=10
@@ -128,7 +128,7 @@ def test_no_health_without_telemetry(tmp_path: Path) -> None:
     plan = Plan({1: [germinate()]})
     run = make_run(tmp_path, tamiyo=plan, **GROWING)
     run.model.telemetry_enabled = False
-    quiet = TrainingLoop(run.config, run.parts)
+    quiet = TrainingLoop(run.config, run.components)
     quiet.train()
     assert notes_of(quiet).named("seed_health") == []
     assert plan.packets[-1].seeds[0].health is None
@@ -147,7 +147,7 @@ def test_impact_is_measured_when_probation_is_over(tmp_path: Path, probation: in
 
 
 def test_the_hook_has_a_budget(tmp_path: Path) -> None:
-    """T15: an event, never a failed epoch."""
+    """An event, never a failed epoch."""
     run = trained(tmp_path, Plan(), trainer__hook_budget_ms=1e-9)
     hooks = [event.data["hook"] for event in notes_of(run).named("tolaria.hook_budget_exceeded")]
     assert hooks == ["end_of_epoch", "decision"] * 4
@@ -182,8 +182,8 @@ def test_the_end_of_an_epoch_leaves_no_trace_in_the_model(tmp_path: Path) -> Non
     torch.manual_seed(9)
     expected = torch.rand(3)
     torch.manual_seed(9)
-    run.account.topology_changed()
-    run.account.forwards(1)
+    run.cost_meter.topology_changed()
+    run.cost_meter.forwards(1)
     run.growth.end_of_epoch(run.progress, 1.0)
     assert len(notes_of(run).named("seed_impact")) == impacts + 1
     assert torch.equal(torch.rand(3), expected)
@@ -194,7 +194,7 @@ def test_the_end_of_an_epoch_leaves_no_trace_in_the_model(tmp_path: Path) -> Non
 
 
 def test_a_policy_and_a_blueprint_with_bugs_cost_growth_and_nothing_else(tmp_path: Path) -> None:
-    """B3: every round of decisions fails, and the run is the run without growth."""
+    """Every round of decisions fails, and the run is the run without growth."""
 
     class Buggy(Plan):
         def decide(self, packet: Any) -> list[Any]:

@@ -21,7 +21,7 @@ OPTIONS = {
 
 
 def lookahead_of(run: TrainingLoop) -> Lookahead:
-    return Lookahead(run.evaluator, run.train_batches, run.probe, run.parts.optimizer, run.account)
+    return Lookahead(run.evaluator, run.train_batches, run.probe, run.components.optimizer, run.cost_meter)
 
 
 def good(**changes: object) -> AdaptationCommand:
@@ -49,7 +49,7 @@ def test_it_leaves_no_trace_but_its_cost(tmp_path: Path) -> None:
     assert all(torch.equal(t, before[n]) for n, t in weights(run.model).items())
     assert not run.model.alive_records() and run.model.counters.forwards == twin.model.counters.forwards
     spent = run.progress.train_flops - flops
-    host = run.account.per_sample()[1]
+    host = run.cost_meter.per_sample()[1]
     assert spent > 9 * 32 * host  # nine batches, on more than the host
     run.train()
     twin.train()

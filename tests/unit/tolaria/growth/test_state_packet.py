@@ -1,4 +1,4 @@
-"""B1: what Tamiyo decides by."""
+"""What Tamiyo decides by."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def floats(batch: Any) -> Any:
     return (inputs,), {}, targets.float()
 
 
-def run_with(tmp_path: Path, loss: Any, *shape: int, form: Any = floats, **options: Any) -> Any:
-    parts = {"loss": loss, "form": form}
+def run_with(tmp_path: Path, loss: Any, *shape: int, batch_adapter: Any = floats, **options: Any) -> Any:
+    parts = {"loss": loss, "batch_adapter": batch_adapter}
     return make_run(tmp_path, model=Host(*shape), parts=parts, model__target_layers=["block1"], **options)
 
 
@@ -131,7 +131,7 @@ def test_embeddings_under_a_contrastive_loss_have_no_accuracy(tmp_path: Path) ->
         same = targets[:, None] == targets[None]
         return torch.where(same, near, F.relu(1 - near)).mean()
 
-    run = run_with(tmp_path, contrastive, 16, form=lambda batch: ((batch[0],), {}, batch[1]))
+    run = run_with(tmp_path, contrastive, 16, batch_adapter=lambda batch: ((batch[0],), {}, batch[1]))
     assert run.loss.batch_dependent
     assert not run.loss.accuracy.classes
 

@@ -1,4 +1,4 @@
-"""T4, D5: what a loss may answer."""
+"""What a loss may answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T8: rebuilds are counted and told, and a breaker holds growth back after repeated failures."""
+"""Rebuilds are counted and told, and a breaker holds growth back after repeated failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_outcome_is_counted_and_told() -> None:
 
 
 def test_the_breaker_learns_of_failures_also_after_a_success() -> None:
-    """T8: a success between them does not wipe failures out."""
+    """A success between them does not wipe failures out."""
     made, notes = rebuilds()
     for step in range(FAILURES_TO_OPEN):
         assert not made.refuses(step)
@@ -85,7 +85,7 @@ def test_a_success_while_it_is_open_does_not_close_it() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=40), st.integers(0, 40))
 def test_a_saved_one_goes_on_as_the_whole_one_would(events: list[tuple[bool, int]], cut: int) -> None:
-    """S2: what the breaker counts is part of the state."""
+    """What the breaker counts is part of the state."""
     whole, other = CircuitBreaker(recovery_steps=10), CircuitBreaker(recovery_steps=10)
     step, live = 0, whole
     for number, (good, gap) in enumerate(events):

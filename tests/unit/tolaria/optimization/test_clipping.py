@@ -1,4 +1,4 @@
-"""T2: clipping over everything, or each group on its own."""
+"""Clipping over everything, or each group on its own."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_by_group_is_all_where_there_is_one_group() -> None:
 
 @pytest.mark.parametrize("missing", [0, 1, 3])
 def test_the_norm_of_all_gradients_is_that_of_torch(missing: int) -> None:
-    """S7: to the bit, also where some parameters have no gradient, or none has."""
+    """To the bit, also where some parameters have no gradient, or none has."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (7,), ())]
     for param in params[missing:]:

@@ -1,4 +1,4 @@
-"""T9: learning rates against torch's own schedulers, and what those do not have."""
+"""Learning rates against torch's own schedulers, and what those do not have."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_after_the_warm_up_nothing_is_left_of_it(factor: Factor, warmup: int) ->
 
 
 def test_a_group_that_came_later_warms_up_on_its_own_and_follows_the_same_policy() -> None:
-    """T9: new seeds."""
+    """New seeds."""
     sgd = optimizer()
     sgd.param_groups[0]["base_lr"] = LR
     late = {"params": [torch.nn.Parameter(torch.ones(1))], "base_lr": 0.1, "born_step": 10, "warmup_steps": 4}
@@ -221,7 +221,7 @@ def trace_of_torch(name: str, horizon: Horizon, warmup: int, floor: float) -> li
 def test_every_policy_with_its_warm_up_is_torchs_through_a_resume_and_a_graft(
     name: str, floor: float
 ) -> None:
-    """T9, pains 16: saved and loaded after every step, a group joining midway; no rate is off by one."""
+    """Saved and loaded after every step, a group joining midway; no rate is off by one."""
     horizon, warmup = Horizon(48, 6), 8
     sgd = optimizer()
     sgd.param_groups[0]["base_lr"] = LR
@@ -244,7 +244,7 @@ def test_every_policy_with_its_warm_up_is_torchs_through_a_resume_and_a_graft(
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_longer_run_follows_torchs_policy_of_its_new_length_and_says_so(name: str) -> None:
-    """Pains 16: extending at resume is explicit, and told."""
+    """Extending at resume is explicit, and told."""
     short, long = Horizon(24, 6), Horizon(48, 6)
     first = LearningRate(POLICIES[name][0](short), short)
     first.cut(0.5)

@@ -1,4 +1,4 @@
-"""T8: what is optimised is what is trainable, after every event, and nothing else has changed."""
+"""What is optimised is what is trainable, after every event, and nothing else has changed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def names(optimizer: torch.optim.Optimizer) -> list[str]:
 @pytest.mark.parametrize("factory", [sgd, adam])
 @pytest.mark.parametrize("isolation_steps", [0, 2])
 def test_every_event_of_a_life(factory: Any, isolation_steps: int) -> None:
-    """Pains 17: after each event optimiser = trainable parameters, host state unchanged."""
+    """After each event optimiser = trainable parameters, host state unchanged."""
     grown = make_host(factory=factory, isolation_steps=isolation_steps, probation_epochs=0)
     for step in range(3):
         grown.train_step(step)
@@ -119,7 +119,6 @@ def test_what_is_clipped_together_is_the_host_and_the_joined_seeds() -> None:
 
 
 def test_a_culled_seed_leaves_no_entry() -> None:
-    """K9."""
     grown = make_host(factory=adam, blend_steps=0)
     plant(grown)
     grown.train_step()
@@ -156,7 +155,7 @@ class Stubborn(torch.optim.SGD):
 
 
 def test_where_the_optimiser_fails_both_are_as_they_were() -> None:
-    """T8: if either raises both are undone."""
+    """If either raises both are undone."""
     grown = make_host(factory=lambda groups: Stubborn(groups, lr=0.1))
     key = plant(grown, "a", number=1)
     grown.train_step()

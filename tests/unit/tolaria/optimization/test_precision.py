@@ -1,4 +1,4 @@
-"""T2: one precision and one scaler for the whole run."""
+"""One precision and one scaler for the whole run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def overflow(
 
 
 def test_skipped_steps_are_counted_told_once_and_saved() -> None:
-    """T2: a skipped fp16 step is known."""
+    """A skipped fp16 step is known."""
     precision, notes = Precision("fp16", CPU), Notes()
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -111,7 +111,7 @@ def test_an_unknown_precision_is_refused(mode: Any) -> None:
 
 
 def test_unscaling_twice_in_a_step_is_an_error() -> None:
-    """T2: exactly once."""
+    """Exactly once."""
     precision = Precision("fp16", CPU)
     weight = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([weight], lr=0.1)
@@ -124,7 +124,7 @@ def test_unscaling_twice_in_a_step_is_an_error() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 @pytest.mark.parametrize("mode", [False, "bf16", "fp16"])
 def test_a_step_does_not_synchronise_with_the_device(mode: bool | str) -> None:
-    """T2: nothing waits; in fp16 with a fused optimiser, torch's own scaler else reads the overflow."""
+    """Nothing waits; in fp16 with a fused optimiser, torch's own scaler else reads the overflow."""
     device = torch.device("cuda")
     precision = Precision(mode, device)
     layer = nn.Linear(8, 8, device=device)

@@ -1,4 +1,4 @@
-"""T8, S2: parameters of the loss, and those that become trainable late, are trained, saved and resumed."""
+"""Parameters of the loss, and those that become trainable late, are trained, saved and resumed."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_loss_is_trained_as_by_a_plain_loop(
         optimization__gradient_clip_norm=clip_norm,
         logging__step_interval=1,
     )
-    model, loss = copy.deepcopy(run.model.host), copy.deepcopy(run.parts.loss)
+    model, loss = copy.deepcopy(run.model.host), copy.deepcopy(run.components.loss)
     run.train()
     groups = [{"params": list(model.parameters())}, {"params": list(loss.parameters())}]
     made = (
@@ -119,7 +119,7 @@ def test_a_loss_is_trained_as_by_a_plain_loop(
     )
     every, norms = [*model.parameters(), *loss.parameters()], []
     for epoch in range(1, 5):
-        for x, y in run.parts.train.batches(epoch):
+        for x, y in run.components.train.batches(epoch):
             loss(model.train()(x), y).backward()
             grads = [p.grad for p in every]
             norms.append(nn.utils.get_total_norm(grads).item())
@@ -166,7 +166,7 @@ def test_the_best_model_takes_its_loss_back(tmp_path: Path) -> None:
     run.train()
     best = {name: t.clone() for name, t in run.best.loss_weights.items()}
     with torch.no_grad():
-        run.parts.loss.log_t.fill_(9.0)
+        run.components.loss.log_t.fill_(9.0)
     run.best.restore()
     assert same(loss_state(run), best)
 
@@ -177,8 +177,8 @@ def test_a_rollback_takes_the_loss_back(tmp_path: Path) -> None:
     before = loss_state(run)
     tensors, state = run.state.capture()
     with torch.no_grad():
-        run.parts.loss.log_t.fill_(9.0)
-    run.parts.loss.batches.zero_()
+        run.components.loss.log_t.fill_(9.0)
+    run.components.loss.batches.zero_()
     run.state.restore(tensors, state, copy=True)
     assert same(loss_state(run), before)
 
@@ -186,7 +186,7 @@ def test_a_rollback_takes_the_loss_back(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_found_by_name(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     with torch.no_grad():
-        run.parts.loss.centers[0, 0] = float("nan")
+        run.components.loss.centers[0, 0] = float("nan")
     with pytest.raises(DivergenceError, match=r"loss\.centers not finite"):
         run.guard.inspect()
 
@@ -194,9 +194,9 @@ def test_a_loss_that_is_not_finite_is_found_by_name(tmp_path: Path) -> None:
 def test_a_look_ahead_trains_a_copy_of_the_loss(tmp_path: Path) -> None:
     run = run_of(tmp_path, tamiyo=Plan(), morphogenetic__lookahead_steps=2)
     before = loss_state(run)
-    run._build_scout().lookahead.loss_after(germinate("a", "mlp"), _start(), 3, 0.1)
+    run._build_candidate_search().lookahead.loss_after(germinate("a", "mlp"), _start(), 3, 0.1)
     assert same(loss_state(run), before)
-    assert all(p.grad is None for p in run.parts.loss.parameters())
+    assert all(p.grad is None for p in run.components.loss.parameters())
 
 
 def _start() -> Any:
@@ -209,7 +209,7 @@ def test_parameters_of_a_loss_are_not_the_models(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     assert run.model.total_params() == sum(p.numel() for p in Host().parameters())
     assert [g["name"] for g in run.optimizers.main.param_groups] == ["host", "loss"]
-    assert run.optimizers.main.param_groups[1]["params"] == list(run.parts.loss.parameters())
+    assert run.optimizers.main.param_groups[1]["params"] == list(run.components.loss.parameters())
 
 
 def test_torchs_own_losses_have_no_state(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_layers_that_thaw_and_freeze_in_training_are_resumed_from_anywhere(tmp_p
     now = dict(whole.model.host.named_parameters())
     assert not torch.equal(now["a.weight"], began["a.weight"])
     held = {id(p) for p in whole.optimizers.parameters()}
-    assert held == {id(p) for p in (*whole.model.parameters(), *whole.parts.loss.parameters())}
+    assert held == {id(p) for p in (*whole.model.parameters(), *whole.components.loss.parameters())}
     state = whole.optimizers.main.state
     assert state[now["a.weight"]]["step"] == 6  # epochs three and four
     assert state[now["head.weight"]]["step"] == 7  # until the step that it froze in
@@ -253,7 +253,7 @@ def test_a_run_stopped_within_an_epoch_picks_up_no_earlier(tmp_path: Path, at: i
     whole = run_of(tmp_path / "whole", model=Thaws())
     whole.train()
     stopped = run_of(tmp_path / "stopped", model=Thaws())
-    stopped.parts.records.progress = lambda step, loss: (  # type: ignore[method-assign]
+    stopped.components.records.progress = lambda step, loss: (  # type: ignore[method-assign]
         stopped.run_control.stop("sigterm") if stopped.progress.step == at else None
     )
     stopped.train()
@@ -275,8 +275,8 @@ def test_a_thawed_parameter_is_stepped_with_fresh_state_and_the_others_keep_thei
     grown.train_step(0)
     kept = copy.deepcopy(dict(grown.optimizers.main.state[host.b.weight]))
     host.a.requires_grad_(True)
-    assert grown.optimizers.pick_up(1) == ["host.a.weight", "host.a.bias"]
-    assert grown.optimizers.pick_up(1) == []
+    assert grown.optimizers.add_new_parameters(1) == ["host.a.weight", "host.a.bias"]
+    assert grown.optimizers.add_new_parameters(1) == []
     assert all(torch.equal(kept[key], grown.optimizers.main.state[host.b.weight][key]) for key in kept)
     grown.train_step(1)
     steps = {n: grown.optimizers.main.state[p]["step"].item() for n, p in host.named_parameters()}
@@ -301,7 +301,7 @@ def test_a_frozen_parameter_is_not_stepped_by_decay_or_momentum() -> None:
         grown.train_step(step)
     grown.model.host.a.requires_grad_(False)
     before = grown.model.host.a.weight.detach().clone()
-    grown.optimizers.pick_up(3)
+    grown.optimizers.add_new_parameters(3)
     grown.train_step(3)
     assert torch.equal(grown.model.host.a.weight, before)
 
@@ -311,7 +311,7 @@ def test_a_replaced_parameter_is_optimised_in_the_old_ones_place() -> None:
     grown.train_step(0)
     old, new = grown.model.host.a.weight, nn.Parameter(torch.ones(12, 12))
     grown.model.host.a.weight = new
-    assert grown.optimizers.pick_up(1) == ["host.a.weight"]
+    assert grown.optimizers.add_new_parameters(1) == ["host.a.weight"]
     held = {id(p) for p in grown.optimizers.parameters()}
     assert id(new) in held and id(old) not in held
     assert old not in grown.optimizers.main.state

@@ -1,4 +1,4 @@
-"""S7: a run is judged by its losses and gradients against its own history, never by the clock."""
+"""A run is judged by its losses and gradients against its own history, never by the clock."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from esper.tolaria.recovery.divergence import (
 )
 
 
-def verdicts(governor: DivergenceDetector, losses: Iterable[float], norm: float | None = 1.0) -> list[str]:
-    return [wrong for loss in losses if (wrong := governor.judge(loss, norm))]
+def verdicts(detector: DivergenceDetector, losses: Iterable[float], norm: float | None = 1.0) -> list[str]:
+    return [wrong for loss in losses if (wrong := detector.check(loss, norm))]
 
 
 def learning(steps: int, *, first: float = 2.3, last: float = 0.3, noise: float = 0.2) -> list[float]:
@@ -37,11 +37,11 @@ def learning(steps: int, *, first: float = 2.3, last: float = 0.3, noise: float 
 @pytest.mark.parametrize("after", [0, 1, 500])
 def test_what_is_no_number_is_wrong_at_any_time(value: float, after: int) -> None:
     losses = learning(500)[:after]
-    governor = DivergenceDetector(10.0)
-    assert verdicts(governor, losses) == []
-    assert governor.judge(value, 1.0) == f"the loss is {value}"
-    assert governor.judge(1.0, value) == f"the gradient's norm is {value}"
-    assert DivergenceDetector(None).judge(value, None) == f"the loss is {value}"
+    detector = DivergenceDetector(10.0)
+    assert verdicts(detector, losses) == []
+    assert detector.check(value, 1.0) == f"the loss is {value}"
+    assert detector.check(1.0, value) == f"the gradient's norm is {value}"
+    assert DivergenceDetector(None).check(value, None) == f"the loss is {value}"
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 0.9])
@@ -69,26 +69,26 @@ def test_a_loss_of_nearly_nothing_may_meet_a_hard_batch() -> None:
 
 
 def test_an_explosion_is_seen_at_its_step() -> None:
-    governor = DivergenceDetector(10.0)
-    assert verdicts(governor, learning(100)) == []
-    (wrong,) = verdicts(governor, [40.0])
+    detector = DivergenceDetector(10.0)
+    assert verdicts(detector, learning(100)) == []
+    (wrong,) = verdicts(detector, [40.0])
     assert wrong.startswith("the loss has exploded: 40, where it began at 2.")
 
 
 def test_a_divergence_is_seen_within_a_window() -> None:
-    governor = DivergenceDetector(10.0)
-    assert verdicts(governor, learning(100, last=2.0)) == []
-    found = [i for i in range(2 * WINDOW_STEPS) if governor.judge(6.0, 1.0)]
+    detector = DivergenceDetector(10.0)
+    assert verdicts(detector, learning(100, last=2.0)) == []
+    found = [i for i in range(2 * WINDOW_STEPS) if detector.check(6.0, 1.0)]
     assert found
     assert found[0] <= WINDOW_STEPS + TREND_STEPS
 
 
 def test_a_collapse_to_chance_is_seen_within_a_window_and_a_bump_is_none() -> None:
-    governor = DivergenceDetector(10.0)
-    assert verdicts(governor, learning(500)) == []
-    assert verdicts(governor, [2.3] * (WINDOW_STEPS // 2 - 2)) == []
-    assert verdicts(governor, [0.3] * WINDOW_STEPS) == []
-    found = [wrong for _ in range(WINDOW_STEPS) if (wrong := governor.judge(2.5, 1.0))]
+    detector = DivergenceDetector(10.0)
+    assert verdicts(detector, learning(500)) == []
+    assert verdicts(detector, [2.3] * (WINDOW_STEPS // 2 - 2)) == []
+    assert verdicts(detector, [0.3] * WINDOW_STEPS) == []
+    found = [wrong for _ in range(WINDOW_STEPS) if (wrong := detector.check(2.5, 1.0))]
     assert found[0].startswith("what was learnt has collapsed")
 
 
@@ -98,11 +98,11 @@ def test_nothing_learnt_is_no_collapse() -> None:
 
 
 def test_a_gradient_far_beyond_all_others_is_an_explosion() -> None:
-    governor = DivergenceDetector(10.0)
+    detector = DivergenceDetector(10.0)
     for norm in (*range(1, WARMUP_STEPS + 1), 500.0, 5000.0):
-        assert governor.judge(1.0, float(norm)) == ""
-    assert "gradient has exploded" in governor.judge(1.0, 1e8)
-    assert governor.judge(1.0, 1e4) == ""
+        assert detector.check(1.0, float(norm)) == ""
+    assert "gradient has exploded" in detector.check(1.0, 1e8)
+    assert detector.check(1.0, 1e4) == ""
 
 
 def test_without_a_factor_only_what_is_no_number_counts() -> None:
@@ -110,26 +110,26 @@ def test_without_a_factor_only_what_is_no_number_counts() -> None:
 
 
 def test_an_overflow_of_fp16_is_part_of_life_unless_it_does_not_end() -> None:
-    governor = DivergenceDetector(10.0, overflows=True)
-    assert verdicts(governor, [1.0] * (OVERFLOWS - 1), norm=math.inf) == []
-    assert governor.judge(1.0, 1.0) == ""
-    assert verdicts(governor, [1.0] * (OVERFLOWS - 1), norm=math.nan) == []
-    assert "overflowed" in governor.judge(1.0, math.inf)
+    detector = DivergenceDetector(10.0, overflows=True)
+    assert verdicts(detector, [1.0] * (OVERFLOWS - 1), norm=math.inf) == []
+    assert detector.check(1.0, 1.0) == ""
+    assert verdicts(detector, [1.0] * (OVERFLOWS - 1), norm=math.nan) == []
+    assert "overflowed" in detector.check(1.0, math.inf)
 
 
 def test_what_was_wrong_is_not_remembered() -> None:
     """Else a second explosion would be measured by the first."""
-    governor = DivergenceDetector(10.0)
-    verdicts(governor, learning(100))
-    before = governor.state_dict()
-    assert governor.judge(1e9, 1.0)
-    assert governor.judge(math.nan, 1.0)
-    assert governor.state_dict() == before
+    detector = DivergenceDetector(10.0)
+    verdicts(detector, learning(100))
+    before = detector.state_dict()
+    assert detector.check(1e9, 1.0)
+    assert detector.check(math.nan, 1.0)
+    assert detector.state_dict() == before
 
 
 @pytest.mark.parametrize("at", [0, 1, WARMUP_STEPS, 200])
 def test_its_history_is_saved_and_taken_up_exactly(at: int) -> None:
-    """S2: JSON in between; both judge the rest alike."""
+    """JSON in between; both judge the rest alike."""
     losses = [*learning(300), *[2.5] * WINDOW_STEPS]
     whole, resumed = DivergenceDetector(10.0), DivergenceDetector(10.0)
     verdicts(whole, losses[:at])
@@ -143,9 +143,9 @@ def test_single_samples_that_differ_much_are_no_explosion() -> None:
     draw = random.Random(0)
     losses = [draw.gauss(0.0, 1.0) ** 2 for _ in range(3000)]
     assert max(losses) > 10 * 0.5
-    governor = DivergenceDetector(10.0)
-    assert verdicts(governor, losses) == []
-    assert governor.judge(1000.0, 1.0).startswith("the loss has exploded")
+    detector = DivergenceDetector(10.0)
+    assert verdicts(detector, losses) == []
+    assert detector.check(1000.0, 1.0).startswith("the loss has exploded")
     restored = DivergenceDetector(10.0)
-    restored.load_state_dict(governor.state_dict())
-    assert restored.worst == governor.worst == max(losses[:WARMUP_STEPS])
+    restored.load_state_dict(detector.state_dict())
+    assert restored.worst == detector.worst == max(losses[:WARMUP_STEPS])

@@ -1,4 +1,4 @@
-"""S8: levels, triggers, downgrades, recovery."""
+"""Levels, triggers, downgrades, recovery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fresh() -> Emergency:
 
 
 def test_a_trigger_always_stamps_its_time() -> None:
-    """S8: also where the level stays."""
+    """Also where the level stays."""
     emergency = fresh()
     seen = []
     for level in (2, 1, 2, 3):

@@ -1,4 +1,4 @@
-"""S7, R14, pains 13: an unhealthy run goes back to a good state and on, or halts and says why."""
+"""An unhealthy run goes back to a good state and on, or halts and says why."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ def orphans(run: TrainingLoop) -> list[str]:
     return found
 
 
-def ran(run_dir: Path, name: str, notes: Notes | None = None, **parts: Any) -> TrainingLoop:
+def ran(run_dir: Path, name: str, notes: Notes | None = None, **components: Any) -> TrainingLoop:
     commands, options = LIVES[name]
     notes = notes or Compares()
     given = LONG | {"optimization__max_epochs": 6} | options
-    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=components, **given)
     if isinstance(notes, Compares):
         notes.attach(run)
     if isinstance(notes, FaultyWeight):
@@ -130,9 +130,9 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> T
         ),
     }
     commands, options = plans.get(stage, ({}, {}))
-    notes, parts = Compares(), {} if loss is None else {"loss": loss}
+    notes, components = Compares(), {} if loss is None else {"loss": loss}
     given = LONG | {"optimization__max_epochs": 5, "trainer__max_rollbacks": 2} | options
-    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=parts, **given)
+    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=components, **given)
     notes.attach(run)
     return run
 
@@ -152,7 +152,7 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> T
 def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
     tmp_path: Path, stage: str, factor: float
 ) -> None:
-    """R14: twice running, in every stage of a seed: equal to the bit, snapshot unchanged, no orphans."""
+    """Twice running, in every stage of a seed: equal to the bit, snapshot unchanged, no orphans."""
     staged(tmp_path / "before", SeedStage(stage)).train()
     loss = FaultyLoss(2, 5, factor=factor)
     run = restored(staged(tmp_path, SeedStage(stage), loss), path_of(tmp_path / "before", "epoch-0002"))
@@ -199,7 +199,7 @@ def test_every_kind_of_run_goes_on_after_a_rollback(tmp_path: Path, name: str) -
     ],
 )
 def test_a_gradient_that_is_none_or_far_too_long_is_undone(tmp_path: Path, name: str, value: float) -> None:
-    """R14: NaN, Inf, exploding; the optimiser's moments are not left with it either."""
+    """NaN, Inf, exploding; the optimiser's moments are not left with it either."""
     run = ran(tmp_path, name)
     fault = FaultyGradient(run, 20, factor=value)
     run.train()
@@ -217,7 +217,7 @@ def test_a_gradient_that_is_none_or_far_too_long_is_undone(tmp_path: Path, name:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(("name", "of_seed"), [("no growth", False), ("blend", True), ("isolation", True)])
 def test_a_weight_that_is_no_number_is_undone(tmp_path: Path, name: str, of_seed: bool, value: float) -> None:
-    """Pains 13: also the weight of a seed that does not reach the loss."""
+    """Also the weight of a seed that does not reach the loss."""
     notes = FaultyWeight(9, value=value, of_seed=of_seed)
     run = ran(tmp_path, name, notes)
     run.train()
@@ -229,7 +229,6 @@ def test_a_weight_that_is_no_number_is_undone(tmp_path: Path, name: str, of_seed
 
 
 def test_an_exploding_loss_is_undone(tmp_path: Path) -> None:
-    """S7."""
     loss = FaultyLoss(19, factor=1e6)
     run = ran(tmp_path, "no growth", loss=loss)
     run.train()
@@ -242,7 +241,7 @@ def test_an_exploding_loss_is_undone(tmp_path: Path) -> None:
 def test_without_a_fault_nothing_is_undone_and_no_number_is_another_one(tmp_path: Path) -> None:
     """The negative control, and what watching may not do."""
     watched, blind = ran(tmp_path / "a", "blend"), ran(tmp_path / "b", "blend")
-    blind.guard.after_step = lambda norm: blind.watch.forget()  # type: ignore[method-assign]
+    blind.guard.after_step = lambda norm: blind.step_buffer.forget()  # type: ignore[method-assign]
     for run in (watched, blind):
         run.train()
         assert notes_of(run).named(ROLLBACK) == []
@@ -255,7 +254,7 @@ def test_without_a_fault_nothing_is_undone_and_no_number_is_another_one(tmp_path
 @pytest.mark.parametrize("step", [1, 6, 7, 23, 24])
 @pytest.mark.parametrize("where", ["loss", "gradient", "weight"])
 def test_no_checkpoint_ever_holds_what_is_no_number(tmp_path: Path, step: int, where: str) -> None:
-    """Pains 13: at the first step, in mid-epoch, at an epoch's last; the best model is never one either."""
+    """At the first step, in mid-epoch, at an epoch's last; the best model is never one either."""
     fault: Any
     if where == "loss":
         fault = FaultyLoss(step)
@@ -296,7 +295,7 @@ class Insists(Plan):
 
 
 def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> None:
-    """S7: the seed blended in the epoch that failed; its place stays empty for a while."""
+    """The seed blended in the epoch that failed; its place stays empty for a while."""
     loss = FaultyLoss(9)
     options = LONG | {"optimization__max_epochs": 5, "morphogenetic__seed__embargo_epochs": 2}
     run = make_run(tmp_path, tamiyo=Insists(), parts={"loss": loss}, **options)
@@ -325,7 +324,7 @@ def test_a_seed_that_was_born_in_the_failed_epoch_is_told_of(tmp_path: Path) -> 
 
 
 def test_a_seed_that_blends_in_the_snapshot_is_taken_out_there(tmp_path: Path) -> None:
-    """S7: it was there before; culled at once, not blended out."""
+    """It was there before; culled at once, not blended out."""
     run = ran(tmp_path, "blend", Notes(), loss=FaultyLoss(14))  # a blend of nine steps from step 6 on
     run.train()
     moves = [(e.step, e.data["from"], e.data["to"]) for e in notes_of(run).named("seed_stage")]
@@ -346,7 +345,7 @@ def test_a_seed_long_in_probation_is_not_blamed(tmp_path: Path) -> None:
 
 
 def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcome(tmp_path: Path) -> None:
-    """S8: level 3 refuses all adaptations, and ends by itself."""
+    """Level 3 refuses all adaptations, and ends by itself."""
     plan = Plan({n: [germinate("block2", number=n, seed_index=n % 2)] for n in (1, 2, 3, 4)})
     run = make_run(
         tmp_path,
@@ -357,7 +356,7 @@ def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcom
     run.train()
     refusals = [(o.epoch, o.refusal) for o in plan.outcomes if o.refusal is not None]
     assert (2, Refusal.CONSERVATIVE) in refusals
-    assert int(run.alarm.level) == 0
+    assert int(run.emergency_notifier.level) == 0
     levels = [e.data["level"] for e in notes_of(run).events if e.name == "tolaria.emergency.escalated"]
     assert levels == [2, 3]
     assert len(notes_of(run).named("tolaria.emergency.cleared")) == 1
@@ -367,7 +366,7 @@ def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcom
 
 
 def test_what_no_rollback_helps_against_halts_the_run(tmp_path: Path) -> None:
-    """S8: level 4, the last good state saved, the reason in one sentence."""
+    """Level 4, the last good state saved, the reason in one sentence."""
     loss = FaultyLoss(*range(9, 1000))
     run = ran(tmp_path, "no growth", loss=loss)
     run.train()
@@ -385,7 +384,7 @@ def test_what_no_rollback_helps_against_halts_the_run(tmp_path: Path) -> None:
 def test_a_halted_run_can_be_taken_up_and_has_its_rollbacks_again(tmp_path: Path) -> None:
     ran(tmp_path, "no growth", loss=FaultyLoss(*range(9, 1000))).train()
     run = restored(ran(tmp_path, "no growth"), path_of(tmp_path, "epoch-0001"))
-    assert (run.recovery.rollbacks, int(run.alarm.level)) == (0, 0)
+    assert (run.recovery.rollbacks, int(run.emergency_notifier.level)) == (0, 0)
     assert run.schedule.scale == 0.125
     run.train()
     assert run.progress.stopped_by == "max_epochs"
@@ -410,7 +409,6 @@ def test_a_model_that_is_bad_from_the_start_is_not_trained(tmp_path: Path) -> No
 
 
 def test_where_no_snapshot_fits_the_newest_good_checkpoint_is_gone_back_to(tmp_path: Path) -> None:
-    """S6."""
     run = make_run(tmp_path, parts={"loss": FaultyLoss(14)}, **LONG)
     run.guard.snapshots.limit_bytes = 100
     run.train()
@@ -433,7 +431,7 @@ def test_where_there_is_nothing_to_go_back_to_the_run_halts_and_saves_nothing(tm
 
 
 def test_a_missed_deadline_is_a_halt(tmp_path: Path) -> None:
-    """S6, S8: the state is back, but too late."""
+    """The state is back, but too late."""
     run = make_run(tmp_path, parts={"loss": FaultyLoss(8)}, **LONG, trainer__rollback_deadline_ms=1e-6)
     run.train()
     assert run.progress.stopped_by == "emergency"
@@ -446,7 +444,7 @@ def test_a_missed_deadline_is_a_halt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epoch", [2, 3, 4])
 def test_a_run_that_was_rolled_back_is_resumed_exactly(tmp_path: Path, epoch: int) -> None:
-    """S2: the cut of the rates, the count of rollbacks, the embargo and the governor's history included."""
+    """The cut of the rates, the count of rollbacks, the embargo and the governor's history included."""
     whole = ran(tmp_path / "whole", "blend", Notes(), loss=FaultyLoss(9))
     whole.train()
     resumed = restored(
@@ -459,7 +457,7 @@ def test_a_run_that_was_rolled_back_is_resumed_exactly(tmp_path: Path, epoch: in
 
 @pytest.mark.parametrize("name", ["no growth", "blend", "reversed", "inside", "dropout"])
 def test_a_resumed_run_goes_back_to_where_one_that_was_never_stopped_does(tmp_path: Path, name: str) -> None:
-    """S2: the epoch's end, with what was decided there; the checkpoint is from before the fault."""
+    """The epoch's end, with what was decided there; the checkpoint is from before the fault."""
     notes, copy = Notes(), tmp_path / "copy"
     # as the folder was before the fault: the checkpoint of epoch 2 without what the rollback decided
     notes.event = keeping(  # type: ignore[method-assign]
@@ -477,7 +475,7 @@ def test_a_resumed_run_goes_back_to_where_one_that_was_never_stopped_does(tmp_pa
 
 
 def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> None:
-    """S2, `esper-ctl RUN checkpoint`: by the run that saved it as by one that was resumed from it."""
+    """`esper-ctl RUN checkpoint`: by the run that saved it as by one that was resumed from it."""
     run_control, notes = RunControl(), Notes()
     progress = notes.progress
 

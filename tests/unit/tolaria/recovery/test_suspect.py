@@ -1,4 +1,4 @@
-"""S7: which seed a failure is put down to."""
+"""Which seed a failure is put down to."""
 
 from __future__ import annotations
 

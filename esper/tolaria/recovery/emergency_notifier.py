@@ -1,4 +1,4 @@
-"""The emergency level of a run, told to everybody: events for the run's own files, signals for others."""
+"""Publishes the emergency level of a run: events for its own logs, signals for other processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ EMERGENCY_FILE = "emergency.json"
 class EmergencyNotifier:
     """Raises and ends the emergencies of one run.
 
-    Each change of level is an event, and is broadcast: the latest one stands in `emergency.json` in the run
-    folder, where other processes see it.
+    Each change of level is an event and is written to `emergency.json` in the run folder for other processes.
     """
 
     def __init__(self, run_dir: Path, session_name: str, telemetry: Telemetry) -> None:
@@ -27,7 +26,7 @@ class EmergencyNotifier:
         self.session_name = session_name
         self.telemetry = telemetry
         self.emergency = Emergency(telemetry.clock, self._changed)
-        self.broadcaster = NotifierWorker(self._write)
+        self.worker = NotifierWorker(self._write)
         self.halts = 0
 
     @property
@@ -39,31 +38,31 @@ class EmergencyNotifier:
         return self.emergency.reason
 
     def start(self) -> None:
-        """What an earlier part of the run left in the folder is over where there is no emergency now."""
+        """Publish the end of an emergency that an earlier process left in the folder."""
         if self.level is EmergencyLevel.NONE and self.path.exists():
-            self.broadcaster.publish(self._signal(""))
+            self.worker.publish(self._signal(""))
 
-    def attend(self) -> None:
-        """Tell of broadcasts that failed or are late; cheap, and to be called by the loop now and then."""
-        for problem in self.broadcaster.problems():
+    def report_problems(self) -> None:
+        """Emit events for broadcasts that failed or are late; cheap, for the loop to call regularly."""
+        for problem in self.worker.problems():
             name = EventName.EMERGENCY_LATE if problem.late else EventName.EMERGENCY_ERROR
-            self.telemetry.warn(name, {"reason": problem.reason} | self.broadcaster.status())
+            self.telemetry.warn(name, {"reason": problem.reason} | self.worker.status())
 
     def status(self) -> dict[str, Any]:
-        """Level, reason, time of the last trigger, and what became of the broadcasts."""
+        """Level, reason, time of the last trigger, and counts of the broadcasts."""
         e = self.emergency
         return {
             "level": int(e.level),
             "reason": e.reason,
             "time": e.time,
             "halts": self.halts,
-            "broadcasts": self.broadcaster.status(),
+            "broadcasts": self.worker.status(),
         }
 
     def close(self) -> None:
-        """Send what is queued, for a moment, and tell what could not be sent."""
-        self.broadcaster.close()
-        self.attend()
+        """Send what is queued, for a limited time, and report what could not be sent."""
+        self.worker.close()
+        self.report_problems()
 
     def _changed(self, old: EmergencyLevel, new: EmergencyLevel) -> None:
         if new is EmergencyLevel.NONE and old is EmergencyLevel.NONE:
@@ -76,7 +75,7 @@ class EmergencyNotifier:
         if new is EmergencyLevel.HALT:
             self.halts += 1
             self.telemetry.emit(EventName.EMERGENCY_HALT, {"reason": self.reason}, level=Level.ERROR)
-        self.broadcaster.publish(self._signal(self.reason))
+        self.worker.publish(self._signal(self.reason))
 
     def _signal(self, reason: str) -> EmergencySignal:
         at = self.emergency.time

@@ -1,4 +1,4 @@
-"""S8, N1: what a run tells of its emergencies, and where others see them."""
+"""What a run tells of its emergencies, and where others see them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from helpers.runs import Notes
 
 from esper.leyline import EmergencyLevel
 from esper.tolaria.events import Telemetry
-from esper.tolaria.recovery.alarm import EMERGENCY_FILE, EmergencyNotifier
+from esper.tolaria.recovery.emergency_notifier import EMERGENCY_FILE, EmergencyNotifier
 
 
-def alarm(run_dir: Path, notes: Notes) -> EmergencyNotifier:
+def emergency_notifier(run_dir: Path, notes: Notes) -> EmergencyNotifier:
     return EmergencyNotifier(run_dir, "mine", Telemetry(notes, lambda: 12.5))
 
 
 def test_levels_are_events_and_stand_in_the_run_folder(tmp_path: Path) -> None:
     notes = Notes()
-    made = alarm(tmp_path, notes)
+    made = emergency_notifier(tmp_path, notes)
     made.emergency.escalate(2, "a")
     made.emergency.escalate(4, "b")
     made.close()
@@ -37,12 +37,12 @@ def test_levels_are_events_and_stand_in_the_run_folder(tmp_path: Path) -> None:
 
 def test_broadcasts_that_are_given_up_are_an_event_and_counted(tmp_path: Path) -> None:
     notes = Notes()
-    made = alarm(tmp_path, notes)
+    made = emergency_notifier(tmp_path, notes)
     # the file's place is taken by a folder: nothing can be sent
     made.path.mkdir()
     for number in range(70):
         made.emergency.escalate(1 + number % 2, str(number))
-    made.attend()
+    made.report_problems()
     events = [e for e in notes.named("tolaria.emergency.dispatch_error") if "given up" in e.data["reason"]]
     assert [(e.level, e.data["dropped"], e.data["queued"]) for e in events] == [("warning", 6, 64)]
     assert events[0].data["reason"].startswith("6 broadcasts were given up: 64 are waiting; the last of them")
@@ -52,7 +52,7 @@ def test_broadcasts_that_are_given_up_are_an_event_and_counted(tmp_path: Path) -
 
 def test_a_recovery_is_told_and_one_without_an_emergency_is_not(tmp_path: Path) -> None:
     notes = Notes()
-    made = alarm(tmp_path, notes)
+    made = emergency_notifier(tmp_path, notes)
     made.emergency.recover()
     assert notes.events == []
     made.emergency.escalate(1, "a")
@@ -63,18 +63,18 @@ def test_a_recovery_is_told_and_one_without_an_emergency_is_not(tmp_path: Path) 
 
 
 def test_a_healthy_run_leaves_no_file(tmp_path: Path) -> None:
-    made = alarm(tmp_path, Notes())
+    made = emergency_notifier(tmp_path, Notes())
     made.start()
-    made.attend()
+    made.report_problems()
     made.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_an_earlier_part_of_the_run_left_is_over(tmp_path: Path) -> None:
-    first = alarm(tmp_path, Notes())
+    first = emergency_notifier(tmp_path, Notes())
     first.emergency.escalate(4, "a")
     first.close()
-    second = alarm(tmp_path, Notes())
+    second = emergency_notifier(tmp_path, Notes())
     second.load_state_dict(first.state_dict())
     second.start()
     second.close()
@@ -84,7 +84,7 @@ def test_what_an_earlier_part_of_the_run_left_is_over(tmp_path: Path) -> None:
 def test_a_broadcast_that_fails_is_an_event_and_stays_visible(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     notes = Notes()
-    made = alarm(tmp_path / "file", notes)
+    made = emergency_notifier(tmp_path / "file", notes)
     made.emergency.escalate(2, "a")
     made.close()
     (event,) = notes.named("tolaria.emergency.dispatch_error")
@@ -94,7 +94,7 @@ def test_a_broadcast_that_fails_is_an_event_and_stays_visible(tmp_path: Path) ->
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_its_level_is_saved(tmp_path: Path, level: int) -> None:
-    first, second = alarm(tmp_path, Notes()), alarm(tmp_path, Notes())
+    first, second = emergency_notifier(tmp_path, Notes()), emergency_notifier(tmp_path, Notes())
     first.emergency.escalate(level, "a")
     first.close()
     second.load_state_dict(first.state_dict())
