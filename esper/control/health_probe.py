@@ -17,7 +17,7 @@ ANSWER_LIMIT_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Request:
     """What is sent to a service, and when its answer is whole."""
 
     text: bytes
@@ -41,7 +41,7 @@ def probe(url: str, timeout_s: float) -> str:
     return _judge_redis(answer) if redis else _judge_http(answer)
 
 
-class Probes:
+class ServiceProbes:
     """The state of several services, asked in parallel, and not more often than every `interval_s`.
 
     `urls` maps names to addresses. `clock` counts seconds and never goes back.
@@ -96,21 +96,21 @@ class Probes:
         return thread
 
 
-def _get_health(parts: SplitResult) -> Question:
+def _get_health(parts: SplitResult) -> Request:
     path = quote(parts.path.rstrip("/"), safe="/%")
     host = parts.netloc.rpartition("@")[2]
     lines = (f"GET {path}/health HTTP/1.1", f"Host: {host}", "User-Agent: esper", "Connection: close", "", "")
-    return Question("\r\n".join(lines).encode(), tls=parts.scheme == "https")
+    return Request("\r\n".join(lines).encode(), tls=parts.scheme == "https")
 
 
-def _ping(parts: SplitResult) -> Question:
+def _ping(parts: SplitResult) -> Request:
     words = [["PING"]]
     if parts.password:
         words.insert(
             0, ["AUTH", *([unquote(parts.username)] if parts.username else []), unquote(parts.password)]
         )
     text = b"".join(_command(command) for command in words)
-    return Question(text, lines=len(words), tls=parts.scheme == "rediss")
+    return Request(text, lines=len(words), tls=parts.scheme == "rediss")
 
 
 def _command(words: list[str]) -> bytes:
@@ -119,7 +119,7 @@ def _command(words: list[str]) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
 
 
-def _ask(parts: SplitResult, question: Question, deadline: float) -> bytes:
+def _ask(parts: SplitResult, question: Request, deadline: float) -> bytes:
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     with _connect(host, port, deadline) as plain:
         plain.settimeout(_left(deadline))

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from esper.control.protocol import REQUEST_LIMIT_BYTES, decode, encode
-from esper.control.socket_path import NOTE_FILE, Note, render_note
+from esper.control.socket_path import ADDRESS_FILE, ControlAddress, render_address
 from esper.utils.files import write_bytes_atomic
 from esper.utils.forks import closed_in_children
 
 _log = logging.getLogger("esper.control")
 
 # What a command leads to: a result at once, or the name of something that is still to be made.
-Answer = Mapping[str, Any] | Future[str]
+Result = Mapping[str, Any] | Future[str]
 
 # Of clients that are slow to ask or to read, the oldest is dropped once there are more than this. A client
 # that asks at once has been read before so many others are accepted: a turn of the loop accepts only a few.
@@ -34,7 +34,7 @@ _MOST_WAITING = 32
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
-class Server:
+class ControlServer:
     """Answers commands by `actions`, which are called on the server's own thread, until it is closed.
 
     One request to a connection. Clients of other users are refused; one that sends too much, too slowly or
@@ -44,7 +44,7 @@ class Server:
 
     def __init__(
         self,
-        actions: Mapping[str, Callable[[], Answer]],
+        actions: Mapping[str, Callable[[], Result]],
         *,
         request_timeout_s: float = 5.0,
         answer_timeout_s: float = 600.0,
@@ -73,8 +73,10 @@ class Server:
             owned.callback(path.unlink, missing_ok=True)
             path.chmod(0o600)  # before it listens: until then nobody can connect
             listener.listen(_QUEUE)
-            note = run_dir / NOTE_FILE
-            write_bytes_atomic(note, render_note(Note(str(path), os.getpid(), socket.gethostname())))
+            note = run_dir / ADDRESS_FILE
+            write_bytes_atomic(
+                note, render_address(ControlAddress(str(path), os.getpid(), socket.gethostname()))
+            )
             owned.callback(_remove, note)
             thread.start()
             ready.wait()
@@ -171,7 +173,7 @@ class Server:
             return {"ok": False, "error": f"command is {command!r:.80}; expected one of {known}"}
         return await self._carry_out(action)
 
-    async def _carry_out(self, action: Callable[[], Answer]) -> Mapping[str, Any]:
+    async def _carry_out(self, action: Callable[[], Result]) -> Mapping[str, Any]:
         try:
             answer = action()
             if isinstance(answer, Future):

@@ -14,7 +14,7 @@ from esper.config.schema import LoggingConfig
 from esper.errors import ConfigError
 from esper.leyline import Event, EventName
 from esper.loggers.base import Logger
-from esper.loggers.json_encoding import to_line
+from esper.loggers.json_encoding import to_json_line
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _QUOTED = frozenset(' "=\\')
@@ -37,7 +37,7 @@ _ROUTINE = frozenset(
 )
 
 
-class LogSink(Logger):
+class ConsoleLogger(Logger):
     """Turns each event into a line of the logger `esper`, at the event's own level."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ def _value(value: Any) -> str:
 
 _FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {
     "structured": _structured,
-    "json": to_line,
+    "json": to_json_line,
     "plain": _plain,
 }
 

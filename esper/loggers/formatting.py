@@ -30,7 +30,7 @@ def seed_name(data: Mapping[str, Any]) -> str:
     return f"{data['layer']}[{data['seed']}]"
 
 
-def describe(event: Event) -> str | None:
+def format_event(event: Event) -> str | None:
     """Return what happened to a seed or a command in one line; None for events that say neither.
 
     None, too, for moves that follow at once from a command, whose own line has told it all.

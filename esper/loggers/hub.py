@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esper.leyline import Event, EventName, Level
-from esper.loggers.backlog import BoundedQueue
 from esper.loggers.base import Json, Logger, RunInfo
+from esper.loggers.bounded_queue import BoundedQueue
 
 _log = logging.getLogger("esper.loggers")
 

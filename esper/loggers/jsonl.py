@@ -12,12 +12,12 @@ from typing import IO, Any
 from esper.errors import OutputError
 from esper.leyline import Event
 from esper.loggers.base import Json, Logger, RunInfo
-from esper.loggers.json_encoding import to_line
+from esper.loggers.json_encoding import to_json_line
 from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE
-from esper.loggers.metrics_copy import EPOCHS, Transcript
+from esper.loggers.metrics_copy import EPOCHS, MetricsCopy
 
 
-class JsonlSink(Logger):
+class JsonlLogger(Logger):
     """Appends one JSON object a line, at once readable by others; steps.jsonl appears with the first step.
 
     A continued run first cuts each file back to the length it had when the run was saved, so that no line
@@ -31,7 +31,7 @@ class JsonlSink(Logger):
         self.name = self.NAME
         self._run_dir = Path()
         self._files: dict[str, IO[str]] = {}
-        self._copy = Transcript()
+        self._copy = MetricsCopy()
 
     def start(self, info: RunInfo) -> None:
         self._run_dir = info.run_dir
@@ -46,7 +46,7 @@ class JsonlSink(Logger):
                 _set_aside(path)
         self._open(METRICS_FILE)
         self._open(EVENTS_FILE)
-        self._copy = Transcript((info.run_dir / METRICS_FILE).read_bytes())
+        self._copy = MetricsCopy((info.run_dir / METRICS_FILE).read_bytes())
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self._write(METRICS_FILE, record)
@@ -104,7 +104,7 @@ class JsonlSink(Logger):
         return {name: length if isinstance(length, int) else 0 for name, length in lengths.items()}
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        line = to_line(record) + "\n"
+        line = to_json_line(record) + "\n"
         with _removed_is_lost():
             self._open(name).write(line)
         if name == METRICS_FILE:

@@ -12,7 +12,7 @@ _BLOCK_BYTES = 64 << 10
 LIMIT_BYTES = 4 << 20
 
 
-class Transcript:
+class MetricsCopy:
     """The first `LIMIT_BYTES` bytes of a file that grows at its end; kept compressed in blocks."""
 
     def __init__(self, content: bytes = b"") -> None:
@@ -43,7 +43,7 @@ class Transcript:
         return [*self._packed[:whole], *rest]
 
     @classmethod
-    def from_json(cls, saved: object) -> Transcript | None:
+    def from_json(cls, saved: object) -> MetricsCopy | None:
         """The copy in a checkpoint; None where there is none that can be read. Anything may stand there."""
         if not isinstance(saved, list) or len(saved) * _BLOCK_BYTES > LIMIT_BYTES + _BLOCK_BYTES:
             return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esper.errors import RecordError
 from esper.leyline import SeedStage
-from esper.loggers.jsonl_reader import METRICS_FILE, read_lines, seed_moves, size_changes
+from esper.loggers.jsonl_reader import METRICS_FILE, read_jsonl, read_param_counts, read_stage_changes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,18 +38,18 @@ class Span(NamedTuple):
     end: float
 
 
-def draw_run(run_dir: Path) -> Path:
+def plot_run(run_dir: Path) -> Path:
     """Draw `run_dir`'s metrics.jsonl and events.jsonl as run.png beside them, and return its path.
 
     Raises `RecordError` where there is no epoch to draw.
     """
-    records = list(read_lines(run_dir / METRICS_FILE, skip_damaged=True))
+    records = list(read_jsonl(run_dir / METRICS_FILE, skip_damaged=True))
     if not records:
         raise RecordError(f"{run_dir / METRICS_FILE} holds no epoch; a picture needs one at least")
-    spans = stage_spans(seed_moves(run_dir), records)
+    spans = stage_spans(read_stage_changes(run_dir), records)
     path = run_dir / "run.png"
     with _font_cache():
-        _draw(records, spans, size_changes(run_dir)).savefig(path, dpi=150)
+        _draw(records, spans, read_param_counts(run_dir)).savefig(path, dpi=150)
     return path
 
 

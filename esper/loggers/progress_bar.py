@@ -15,7 +15,7 @@ from rich.text import Text
 
 from esper.leyline import Event, EventName, SeedStage
 from esper.loggers.base import Logger, RunInfo
-from esper.loggers.formatting import decimal, describe, duration, percent, seed_name
+from esper.loggers.formatting import decimal, duration, format_event, percent, seed_name
 
 # Rendering takes some milliseconds of the training thread's time.
 _REFRESH_S = 0.5
@@ -77,7 +77,7 @@ class ProgressBar(Logger):
         if event.name == EventName.SEED_STAGE:
             self._move(event.data)
             self._draw()
-        line = describe(event)
+        line = format_event(event)
         if line is None:
             return
         self._last_event = f"epoch {event.epoch}: {line}"

@@ -7,13 +7,13 @@ from typing import Any
 
 from esper.leyline import Event, EventName, SeedStage
 from esper.loggers.base import Logger
-from esper.loggers.json_encoding import strict
+from esper.loggers.json_encoding import to_strict_json
 
 _NAMES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "params")
 _GONE = frozenset({SeedStage.DORMANT, SeedStage.CULLED, SeedStage.EMBARGOED})
 
 
-class StatusSink(Logger):
+class StatusLogger(Logger):
     """Keeps the last epoch's measurements, where each seed stands, the last checkpoint, the alarm.
 
     `facts` may be called from any thread: what it gives is replaced as a whole and never changed.
@@ -57,4 +57,6 @@ class StatusSink(Logger):
         self._set()
 
     def _set(self, **changes: Any) -> None:
-        self._facts = strict({**self._facts, **changes, "seeds": [dict(s) for s in self._seeds.values()]})
+        self._facts = to_strict_json(
+            {**self._facts, **changes, "seeds": [dict(s) for s in self._seeds.values()]}
+        )

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.loggers.formatting import decimal, duration, percent, seed_name
-from esper.utils.stdout import say
+from esper.utils.stdout import print_flushed
 
 
-def closing_table(summary: Mapping[str, Any]) -> Table:
+def build_summary_table(summary: Mapping[str, Any]) -> Table:
     """Return the summary as a table of two columns, readable from 40 columns on and in a file."""
     title = Text(str(summary.get("session_name", "esper")), style="bold")
     table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left")
@@ -28,14 +28,14 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def show_closing_table(console: Console, summary: Mapping[str, Any]) -> None:
+def print_summary_table(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the table; into a file or a pipe without blanks at the ends of its lines."""
     with console.capture() as captured:
-        console.print(closing_table(summary))
+        console.print(build_summary_table(summary))
     lines = captured.get().splitlines()
     plain = lines if console.is_terminal else [line.rstrip() for line in lines]
     if plain:  # a quiet console has nothing
-        say("\n".join(plain), cast("TextIO", console.file))
+        print_flushed("\n".join(plain), cast("TextIO", console.file))
 
 
 def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

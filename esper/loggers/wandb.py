@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from esper.leyline import Event, EventName
 from esper.loggers.base import Json, Logger, RunInfo
-from esper.loggers.json_encoding import scalars, seed_key, strict
-from esper.loggers.jsonl_reader import seed_moves
+from esper.loggers.json_encoding import scalars, seed_key, to_strict_json
+from esper.loggers.jsonl_reader import read_stage_changes
 from esper.loggers.tensorboard import CURVES, STAGE_NUMBER
 
 _log = logging.getLogger("esper.loggers")
@@ -30,7 +30,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class WandbSink(Logger):
+class WandbLogger(Logger):
     """Sends to wandb what TensorBoard gets, under the same names, and the seeds' timeline as a table.
 
     Everything local lies in the run folder's `wandb/`. Where neither WANDB_MODE is set nor credentials are
@@ -79,7 +79,7 @@ class WandbSink(Logger):
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._finished = True
-        self._run.summary.update(strict({f"summary/{key}": value for key, value in summary.items()}))
+        self._run.summary.update(to_strict_json({f"summary/{key}": value for key, value in summary.items()}))
 
     def close(self) -> None:
         with self._owned:
@@ -101,7 +101,7 @@ class WandbSink(Logger):
             "entity": self._entity,
             "name": info.session_name if info.job is None else f"{info.session_name}-{info.job}",
             "group": info.group,
-            "config": strict({**info.config, "params_host": info.params_host}),
+            "config": to_strict_json({**info.config, "params_host": info.params_host}),
             "id": self._id,
             "resume": "allow",
             "reinit": "create_new",  # a notebook's own run stays open
@@ -118,7 +118,7 @@ class WandbSink(Logger):
     def _timeline(self) -> None:
         import wandb
 
-        rows = [[move.get(column) for column in _COLUMNS] for move in seed_moves(self._run_dir)]
+        rows = [[move.get(column) for column in _COLUMNS] for move in read_stage_changes(self._run_dir)]
         if rows:
             self._run.log({"seeds/timeline": wandb.Table(columns=list(_COLUMNS), data=rows)})
 

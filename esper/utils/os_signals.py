@@ -17,26 +17,28 @@ from types import FrameType
 
 REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
 
-# What `end_now` still does, each in the process that asked for it; the last first.
+# What `exit_now` still does, each in the process that asked for it; the last first.
 _last_steps: list[tuple[int, Callable[[int], object]]] = []
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Within the block a signal ends the process without any more of its code, except for `before_end`.
+def exit_on_signals() -> Iterator[None]:
+    """Within the block a signal ends the process without any more of its code, except for `before_exit`.
 
     An exception raised by a handler would be lost, or become a traceback, where it meets an import or a
     callback from C. Within another such block this one changes nothing.
     """
-    if signal.getsignal(signal.SIGTERM) is end_now:
+    if signal.getsignal(signal.SIGTERM) is exit_now:
         yield
         return
-    with _handled_by(end_now):
+    with _handled_by(exit_now):
         yield
 
 
 @contextmanager
-def on_signals(stop: Callable[[str], None], starting: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def stop_on_signals(
+    stop: Callable[[str], None], starting: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Within the block the first signal only calls `stop(reason)`; then the handlers of before are back.
 
     While `starting()` holds, a signal is handled as it was before the block.
@@ -64,7 +66,7 @@ def on_signals(stop: Callable[[str], None], starting: Callable[[], bool] = lambd
 
 
 @contextmanager
-def before_end(last: Callable[[int], object]) -> Iterator[None]:
+def before_exit(last: Callable[[int], object]) -> Iterator[None]:
     """Within the block `last(exit_code)` is called where a signal ends the process at once.
 
     It is called inside of the signal's handler: it has to be short, and may wait for nothing.
@@ -77,7 +79,7 @@ def before_end(last: Callable[[int], object]) -> Iterator[None]:
         _last_steps.remove(step)
 
 
-def end_now(number: int, frame: FrameType | None = None) -> None:
+def exit_now(number: int, frame: FrameType | None = None) -> None:
     """The handler that ends the process, with 128 plus the signal's number as the exit code."""
     for process, last in reversed(_last_steps):
         if process == os.getpid():  # and not a child that was forked from it

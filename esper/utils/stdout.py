@@ -7,7 +7,7 @@ import sys
 from typing import TextIO
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def print_flushed(text: str, stream: TextIO | None = None) -> None:
     """Print a text and flush; where the reader has gone, this and all that follows is thrown away.
 
     Args:

@@ -26,7 +26,7 @@ from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.packing import EncodedJson
 from esper.tolaria.train_state import Progress
 from esper.utils.files import FILES, Files
-from esper.utils.soundness import is_buffer, unsound
+from esper.utils.finite import find_non_finite, is_buffer
 
 # Owners that hold what Tamiyo and the control loop remember.
 MORPHOGENETIC = ("history", "control", "growth", "health")
@@ -229,9 +229,9 @@ class Checkpointer:
 
     def _write(self, saved: Saved, tensors: Tensors, state: State) -> None:
         try:
-            found = unsound(tensors.get("model", {}), partial(is_buffer, self.parts.model))
+            found = find_non_finite(tensors.get("model", {}), partial(is_buffer, self.parts.model))
             if isinstance(self.parts.loss, nn.Module):
-                found = found or unsound(tensors.get("loss", {}), partial(is_buffer, self.parts.loss))
+                found = found or find_non_finite(tensors.get("loss", {}), partial(is_buffer, self.parts.loss))
             if found:
                 raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
             self.parts.records.sync()  # the checkpoint speaks of their lengths

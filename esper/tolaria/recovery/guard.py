@@ -14,7 +14,7 @@ from esper.tolaria.events import Telemetry
 from esper.tolaria.recovery.divergence import DivergenceDetector
 from esper.tolaria.recovery.step_buffer import StepBuffer
 from esper.tolaria.train_state import Progress
-from esper.utils.finite import non_finite
+from esper.utils.finite import non_finite_names
 
 # A snapshot from the midst of an epoch is good once so many healthy steps have followed it.
 TRIAL_STEPS = 8
@@ -89,9 +89,9 @@ class DivergenceGuard:
     def inspect(self) -> None:
         """Judge everything there is, the weights, too; raises `DivergenceError`."""
         self.look()
-        bad = non_finite(self.model)
+        bad = non_finite_names(self.model)
         if self.loss is not None:
-            bad += [f"loss.{name}" for name in non_finite(self.loss)]
+            bad += [f"loss.{name}" for name in non_finite_names(self.loss)]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise DivergenceError(f"{bad[0]}{more} not finite after step {self.progress.step}", bad)

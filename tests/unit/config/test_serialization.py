@@ -20,7 +20,14 @@ from esper.config import (
     TolariaConfig,
     TrainerConfig,
 )
-from esper.config.serialization import ConfigGroup, describe, free_parent, option_names, option_type, options
+from esper.config.serialization import (
+    ConfigGroup,
+    describe_type,
+    enclosing_dict,
+    option_names,
+    option_type,
+    options,
+)
 from esper.errors import ConfigError
 
 GROUPS = [
@@ -112,7 +119,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(data: dict[str, object], k
 def test_a_wrong_type_is_told_with_what_is_right(group: type[ConfigGroup], name: str, value: object) -> None:
     [text] = problems_of(group, {name: value})
     assert text.startswith(f"{name}: given ")
-    assert describe(option_type(group, name)) in text
+    assert describe_type(option_type(group, name)) in text
 
 
 @pytest.mark.parametrize("data", [{"mode": "???"}, {"model": {"model_params": {"a": [{"b": "???"}]}}}])
@@ -153,7 +160,7 @@ def test_the_names_of_options_are_those_of_the_fields() -> None:
 
 def test_no_type_without_words_for_it() -> None:
     for group in GROUPS:
-        assert all(describe(option_type(group, field.name)) for field in dataclasses.fields(group))
+        assert all(describe_type(option_type(group, field.name)) for field in dataclasses.fields(group))
 
 
 @pytest.mark.parametrize(
@@ -167,4 +174,4 @@ def test_no_type_without_words_for_it() -> None:
     ],
 )
 def test_only_free_dictionaries_take_new_keys(key: str, parent: str | None) -> None:
-    assert free_parent(TolariaConfig, key) == parent
+    assert enclosing_dict(TolariaConfig, key) == parent

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
 from esper.utils.files import commit_folder
-from esper.utils.manifest import MANIFEST, parse_object, read_bounded, render, verify_folder
+from esper.utils.manifest import MANIFEST, parse_json_object, read_bounded, render_manifest, verify_folder
 
 FILES = {"state.json": b'{"a": 1}', "model.bin": bytes(range(256)), "empty.bin": b""}
 
@@ -126,7 +126,7 @@ def test_forged_manifests_are_refused(folder: Path, change: Callable[[dict], obj
 
 def test_a_manifest_has_one_spelling(folder: Path) -> None:
     entries = verify_folder(folder)
-    assert render(dict(reversed(entries.items()))) == (folder / MANIFEST).read_bytes()
+    assert render_manifest(dict(reversed(entries.items()))) == (folder / MANIFEST).read_bytes()
     doubled = (folder / MANIFEST).read_bytes().replace(b'"version": 1,', b'"version": 1, "version": 1,')
     (folder / MANIFEST).write_bytes(doubled)
     with pytest.raises(CheckpointError, match="was altered"):
@@ -136,7 +136,7 @@ def test_a_manifest_has_one_spelling(folder: Path) -> None:
 def test_bounded_reading(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'{"a": 1}')
-    assert parse_object(path, read_bounded(path, 8)) == {"a": 1}
+    assert parse_json_object(path, read_bounded(path, 8)) == {"a": 1}
     with pytest.raises(CheckpointError, match="8 bytes long; at most 7"):
         read_bounded(path, 7)
     with pytest.raises(CheckpointError, match=r"b\.json is missing"):
