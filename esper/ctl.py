@@ -1,4 +1,4 @@
-"""`esper-ctl RUN status|pause|resume|stop|checkpoint`: a run looked at and steered from another process."""
+"""`esper-ctl RUN status|pause|resume|stop|checkpoint`: status and control of a run from another process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ exit codes: 0 done, 2 no run there, 3 the run is over or died, 4 it gave no answ
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line asks; see `_HELP` for the exit codes."""
+    """Run the command line; see `_HELP` for the exit codes."""
     try:
         given = _parse(argv)
     except BrokenPipeError:  # while the parser showed its help
@@ -75,7 +75,7 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def _ask(run_dir: Path, given: Namespace) -> dict[str, Any]:
+def _request(run_dir: Path, given: Namespace) -> dict[str, Any]:
     note = read_address(run_dir)
     if note is None:
         holder = live_holder(run_dir)
@@ -91,19 +91,19 @@ def _ask(run_dir: Path, given: Namespace) -> dict[str, Any]:
 def _status(run_dir: Path, given: Namespace) -> int:
     why = ""
     try:
-        state = _ask(run_dir, given)
+        state = _request(run_dir, given)
     except NotListeningError as error:
         why, state = str(error), read_run_state(run_dir)
-    print_flushed(json.dumps(state) if given.json else "\n".join(_shown(state)))
+    print_flushed(json.dumps(state) if given.json else "\n".join(_status_lines(state)))
     if state["state"] == "died":
-        print_flushed(f"esper-ctl: {why}; to go on: {_going_on(run_dir)}", sys.stderr)
+        print_flushed(f"esper-ctl: {why}; to go on: {_resume_command(run_dir)}", sys.stderr)
         return NOT_RUNNING
     return DONE
 
 
 def _command(run_dir: Path, given: Namespace) -> int:
     try:
-        result = _ask(run_dir, given)
+        result = _request(run_dir, given)
     except NotListeningError as error:
         state = read_run_state(run_dir)
         reason = {
@@ -113,19 +113,19 @@ def _command(run_dir: Path, given: Namespace) -> int:
         }
         print_flushed(f"esper-ctl: {reason.get(state['state'], error)}", sys.stderr)
         if state["state"] in ("incomplete", "stopped", "died"):
-            print_flushed(f"  to go on: {_going_on(run_dir)}", sys.stderr)
+            print_flushed(f"  to go on: {_resume_command(run_dir)}", sys.stderr)
         return NOT_RUNNING
     print_flushed(json.dumps(result) if given.json else result["said"])
     return DONE
 
 
-def _going_on(run_dir: Path) -> str:
+def _resume_command(run_dir: Path) -> str:
     from esper.config.quoting import command_word  # imported here: it takes a tenth of a second
 
     return f"esper-train {command_word('run_dir', str(run_dir))} checkpoint.resume_from_checkpoint=auto"
 
 
-def _shown(state: Mapping[str, Any]) -> Iterator[str]:
+def _status_lines(state: Mapping[str, Any]) -> Iterator[str]:
     by = f" by {state['stopped_by']}" if state.get("stopped_by") else ""
     process = f", process {state['pid']}" if state.get("pid") else ""
     of = f" of {state['max_epochs']}" if state.get("max_epochs") else ""

@@ -1,4 +1,4 @@
-"""The other side: ask a run something, and know what it means that nobody answers."""
+"""The client: sends a command to a run, and tells a run that has ended from one that does not reply."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _QUEUE_POLL_S = 0.01
 
 
 class NotListeningError(EsperError):
-    """The run that the note speaks of does not listen any more."""
+    """The run of this address no longer listens."""
 
 
 class RequestFailedError(EsperError):
-    """The run is there, but said no, or nothing that could be understood."""
+    """The run is there, but rejects the request, or its reply is missing or malformed."""
 
 
 def send_request(note: ControlAddress, command: str, *, timeout_s: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The run's side: a thread that answers other processes, and that nothing they send can hurt."""
+"""The server: a thread of the run that answers requests of other processes, whatever they send."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class ControlServer:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda loop, context: _log.debug("remote control: %s", context))
         server = await asyncio.start_unix_server(
-            self._meet, sock=listener, limit=REQUEST_LIMIT_BYTES, backlog=_ACCEPTED_AT_ONCE
+            self._handle_client, sock=listener, limit=REQUEST_LIMIT_BYTES, backlog=_ACCEPTED_AT_ONCE
         )
         listener.listen(_QUEUE)  # asyncio takes one number for the queue and for what it accepts in a turn
         ready.set()
@@ -111,7 +111,7 @@ class ControlServer:
         if self._clients:
             await asyncio.wait(self._clients, timeout=1.0)
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
@@ -126,22 +126,22 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # read in any case: who is answered before it has asked may not hear the answer
-        async with self._hurried():
+        async with self._client_deadline():
             try:
                 line = await reader.readline()
             except ValueError:
                 line = b" " * REQUEST_LIMIT_BYTES
-        if problem := self._unwanted(writer, line):
+        if problem := self._rejection(writer, line):
             reply: Mapping[str, Any] = {"ok": False, "error": problem}
         else:
             reply = await self._reply(line)
-        async with self._hurried():
+        async with self._client_deadline():
             writer.write(encode(reply))
             writer.close()
             await writer.wait_closed()
 
     @asynccontextmanager
-    async def _hurried(self) -> AsyncIterator[None]:
+    async def _client_deadline(self) -> AsyncIterator[None]:
         """What depends on how fast the client is: it has a deadline, and ends where too many are slow."""
         task = asyncio.current_task()
         assert task is not None
@@ -156,7 +156,7 @@ class ControlServer:
         finally:
             self._slow.pop(task, None)
 
-    def _unwanted(self, writer: asyncio.StreamWriter, line: bytes) -> str:
+    def _rejection(self, writer: asyncio.StreamWriter, line: bytes) -> str:
         if len(line) >= REQUEST_LIMIT_BYTES:
             return f"a request of more than {REQUEST_LIMIT_BYTES} bytes"
         uid = _user_of(writer.get_extra_info("socket"))
@@ -171,21 +171,21 @@ class ControlServer:
         if action is None:
             known = ", ".join(self._actions)
             return {"ok": False, "error": f"command is {command!r:.80}; expected one of {known}"}
-        return await self._carry_out(action)
+        return await self._execute(action)
 
-    async def _carry_out(self, action: Callable[[], Result]) -> Mapping[str, Any]:
+    async def _execute(self, action: Callable[[], Result]) -> Mapping[str, Any]:
         try:
             answer = action()
             if isinstance(answer, Future):
-                name = await self._waited(answer)
+                name = await self._await_result(answer)
                 answer = {"name": name, "said": f"saved {name}"}
             return {"ok": True, "result": dict(answer)}
         except TimeoutError:
             return {"ok": False, "error": f"not done within {self._answer_timeout_s:g} s"}
-        except Exception as error:  # noqa: BLE001 - it is told to the client, and must not reach the run
+        except Exception as error:  # noqa: BLE001 - the client gets it as an error, and must not reach the run
             return {"ok": False, "error": str(error) or type(error).__name__}
 
-    async def _waited(self, answer: Future[str]) -> str:
+    async def _await_result(self, answer: Future[str]) -> str:
         if self._waiting >= _MOST_WAITING:
             answer.cancel()
             raise RuntimeError(f"{_MOST_WAITING} others are waiting for their answers; try again")

@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: files, loggers, display, log lines, picture."""
+"""Outputs of a run: metric files, TensorBoard and wandb, progress bar, log lines, plot."""
 
 from esper.loggers.base import Json, Logger, RunInfo
 from esper.loggers.console import ConsoleLogger, setup_logging

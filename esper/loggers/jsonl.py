@@ -80,13 +80,13 @@ class JsonlLogger(Logger):
         return [
             f"{path} was removed or replaced while the run was writing to it"
             for path, file in paths.items()
-            if not _leads_to(path, file)
+            if not _is_path_of(path, file)
         ]
 
     def rewind(self, state: Mapping[str, Json]) -> None:
-        """Cut what tells of epochs and steps back to the lengths they had; what has happened stays told."""
+        """Truncate the files of epochs and steps to their earlier lengths; events are kept."""
         lengths = self._earlier(state)
-        with _removed_is_lost():
+        with _removal_as_output_error():
             for name, length in lengths.items():
                 self._files.pop(name).close()
                 _cut(self._run_dir / name, length)
@@ -105,7 +105,7 @@ class JsonlLogger(Logger):
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
         line = to_json_line(record) + "\n"
-        with _removed_is_lost():
+        with _removal_as_output_error():
             self._open(name).write(line)
         if name == METRICS_FILE:
             self._copy.append(line.encode())
@@ -118,7 +118,7 @@ class JsonlLogger(Logger):
 
 
 @contextmanager
-def _removed_is_lost() -> Iterator[None]:
+def _removal_as_output_error() -> Iterator[None]:
     """A run whose folder was removed has lost its results; that is no crash."""
     try:
         yield
@@ -126,7 +126,7 @@ def _removed_is_lost() -> Iterator[None]:
         raise OutputError([f"{error.filename} was removed while the run was writing to it"]) from error
 
 
-def _leads_to(path: Path, file: IO[str]) -> bool:
+def _is_path_of(path: Path, file: IO[str]) -> bool:
     """Whether this is the name of the open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))

@@ -25,11 +25,11 @@ class MetricsCopy:
         return bytes(self._content)
 
     def append(self, more: bytes) -> None:
-        """Take what was written at the end of the file, as far as there is room."""
+        """Add what was appended to the file, up to the size limit."""
         self._content += more[: LIMIT_BYTES - len(self._content)]
 
     def cut(self, length: int) -> None:
-        """Follow a file that was cut to so many bytes."""
+        """Truncate the copy as the file was, to `length` bytes."""
         del self._content[length:]
         del self._packed[length // _BLOCK_BYTES :]
 

@@ -1,4 +1,4 @@
-"""Gives a resumed run its metrics.jsonl back, as the checkpoint says that it was."""
+"""Restores metrics.jsonl of a resumed run from the copy in its checkpoint."""
 
 from __future__ import annotations
 

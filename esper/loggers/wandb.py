@@ -47,7 +47,7 @@ class WandbLogger(Logger):
         self._id = secrets.token_hex(4)
         self._run: Any = None
         self._run_dir = Path()
-        self._axis = _Axis()
+        self._axis = _StepAxis()
         self._finished = False
         self._owned = ExitStack()
 
@@ -56,9 +56,9 @@ class WandbLogger(Logger):
         self._id = saved.get("id", self._id)
         self._run_dir = info.run_dir
         offline = "mode" not in self._options and "WANDB_MODE" not in os.environ and not has_credentials()
-        self._owned.enter_context(_Surroundings(info.run_dir / "wandb", offline))
+        self._owned.enter_context(_Environment(info.run_dir / "wandb", offline))
         self._run = self._init(info, offline)
-        self._axis = _Axis(max(saved.get("last", -1), self._run.step - 1), saved.get("shift", 0))
+        self._axis = _StepAxis(max(saved.get("last", -1), self._run.step - 1), saved.get("shift", 0))
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if offline:
@@ -113,7 +113,7 @@ class WandbLogger(Logger):
         return wandb.init(**arguments)
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
-        self._run.log({**values, "step": step}, step=self._axis.place(step))
+        self._run.log({**values, "step": step}, step=self._axis.to_wandb_step(step))
 
     def _timeline(self) -> None:
         import wandb
@@ -123,24 +123,24 @@ class WandbLogger(Logger):
             self._run.log({"seeds/timeline": wandb.Table(columns=list(_COLUMNS), data=rows)})
 
 
-class _Axis:
+class _StepAxis:
     """wandb drops what comes with a smaller step than the last, e.g. after a rollback: shift it along."""
 
     def __init__(self, last: int = -1, shift: int = 0) -> None:
         self.last = last
         self.shift = shift
 
-    def place(self, step: int) -> int:
+    def to_wandb_step(self, step: int) -> int:
         if step + self.shift < self.last:
             self.shift = self.last + 1 - step
         self.last = step + self.shift
         return self.last
 
 
-class _Surroundings:
-    """Keeps wandb's cache, staging area and, offline, its telemetry at home, where the user did not choose.
+class _Environment:
+    """Keeps wandb's cache, staging area and, offline, its telemetry settings in the run folder by default.
 
-    wandb takes these from the environment only. What was set here is taken back at the end.
+    wandb takes these from the environment only. What was set here is removed at the end.
     """
 
     def __init__(self, folder: Path, offline: bool) -> None:

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: before training they end the process, in training they ask for a stop.
+"""SIGINT, SIGTERM and SIGHUP: before training they end the process, in training they are stop requests.
 
 Before a run trains there is nothing to save: there a signal ends the process at once, with 128 plus its
 number as the exit code. While it trains, the first signal asks it to save and end, and the second ends it at
@@ -18,7 +18,7 @@ from types import FrameType
 REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
 
 # What `exit_now` still does, each in the process that asked for it; the last first.
-_last_steps: list[tuple[int, Callable[[int], object]]] = []
+_exit_callbacks: list[tuple[int, Callable[[int], object]]] = []
 
 
 @contextmanager
@@ -57,8 +57,8 @@ def stop_on_signals(
             os.kill(os.getpid(), number)
             return
         if before[signal.SIGHUP] != signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, lambda *_: _leave_terminals(terminals))
-        _leave_terminals(terminals)
+            signal.signal(signal.SIGHUP, lambda *_: _detach_closed_terminals(terminals))
+        _detach_closed_terminals(terminals)
         stop(REASONS[signal.Signals(number)])
 
     with _handled_by(handle):
@@ -72,16 +72,16 @@ def before_exit(last: Callable[[int], object]) -> Iterator[None]:
     It is called inside of the signal's handler: it has to be short, and may wait for nothing.
     """
     step = (os.getpid(), last)
-    _last_steps.append(step)
+    _exit_callbacks.append(step)
     try:
         yield
     finally:
-        _last_steps.remove(step)
+        _exit_callbacks.remove(step)
 
 
 def exit_now(number: int, frame: FrameType | None = None) -> None:
     """The handler that ends the process, with 128 plus the signal's number as the exit code."""
-    for process, last in reversed(_last_steps):
+    for process, last in reversed(_exit_callbacks):
         if process == os.getpid():  # and not a child that was forked from it
             with suppress(Exception):
                 last(128 + number)
@@ -119,7 +119,7 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
             signal.signal(number, former)
 
 
-def _leave_terminals(terminals: list[int]) -> None:
+def _detach_closed_terminals(terminals: list[int]) -> None:
     """Redirect what went to a terminal that has been closed to nowhere: writing there would fail."""
     for stream in terminals:
         if not os.isatty(stream):

@@ -1,4 +1,4 @@
-"""T11: `esper-ctl`, against a run's own answers and against folders of runs that are over."""
+"""`esper-ctl`, against a run's own answers and against folders of runs that are over."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_how_to_go_on_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_host_that_was_renamed_is_still_asked_and_another_is_named(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """R22: what answers is the run, whatever its host was called when it started."""
+    """What answers is the run, whatever its host was called when it started."""
     path = desk.folder / "control.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "pod-1"}))
     assert told(capsys, str(desk.folder), "status")[1].startswith("starting: epoch 0 of 3")

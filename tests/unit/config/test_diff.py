@@ -1,4 +1,4 @@
-"""Pains 16, spec `resume_from_checkpoint`: which options a resumed run may change, from one table."""
+"""Which options a resumed run may change, from one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C3: a sentence names key, given, expected and the nearest name."""
+"""A sentence names key, given, expected and the nearest name."""
 
 from __future__ import annotations
 

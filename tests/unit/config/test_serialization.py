@@ -1,4 +1,4 @@
-"""C7: groups from and to plain data; C3: unknown keys, wrong types and missing values, all at once."""
+"""Groups from and to plain data; unknown keys, wrong types and missing values, all at once."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_data_that_is_no_dictionary_is_refused(data: object) -> None:
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text() | st.none() | st.booleans()))
 def test_any_dictionary_gives_a_group_or_names_a_key(data: dict[str, object]) -> None:
-    """R17: nothing but a ConfigError leaves from_dict, and each of its sentences names a key of the data."""
+    """Nothing but a ConfigError leaves from_dict, and each of its sentences names a key of the data."""
     try:
         config = OptimizationConfig.from_dict(data)
     except ConfigError as error:

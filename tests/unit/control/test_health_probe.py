@@ -1,4 +1,4 @@
-"""T12: services are asked in parallel, for a bounded time, and not more often than is useful."""
+"""Services are asked in parallel, for a bounded time, and not more often than is useful."""
 
 from __future__ import annotations
 

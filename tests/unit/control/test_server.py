@@ -1,4 +1,4 @@
-"""T11 from another process: what is asked is answered; what nobody should send hurts nobody."""
+"""Requests of other processes are answered; malformed requests do no harm."""
 
 from __future__ import annotations
 

@@ -82,7 +82,6 @@ def test_plain_lines_are_for_people(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("level", "said"), [("DEBUG", ["d", "i", "w"]), ("info", ["i", "w"]), ("WARNING", ["w"]), ("ERROR", [])]
 )
 def test_the_level_is_kept(tmp_path: Path, level: str, said: list[str]) -> None:
-    """C5: log_level."""
     close = setup_logging(LoggingConfig(log_level=level, log_format="json", log_file="run.log"), tmp_path)
     _LOG.debug("d")
     _LOG.info("i")
@@ -95,7 +94,7 @@ def test_the_level_is_kept(tmp_path: Path, level: str, said: list[str]) -> None:
 def test_the_file_has_everything_and_stderr_the_warnings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """C8: a relative log_file is inside the run folder."""
+    """A relative log_file is inside the run folder."""
     close = setup_logging(LoggingConfig(log_file="logs/run.log"), tmp_path)
     sink = ConsoleLogger()
     sink.event(_event(EventName.SEED_HEALTH))
@@ -111,7 +110,7 @@ def test_the_file_has_everything_and_stderr_the_warnings(
 def test_routine_events_do_not_flood_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], progress: bool, level: str, lines: int
 ) -> None:
-    """Pain 23: beside the display, what it tells is not told again."""
+    """Events that the display shows are not logged to stderr again."""
     close = setup_logging(LoggingConfig(progress=progress, log_level=level), tmp_path)
     sink = ConsoleLogger()
     sink.event(_event(EventName.SEED_STAGE))

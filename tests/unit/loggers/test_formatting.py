@@ -34,7 +34,7 @@ def test_a_seed_is_its_layer_and_number() -> None:
 
 
 def test_seeds_and_commands_are_described_in_one_line(make_move: Any, make_command: Any) -> None:
-    """N4: one line for each adaptation and each change of a seed's stage."""
+    """One line for each adaptation and each change of a seed's stage."""
     assert format_event(make_move("blending", "probationary")) == (
         "seed f.1[0] mlp: blending -> probationary (the gate was open)"
     )
@@ -53,7 +53,7 @@ def test_other_events_have_no_line() -> None:
 
 
 def test_a_rollback_and_a_halt_say_why() -> None:
-    """S7, S8: in one sentence."""
+    """A rollback and a halt are one sentence each."""
     data = {"reason": "the loss is nan at step 9", "rollbacks": 2, "failed_step": 9}
     data |= {"learning_rate_scale": 0.25, "embargoed": "f.1#0"}
     assert format_event(Event(0.0, EventName.ROLLBACK_DONE, Level.WARNING, 6, 0, data)) == (

@@ -23,7 +23,7 @@ def _refuse(constant: str) -> Any:
 
 @given(st.dictionaries(_KEYS, _VALUES, max_size=5))
 def test_any_record_is_one_line_of_strict_json(record: dict[str, Any]) -> None:
-    """C9: metrics.jsonl and events.jsonl hold one valid object a line, whatever comes."""
+    """The files metrics.jsonl and events.jsonl hold one valid object a line, whatever comes."""
     line = to_json_line(record)
     assert len(line.splitlines()) == 1
     assert set(json.loads(line, parse_constant=_refuse)) - {"nonfinite"} == set(record)
@@ -72,7 +72,7 @@ def test_types_of_other_libraries_become_jsons_own() -> None:
 
 
 def test_scalars_are_found_at_any_depth() -> None:
-    """N3: every scalar reaches the loggers, the seeds' too."""
+    """Every scalar reaches the loggers, the seeds' too."""
     record = {"loss": 1, "on": True, "name": "x", "none": None, "counts": {"applied": 2}, "list": [1, 2]}
     record["seeds"] = [{"layer": "f.1", "seed": 0, "alpha": 0.5, "stage": "blending"}]
     found = scalars(record, "epoch/")

@@ -19,7 +19,7 @@ from esper.loggers.metrics_copy import MetricsCopy
 def test_an_epoch_is_a_line_at_once(
     make_info: Callable[..., RunInfo], make_epoch: Any, tmp_path: Path
 ) -> None:
-    """C9: one object an epoch with the names of T1, readable while the run goes on."""
+    """One object an epoch with the names of `EPOCH_METRICS`, readable while the run goes on."""
     sink = JsonlLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
@@ -29,7 +29,7 @@ def test_an_epoch_is_a_line_at_once(
 
 
 def test_an_event_has_the_fields_of_c9(make_info: Any, make_move: Any, tmp_path: Path) -> None:
-    """C9: time, name, level, step, epoch and data."""
+    """Time, name, level, step, epoch and data."""
     event = make_move("dormant", "germinated")
     sink = JsonlLogger()
     sink.start(make_info())
@@ -41,7 +41,7 @@ def test_an_event_has_the_fields_of_c9(make_info: Any, make_move: Any, tmp_path:
 
 
 def test_step_lines_have_a_file_only_if_there_are_any(make_info: Any, tmp_path: Path) -> None:
-    """T1: per-step loss, accuracy and gradient norm with a global step."""
+    """Per-step loss, accuracy and gradient norm with a global step."""
     sink = JsonlLogger()
     sink.start(make_info())
     assert not (tmp_path / "steps.jsonl").exists()
@@ -54,7 +54,7 @@ def test_step_lines_have_a_file_only_if_there_are_any(make_info: Any, tmp_path: 
 def test_a_continued_run_has_no_line_twice(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
-    """C8: a run resumed in its own folder continues its files from where it was saved."""
+    """A run resumed in its own folder continues its files from where it was saved."""
     first = JsonlLogger()
     first.start(make_info())
     first.epoch(make_epoch(1))
@@ -101,7 +101,7 @@ def test_after_a_kill_at_any_byte_every_line_is_whole(
 
 
 def test_state_counts_bytes(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    """S2: a checkpoint holds the offsets of the metric files."""
+    """A checkpoint holds the offsets of the metric files."""
     sink = JsonlLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
@@ -128,7 +128,7 @@ def test_a_fresh_run_sets_an_earlier_ones_files_aside(
 
 
 def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    """C8: a run continued into a new folder starts that folder's files."""
+    """A run continued into a new folder starts that folder's files."""
     sink = JsonlLogger()
     sink.start(make_info(resumed=True, state={"jsonl": {"metrics.jsonl": 99}}))
     sink.epoch(make_epoch(2))
@@ -139,7 +139,7 @@ def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, 
 def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
-    """S7: after a rollback there is one line an epoch, in the copy too; events.jsonl keeps everything."""
+    """After a rollback there is one line an epoch, in the copy too; events.jsonl keeps everything."""
     sink = JsonlLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
@@ -164,7 +164,7 @@ def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
 
 
 def test_sync_may_be_asked_at_any_time(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    """S4: by the thread that writes checkpoints, also while the run goes back."""
+    """By the thread that writes checkpoints, also while the run goes back."""
     sink = JsonlLogger()
     sink.sync()
     sink.start(make_info())

@@ -126,7 +126,7 @@ assert "torch" not in sys.modules
 
 
 def test_drawing_leaves_the_home_folder_and_pyplot_alone(tmp_path: Path) -> None:
-    """C8: nothing is written outside the run folder; no global state of a notebook's pyplot is touched."""
+    """Nothing is written outside the run folder; no global state of a notebook's pyplot is touched."""
     home, run_dir = tmp_path / "home", tmp_path / "run"
     home.mkdir()
     run_dir.mkdir()

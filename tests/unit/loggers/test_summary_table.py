@@ -102,7 +102,6 @@ def test_a_run_that_was_stopped_before_its_first_epoch() -> None:
 
 
 def test_a_run_that_was_halted_says_why() -> None:
-    """S8."""
     halted = _SUMMARY | {"stopped_by": "emergency", "reason": "the loss is nan at step 9"}
     lines = _print(halted, 100)
     assert any("ended by emergency" in line for line in lines)

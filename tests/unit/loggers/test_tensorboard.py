@@ -22,7 +22,7 @@ def _text(events: EventAccumulator, tag: str) -> list[str]:
 def test_scalars_config_seeds_and_summary(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
-    """N3: every scalar, the config, the seed timeline and the final summary."""
+    """Every scalar, the config, the seed timeline and the final summary."""
     before = set(threading.enumerate())
     sink = TensorBoardLogger("./tensorboard")
     sink.start(make_info())
@@ -57,7 +57,7 @@ def test_scalars_config_seeds_and_summary(
 
 
 def test_events_with_numbers_of_their_own_are_curves(make_info: Any, tmp_path: Path) -> None:
-    """N1, N3: what seeds do to gradients, under the names of the list."""
+    """What seeds do to gradients, under the names of the list."""
     seed = {"layer": "f.1", "seed": 0, "stage": "blending", "tolaria.grad_agg.seed.share": 0.25}
     data = {"tolaria.grad_agg.teacher_share": 0.75, "seeds": [seed]}
     sink = TensorBoardLogger("./tensorboard")
@@ -73,7 +73,7 @@ def test_events_with_numbers_of_their_own_are_curves(make_info: Any, tmp_path: P
 
 
 def test_runs_can_be_compared_by_their_options(make_info: Any, tmp_path: Path) -> None:
-    """N3: the configuration is in the HParams tab too, in one file with the rest."""
+    """The configuration is in the HParams tab too, in one file with the rest."""
     sink = TensorBoardLogger("tb")
     sink.start(make_info())
     sink.finish({"test_accuracy": 0.5})

@@ -1,4 +1,4 @@
-"""R20, R22: a folder has one run; a second is told who has it; the lock dies with its holder and no later."""
+"""A folder has one run; a second is refused with the holder named; the lock ends with its holder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_a_second_taker_is_told_who_has_it_and_a_dead_one_is_followed(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_with_the_holder_and_a_dead_holder_is_replaced(tmp_path: Path) -> None:
     process = other(tmp_path)
     try:
         with pytest.raises(ConfigError, match=rf"in use by process {process.pid} on .*since 20.*: -c"):
@@ -208,7 +208,7 @@ def aged(folder: Path, seconds: float) -> None:
 
 @pytest.mark.skipif(not CAN_RENAME, reason="needs root to change the host name of a process")
 def test_a_holder_killed_under_another_host_name_is_followed_at_once(tmp_path: Path) -> None:
-    """R22: a container that starts again has another name; the kernel says that the lock is free."""
+    """A container that starts again has another name; the kernel says that the lock is free."""
     pid = killed_on(RENAMED, tmp_path)
     began = time.monotonic()
     lock = FolderLock.take(tmp_path)

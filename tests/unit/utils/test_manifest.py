@@ -38,7 +38,7 @@ def flip(path: Path, bit: int) -> None:
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_flipped_bit_and_cut_is_refused_by_name(folder: Path, data: st.DataObject) -> None:
-    """R5: in any file, the manifest included."""
+    """In any file, the manifest included."""
     name = data.draw(st.sampled_from(["state.json", "model.bin", MANIFEST]))
     path = folder / name
     before = path.read_bytes()
@@ -88,7 +88,7 @@ def fifo(folder: Path) -> None:
     ],
 )
 def test_damage_is_named(folder: Path, damage: Callable[[Path], object], sentence: str) -> None:
-    """R5, R8: deleted, swapped, added and linked files; a pipe is not waited for."""
+    """Deleted, swapped, added and linked files; a pipe is not waited for."""
     damage(folder)
     with pytest.raises(CheckpointError, match=sentence):
         verify_folder(folder)
@@ -118,7 +118,7 @@ ENTRY = {"sha256": "0" * 64, "size": 0}
     ],
 )
 def test_forged_manifests_are_refused(folder: Path, change: Callable[[dict], object], sentence: str) -> None:
-    """R8: path traversal, future versions, missing and hidden fields."""
+    """Path traversal, future versions, missing and hidden fields."""
     rewrite(folder, change)
     with pytest.raises(CheckpointError, match=sentence):
         verify_folder(folder)

@@ -1,4 +1,4 @@
-"""T11: signals become stop requests, once; before training they end the process; C6: exit codes."""
+"""Signals become stop requests, once; before training they end the process; exit codes."""
 
 from __future__ import annotations
 
