@@ -158,9 +158,9 @@ _PIPED = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from esper.loggers import Display, RunInfo
+from esper.loggers import ProgressBar, RunInfo
 
-display = Display(Console(), True)
+display = ProgressBar(Console(), True)
 display.start(RunInfo(session_name="s", run_dir=Path(), config={}, max_epochs=9, steps_per_epoch=1,
                       samples_per_epoch=1, params_host=1, start_step=0))
 sys.stdin.readline()  # the reader has gone by now
