@@ -63,7 +63,7 @@ def test_wishes_are_passed_on(desk: Desk, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_checkpoint_is_named_once_it_is_saved(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, str(desk.folder), "checkpoint", "--timeout", "0.2")[0] == ctl.NO_ANSWER
-    desk.run_control.refuse("the run is over")
+    desk.run_control.reject("the run is over")
     code, said = told(capsys, str(desk.folder), "checkpoint")
     assert code == ctl.NO_ANSWER and "the run is over" in said
 
