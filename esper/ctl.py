@@ -1,14 +1,14 @@
-"""`esper-ctl RUN status|pause|resume|stop|checkpoint`: a run looked at and steered from another process."""
+"""`esper-ctl RUN status|pause|resume|stop|checkpoint`: status and control of a run from another process."""
 
 from __future__ import annotations
 
 import sys
 
-from esper.utils.os_signals import ended_by_signals
+from esper.utils.os_signals import exit_on_signals
 
 if __name__ == "__main__":
     # before the imports below, which take time
-    with ended_by_signals():
+    with exit_on_signals():
         from esper.ctl import main as run_main
 
         sys.exit(run_main())
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from esper import __version__
-from esper.control.client import NoAnswerError, NobodyThereError, ask
-from esper.control.offline import find_run, state_of
+from esper.control.client import NotListeningError, RequestFailedError, send_request
+from esper.control.offline import find_run_dir, read_run_state
 from esper.control.protocol import COMMANDS
-from esper.control.socket_path import read_note
+from esper.control.socket_path import read_address
 from esper.utils.lock import live_holder
-from esper.utils.stdout import flush_output, say
+from esper.utils.stdout import flush_output, print_flushed
 
 DONE, UNUSABLE, NOT_RUNNING, NO_ANSWER = 0, 2, 3, 4
 
@@ -42,21 +42,21 @@ exit codes: 0 done, 2 no run there, 3 the run is over or died, 4 it gave no answ
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line asks; see `_HELP` for the exit codes."""
+    """Run the command line; see `_HELP` for the exit codes."""
     try:
         given = _parse(argv)
     except BrokenPipeError:  # while the parser showed its help
         return DONE
     finally:
         flush_output()
-    run_dir = find_run(Path(given.run))
+    run_dir = find_run_dir(Path(given.run))
     if run_dir is None:
-        say(f"esper-ctl: {given.run} is no run folder and lies in none", sys.stderr)
+        print_flushed(f"esper-ctl: {given.run} is no run folder and lies in none", sys.stderr)
         return UNUSABLE
     try:
         return _status(run_dir, given) if given.command == "status" else _command(run_dir, given)
-    except NoAnswerError as error:
-        say(f"esper-ctl: {error}", sys.stderr)
+    except RequestFailedError as error:
+        print_flushed(f"esper-ctl: {error}", sys.stderr)
         return NO_ANSWER
 
 
@@ -75,57 +75,57 @@ def _parse(argv: Sequence[str] | None) -> Namespace:
     return parser.parse_args(argv)
 
 
-def _ask(run_dir: Path, given: Namespace) -> dict[str, Any]:
-    note = read_note(run_dir)
+def _request(run_dir: Path, given: Namespace) -> dict[str, Any]:
+    note = read_address(run_dir)
     if note is None:
         holder = live_holder(run_dir)
         if holder is not None:
             why = "yet, or was told not to (services.control_socket)"
-            raise NobodyThereError(f"process {holder.pid} does not listen {why}")
-        raise NobodyThereError(f"no process has {run_dir}, and the run in it was not ended")
+            raise NotListeningError(f"process {holder.pid} does not listen {why}")
+        raise NotListeningError(f"no process has {run_dir}, and the run in it was not ended")
     # a checkpoint is answered once it is on the disk
     default_s = 600.0 if given.command == "checkpoint" else 5.0
-    return ask(note, given.command, timeout_s=given.timeout or default_s)
+    return send_request(note, given.command, timeout_s=given.timeout or default_s)
 
 
 def _status(run_dir: Path, given: Namespace) -> int:
     why = ""
     try:
-        state = _ask(run_dir, given)
-    except NobodyThereError as error:
-        why, state = str(error), state_of(run_dir)
-    say(json.dumps(state) if given.json else "\n".join(_shown(state)))
+        state = _request(run_dir, given)
+    except NotListeningError as error:
+        why, state = str(error), read_run_state(run_dir)
+    print_flushed(json.dumps(state) if given.json else "\n".join(_status_lines(state)))
     if state["state"] == "died":
-        say(f"esper-ctl: {why}; to go on: {_going_on(run_dir)}", sys.stderr)
+        print_flushed(f"esper-ctl: {why}; to go on: {_resume_command(run_dir)}", sys.stderr)
         return NOT_RUNNING
     return DONE
 
 
 def _command(run_dir: Path, given: Namespace) -> int:
     try:
-        result = _ask(run_dir, given)
-    except NobodyThereError as error:
-        state = state_of(run_dir)
+        result = _request(run_dir, given)
+    except NotListeningError as error:
+        state = read_run_state(run_dir)
         reason = {
             "finished": "the run is finished",
             "incomplete": "the run is over, and a result could not be saved",
             "stopped": "the run was stopped",
         }
-        say(f"esper-ctl: {reason.get(state['state'], error)}", sys.stderr)
+        print_flushed(f"esper-ctl: {reason.get(state['state'], error)}", sys.stderr)
         if state["state"] in ("incomplete", "stopped", "died"):
-            say(f"  to go on: {_going_on(run_dir)}", sys.stderr)
+            print_flushed(f"  to go on: {_resume_command(run_dir)}", sys.stderr)
         return NOT_RUNNING
-    say(json.dumps(result) if given.json else result["said"])
+    print_flushed(json.dumps(result) if given.json else result["said"])
     return DONE
 
 
-def _going_on(run_dir: Path) -> str:
+def _resume_command(run_dir: Path) -> str:
     from esper.config.quoting import command_word  # imported here: it takes a tenth of a second
 
     return f"esper-train {command_word('run_dir', str(run_dir))} checkpoint.resume_from_checkpoint=auto"
 
 
-def _shown(state: Mapping[str, Any]) -> Iterator[str]:
+def _status_lines(state: Mapping[str, Any]) -> Iterator[str]:
     by = f" by {state['stopped_by']}" if state.get("stopped_by") else ""
     process = f", process {state['pid']}" if state.get("pid") else ""
     of = f" of {state['max_epochs']}" if state.get("max_epochs") else ""

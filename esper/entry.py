@@ -5,12 +5,12 @@ Importing torch and Hydra takes seconds, in which a signal would end in a traceb
 
 from __future__ import annotations
 
-from esper.utils.os_signals import ended_by_signals
+from esper.utils.os_signals import exit_on_signals
 
 
 def train() -> int:
     """`esper-train`; returns the exit code."""
-    with ended_by_signals():
+    with exit_on_signals():
         from esper.train import main
 
         return main()
@@ -18,7 +18,7 @@ def train() -> int:
 
 def ctl() -> int:
     """`esper-ctl`; returns the exit code."""
-    with ended_by_signals():
+    with exit_on_signals():
         from esper.ctl import main
 
         return main()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from esper.utils.os_signals import before_end, ended_by_signals
+from esper.utils.os_signals import before_exit, exit_on_signals
 
 if __name__ == "__main__":
     # before the imports below, which take time; and `task` under its own name, so that a launcher can find it
-    with ended_by_signals():
+    with exit_on_signals():
         from esper.train import main as run_main
 
         sys.exit(run_main())
@@ -45,8 +45,8 @@ from esper.config import TolariaConfig
 from esper.config.messages import error_message
 from esper.errors import ConfigError
 from esper.runs.unfinished import which_run
-from esper.utils.lock import FolderLock, in_use, live_holder
-from esper.utils.stdout import flush_output, say
+from esper.utils.lock import FolderLock, in_use_message, live_holder
+from esper.utils.stdout import flush_output, print_flushed
 
 _RAISE = "HYDRA_FULL_ERROR"
 # The folders that this process has locked.
@@ -57,13 +57,13 @@ def main() -> int:
     """Do what the command line asks; the exit code is 0 done, 1 internal error, 2 configuration or input,
     3 halted by an emergency, 4 finished, but results could not all be saved, 129, 130 and 143 by signal.
     """
-    with ended_by_signals(), ExitStack() as owned:
+    with exit_on_signals(), ExitStack() as owned:
         return _main(sys.argv[1:], owned)
 
 
 def _main(argv: Sequence[str], owned: ExitStack) -> int:
     if "--version" in argv:
-        say(f"esper {__version__}")
+        print_flushed(f"esper {__version__}")
         return DONE
     try:
         flags = parse_flags(argv)
@@ -71,7 +71,7 @@ def _main(argv: Sequence[str], owned: ExitStack) -> int:
             return _show(flags)
         plan = _checked(flags)
         if any(job.config.validate_only for job in plan.jobs):
-            say(f"valid: {len(plan.jobs)} {'jobs' if plan.sweep else 'run'}, nothing was started")
+            print_flushed(f"valid: {len(plan.jobs)} {'jobs' if plan.sweep else 'run'}, nothing was started")
             return DONE
         _prepare(plan, owned)
     except KeyboardInterrupt:
@@ -167,7 +167,7 @@ def _unnamed(plan: Plan, job: PlannedRun) -> Iterator[str]:
 def _in_use(folder: Path) -> list[str]:
     """The sentence for a folder that a process of this machine has; of others, the lock itself knows more."""
     holder = live_holder(folder)
-    return [in_use(folder, holder)] if holder is not None and holder.local else []
+    return [in_use_message(folder, holder)] if holder is not None and holder.local else []
 
 
 def _lock(folder: Path, owned: ExitStack) -> None:
@@ -175,7 +175,7 @@ def _lock(folder: Path, owned: ExitStack) -> None:
     _locks[folder] = lock = FolderLock.take(folder)
     owned.callback(_locks.pop, folder)
     owned.callback(lock.release)
-    owned.enter_context(before_end(lambda _: lock.release()))
+    owned.enter_context(before_exit(lambda _: lock.release()))
 
 
 def _key(folder: Path) -> Path:
@@ -198,7 +198,7 @@ def _show(flags: Flags) -> int:
     if flags.composes:
         groups, composed = compose_shown(flags)
         if flags.shows[0] == "--help":
-            say(help_text(groups, composed))
+            print_flushed(help_text(groups, composed))
             return DONE
     return _hydra(flags.arguments(flags.config_name, flags.overrides))
 
@@ -207,7 +207,7 @@ def _run(plan: Plan) -> int:
     """Have Hydra run every job; what they left in their folders says how it went."""
     launched = _hydra(plan.arguments)
     if plan.sweep:
-        say(outcome_table(plan))
+        print_flushed(outcome_table(plan))
     # a signal ends the whole sweep, whatever its other jobs say
     return launched if launched > 128 else exit_code(plan) or launched
 

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 
 from esper.config import TolariaConfig
 from esper.config.messages import error_message, nearest_name, unknown_key
-from esper.config.serialization import describe, free_parent, option_names, option_type
+from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
 
 
 def explain(error: Exception) -> str:
@@ -39,7 +39,7 @@ def unknown_option(key: str, given: Any, present: Sequence[str] = ()) -> str:
 
     `present` are the keys that the dictionary has, one of which may have been meant.
     """
-    parent = free_parent(TolariaConfig, key)
+    parent = enclosing_dict(TolariaConfig, key)
     if parent is not None:
         near = nearest_name(key.rpartition(".")[2], present, 0.7)
         hint = f"{parent}.{near}" if near else None
@@ -93,7 +93,7 @@ def _keys(node: Any) -> list[str]:
 
 
 def _what(hint: Any) -> str:
-    return describe(hint) if hint is not None else "a value of the option's type"
+    return describe_type(hint) if hint is not None else "a value of the option's type"
 
 
 def _one_line(error: Exception) -> str:

@@ -14,9 +14,9 @@ from esper.cli.plan import Plan
 from esper.errors import CheckpointError, ConfigError, DataError, OutputError
 from esper.utils.bounded_read import read_object
 from esper.utils.files import write_json_atomic
-from esper.utils.os_signals import before_end
+from esper.utils.os_signals import before_exit
 from esper.utils.os_signals import exit_code as end_code
-from esper.utils.stdout import say
+from esper.utils.stdout import print_flushed
 
 STATUS_FILE = "status.json"
 CRASH_FILE = "crash.txt"
@@ -45,7 +45,7 @@ def print_errors(problems: Sequence[str], what: str = "the configuration") -> No
     """One block on the error stream: how many problems, then each in a line."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [f"esper-train: {count} in {what}", *(f"  {text}" for text in problems)]
-    say("\n".join(lines), sys.stderr)
+    print_flushed("\n".join(lines), sys.stderr)
 
 
 def run_planned(run: Callable[[], int], folder: Path, number: int | None, overrides: Sequence[str]) -> int:
@@ -55,7 +55,7 @@ def run_planned(run: Callable[[], int], folder: Path, number: int | None, overri
     def over(code: int, error: str | None = None) -> None:
         _keep(folder, record | {"status": _STATUS.get(code, "failed"), "exit_code": code, "error": error})
 
-    with before_end(over):
+    with before_exit(over):
         _keep(folder, record)
         code, error = _guarded(run, folder)
         over(code, error)
@@ -68,7 +68,7 @@ def _keep(folder: Path, record: dict[str, Any]) -> None:
         write_json_atomic(folder / STATUS_FILE, record)
     except OSError as error:
         _unwritten[record["job"]] = record
-        say(f"esper-train: {folder / STATUS_FILE} cannot be written: {error.strerror}", sys.stderr)
+        print_flushed(f"esper-train: {folder / STATUS_FILE} cannot be written: {error.strerror}", sys.stderr)
     else:
         _unwritten.pop(record["job"], None)
 
@@ -102,7 +102,7 @@ def _not_written(error: OSError, folder: Path) -> tuple[int, str]:
 
 def _crashed(error: Exception, folder: Path) -> tuple[int, str]:
     text = "".join(traceback.format_exception(error))
-    say(text.rstrip("\n"), sys.stderr)
+    print_flushed(text.rstrip("\n"), sys.stderr)
     with suppress(OSError):
         (folder / CRASH_FILE).write_text(text, encoding="utf-8")
     return CRASHED, f"{type(error).__name__}: {error}"

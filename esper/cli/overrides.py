@@ -21,7 +21,7 @@ from esper.cli.explain import explain, unknown_choice, unknown_option
 from esper.cli.quoting import key_and_value, quoted, quoted_list
 from esper.config import TolariaConfig
 from esper.config.messages import error_message, nearest_name, unknown_key
-from esper.config.serialization import describe, free_parent, option_names, option_type
+from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
 
 Groups = Mapping[str, Sequence[str]]  # group to the options it has
 
@@ -73,7 +73,7 @@ def _changes_free_key(line: str, parser: OverridesParser) -> bool:
     except HydraException:
         return False
     plain = not (override.is_add() or override.is_force_add() or override.is_delete())
-    return plain and free_parent(TolariaConfig, override.key_or_group) is not None
+    return plain and enclosing_dict(TolariaConfig, override.key_or_group) is not None
 
 
 def _unreadable(line: str, error: HydraException, groups: Groups, parser: OverridesParser) -> str:
@@ -84,13 +84,13 @@ def _unreadable(line: str, error: HydraException, groups: Groups, parser: Overri
     written, text = found
     key = written.lstrip("+")
     hint = option_type(TolariaConfig, key)
-    free = free_parent(TolariaConfig, key) is not None
+    free = enclosing_dict(TolariaConfig, key) is not None
     if key in groups:
         return unknown_choice(key, text, groups[key])
     if hint is None and not free and not key.startswith("hydra."):
         return _unknown(key, text, groups)
     word = _word(written, text, hint, parser)
-    what = describe(hint) if hint is not None else "a value that Hydra's grammar reads"
+    what = describe_type(hint) if hint is not None else "a value that Hydra's grammar reads"
     return error_message(key, text, f"quotes: {word}" if word else what)
 
 
@@ -157,7 +157,7 @@ def _choice(override: Override, groups: Groups) -> Iterator[str]:
 def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
     key, given = override.key_or_group, override.value()
     hint = option_type(TolariaConfig, key)
-    if hint is None and free_parent(TolariaConfig, key) is not None:
+    if hint is None and enclosing_dict(TolariaConfig, key) is not None:
         return
     if hint is None:
         yield _unknown(key, given, groups)
@@ -178,7 +178,7 @@ def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
     """The sentence for a list or dictionary where a text is expected, which may have brackets in it."""
     line = key_and_value(str(override.input_line))
     word = quoted(*line, parser) if line else None
-    expected = f"{describe(hint)}; a text with brackets is {word}" if word else describe(hint)
+    expected = f"{describe_type(hint)}; a text with brackets is {word}" if word else describe_type(hint)
     return error_message(override.key_or_group, override.value(), expected)
 
 
@@ -202,7 +202,7 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
     except OmegaConfBaseException as error:
         inner = error.full_key or key
         if inner == key:
-            yield error_message(key, value, describe(hint))
+            yield error_message(key, value, describe_type(hint))
         elif option_type(TolariaConfig, inner) is None:
             yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:

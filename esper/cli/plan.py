@@ -19,7 +19,7 @@ from esper.cli.flags import Flags
 from esper.cli.overrides import Groups, add_free_keys, comma_hint, override_problems, values_of
 from esper.config import TolariaConfig
 from esper.config.messages import error_message
-from esper.config.serialization import read
+from esper.config.serialization import parse
 from esper.config.yamlfile import escape
 from esper.errors import ConfigError
 
@@ -210,7 +210,7 @@ def _job(composed: DictConfig, number: int | None, overrides: tuple[str, ...], f
     options = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
         hydra = {part: plain(composed.hydra[part]) for part in _HYDRA_PARTS if composed.hydra[part]}
-        config, problems = read(TolariaConfig, plain(options))
+        config, problems = parse(TolariaConfig, plain(options))
     except COMPOSE_ERRORS as error:
         return PlannedRun(number, overrides, folder, TolariaConfig(), {}, (explain(error),))
     return PlannedRun(number, overrides, folder, config, hydra, tuple(problems))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esper.config.messages import show
+from esper.config.messages import format_value
 
 # True: may change. A text: may change, and means this. False: fixed, though more general rows allow it.
 ALLOWED: Mapping[str, bool | str] = {
@@ -67,10 +67,10 @@ class Change:
 
     def __str__(self) -> str:
         note = f" ({self.note})" if self.note else ""
-        return f"{self.key}: saved {show(self.saved)}, given {show(self.given)}{note}"
+        return f"{self.key}: saved {format_value(self.saved)}, given {format_value(self.given)}{note}"
 
 
-def changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[Change]:
+def config_diff(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[Change]:
     """Every option in which two plain configurations differ; one that only one of them has is null there."""
     then, now = dict(_flat(saved, "")), dict(_flat(given, ""))
     keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]

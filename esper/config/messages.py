@@ -9,7 +9,7 @@ from typing import Any
 _LONGEST = 80  # characters of a given value that are repeated in a message
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """`value` as it would stand on the command line, cut where it is long."""
     if value is None:
         return "null"
@@ -22,7 +22,7 @@ def show(value: Any) -> str:
 def error_message(key: str, given: Any, expected: str, nearest: str | None = None) -> str:
     """One sentence: where, what stands there, what should."""
     hint = f"; nearest: {nearest}" if nearest else ""
-    return f"{key}: given {show(given)}, expected {expected}{hint}"
+    return f"{key}: given {format_value(given)}, expected {expected}{hint}"
 
 
 def unknown_key(key: str, given: Any, valid: Sequence[str]) -> str:
@@ -30,7 +30,7 @@ def unknown_key(key: str, given: Any, valid: Sequence[str]) -> str:
     group = key.rpartition(".")[0]
     place = f"an option of {group}" if any(name.startswith(f"{group}.") for name in valid) else "an option"
     near = nearest_key(key, valid)
-    return f"{key}: given an unknown key (value {show(given)}), expected {place}; nearest: {near}"
+    return f"{key}: given an unknown key (value {format_value(given)}), expected {place}; nearest: {near}"
 
 
 def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.0) -> str | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from esper.config.hashing import config_hash
-from esper.config.serialization import ConfigGroup, options, read
-from esper.config.validation import broken_rules
+from esper.config.serialization import ConfigGroup, options, parse
+from esper.config.validation import rule_violations
 from esper.config.yamlfile import read_yaml, write_yaml
 
 
@@ -246,8 +246,8 @@ class TolariaConfig(ConfigGroup):
 
         What needs the machine (files, devices, the model itself) is looked at by `esper.runs.check_run`.
         """
-        config, problems = read(TolariaConfig, self.to_dict())
-        return problems + broken_rules(options(config))
+        config, problems = parse(TolariaConfig, self.to_dict())
+        return problems + rule_violations(options(config))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from esper.config.messages import error_message, unknown_key
-from esper.config.targets import inside
+from esper.config.targets import children
 from esper.errors import ConfigError
 
 MISSING = "???"  # what OmegaConf writes for an option that has to be given
@@ -39,7 +39,7 @@ class ConfigGroup:
 
         Raises `ConfigError` with a sentence for every unknown key, wrong type and missing value.
         """
-        group, problems = read(cls, data)
+        group, problems = parse(cls, data)
         if problems:
             raise ConfigError(problems)
         return group
@@ -48,7 +48,7 @@ class ConfigGroup:
 G = TypeVar("G", bound=ConfigGroup)
 
 
-def read(cls: type[G], data: Mapping[str, Any]) -> tuple[G, list[str]]:
+def parse(cls: type[G], data: Mapping[str, Any]) -> tuple[G, list[str]]:
     """A group from plain data and a sentence for everything in it that is wrong.
 
     The group is well typed in any case: an option whose value is wrong has its default.
@@ -97,14 +97,14 @@ def option_type(group: type, key: str) -> Any:
     return hint
 
 
-def free_parent(group: type, key: str) -> str | None:
+def enclosing_dict(group: type, key: str) -> str | None:
     """The free dictionary in which a dotted key lies, None where it lies in none."""
     parts = key.split(".")[:-1]
     above = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
     return next((name for name in above if option_type(group, name) == dict[str, Any]), None)
 
 
-def describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """What may stand for an option of this type, in words."""
     if dataclasses.is_dataclass(hint):
         return "a group of options"
@@ -135,7 +135,7 @@ class _Reader:
 
     def group(self, cls: type, data: Any, prefix: str) -> Any:
         if not isinstance(data, Mapping):
-            self.problems.append(error_message(prefix.rstrip(".") or cls.__name__, data, describe(cls)))
+            self.problems.append(error_message(prefix.rstrip(".") or cls.__name__, data, describe_type(cls)))
             return cls()
         hints = option_types(cls)
         for name in data:
@@ -153,11 +153,11 @@ class _Reader:
             setattr(group, name, self.group(typing.cast("type", hint), value, f"{key}."))
             return
         fitting = next((part for part in _parts(hint) if _fits(value, part)), None)
-        unset = [f"{place}: given no value, expected {describe(hint)}" for place in _unset(value, key)]
+        unset = [f"{place}: given no value, expected {describe_type(hint)}" for place in _unset(value, key)]
         if unset:
             self.problems += unset
         elif fitting is None:
-            self.problems.append(error_message(key, value, describe(hint)))
+            self.problems.append(error_message(key, value, describe_type(hint)))
         else:
             setattr(group, name, float(value) if fitting is float else _plain(value))
 
@@ -166,7 +166,7 @@ def _unset(value: Any, key: str) -> Iterator[str]:
     """Where in a free dictionary or list a value is still to be given."""
     if isinstance(value, str) and value == MISSING:
         yield key
-    for place, item in inside(value, key):
+    for place, item in children(value, key):
         yield from _unset(item, place)
 
 

@@ -35,7 +35,7 @@ def is_within(dotted: str, packages: Iterable[str]) -> bool:
     return any(dotted == package or dotted.startswith(f"{package}.") for package in packages)
 
 
-def inside(data: Any, key: str) -> list[tuple[str, Any]]:
+def children(data: Any, key: str) -> list[tuple[str, Any]]:
     """The place and value of whatever a dictionary or list holds; nothing for other values."""
     if isinstance(data, Mapping):
         return [(f"{key}.{name}", value) for name, value in data.items()]
@@ -46,7 +46,7 @@ def inside(data: Any, key: str) -> list[tuple[str, Any]]:
 
 def nested_targets(data: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The place and value of every `_target_` in plain data, however deep."""
-    for place, value in inside(data, key):
+    for place, value in children(data, key):
         if place == f"{key}.{TARGET}":
             yield place, value
         else:
@@ -60,7 +60,7 @@ def leftover_problems(data: Any, key: str) -> list[str]:
     """
     if isinstance(data, str):
         return [error_message(key, data, "a text without ${ beside a target")] if "${" in data else []
-    return [text for place, value in inside(data, key) for text in leftover_problems(value, place)]
+    return [text for place, value in children(data, key) for text in leftover_problems(value, place)]
 
 
 def name_problems(key: str, target: Any, packages: Sequence[str], nearest: str | None = None) -> list[str]:

@@ -189,7 +189,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def broken_rules(options: Options) -> list[str]:
+def rule_violations(options: Options) -> list[str]:
     """A sentence for every option out of its range and every pair that contradicts itself."""
     single = [text for key, rule in RULES.items() for text in rule.problems(key, options[key])]
     return single + [text for check in _TOGETHER for text in check(options)]

@@ -1,1 +1,1 @@
-"""A run asked from another process of the same user: a line of JSON and one back, over a Unix socket."""
+"""Run control from another process of the same user: JSON requests and replies over a Unix socket."""

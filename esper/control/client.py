@@ -1,4 +1,4 @@
-"""The other side: ask a run something, and know what it means that nobody answers."""
+"""The client: sends a command to a run, and tells a run that has ended from one that does not reply."""
 
 from __future__ import annotations
 
@@ -11,44 +11,46 @@ from pathlib import Path
 from typing import Any
 
 from esper.control.protocol import REPLY_LIMIT_BYTES, decode, encode
-from esper.control.socket_path import LONGEST_PATH_BYTES, Note
+from esper.control.socket_path import LONGEST_PATH_BYTES, ControlAddress
 from esper.errors import EsperError
 
 # How soon it is tried again where too many are waiting to be accepted.
 _QUEUE_POLL_S = 0.01
 
 
-class NobodyThereError(EsperError):
-    """The run that the note speaks of does not listen any more."""
+class NotListeningError(EsperError):
+    """The run of this address no longer listens."""
 
 
-class NoAnswerError(EsperError):
-    """The run is there, but said no, or nothing that could be understood."""
+class RequestFailedError(EsperError):
+    """The run is there, but rejects the request, or its reply is missing or malformed."""
 
 
-def ask(note: Note, command: str, *, timeout_s: float) -> dict[str, Any]:
-    """The result of a command.
+def send_request(note: ControlAddress, command: str, *, timeout_s: float) -> dict[str, Any]:
+    """Send a command to a run and return its result.
 
-    Raises `NobodyThereError` for a run that is gone or on another host, `NoAnswerError` for an error that it
-    answers, for none within `timeout_s`, and for a socket of somebody else's.
+    Raises:
+        NotListeningError: the run has ended, or is on another host.
+        RequestFailedError: the run answers with an error or not within `timeout_s`, or the socket belongs to
+            another user.
     """
     # not by its host's name: that may have changed since, and a socket answers only where its run is
     _check_socket(note)
     try:
         reply = decode(_exchange(note.socket, encode({"command": command}), timeout_s))
     except (ConnectionRefusedError, FileNotFoundError):
-        raise NobodyThereError(_gone(note)) from None
+        raise NotListeningError(_gone(note)) from None
     except TimeoutError:
-        raise NoAnswerError(f"process {note.pid} has not answered within {timeout_s:g} s") from None
+        raise RequestFailedError(f"process {note.pid} has not answered within {timeout_s:g} s") from None
     except (OSError, ValueError) as error:
-        raise NoAnswerError(f"process {note.pid} gave no answer: {error}") from error
+        raise RequestFailedError(f"process {note.pid} gave no answer: {error}") from error
     if reply.get("ok") is not True or not isinstance(reply.get("result"), dict):
-        raise NoAnswerError(f"process {note.pid} answered: {reply.get('error')}")
+        raise RequestFailedError(f"process {note.pid} answered: {reply.get('error')}")
     result: dict[str, Any] = reply["result"]
     return result
 
 
-def _gone(note: Note) -> str:
+def _gone(note: ControlAddress) -> str:
     here = socket.gethostname()
     if note.host != here:
         return (
@@ -58,15 +60,15 @@ def _gone(note: Note) -> str:
     return f"process {note.pid} ended without closing the run; nobody listens at {note.socket}"
 
 
-def _check_socket(note: Note) -> None:
+def _check_socket(note: ControlAddress) -> None:
     try:
         found = Path(note.socket).lstat()
     except (OSError, ValueError):
-        raise NobodyThereError(_gone(note)) from None
+        raise NotListeningError(_gone(note)) from None
     if not stat.S_ISSOCK(found.st_mode) or len(os.fsencode(note.socket)) > LONGEST_PATH_BYTES:
-        raise NoAnswerError(f"{note.socket} is no socket of a run")
+        raise RequestFailedError(f"{note.socket} is no socket of a run")
     if found.st_uid != os.getuid():
-        raise NoAnswerError(f"{note.socket} belongs to user {found.st_uid}, you are {os.getuid()}")
+        raise RequestFailedError(f"{note.socket} belongs to user {found.st_uid}, you are {os.getuid()}")
 
 
 def _exchange(path: str, request: bytes, timeout_s: float) -> bytes:

@@ -17,7 +17,7 @@ ANSWER_LIMIT_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Request:
     """What is sent to a service, and when its answer is whole."""
 
     text: bytes
@@ -33,15 +33,15 @@ def probe(url: str, timeout_s: float) -> str:
     """
     parts = urlsplit(url)
     redis = parts.scheme.startswith("redis")
-    question = _ping(parts) if redis else _get_health(parts)
+    request = _ping(parts) if redis else _get_health(parts)
     try:
-        answer = _ask(parts, question, time.monotonic() + timeout_s)
+        answer = _exchange(parts, request, time.monotonic() + timeout_s)
     except (OSError, ValueError):  # ValueError: a host name that no resolver takes
         return UNREACHABLE
-    return _judge_redis(answer) if redis else _judge_http(answer)
+    return _parse_redis_reply(answer) if redis else _parse_http_reply(answer)
 
 
-class Probes:
+class ServiceProbes:
     """The state of several services, asked in parallel, and not more often than every `interval_s`.
 
     `urls` maps names to addresses. `clock` counts seconds and never goes back.
@@ -59,7 +59,7 @@ class Probes:
         self._interval_s = interval_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._asked_at: float | None = None
+        self._checked_at: float | None = None
         self._results: dict[str, str] = {}
         self._threads: dict[str, threading.Thread] = {}
         self.last_check: float | None = None
@@ -71,12 +71,12 @@ class Probes:
         """
         with self._lock:
             now = self._clock()
-            if self._asked_at is None or now - self._asked_at >= self._interval_s:
-                self._ask_all()
-                self._asked_at, self.last_check = now, time.time()
+            if self._checked_at is None or now - self._checked_at >= self._interval_s:
+                self._probe_all()
+                self._checked_at, self.last_check = now, time.time()
             return dict(self._results)
 
-    def _ask_all(self) -> None:
+    def _probe_all(self) -> None:
         found: dict[str, str] = {}
         for name in self._urls:
             # one that hangs in the look-up of a name is not joined by a second
@@ -96,21 +96,21 @@ class Probes:
         return thread
 
 
-def _get_health(parts: SplitResult) -> Question:
+def _get_health(parts: SplitResult) -> Request:
     path = quote(parts.path.rstrip("/"), safe="/%")
     host = parts.netloc.rpartition("@")[2]
     lines = (f"GET {path}/health HTTP/1.1", f"Host: {host}", "User-Agent: esper", "Connection: close", "", "")
-    return Question("\r\n".join(lines).encode(), tls=parts.scheme == "https")
+    return Request("\r\n".join(lines).encode(), tls=parts.scheme == "https")
 
 
-def _ping(parts: SplitResult) -> Question:
+def _ping(parts: SplitResult) -> Request:
     words = [["PING"]]
     if parts.password:
         words.insert(
             0, ["AUTH", *([unquote(parts.username)] if parts.username else []), unquote(parts.password)]
         )
     text = b"".join(_command(command) for command in words)
-    return Question(text, lines=len(words), tls=parts.scheme == "rediss")
+    return Request(text, lines=len(words), tls=parts.scheme == "rediss")
 
 
 def _command(words: list[str]) -> bytes:
@@ -119,17 +119,17 @@ def _command(words: list[str]) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
 
 
-def _ask(parts: SplitResult, question: Question, deadline: float) -> bytes:
+def _exchange(parts: SplitResult, request: Request, deadline: float) -> bytes:
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     with _connect(host, port, deadline) as plain:
         plain.settimeout(_left(deadline))
         wrapped = (
-            ssl.create_default_context().wrap_socket(plain, server_hostname=host) if question.tls else plain
+            ssl.create_default_context().wrap_socket(plain, server_hostname=host) if request.tls else plain
         )
         with wrapped as sock:
             sock.settimeout(_left(deadline))
-            sock.sendall(question.text)
-            return _read(sock, question.lines, deadline)
+            sock.sendall(request.text)
+            return _read(sock, request.lines, deadline)
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
@@ -171,7 +171,7 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _judge_http(answer: bytes) -> str:
+def _parse_http_reply(answer: bytes) -> str:
     version, _, rest = answer.partition(b"\r\n")[0].decode("latin-1").partition(" ")
     status = rest[:3]
     if not version.startswith("HTTP/") or not (status.isascii() and status.isdigit()):
@@ -179,7 +179,7 @@ def _judge_http(answer: bytes) -> str:
     return HEALTHY if 200 <= int(status) < 300 else f"unhealthy (HTTP {int(status)})"
 
 
-def _judge_redis(answer: bytes) -> str:
+def _parse_redis_reply(answer: bytes) -> str:
     words = answer.decode("latin-1").split("\r\n")[:-1]
     refused = next((word for word in words if word.startswith("-")), None)
     if refused is not None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from esper.control.socket_path import NOTE_FILE
+from esper.control.socket_path import ADDRESS_FILE
 from esper.leyline import FINISHED_BY
 from esper.utils.bounded_read import parse_object, read_object, read_regular
 from esper.utils.lock import LOCK_FILE, live_holder
@@ -16,17 +16,17 @@ _SUMMARY = "summary.json"
 _METRICS = "metrics.jsonl"
 _EVENTS = "events.jsonl"
 # Any of these makes a folder one of a run.
-_MARKS = (NOTE_FILE, LOCK_FILE, _SUMMARY, _METRICS)
+_MARKS = (ADDRESS_FILE, LOCK_FILE, _SUMMARY, _METRICS)
 _TAIL_BYTES = 256 << 10
 
 
-def find_run(path: Path) -> Path | None:
+def find_run_dir(path: Path) -> Path | None:
     """The run folder that `path` is or lies in."""
     start = path.absolute()
     return next((f for f in (start, *start.parents) if any((f / m).is_file() for m in _MARKS)), None)
 
 
-def state_of(run_dir: Path) -> dict[str, Any]:
+def read_run_state(run_dir: Path) -> dict[str, Any]:
     """State, position, losses, seeds and last checkpoint, as the run's files have them.
 
     `state` is finished, incomplete (it came to its end, and not all was saved), stopped, running (by the

@@ -1,4 +1,4 @@
-"""What is said over the socket: one request, one reply, each a JSON object in a line.
+"""The protocol: one request, one reply, each a JSON object in a line.
 
 `{"command": "pause"}` is answered by `{"ok": true, "result": {...}}` or `{"ok": false, "error": "..."}`.
 """

@@ -1,4 +1,4 @@
-"""The run's side: a thread that answers other processes, and that nothing they send can hurt."""
+"""The server: a thread of the run that answers requests of other processes, whatever they send."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from esper.control.protocol import REQUEST_LIMIT_BYTES, decode, encode
-from esper.control.socket_path import NOTE_FILE, Note, render_note
+from esper.control.socket_path import ADDRESS_FILE, ControlAddress, render_address
 from esper.utils.files import write_bytes_atomic
 from esper.utils.forks import closed_in_children
 
 _log = logging.getLogger("esper.control")
 
 # What a command leads to: a result at once, or the name of something that is still to be made.
-Answer = Mapping[str, Any] | Future[str]
+Result = Mapping[str, Any] | Future[str]
 
 # Of clients that are slow to ask or to read, the oldest is dropped once there are more than this. A client
 # that asks at once has been read before so many others are accepted: a turn of the loop accepts only a few.
@@ -34,7 +34,7 @@ _MOST_WAITING = 32
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
-class Server:
+class ControlServer:
     """Answers commands by `actions`, which are called on the server's own thread, until it is closed.
 
     One request to a connection. Clients of other users are refused; one that sends too much, too slowly or
@@ -44,7 +44,7 @@ class Server:
 
     def __init__(
         self,
-        actions: Mapping[str, Callable[[], Answer]],
+        actions: Mapping[str, Callable[[], Result]],
         *,
         request_timeout_s: float = 5.0,
         answer_timeout_s: float = 600.0,
@@ -73,8 +73,10 @@ class Server:
             owned.callback(path.unlink, missing_ok=True)
             path.chmod(0o600)  # before it listens: until then nobody can connect
             listener.listen(_QUEUE)
-            note = run_dir / NOTE_FILE
-            write_bytes_atomic(note, render_note(Note(str(path), os.getpid(), socket.gethostname())))
+            note = run_dir / ADDRESS_FILE
+            write_bytes_atomic(
+                note, render_address(ControlAddress(str(path), os.getpid(), socket.gethostname()))
+            )
             owned.callback(_remove, note)
             thread.start()
             ready.wait()
@@ -100,7 +102,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda loop, context: _log.debug("remote control: %s", context))
         server = await asyncio.start_unix_server(
-            self._meet, sock=listener, limit=REQUEST_LIMIT_BYTES, backlog=_ACCEPTED_AT_ONCE
+            self._handle_client, sock=listener, limit=REQUEST_LIMIT_BYTES, backlog=_ACCEPTED_AT_ONCE
         )
         listener.listen(_QUEUE)  # asyncio takes one number for the queue and for what it accepts in a turn
         ready.set()
@@ -109,7 +111,7 @@ class Server:
         if self._clients:
             await asyncio.wait(self._clients, timeout=1.0)
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
@@ -124,22 +126,22 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # read in any case: who is answered before it has asked may not hear the answer
-        async with self._hurried():
+        async with self._client_deadline():
             try:
                 line = await reader.readline()
             except ValueError:
                 line = b" " * REQUEST_LIMIT_BYTES
-        if problem := self._unwanted(writer, line):
+        if problem := self._rejection(writer, line):
             reply: Mapping[str, Any] = {"ok": False, "error": problem}
         else:
             reply = await self._reply(line)
-        async with self._hurried():
+        async with self._client_deadline():
             writer.write(encode(reply))
             writer.close()
             await writer.wait_closed()
 
     @asynccontextmanager
-    async def _hurried(self) -> AsyncIterator[None]:
+    async def _client_deadline(self) -> AsyncIterator[None]:
         """What depends on how fast the client is: it has a deadline, and ends where too many are slow."""
         task = asyncio.current_task()
         assert task is not None
@@ -154,7 +156,7 @@ class Server:
         finally:
             self._slow.pop(task, None)
 
-    def _unwanted(self, writer: asyncio.StreamWriter, line: bytes) -> str:
+    def _rejection(self, writer: asyncio.StreamWriter, line: bytes) -> str:
         if len(line) >= REQUEST_LIMIT_BYTES:
             return f"a request of more than {REQUEST_LIMIT_BYTES} bytes"
         uid = _user_of(writer.get_extra_info("socket"))
@@ -169,21 +171,21 @@ class Server:
         if action is None:
             known = ", ".join(self._actions)
             return {"ok": False, "error": f"command is {command!r:.80}; expected one of {known}"}
-        return await self._carry_out(action)
+        return await self._execute(action)
 
-    async def _carry_out(self, action: Callable[[], Answer]) -> Mapping[str, Any]:
+    async def _execute(self, action: Callable[[], Result]) -> Mapping[str, Any]:
         try:
             answer = action()
             if isinstance(answer, Future):
-                name = await self._waited(answer)
+                name = await self._await_result(answer)
                 answer = {"name": name, "said": f"saved {name}"}
             return {"ok": True, "result": dict(answer)}
         except TimeoutError:
             return {"ok": False, "error": f"not done within {self._answer_timeout_s:g} s"}
-        except Exception as error:  # noqa: BLE001 - it is told to the client, and must not reach the run
+        except Exception as error:  # noqa: BLE001 - the client gets it as an error, and must not reach the run
             return {"ok": False, "error": str(error) or type(error).__name__}
 
-    async def _waited(self, answer: Future[str]) -> str:
+    async def _await_result(self, answer: Future[str]) -> str:
         if self._waiting >= _MOST_WAITING:
             answer.cancel()
             raise RuntimeError(f"{_MOST_WAITING} others are waiting for their answers; try again")

@@ -16,7 +16,7 @@ from pathlib import Path
 from esper.utils.bounded_read import read_object
 
 # The run folder's note of where its socket is.
-NOTE_FILE = "control.json"
+ADDRESS_FILE = "control.json"
 # How old a socket has to be before nobody listening there means that its run is dead.
 _SETTLED_S = 60.0
 # Linux takes 107 bytes, macOS 103.
@@ -26,7 +26,7 @@ _NOTE_LIMIT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ControlAddress:
     """Where a run listens: its socket, and the process that made it."""
 
     socket: str
@@ -34,16 +34,16 @@ class Note:
     host: str
 
 
-def read_note(run_dir: Path) -> Note | None:
+def read_address(run_dir: Path) -> ControlAddress | None:
     """The note in a run folder; None where there is none or it cannot be read."""
     try:
-        found = read_object(run_dir / NOTE_FILE, _NOTE_LIMIT_BYTES)
-        return Note(str(found["socket"]), int(found["pid"]), str(found["host"]))
+        found = read_object(run_dir / ADDRESS_FILE, _NOTE_LIMIT_BYTES)
+        return ControlAddress(str(found["socket"]), int(found["pid"]), str(found["host"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def render_note(note: Note) -> bytes:
+def render_address(note: ControlAddress) -> bytes:
     return json.dumps(asdict(note)).encode() + b"\n"
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from esper.errors import CheckpointError, EsperError
-from esper.utils.safetensors import HEADER_LIMIT_BYTES, check_kind
+from esper.utils.safetensors import HEADER_LIMIT_BYTES, check_storable
 
 SUFFIX = "_extra_state"
 
@@ -67,7 +67,7 @@ def _pack(key: str, value: Any) -> Tensor:
     try:
         text = json.dumps(_to_json(value, tensors)).encode()
         for number, tensor in enumerate(tensors):
-            check_kind(f"tensor {number}", tensor)
+            check_storable(f"tensor {number}", tensor)
         named = {str(i): t.detach().to("cpu", copy=True).contiguous() for i, t in enumerate(tensors)}
     except (TypeError, ValueError, RecursionError, EsperError) as error:
         module = key.removesuffix(SUFFIX).rstrip(".") or "the model itself"

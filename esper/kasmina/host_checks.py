@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from esper.errors import EsperError, GrowthError
 from esper.kasmina.extra_state import pack_state
-from esper.utils.safetensors import check_kind
+from esper.utils.safetensors import check_storable
 
 
 def host_problems(model: nn.Module) -> list[str]:
@@ -88,7 +88,7 @@ def _not_savable(model: nn.Module) -> Iterator[str]:
         pack_state(state)
         for name, tensor in state.items():
             if not is_lazy(tensor):
-                check_kind(name, tensor)
+                check_storable(name, tensor)
     except EsperError as error:
         yield str(error)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from esper.errors import CheckpointError, GrowthError
 from esper.utils.files import write_bytes_atomic
-from esper.utils.manifest import measure
+from esper.utils.manifest import hash_file
 from esper.utils.safetensors import load_tensors, tensor_bytes
 
 Kernel = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and metadata
@@ -83,7 +83,7 @@ class KernelStore:
         if not path.is_file():
             raise GrowthError(f"there is no kernel {artifact_id} in {self.folder}")
         try:
-            found = measure(path).sha256
+            found = hash_file(path).sha256
             if found != artifact_id:
                 raise GrowthError(f"kernel {artifact_id} is damaged: its content is {found}")
             return load_tensors(path)

@@ -1,4 +1,4 @@
-"""What a run tells its records, and the form of anything that listens."""
+"""The interface of a logger, and what it gets to know of a run before the first step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What is known of a run before its first step.
+    """Facts about a run, known before its first step.
 
     `config` is the resolved configuration in plain types. `start_step` is the number of optimiser steps
     that are already done (0 in a fresh run). `group` is a sweep's name and `job` the job's in it.
-    `state` is what `Recorder.state()` gave when the run that is continued was saved.
+    `state` is what `LoggerHub.state()` returned when the resumed run was saved.
     """
 
     session_name: str
@@ -36,7 +36,7 @@ class RunInfo:
 
 
 class Logger(Protocol):
-    """Anything that a run is recorded by; what a sink does not care for, it inherits as doing nothing.
+    """Base class of loggers; the methods do nothing unless a logger overrides them.
 
     `name` is the key of its saved state. `every_epoch` asks for epochs between metric intervals, too.
     """
@@ -45,11 +45,11 @@ class Logger(Protocol):
     every_epoch: bool = False
 
     def start(self, info: RunInfo) -> None:
-        """Open what the sink writes to; `info.state.get(self.name)` is its own saved state."""
+        """Open what the logger writes to; `info.state.get(self.name)` is its own saved state."""
         return
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Take one epoch: the names of `leyline.EPOCH_METRICS` and maybe more; `epoch` counts from 1.
+        """Log one epoch: the names of `leyline.EPOCH_METRICS` and maybe more; `epoch` counts from 1.
 
         Accuracies are shares in [0, 1], times are seconds. `seeds`, where it is there, lists a mapping
         with layer, seed, blueprint, stage and alpha for each seed that is not dormant.
@@ -57,23 +57,23 @@ class Logger(Protocol):
         return
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """Take one optimiser step: step, loss, accuracy, grad_norm."""
+        """Log one optimiser step: step, loss, accuracy, grad_norm."""
         return
 
     def event(self, event: Event) -> None:
-        """Take one event."""
+        """Log one event."""
         return
 
     def sync(self) -> None:
-        """Make what `state()` speaks of durable; may be called by another thread."""
+        """Make everything that `state()` covers durable; may be called from another thread."""
         return
 
     def missing(self) -> list[str]:
-        """Return a sentence for each file of the sink that is not there any more."""
+        """Return a sentence for each file of the logger that no longer exists."""
         return []
 
     def rewind(self, state: Mapping[str, Json]) -> None:
-        """Go back to where `state()` was once this: the epochs and steps after it come again."""
+        """Go back to an earlier `state()`: the epochs and steps after it will be logged again."""
         return
 
     def rewound(self, state: Mapping[str, Json]) -> dict[str, Json]:
@@ -81,13 +81,13 @@ class Logger(Protocol):
         return self.state()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Take the summary of a run that came to its end."""
+        """Log the summary of a run that has finished."""
         return
 
     def close(self) -> None:
-        """Let go of files, threads and processes; called once, also where the run failed."""
+        """Release files, threads and processes; called once, also after a failure."""
         return
 
     def state(self) -> dict[str, Json]:
-        """Return what a continued run needs to go on with the same files and ids."""
+        """Return what a resumed run needs to continue the same files and ids."""
         return {}

@@ -14,11 +14,11 @@ from esper.config.schema import LoggingConfig
 from esper.errors import ConfigError
 from esper.leyline import Event, EventName
 from esper.loggers.base import Logger
-from esper.loggers.json_encoding import to_line
+from esper.loggers.json_encoding import to_json_line
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _QUOTED = frozenset(' "=\\')
-# Events that come often or are told by the display and the closing table; the log file has them all.
+# Frequent events, and events that the progress bar and the summary table show; the log file has all.
 _ROUTINE = frozenset(
     {
         EventName.RUN_STARTED,
@@ -37,7 +37,7 @@ _ROUTINE = frozenset(
 )
 
 
-class LogSink(Logger):
+class ConsoleLogger(Logger):
     """Turns each event into a line of the logger `esper`, at the event's own level."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class LogSink(Logger):
 
 
 def setup_logging(config: LoggingConfig, run_dir: Path) -> Callable[[], None]:
-    """Send what the logger `esper` says to stderr and, where `log_file` is set, to that file.
+    """Send the lines of the logger `esper` to stderr and, where `log_file` is set, to that file.
 
     A relative `log_file` is inside `run_dir`. With a file, stderr gets warnings and errors only. Beside the
     progress display stderr is spared the routine events, unless the level is DEBUG. Until the returned
@@ -63,7 +63,7 @@ def setup_logging(config: LoggingConfig, run_dir: Path) -> Callable[[], None]:
     logger = logging.getLogger("esper")
     handlers: list[logging.Handler] = [_Stderr()]
     if config.progress and level > logging.DEBUG:
-        handlers[0].addFilter(_worth_a_line)
+        handlers[0].addFilter(_is_notable)
     if config.log_file:
         handlers[0].setLevel(max(level, logging.WARNING))
         handlers.append(_file(Path(run_dir, config.log_file)))
@@ -136,7 +136,7 @@ def _value(value: Any) -> str:
 
 _FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {
     "structured": _structured,
-    "json": to_line,
+    "json": to_json_line,
     "plain": _plain,
 }
 
@@ -158,5 +158,5 @@ def _file(path: Path) -> logging.Handler:
     return logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
 
 
-def _worth_a_line(record: logging.LogRecord) -> bool:
+def _is_notable(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or getattr(record, "event", None) not in _ROUTINE

@@ -1,4 +1,4 @@
-"""Numbers, seeds and events in words. ASCII, so that a file of any encoding takes them."""
+"""Formats numbers, seeds and events as text. ASCII only, so that a file of any encoding can hold it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def duration(seconds: float) -> str:
 
 
 def seed_name(data: Mapping[str, Any]) -> str:
-    """Return how people read a seed, e.g. `blocks.1[0]` for seed 0 of layer blocks.1."""
+    """Return the display name of a seed, e.g. `blocks.1[0]` for seed 0 of layer blocks.1."""
     return f"{data['layer']}[{data['seed']}]"
 
 
-def describe(event: Event) -> str | None:
+def format_event(event: Event) -> str | None:
     """Return what happened to a seed or a command in one line; None for events that say neither.
 
-    None, too, for moves that follow at once from a command, whose own line has told it all.
+    None, too, for stage changes that follow at once from a command, whose own line covers them.
     """
-    teller = _TELLERS.get(event.name)
-    if teller is None or event.data.get("to") in _FOLLOWING:
+    formatter = _FORMATTERS.get(event.name)
+    if formatter is None or event.data.get("to") in _IMPLIED_STAGES:
         return None
-    return " ".join(teller(event.data).split())
+    return " ".join(formatter(event.data).split())
 
 
 def _stage(data: Mapping[str, Any]) -> str:
@@ -61,7 +61,7 @@ def _refused(data: Mapping[str, Any]) -> str:
     return f"refused {_command(data)}: {data['refusal']}{detail}"
 
 
-def _went_back(data: Mapping[str, Any]) -> str:
+def _rollback(data: Mapping[str, Any]) -> str:
     seed = f", seed {data['embargoed']} is kept out" if data["embargoed"] else ""
     return (
         f"rollback {data['rollbacks']} from step {data['failed_step']}: {data['reason']}; "
@@ -73,7 +73,7 @@ def _halted(data: Mapping[str, Any]) -> str:
     return f"halted: {data['reason']}"
 
 
-_FOLLOWING = frozenset(
+_IMPLIED_STAGES = frozenset(
     {
         SeedStage.GERMINATED,
         SeedStage.TRAINING,
@@ -83,10 +83,10 @@ _FOLLOWING = frozenset(
     }
 )
 
-_TELLERS = {
+_FORMATTERS = {
     EventName.SEED_STAGE: _stage,
     EventName.ADAPTATION_APPLIED: _applied,
     EventName.ADAPTATION_REFUSED: _refused,
-    EventName.ROLLBACK_DONE: _went_back,
+    EventName.ROLLBACK_DONE: _rollback,
     EventName.EMERGENCY_HALT: _halted,
 }

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from esper.leyline import EventName
-from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE, read_lines
+from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE, read_jsonl
 from esper.utils.bounded_read import parse_object
 
 
-def describe_holes(run_dir: Path, saved: Mapping[str, Any], epoch: int, *, interval: int = 1) -> str:
+def describe_gaps(run_dir: Path, saved: Mapping[str, Any], epoch: int, *, interval: int = 1) -> str:
     """Say what the files lack of what they held when the run was saved, with the missing epochs.
 
     `saved` are their lengths in bytes at that time, `epoch` is the last one by then, `interval` how many
@@ -53,7 +53,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _first_epoch(run_dir: Path) -> int:
     """The first epoch that the run trained: later than 1 where it began from another run's checkpoint."""
-    for event in read_lines(run_dir / EVENTS_FILE, skip_damaged=True):
+    for event in read_jsonl(run_dir / EVENTS_FILE, skip_damaged=True):
         if event.get("name") == EventName.RUN_STARTED and type(event.get("epoch")) is int:
             return int(event["epoch"]) + 1
     return 1

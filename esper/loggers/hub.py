@@ -1,4 +1,4 @@
-"""One place that a run reports to; it passes everything on to the sinks."""
+"""Passes the records and events of a run on to its loggers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esper.leyline import Event, EventName, Level
-from esper.loggers.backlog import BoundedQueue
 from esper.loggers.base import Json, Logger, RunInfo
+from esper.loggers.bounded_queue import BoundedQueue
 
 _log = logging.getLogger("esper.loggers")
 
@@ -36,58 +36,58 @@ class LoggerHub:
         self._files = list(files)
         self._clock = clock
         self._interval = metrics_interval
-        self._backlog = BoundedQueue(capacity)
-        self._crew = _Worker(slow, self._backlog)
+        self._queue = BoundedQueue(capacity)
+        self._worker = _Worker(slow, self._queue)
         self._info: RunInfo | None = None
-        self._held: dict[str, Any] | None = None
+        self._pending_epoch: dict[str, Any] | None = None
         self._step = 0
         self._epoch = 0
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many records the slow sinks did not get because they were too slow, by kind."""
-        return dict(self._backlog.dropped)
+        """How many records the slow loggers did not get because they were too slow, by kind."""
+        return dict(self._queue.dropped)
 
     def start(self, info: RunInfo) -> None:
-        """Open the files, and let the slow sinks open theirs."""
+        """Open the files, and let the slow loggers open theirs."""
         self._info = info
         self._step = info.start_step
         for sink in self._files:
             sink.start(info)
-        self._crew.start(info)
+        self._worker.start(info)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self._step, self._epoch = record["step"], record["epoch"]
         for sink in self._files:
             if sink.every_epoch:
                 sink.epoch(record)
-        self._held = dict(record)
+        self._pending_epoch = dict(record)
         if self._epoch % self._interval == 0:
-            self._release()
+            self._emit_pending_epoch()
 
     def step(self, record: Mapping[str, Any]) -> None:
         self._step = record["step"]
         for sink in self._files:
             sink.step(record)
-        self._pass_on("step", dict(record))
+        self._enqueue("step", dict(record))
 
     def event(self, event: Event) -> None:
         self._step, self._epoch = event.step, event.epoch
-        self._tell_files(event)
-        self._pass_on("event", event)
+        self._log_to_files(event)
+        self._enqueue("event", event)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._release()
+        self._emit_pending_epoch()
         for sink in self._files:
             sink.finish(summary)
-        self._pass_on("finish", dict(summary))
+        self._enqueue("finish", dict(summary))
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Give the slow sinks `timeout_s` to write what is left, then close everything."""
+        """Give the slow loggers `timeout_s` to write what is left, then close everything."""
         try:
-            self._backlog.put("close", None)
-            self._backlog.end()
-            late = self._crew.join(timeout_s)
+            self._queue.put("close", None)
+            self._queue.end()
+            late = self._worker.join(timeout_s)
             self._report_failures()
             if late:
                 self._warn(EventName.LOGGER_FAILED, sinks=late, error=f"not done within {timeout_s:g} s")
@@ -98,7 +98,7 @@ class LoggerHub:
                 sink.close()
 
     def state(self) -> dict[str, dict[str, Json]]:
-        """Return each sink's state by its name; right from the start, and so before the first step."""
+        """Return each logger's state by its name; right from the start, and so before the first step."""
         return self._states({sink.name: sink.state() for sink in self._files})
 
     def rewound(self, state: Mapping[str, Any]) -> dict[str, dict[str, Json]]:
@@ -106,77 +106,77 @@ class LoggerHub:
         return self._states({sink.name: sink.rewound(state.get(sink.name, {})) for sink in self._files})
 
     def _states(self, of_files: dict[str, dict[str, Json]]) -> dict[str, dict[str, Json]]:
-        assert self._info is not None, "Recorder.state() before start()"
-        states = of_files | self._crew.states(self._info.state)
+        assert self._info is not None, "LoggerHub.state() before start()"
+        states = of_files | self._worker.states(self._info.state)
         return {name: state for name, state in states.items() if state}
 
     def sync(self) -> None:
-        """Make the files durable as far as `state()` has spoken of them; from any thread."""
+        """Make the files durable up to the last `state()`; from any thread."""
         for sink in self._files:
             sink.sync()
 
     def missing(self) -> list[str]:
-        """A sentence for each file of the records that somebody has removed or replaced meanwhile."""
+        """A sentence for each file of the records that was removed or replaced meanwhile."""
         return [sentence for sink in self._files for sentence in sink.missing()]
 
     def rewind(self, state: Mapping[str, Any]) -> None:
         """Go back to an earlier `state()`: epochs and steps since then will come again, events stay.
 
-        Slow sinks keep what they have been sent.
+        Slow loggers keep what they have been sent.
         """
-        self._held = None
+        self._pending_epoch = None
         for sink in self._files:
             sink.rewind(state.get(sink.name, {}))
 
-    def _release(self) -> None:
-        """Give the epoch that is held to the sinks that do not get every one."""
-        if self._held is None:
+    def _emit_pending_epoch(self) -> None:
+        """Pass the pending epoch to the loggers that do not get every epoch."""
+        if self._pending_epoch is None:
             return
         for sink in self._files:
             if not sink.every_epoch:
-                sink.epoch(self._held)
-        self._pass_on("epoch", self._held)
-        self._held = None
+                sink.epoch(self._pending_epoch)
+        self._enqueue("epoch", self._pending_epoch)
+        self._pending_epoch = None
 
-    def _pass_on(self, kind: str, payload: Any) -> None:
+    def _enqueue(self, kind: str, payload: Any) -> None:
         self._report_failures()
-        if self._crew.at_work:
-            self._backlog.put(kind, payload)
+        if self._worker.running:
+            self._queue.put(kind, payload)
 
     def _report_failures(self) -> None:
-        while self._crew.failures:
-            name, error = self._crew.failures.popleft()
+        while self._worker.failures:
+            name, error = self._worker.failures.popleft()
             self._warn(EventName.LOGGER_FAILED, sink=name, error=f"{type(error).__name__}: {error}")
 
     def _warn(self, name: str, **data: Any) -> None:
         event = Event(self._clock(), name, Level.WARNING, self._step, self._epoch, data)
-        self._tell_files(event)
-        if self._crew.at_work:
-            self._backlog.put("event", event)
+        self._log_to_files(event)
+        if self._worker.running:
+            self._queue.put("event", event)
 
-    def _tell_files(self, event: Event) -> None:
+    def _log_to_files(self, event: Event) -> None:
         for sink in self._files:
             sink.event(event)
 
 
 class _Worker:
-    """The slow sinks and the thread they live on. Only that thread calls them, `start` and `state` excepted.
+    """The slow loggers and their thread. Only that thread calls them, `start` and `state` excepted.
 
     They are started on the caller's thread, before the run begins: a logger that loads native modules or
     sets environment variables while another thread computes has crashed the process (once in some fifty
     runs, by a signal, with nothing to read).
     """
 
-    def __init__(self, sinks: Sequence[Logger], backlog: BoundedQueue) -> None:
+    def __init__(self, sinks: Sequence[Logger], queue: BoundedQueue) -> None:
         self.failures: deque[tuple[str, Exception]] = deque()
         self._sinks = list(sinks)
         self._all = tuple(sinks)
         self._started: set[str] = set()
-        self._backlog = backlog
+        self._queue = queue
         self._thread: threading.Thread | None = None
 
     @property
-    def at_work(self) -> bool:
+    def running(self) -> bool:
         return self._thread is not None and bool(self._sinks)
 
     def start(self, info: RunInfo) -> None:
@@ -184,19 +184,19 @@ class _Worker:
             if self._call(sink, "start", info):
                 self._started.add(sink.name)
         if self._sinks:
-            # A daemon: a sink that never returns must not keep the process from ending.
+            # A daemon: a logger that never returns must not keep the process from ending.
             self._thread = threading.Thread(target=self._work, name="esper-records", daemon=True)
             self._thread.start()
 
     def join(self, timeout_s: float) -> list[str]:
-        """Wait for the thread to end; return the names of the sinks that were not done by then."""
+        """Wait for the thread to end; return the names of the loggers that were not done by then."""
         if self._thread is None:
             return []
         self._thread.join(timeout_s)
         return [sink.name for sink in self._sinks] if self._thread.is_alive() else []
 
     def states(self, saved: Mapping[str, Any]) -> dict[str, dict[str, Json]]:
-        """Return the sinks' states; of one that has not yet taken up its saved state, the saved one."""
+        """Return the loggers' states; for one that has not restored its saved state yet, the saved one."""
         waiting = {sink.name for sink in self._all} - self._started
         return {
             sink.name: saved[sink.name] if sink.name in waiting & saved.keys() else sink.state()
@@ -204,7 +204,7 @@ class _Worker:
         }
 
     def _work(self) -> None:
-        while (item := self._backlog.take()) is not None:
+        while (item := self._queue.take()) is not None:
             for sink in list(self._sinks):
                 self._call(sink, item.kind, item.payload)
 
@@ -216,12 +216,12 @@ class _Worker:
             self._sinks.remove(sink)
             self.failures.append((sink.name, error))
             if kind != "close":
-                self._let_go(sink)
+                self._close(sink)
             return False
         return True
 
-    def _let_go(self, sink: Logger) -> None:
+    def _close(self, sink: Logger) -> None:
         try:
             sink.close()
-        except Exception:  # noqa: BLE001 - it has failed before, and that has been said
+        except Exception:  # noqa: BLE001 - it has failed before, and that was reported
             _log.debug("%s failed again in close", sink.name, exc_info=True)

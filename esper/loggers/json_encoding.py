@@ -17,7 +17,7 @@ from typing import Any
 from esper.loggers.base import Json
 
 
-def strict(record: Mapping[str, Any]) -> dict[str, Json]:
+def to_strict_json(record: Mapping[str, Any]) -> dict[str, Json]:
     """Return `record` in JSON's own types; NaN and infinities become null and are named in `nonfinite`.
 
     Dataclasses become objects, sequences and sets lists, enum members their values, numbers of any library
@@ -28,9 +28,9 @@ def strict(record: Mapping[str, Any]) -> dict[str, Json]:
     return {**plain, "nonfinite": odd} if odd else plain
 
 
-def to_line(record: Mapping[str, Any]) -> str:
+def to_json_line(record: Mapping[str, Any]) -> str:
     """Return `record` as one line of strict JSON, without the line's end."""
-    return json.dumps(strict(record), allow_nan=False)
+    return json.dumps(to_strict_json(record), allow_nan=False)
 
 
 def scalars(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -12,12 +12,12 @@ from typing import IO, Any
 from esper.errors import OutputError
 from esper.leyline import Event
 from esper.loggers.base import Json, Logger, RunInfo
-from esper.loggers.json_encoding import to_line
+from esper.loggers.json_encoding import to_json_line
 from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE
-from esper.loggers.metrics_copy import EPOCHS, Transcript
+from esper.loggers.metrics_copy import EPOCHS, MetricsCopy
 
 
-class JsonlSink(Logger):
+class JsonlLogger(Logger):
     """Appends one JSON object a line, at once readable by others; steps.jsonl appears with the first step.
 
     A continued run first cuts each file back to the length it had when the run was saved, so that no line
@@ -31,7 +31,7 @@ class JsonlSink(Logger):
         self.name = self.NAME
         self._run_dir = Path()
         self._files: dict[str, IO[str]] = {}
-        self._copy = Transcript()
+        self._copy = MetricsCopy()
 
     def start(self, info: RunInfo) -> None:
         self._run_dir = info.run_dir
@@ -46,7 +46,7 @@ class JsonlSink(Logger):
                 _set_aside(path)
         self._open(METRICS_FILE)
         self._open(EVENTS_FILE)
-        self._copy = Transcript((info.run_dir / METRICS_FILE).read_bytes())
+        self._copy = MetricsCopy((info.run_dir / METRICS_FILE).read_bytes())
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self._write(METRICS_FILE, record)
@@ -80,13 +80,13 @@ class JsonlSink(Logger):
         return [
             f"{path} was removed or replaced while the run was writing to it"
             for path, file in paths.items()
-            if not _leads_to(path, file)
+            if not _is_path_of(path, file)
         ]
 
     def rewind(self, state: Mapping[str, Json]) -> None:
-        """Cut what tells of epochs and steps back to the lengths they had; what has happened stays told."""
+        """Truncate the files of epochs and steps to their earlier lengths; events are kept."""
         lengths = self._earlier(state)
-        with _removed_is_lost():
+        with _removal_as_output_error():
             for name, length in lengths.items():
                 self._files.pop(name).close()
                 _cut(self._run_dir / name, length)
@@ -104,8 +104,8 @@ class JsonlSink(Logger):
         return {name: length if isinstance(length, int) else 0 for name, length in lengths.items()}
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        line = to_line(record) + "\n"
-        with _removed_is_lost():
+        line = to_json_line(record) + "\n"
+        with _removal_as_output_error():
             self._open(name).write(line)
         if name == METRICS_FILE:
             self._copy.append(line.encode())
@@ -118,7 +118,7 @@ class JsonlSink(Logger):
 
 
 @contextmanager
-def _removed_is_lost() -> Iterator[None]:
+def _removal_as_output_error() -> Iterator[None]:
     """A run whose folder was removed has lost its results; that is no crash."""
     try:
         yield
@@ -126,7 +126,7 @@ def _removed_is_lost() -> Iterator[None]:
         raise OutputError([f"{error.filename} was removed while the run was writing to it"]) from error
 
 
-def _leads_to(path: Path, file: IO[str]) -> bool:
+def _is_path_of(path: Path, file: IO[str]) -> bool:
     """Whether this is the name of the open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))

@@ -15,7 +15,7 @@ STEPS_FILE = "steps.jsonl"
 EVENTS_FILE = "events.jsonl"
 
 
-def read_lines(path: Path, *, skip_damaged: bool = False) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path, *, skip_damaged: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the objects of a `.jsonl` file, nothing where the file is missing.
 
     A last line without its end is one that a killed run was writing: it is left out. Any other line that
@@ -34,17 +34,17 @@ def read_lines(path: Path, *, skip_damaged: bool = False) -> Iterator[dict[str, 
                     raise
 
 
-def seed_moves(run_dir: Path) -> list[dict[str, Any]]:
+def read_stage_changes(run_dir: Path) -> list[dict[str, Any]]:
     """Return a run's seed_stage events, oldest first: step, epoch, layer, seed, blueprint, from, to, ..."""
-    events = read_lines(run_dir / EVENTS_FILE, skip_damaged=True)
+    events = read_jsonl(run_dir / EVENTS_FILE, skip_damaged=True)
     moves = (event for event in events if event.get("name") == EventName.SEED_STAGE)
     return [{"step": move["step"], "epoch": move["epoch"], **move["data"]} for move in moves]
 
 
-def size_changes(run_dir: Path) -> list[tuple[int, int]]:
+def read_param_counts(run_dir: Path) -> list[tuple[int, int]]:
     """Return a run's parameter counts as (step, parameters), oldest first, from its events."""
     changes = []
-    for event in read_lines(run_dir / EVENTS_FILE, skip_damaged=True):
+    for event in read_jsonl(run_dir / EVENTS_FILE, skip_damaged=True):
         if event.get("name") == EventName.RUN_STARTED:
             changes.append((event["step"], event["data"].get("params_now")))
         elif event.get("name") == EventName.TOPOLOGY_CHANGED:

@@ -12,7 +12,7 @@ _BLOCK_BYTES = 64 << 10
 LIMIT_BYTES = 4 << 20
 
 
-class Transcript:
+class MetricsCopy:
     """The first `LIMIT_BYTES` bytes of a file that grows at its end; kept compressed in blocks."""
 
     def __init__(self, content: bytes = b"") -> None:
@@ -25,11 +25,11 @@ class Transcript:
         return bytes(self._content)
 
     def append(self, more: bytes) -> None:
-        """Take what was written at the end of the file, as far as there is room."""
+        """Add what was appended to the file, up to the size limit."""
         self._content += more[: LIMIT_BYTES - len(self._content)]
 
     def cut(self, length: int) -> None:
-        """Follow a file that was cut to so many bytes."""
+        """Truncate the copy as the file was, to `length` bytes."""
         del self._content[length:]
         del self._packed[length // _BLOCK_BYTES :]
 
@@ -43,7 +43,7 @@ class Transcript:
         return [*self._packed[:whole], *rest]
 
     @classmethod
-    def from_json(cls, saved: object) -> Transcript | None:
+    def from_json(cls, saved: object) -> MetricsCopy | None:
         """The copy in a checkpoint; None where there is none that can be read. Anything may stand there."""
         if not isinstance(saved, list) or len(saved) * _BLOCK_BYTES > LIMIT_BYTES + _BLOCK_BYTES:
             return None

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from esper.loggers.base import Json
-from esper.loggers.json_encoding import strict
-from esper.loggers.jsonl_reader import METRICS_FILE, read_lines
+from esper.loggers.json_encoding import to_strict_json
+from esper.loggers.jsonl_reader import METRICS_FILE, read_jsonl
 from esper.utils.files import write_json_atomic
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """Write `summary` as strict JSON; a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(path, strict(summary))
+    write_json_atomic(path, to_strict_json(summary))
 
 
 def summarise_metrics(run_dir: Path) -> dict[str, Json]:
@@ -23,7 +23,7 @@ def summarise_metrics(run_dir: Path) -> dict[str, Json]:
 
     `{"epochs": lines read, "metrics": {name: {"first", "last", "min", "min_epoch", "max", "max_epoch"}}}`
     """
-    records = list(read_lines(run_dir / METRICS_FILE, skip_damaged=True))
+    records = list(read_jsonl(run_dir / METRICS_FILE, skip_damaged=True))
     names = dict.fromkeys(name for record in records for name in record if name != "epoch")
     metrics: dict[str, Json] = {name: extremes for name in names if (extremes := _extremes(records, name))}
     return {"epochs": len(records), "metrics": metrics}

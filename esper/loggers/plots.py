@@ -1,4 +1,4 @@
-"""The picture of a run: accuracy, parameters and the seeds' stages over the epochs."""
+"""The plot of a run: accuracy, parameters and the seeds' stages over the epochs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esper.errors import RecordError
 from esper.leyline import SeedStage
-from esper.loggers.jsonl_reader import METRICS_FILE, read_lines, seed_moves, size_changes
+from esper.loggers.jsonl_reader import METRICS_FILE, read_jsonl, read_param_counts, read_stage_changes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,25 +38,25 @@ class Span(NamedTuple):
     end: float
 
 
-def draw_run(run_dir: Path) -> Path:
+def plot_run(run_dir: Path) -> Path:
     """Draw `run_dir`'s metrics.jsonl and events.jsonl as run.png beside them, and return its path.
 
     Raises `RecordError` where there is no epoch to draw.
     """
-    records = list(read_lines(run_dir / METRICS_FILE, skip_damaged=True))
+    records = list(read_jsonl(run_dir / METRICS_FILE, skip_damaged=True))
     if not records:
-        raise RecordError(f"{run_dir / METRICS_FILE} holds no epoch; a picture needs one at least")
-    spans = stage_spans(seed_moves(run_dir), records)
+        raise RecordError(f"{run_dir / METRICS_FILE} holds no epoch; a plot needs at least one")
+    spans = stage_spans(read_stage_changes(run_dir), records)
     path = run_dir / "run.png"
     with _font_cache():
-        _draw(records, spans, size_changes(run_dir)).savefig(path, dpi=150)
+        _draw(records, spans, read_param_counts(run_dir)).savefig(path, dpi=150)
     return path
 
 
 def stage_spans(
     moves: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[Span]]:
-    """Return each seed's stages in the order of their lives, by `<layer>[<seed>] <blueprint>`.
+    """Return each seed's stages in chronological order, by `<layer>[<seed>] <blueprint>`.
 
     A step's place between two epochs is interpolated from the records. Dormant slots have no span.
     """
@@ -111,9 +111,9 @@ def _draw(
     _quality(quality, records)
     _params(size, records, sizes)
     _timeline(life, spans)
-    _joins(quality, spans)
+    _mark_blending(quality, spans)
     for axes in (quality, size, life):
-        _dress(axes)
+        _style_axes(axes)
     life.set_xlabel("epoch", color=_INK)
     life.set_xlim(0, records[-1]["epoch"])
     return figure
@@ -182,7 +182,7 @@ def _timeline(axes: Axes, spans: Mapping[str, Sequence[Span]]) -> None:
         )
 
 
-def _joins(axes: Axes, spans: Mapping[str, Sequence[Span]]) -> None:
+def _mark_blending(axes: Axes, spans: Mapping[str, Sequence[Span]]) -> None:
     """Mark in the curves where a seed begins to reach the host."""
     for stages in spans.values():
         for span in stages:
@@ -190,7 +190,7 @@ def _joins(axes: Axes, spans: Mapping[str, Sequence[Span]]) -> None:
                 axes.axvline(span.begin, color=_STAGE_COLOURS[span.stage], linewidth=1, linestyle=(0, (3, 3)))
 
 
-def _dress(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     axes.title.set(fontsize=10, color=_INK)
     axes.set_title(axes.get_title(), loc="left", fontsize=10, color=_INK)
     axes.title.set_text("")

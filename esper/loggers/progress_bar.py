@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live display on a terminal, a line an epoch elsewhere."""
+"""The progress display: live on a terminal, one line an epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.text import Text
 
 from esper.leyline import Event, EventName, SeedStage
 from esper.loggers.base import Logger, RunInfo
-from esper.loggers.formatting import decimal, describe, duration, percent, seed_name
+from esper.loggers.formatting import decimal, duration, format_event, percent, seed_name
 
 # Rendering takes some milliseconds of the training thread's time.
 _REFRESH_S = 0.5
 _SEED_ROWS = 8
-_GONE = frozenset({SeedStage.DORMANT, SeedStage.EMBARGOED})
+_REMOVED = frozenset({SeedStage.DORMANT, SeedStage.EMBARGOED})
 _WHOLE = frozenset({SeedStage.PROBATIONARY, SeedStage.FOSSILIZED})
 
 
@@ -37,7 +37,7 @@ class ProgressBar(Logger):
         self._enabled = enabled
         self._clock = clock
         self._live: Live | None = None
-        self._pace: _Pace | None = None
+        self._estimate: _ProgressEstimate | None = None
         self._drawn = 0.0
         self._loss: float | None = None
         self._record: Mapping[str, Any] = {}
@@ -46,30 +46,30 @@ class ProgressBar(Logger):
         self._owned = ExitStack()
 
     def start(self, info: RunInfo) -> None:
-        self._pace = _Pace(info, self._clock)
+        self._estimate = _ProgressEstimate(info, self._clock)
         if self._enabled and self._console.is_terminal and not self._console.is_dumb_terminal:
             live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
             self._live = self._owned.enter_context(live)
 
     def progress(self, step_in_epoch: int, loss: float | None) -> None:
-        """Say that `step_in_epoch` steps of the epoch are done; cheap enough for every step."""
-        if self._live is None or self._pace is None:
+        """Report that `step_in_epoch` steps of the epoch are done; cheap enough for every step."""
+        if self._live is None or self._estimate is None:
             return
-        self._pace.step_in_epoch = step_in_epoch
+        self._estimate.step_in_epoch = step_in_epoch
         self._loss = self._loss if loss is None else loss
         if self._clock() - self._drawn >= _REFRESH_S:
             self._draw()
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        if not self._enabled or self._pace is None:
+        if not self._enabled or self._estimate is None:
             return
         self._record = record
         self._loss = record.get("train_loss")
-        self._pace.epoch_done(record["epoch"])
+        self._estimate.epoch_done(record["epoch"])
         for seed in record.get("seeds", ()):
             self._seeds.setdefault(seed_name(seed), {}).update(seed)
         self._draw()
-        self._say(_epoch_line(record, self._pace))
+        self._print(_epoch_line(record, self._estimate))
 
     def event(self, event: Event) -> None:
         if not self._enabled:
@@ -77,12 +77,12 @@ class ProgressBar(Logger):
         if event.name == EventName.SEED_STAGE:
             self._move(event.data)
             self._draw()
-        line = describe(event)
+        line = format_event(event)
         if line is None:
             return
         self._last_event = f"epoch {event.epoch}: {line}"
         self._draw()
-        self._say(f"  {self._last_event}")
+        self._print(f"  {self._last_event}")
 
     def close(self) -> None:
         self._draw()
@@ -91,14 +91,14 @@ class ProgressBar(Logger):
 
     def _move(self, data: Mapping[str, Any]) -> None:
         name = seed_name(data)
-        if data["to"] in _GONE:
+        if data["to"] in _REMOVED:
             self._seeds.pop(name, None)
             return
         seed = self._seeds.setdefault(name, {})
         seed |= {"blueprint": data["blueprint"], "stage": data["to"]}
         seed["alpha"] = 1.0 if data["to"] in _WHOLE else seed.get("alpha", 0.0)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._live is not None:
             return
         try:
@@ -113,12 +113,16 @@ class ProgressBar(Logger):
             self._drawn = self._clock()
 
     def _render(self) -> RenderableType:
-        if self._pace is None:
+        if self._estimate is None:
             return ""
-        lines = [self._pace.position(), _results(self._loss, self._record), self._pace.outlook()]
+        lines = [
+            self._estimate.position(),
+            _results(self._loss, self._record),
+            self._estimate.throughput_and_eta(),
+        ]
         parts: list[RenderableType] = [_line(line) for line in lines]
         bar = Table.grid(expand=True)  # a bar alone ends its line only where colours show its whole length
-        bar.add_row(RichBar(total=self._pace.steps, completed=self._pace.done))
+        bar.add_row(RichBar(total=self._estimate.steps, completed=self._estimate.done))
         parts.insert(1, bar)
         if self._seeds:
             parts.append(_seed_table(self._seeds, self._console.width))
@@ -127,7 +131,7 @@ class ProgressBar(Logger):
         return Group(*parts)
 
 
-class _Pace:
+class _ProgressEstimate:
     """Where a run is, how fast it goes and how long it will take."""
 
     def __init__(self, info: RunInfo, clock: Callable[[], float]) -> None:
@@ -150,7 +154,7 @@ class _Pace:
         epoch = min(self._epochs + 1, self._info.max_epochs)
         return f"epoch {epoch}/{self._info.max_epochs}  step {self.done}/{self.steps}"
 
-    def outlook(self) -> str:
+    def throughput_and_eta(self) -> str:
         """Return samples a second (over the whole of this session, validation included) and time left."""
         elapsed = self._clock() - self._begun
         steps = self.done - self._info.start_step
@@ -164,14 +168,14 @@ class _Pace:
         return f"epoch {epoch:>{len(total)}}/{total}"
 
 
-def _epoch_line(record: Mapping[str, Any], pace: _Pace) -> str:
+def _epoch_line(record: Mapping[str, Any], estimate: _ProgressEstimate) -> str:
     parts = [
-        pace.epoch_label(record["epoch"]),
+        estimate.epoch_label(record["epoch"]),
         f"train {decimal(record.get('train_loss'))} {percent(record.get('train_accuracy'))}",
         f"val {decimal(record.get('val_loss'))} {percent(record.get('val_accuracy'))}",
         f"seeds {record.get('active_seeds', 0)}",
         f"params {record.get('params', 0):,}",
-        pace.outlook(),
+        estimate.throughput_and_eta(),
     ]
     return "  ".join(part for part in parts if part)
 
@@ -190,9 +194,9 @@ def _seed_table(seeds: Mapping[str, Mapping[str, Any]], width: int) -> Table:
     for header in ("seed", "blueprint", "stage"):
         table.add_column(header, no_wrap=True, overflow="ellipsis")
     table.add_column("alpha", justify="right", no_wrap=True)
-    room = max(8, width - 32)  # what the other three columns and their gaps leave
+    width_left = max(8, width - 32)  # what the other three columns and their gaps leave
     for name, seed in list(seeds.items())[:_SEED_ROWS]:
-        short = name if len(name) <= room else "…" + name[1 - room :]
+        short = name if len(name) <= width_left else "…" + name[1 - width_left :]
         alpha = seed.get("alpha")
         shown = "-" if alpha is None else f"{alpha:.2f}"
         table.add_row(short, str(seed.get("blueprint") or "-"), str(seed.get("stage", "-")), shown)

@@ -1,4 +1,4 @@
-"""Gives a resumed run its metrics.jsonl back, as the checkpoint says that it was."""
+"""Restores metrics.jsonl of a resumed run from the copy in its checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.loggers.jsonl_reader import METRICS_FILE
-from esper.loggers.metrics_copy import EPOCHS, Transcript
+from esper.loggers.metrics_copy import EPOCHS, MetricsCopy
 from esper.utils.files import write_bytes_atomic
 from esper.utils.move_aside import names_aside
 
@@ -21,13 +21,13 @@ def restore_metrics(run_dir: Path, saved: Mapping[str, Any]) -> str:
     Args:
         run_dir: the folder of the run.
         saved: the state of its files when it was saved. One without a copy of the epochs, or with one that is
-            not complete (see `Transcript`), restores nothing.
+            not complete (see `MetricsCopy`), restores nothing.
 
     Returns:
         A sentence; empty where nothing had to be done.
     """
     path, length = run_dir / METRICS_FILE, saved.get(METRICS_FILE)
-    copy = Transcript.from_json(saved.get(EPOCHS))
+    copy = MetricsCopy.from_json(saved.get(EPOCHS))
     if copy is None or not isinstance(length, int) or len(copy.content) < length:
         return ""
     expected = copy.content[:length]

@@ -1,4 +1,4 @@
-"""What is known of a run at any moment, for whoever asks from another thread."""
+"""The current status of a run, readable from any thread."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from esper.leyline import Event, EventName, SeedStage
 from esper.loggers.base import Logger
-from esper.loggers.json_encoding import strict
+from esper.loggers.json_encoding import to_strict_json
 
 _NAMES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "params")
-_GONE = frozenset({SeedStage.DORMANT, SeedStage.CULLED, SeedStage.EMBARGOED})
+_REMOVED = frozenset({SeedStage.DORMANT, SeedStage.CULLED, SeedStage.EMBARGOED})
 
 
-class StatusSink(Logger):
-    """Keeps the last epoch's measurements, where each seed stands, the last checkpoint, the alarm.
+class StatusLogger(Logger):
+    """Keeps the last epoch's measurements, the stage of each seed, the last checkpoint, the emergency level.
 
-    `facts` may be called from any thread: what it gives is replaced as a whole and never changed.
+    `facts` may be called from any thread: what it returns is replaced as a whole and never changed.
     """
 
     every_epoch = True
@@ -48,7 +48,7 @@ class StatusSink(Logger):
 
     def _move(self, data: Mapping[str, Any]) -> None:
         place = (data["layer"], data["seed"])
-        if data["to"] in _GONE:
+        if data["to"] in _REMOVED:
             self._seeds.pop(place, None)
         else:
             known = self._seeds.get(place, {"alpha": None})
@@ -57,4 +57,6 @@ class StatusSink(Logger):
         self._set()
 
     def _set(self, **changes: Any) -> None:
-        self._facts = strict({**self._facts, **changes, "seeds": [dict(s) for s in self._seeds.values()]})
+        self._facts = to_strict_json(
+            {**self._facts, **changes, "seeds": [dict(s) for s in self._seeds.values()]}
+        )

@@ -1,4 +1,4 @@
-"""The table a run ends with: what came out, and what each seed did and why."""
+"""The table at the end of a run: its results, and the history of each seed."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.loggers.formatting import decimal, duration, percent, seed_name
-from esper.utils.stdout import say
+from esper.utils.stdout import print_flushed
 
 
-def closing_table(summary: Mapping[str, Any]) -> Table:
+def build_summary_table(summary: Mapping[str, Any]) -> Table:
     """Return the summary as a table of two columns, readable from 40 columns on and in a file."""
     title = Text(str(summary.get("session_name", "esper")), style="bold")
     table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left")
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, text in _facts(summary):
+    for label, text in _rows(summary):
         table.add_row(label, Text(text))
     for seed in summary.get("seeds", ()):
-        table.add_row("seed", Text("\n".join(_story(seed))))
+        table.add_row("seed", Text("\n".join(_seed_lines(seed))))
     if not summary.get("seeds"):
         table.add_row("seeds", "none grew")
     return table
 
 
-def show_closing_table(console: Console, summary: Mapping[str, Any]) -> None:
+def print_summary_table(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the table; into a file or a pipe without blanks at the ends of its lines."""
     with console.capture() as captured:
-        console.print(closing_table(summary))
+        console.print(build_summary_table(summary))
     lines = captured.get().splitlines()
     plain = lines if console.is_terminal else [line.rstrip() for line in lines]
     if plain:  # a quiet console has nothing
-        say("\n".join(plain), cast("TextIO", console.file))
+        print_flushed("\n".join(plain), cast("TextIO", console.file))
 
 
-def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for split, label in (("test", "test"), ("val", "validation")):
         accuracy, loss = summary.get(f"{split}_accuracy"), summary.get(f"{split}_loss")
         shown = "" if accuracy is None else f"accuracy {percent(accuracy)}, "
@@ -52,9 +52,9 @@ def _facts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "halted", str(summary["reason"])
     if summary.get("unsaved"):
         yield "not saved", "\n".join(summary["unsaved"])
-    asked = summary.get("adaptations")
-    if asked:
-        counts = f"{asked['proposed']} proposed, {asked['applied']} applied, {asked['refused']} refused"
+    counted = summary.get("adaptations")
+    if counted:
+        counts = f"{counted['proposed']} proposed, {counted['applied']} applied, {counted['refused']} refused"
         yield "adaptations", counts
 
 
@@ -63,7 +63,7 @@ def _growth(before: int, after: int) -> str:
     return f"{before:,} before, {after:,} after{ratio}"
 
 
-def _story(seed: Mapping[str, Any]) -> Iterator[str]:
+def _seed_lines(seed: Mapping[str, Any]) -> Iterator[str]:
     yield f"{seed_name(seed)}: {seed['blueprint']}, {seed['params']:,} parameters, {seed['stage']}"
     steps = {"germinated": "germinated", "blended": "joined", "fossilized": "fossilized", "culled": "culled"}
     found = [(word, seed.get(f"{step}_epoch")) for step, word in steps.items()]

@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.leyline import Event, EventName, SeedStage
 from esper.loggers.base import Logger, RunInfo
-from esper.loggers.json_encoding import scalars, seed_key, strict
+from esper.loggers.json_encoding import scalars, seed_key, to_strict_json
 
 # What runs are compared by in the HParams tab; it has to be named before there are values.
 _COMPARED = ("epoch/val_accuracy", "epoch/val_loss", "summary/test_accuracy", "summary/params_final")
@@ -20,7 +20,7 @@ CURVES = frozenset(
 STAGE_NUMBER = {str(stage): number for number, stage in enumerate(SeedStage)}
 
 
-class TensorBoardSink(Logger):
+class TensorBoardLogger(Logger):
     """Writes to `log_dir` (relative: inside the run folder); the horizontal axis is the optimiser step.
 
     Tags: `epoch/*`, `step/*`, `summary/*`, `seeds/<layer>.<seed>/stage` (a stage's place in
@@ -104,4 +104,4 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _code(record: Mapping[str, Any]) -> str:
-    return "```json\n" + json.dumps(strict(record), indent=2) + "\n```"
+    return "```json\n" + json.dumps(to_strict_json(record), indent=2) + "\n```"

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from esper.leyline import Event, EventName
 from esper.loggers.base import Json, Logger, RunInfo
-from esper.loggers.json_encoding import scalars, seed_key, strict
-from esper.loggers.jsonl_reader import seed_moves
+from esper.loggers.json_encoding import scalars, seed_key, to_strict_json
+from esper.loggers.jsonl_reader import read_stage_changes
 from esper.loggers.tensorboard import CURVES, STAGE_NUMBER
 
 _log = logging.getLogger("esper.loggers")
@@ -30,7 +30,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-class WandbSink(Logger):
+class WandbLogger(Logger):
     """Sends to wandb what TensorBoard gets, under the same names, and the seeds' timeline as a table.
 
     Everything local lies in the run folder's `wandb/`. Where neither WANDB_MODE is set nor credentials are
@@ -47,7 +47,7 @@ class WandbSink(Logger):
         self._id = secrets.token_hex(4)
         self._run: Any = None
         self._run_dir = Path()
-        self._axis = _Axis()
+        self._axis = _StepAxis()
         self._finished = False
         self._owned = ExitStack()
 
@@ -56,9 +56,9 @@ class WandbSink(Logger):
         self._id = saved.get("id", self._id)
         self._run_dir = info.run_dir
         offline = "mode" not in self._options and "WANDB_MODE" not in os.environ and not has_credentials()
-        self._owned.enter_context(_Surroundings(info.run_dir / "wandb", offline))
+        self._owned.enter_context(_Environment(info.run_dir / "wandb", offline))
         self._run = self._init(info, offline)
-        self._axis = _Axis(max(saved.get("last", -1), self._run.step - 1), saved.get("shift", 0))
+        self._axis = _StepAxis(max(saved.get("last", -1), self._run.step - 1), saved.get("shift", 0))
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         if offline:
@@ -79,7 +79,7 @@ class WandbSink(Logger):
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._finished = True
-        self._run.summary.update(strict({f"summary/{key}": value for key, value in summary.items()}))
+        self._run.summary.update(to_strict_json({f"summary/{key}": value for key, value in summary.items()}))
 
     def close(self) -> None:
         with self._owned:
@@ -101,7 +101,7 @@ class WandbSink(Logger):
             "entity": self._entity,
             "name": info.session_name if info.job is None else f"{info.session_name}-{info.job}",
             "group": info.group,
-            "config": strict({**info.config, "params_host": info.params_host}),
+            "config": to_strict_json({**info.config, "params_host": info.params_host}),
             "id": self._id,
             "resume": "allow",
             "reinit": "create_new",  # a notebook's own run stays open
@@ -113,34 +113,34 @@ class WandbSink(Logger):
         return wandb.init(**arguments)
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
-        self._run.log({**values, "step": step}, step=self._axis.place(step))
+        self._run.log({**values, "step": step}, step=self._axis.to_wandb_step(step))
 
     def _timeline(self) -> None:
         import wandb
 
-        rows = [[move.get(column) for column in _COLUMNS] for move in seed_moves(self._run_dir)]
+        rows = [[move.get(column) for column in _COLUMNS] for move in read_stage_changes(self._run_dir)]
         if rows:
             self._run.log({"seeds/timeline": wandb.Table(columns=list(_COLUMNS), data=rows)})
 
 
-class _Axis:
+class _StepAxis:
     """wandb drops what comes with a smaller step than the last, e.g. after a rollback: shift it along."""
 
     def __init__(self, last: int = -1, shift: int = 0) -> None:
         self.last = last
         self.shift = shift
 
-    def place(self, step: int) -> int:
+    def to_wandb_step(self, step: int) -> int:
         if step + self.shift < self.last:
             self.shift = self.last + 1 - step
         self.last = step + self.shift
         return self.last
 
 
-class _Surroundings:
-    """Keeps wandb's cache, staging area and, offline, its telemetry at home, where the user did not choose.
+class _Environment:
+    """Keeps wandb's cache, staging area and, offline, its telemetry settings in the run folder by default.
 
-    wandb takes these from the environment only. What was set here is taken back at the end.
+    wandb takes these from the environment only. What was set here is removed at the end.
     """
 
     def __init__(self, folder: Path, offline: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.config import TolariaConfig
-from esper.loggers import StatusSink
+from esper.loggers import StatusLogger
 from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.run_control import RunControl
 
@@ -18,7 +18,7 @@ class ControlHandler:
     """The actions behind each command; called from any thread, none of them waits for the loop."""
 
     def __init__(
-        self, config: TolariaConfig, run_dir: Path, run_control: RunControl, status: StatusSink
+        self, config: TolariaConfig, run_dir: Path, run_control: RunControl, status: StatusLogger
     ) -> None:
         self.config = config
         self.run_dir = run_dir

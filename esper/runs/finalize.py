@@ -7,7 +7,7 @@ from typing import Any
 
 from esper.config import TolariaConfig
 from esper.leyline import EventName
-from esper.loggers import LoggerHub, draw_run, summarise_metrics, write_summary
+from esper.loggers import LoggerHub, plot_run, summarise_metrics, write_summary
 from esper.runs.outputs import BestEffortWriter, save_model
 from esper.runs.resume import SUMMARY_FILE
 from esper.tolaria.loop import TrainingLoop
@@ -55,4 +55,4 @@ def _write_model(run: TrainingLoop, config: TolariaConfig, run_dir: Path, attemp
 
 def _draw(run: TrainingLoop, run_dir: Path) -> None:
     if run.config.logging.track_metrics and run.progress.epoch > 0:
-        run.measurements.take("the picture of the run", lambda: draw_run(run_dir))
+        run.measurements.take("the picture of the run", lambda: plot_run(run_dir))

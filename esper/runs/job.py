@@ -18,14 +18,14 @@ from esper.data import DataBundle
 from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.loggers import (
-    JsonlSink,
+    JsonlLogger,
     ProgressBar,
     RunInfo,
-    StatusSink,
-    describe_holes,
+    StatusLogger,
+    describe_gaps,
+    print_summary_table,
     restore_metrics,
     setup_logging,
-    show_closing_table,
 )
 from esper.runs.checkpoint_folder import claim, clear_unfinished, folder_to_write
 from esper.runs.components import grow_host, make_parts
@@ -97,7 +97,7 @@ class Job:
         self._owned = ExitStack()
         self._warnings: list[str] = []
         self._claimed = False
-        self._status = StatusSink()
+        self._status = StatusLogger()
         self._answers = ControlHandler(config, run_dir, self.run_control, self._status)
 
     def __enter__(self) -> Job:
@@ -228,10 +228,10 @@ class Job:
         if checkpoint is None or not origin.own:
             return
         run, interval = checkpoint.state["run"], self.config.logging.metrics_interval
-        lengths, epoch = run["records"].get(JsonlSink.NAME, {}), run["progress"]["epoch"]
+        lengths, epoch = run["records"].get(JsonlLogger.NAME, {}), run["progress"]["epoch"]
         if restored := restore_metrics(self.run_dir, lengths):
             self._warnings.append(restored)
-        if holes := describe_holes(self.run_dir, lengths, epoch, interval=interval):
+        if holes := describe_gaps(self.run_dir, lengths, epoch, interval=interval):
             self._warnings.append(
                 f"the records of this run are not what they were when it was saved: {holes}"
             )
@@ -328,6 +328,6 @@ class Job:
         write_results(run, self._recorder, self.run_dir, summary, attempt)
         with attempt("the run's records"):
             self._owned.close()
-        show_closing_table(self.console, summary)
+        print_summary_table(self.console, summary)
         attempt.check(summary["stopped_by"])
         return summary

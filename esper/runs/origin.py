@@ -8,7 +8,7 @@ from pathlib import Path
 
 from esper.errors import CheckpointError
 from esper.utils.files import write_json_atomic
-from esper.utils.manifest import LIMIT_BYTES, MANIFEST, parse_object, read_bounded
+from esper.utils.manifest import LIMIT_BYTES, MANIFEST, parse_json_object, read_bounded
 
 ORIGIN_FILE = "origin.json"
 
@@ -27,7 +27,7 @@ def recorded_beginning(run_dir: Path) -> Path | None:
     file = run_dir / ORIGIN_FILE
     if not file.exists():
         return None
-    found = parse_object(file, read_bounded(file, LIMIT_BYTES))
+    found = parse_json_object(file, read_bounded(file, LIMIT_BYTES))
     place, digest = found.get("resumed_from"), found.get("manifest")
     if not isinstance(place, str) or not isinstance(digest, str) or not place or "\0" in place:
         raise CheckpointError(f"{file} does not say which checkpoint the run was begun from")

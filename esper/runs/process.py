@@ -16,17 +16,17 @@ import torch
 
 from esper.config import LoggingConfig, TolariaConfig
 from esper.config.serialization import options
-from esper.control.server import Server
+from esper.control.server import ControlServer
 from esper.control.socket_path import socket_path
 from esper.loggers import (
-    JsonlSink,
+    ConsoleLogger,
+    JsonlLogger,
     Logger,
     LoggerHub,
-    LogSink,
     ProgressBar,
-    StatusSink,
-    TensorBoardSink,
-    WandbSink,
+    StatusLogger,
+    TensorBoardLogger,
+    WandbLogger,
 )
 from esper.runs.control_handler import ControlHandler
 from esper.utils.device_and_rng import set_deterministic, set_threads
@@ -37,20 +37,20 @@ _SHOWN_LINE = 100  # characters
 
 
 def make_recorder(
-    config: LoggingConfig, display: ProgressBar, status: StatusSink, *, dry: bool = False
+    config: LoggingConfig, display: ProgressBar, status: StatusLogger, *, dry: bool = False
 ) -> LoggerHub:
     """The sinks that the configuration asks for: files and display at once, the others behind a queue.
 
     A `dry` one only shows and logs.
     """
     if dry:
-        return LoggerHub([LogSink(), display], [], time.time)
-    files: list[Logger] = [JsonlSink(), LogSink(), display, status]
+        return LoggerHub([ConsoleLogger(), display], [], time.time)
+    files: list[Logger] = [JsonlLogger(), ConsoleLogger(), display, status]
     slow: list[Logger] = []
     if config.use_tensorboard:
-        slow.append(TensorBoardSink(config.tensorboard_log_dir))
+        slow.append(TensorBoardLogger(config.tensorboard_log_dir))
     if config.use_wandb:
-        slow.append(WandbSink(config.wandb_project, config.wandb_entity, config.wandb_config))
+        slow.append(WandbLogger(config.wandb_project, config.wandb_entity, config.wandb_config))
     return LoggerHub(files, slow, time.time, metrics_interval=config.metrics_interval)
 
 
@@ -73,9 +73,9 @@ def process_settings(config: TolariaConfig) -> Iterator[None]:
 
 def start_control_server(
     answers: ControlHandler, run_dir: Path, environment: Mapping[str, str] = os.environ
-) -> tuple[Server | None, str]:
+) -> tuple[ControlServer | None, str]:
     """A server for `esper-ctl`, or None and why there is none: a run never fails for it."""
-    server = Server(answers.actions())
+    server = ControlServer(answers.actions())
     try:
         server.start(socket_path(environment, Path(tempfile.gettempdir())), run_dir)
     except OSError as error:
@@ -130,7 +130,7 @@ def _was_set(name: str, config: TolariaConfig) -> bool:
 
 def keep_logger_ids(run_dir: Path, recorder: LoggerHub) -> None:
     """Note in the run folder how the loggers call this run, before its first step."""
-    ids = {name: state for name, state in recorder.state().items() if name != JsonlSink.NAME}
+    ids = {name: state for name, state in recorder.state().items() if name != JsonlLogger.NAME}
     if ids:
         write_json_atomic(run_dir / LOGGERS_FILE, ids)
 

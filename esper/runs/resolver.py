@@ -24,7 +24,7 @@ from esper.config.targets import (
     PACKAGES,
     TARGET,
     allowed_text,
-    inside,
+    children,
     is_dotted,
     is_within,
     name_problems,
@@ -134,7 +134,7 @@ def _permits_class(found: type, home: str) -> bool:
 
 
 def _nested_arguments(resolver: Resolver, key: str, data: Any) -> list[str]:
-    found = [text for place, item in inside(data, key) for text in _nested_arguments(resolver, place, item)]
+    found = [text for place, item in children(data, key) for text in _nested_arguments(resolver, place, item)]
     if isinstance(data, Mapping) and TARGET in data:
         target = resolver.locate(f"{key}._target_", data["_target_"])
         found += check_arguments(target, data, key)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from esper.config import TolariaConfig
-from esper.config.diff import Change, changes
-from esper.config.messages import error_message, show
+from esper.config.diff import Change, config_diff
+from esper.config.messages import error_message, format_value
 from esper.errors import CheckpointError, ConfigError
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.loggers.jsonl_reader import EVENTS_FILE, METRICS_FILE, STEPS_FILE
@@ -81,7 +81,7 @@ def _from_checkpoint(
     config: TolariaConfig, run_dir: Path, found: VerifiedCheckpoint, saved: dict[str, Any], *, own: bool
 ) -> ResumePoint:
     """What follows from a checkpoint that the job may start from, if its configuration may be another."""
-    changed = changes(saved, config.to_dict())
+    changed = config_diff(saved, config.to_dict())
     elsewhere = own and not is_same_folder(found.path.parent, folder_to_write(run_dir, config))
     _refuse_changes(changed, config, elsewhere)
     finished = _finished(config, run_dir, changed, found.path.name) if own else None
@@ -156,7 +156,7 @@ def _without_checkpoint(config: TolariaConfig, run_dir: Path) -> ResumePoint:
         refuse_unwritable(run_dir, config)
         return _first_origin(config, run_dir)
     saved = TolariaConfig.from_yaml(run_dir / CONFIG_FILE)
-    changed = changes(saved.to_dict(), config.to_dict())
+    changed = config_diff(saved.to_dict(), config.to_dict())
     finished = _finished(config, run_dir, changed)
     if finished is None:
         expected = f"the folder of a run with checkpoints: the one in {run_dir} is finished and kept none"
@@ -238,7 +238,9 @@ def _refuse_changes(changed: list[Change], config: TolariaConfig, elsewhere: boo
     wrong = [(c, expected) for c in changed if (expected := _why_not(c, config, elsewhere))]
     if not wrong:
         return
-    problems = [error_message(c.key, c.given, f"{show(c.saved)}, {expected}") for c, expected in wrong]
+    problems = [
+        error_message(c.key, c.given, f"{format_value(c.saved)}, {expected}") for c, expected in wrong
+    ]
     if allowed := _and_may(c for c in changed if not _why_not(c, config, elsewhere)):
         problems[-1] += f"; these differ too, and may: {allowed}"
     raise ConfigError(problems)

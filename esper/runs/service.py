@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from esper.config import TolariaConfig
-from esper.control.health_probe import Probes
+from esper.control.health_probe import ServiceProbes
 from esper.runs.trainer import TolariaTrainer
 
 
@@ -42,7 +42,7 @@ class TolariaService:
             "tamiyo": config.morphogenetic.tamiyo_url or config.tamiyo_url,
             "oona": config.oona_redis_url,
         }
-        self._probes = Probes(urls, s.probe_timeout_s, s.probe_interval_s)
+        self._probes = ServiceProbes(urls, s.probe_timeout_s, s.probe_interval_s)
 
     def __enter__(self) -> Self:
         return self

@@ -33,8 +33,8 @@ from esper.tolaria.checkpoint import find_and_load
 from esper.tolaria.checkpoint.discovery import find_config
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 from esper.utils.lock import FolderLock
-from esper.utils.os_signals import exit_code, on_signals
-from esper.utils.stdout import say
+from esper.utils.os_signals import exit_code, stop_on_signals
+from esper.utils.stdout import print_flushed
 
 OUTPUTS = Path("outputs")
 RESUME = "checkpoint.resume_from_checkpoint"
@@ -237,9 +237,9 @@ def run_job(
     name = None if number is None else " ".join([str(number), *overrides])
     trainer = TolariaTrainer(config, run_dir=run_dir, group=group, name=name, lock=lock)
     if config.dry_run:
-        say(trainer.dry_run())
+        print_flushed(trainer.dry_run())
         return 0
-    with on_signals(trainer.stop, starting=lambda: trainer.job.run is None):
+    with stop_on_signals(trainer.stop, starting=lambda: trainer.job.run is None):
         summary = trainer.run_training()
     return exit_code(summary["stopped_by"])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import CheckpointError
-from esper.utils.manifest import MANIFEST, check_name, measure, render
+from esper.utils.manifest import MANIFEST, check_name, hash_file, render_manifest
 
 Content = bytes | Callable[[Path], None]  # bytes, or a function that writes the file at the path it is given
 
@@ -150,8 +150,8 @@ def _fill(folder: Path, files: Mapping[str, Content], io: Files) -> None:
     entries = {}
     for name, content in files.items():
         _write_durably(folder / name, content, io)
-        entries[name] = measure(folder / name)
-    _write_durably(folder / MANIFEST, render(entries), io)
+        entries[name] = hash_file(folder / name)
+    _write_durably(folder / MANIFEST, render_manifest(entries), io)
     io.fsync_dir(folder)
 
 

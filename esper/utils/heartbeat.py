@@ -9,9 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-BEAT_S = 5.0
+HEARTBEAT_INTERVAL_S = 5.0
 # how long after its last beat an owner counts as alive: six beats, for one may be late on a busy machine
-SILENT_S = 30.0
+HEARTBEAT_TIMEOUT_S = 30.0
 
 _LOOK_S = 0.25
 # a write that never returns (a network disk that is gone) must not keep a run from ending
@@ -21,7 +21,7 @@ _STOP_TIMEOUT_S = 5.0
 class Heartbeat:
     """Renews the time of an open file every `every_s` seconds, in a thread, until `stop`."""
 
-    def __init__(self, descriptor: int, every_s: float = BEAT_S) -> None:
+    def __init__(self, descriptor: int, every_s: float = HEARTBEAT_INTERVAL_S) -> None:
         self._descriptor = descriptor
         self._every_s = every_s
         self._stopped = threading.Event()
@@ -39,7 +39,7 @@ class Heartbeat:
                 os.utime(self._descriptor)
 
 
-def seems_fresh(path: Path, silent_s: float = SILENT_S) -> bool:
+def is_recent(path: Path, silent_s: float = HEARTBEAT_TIMEOUT_S) -> bool:
     """Whether the last beat is at most `silent_s` old by this machine's clock; only looks."""
     try:
         return abs(time.time() - path.stat().st_mtime) < silent_s
@@ -47,7 +47,7 @@ def seems_fresh(path: Path, silent_s: float = SILENT_S) -> bool:
         return False
 
 
-def is_beating(path: Path, silent_s: float = SILENT_S) -> bool:
+def is_renewed(path: Path, silent_s: float = HEARTBEAT_TIMEOUT_S) -> bool:
     """Whether the file is renewed; waits until its last beat is `silent_s` old before it says no.
 
     Two machines' clocks need not agree: what counts is that the time changes, and the age is measured with

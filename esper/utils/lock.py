@@ -27,7 +27,7 @@ import psutil
 from esper.errors import ConfigError
 from esper.utils.bounded_read import read_object
 from esper.utils.forks import closed_in_children
-from esper.utils.heartbeat import SILENT_S, Heartbeat, is_beating, seems_fresh
+from esper.utils.heartbeat import HEARTBEAT_TIMEOUT_S, Heartbeat, is_recent, is_renewed
 
 LOCK_FILE = "run.lock"
 
@@ -115,11 +115,11 @@ class FolderLock:
             return said
         why = "the lock is free" if self.guarded else "the file system has no working locks"
         if not (self.guarded and self.former.same_machine):
-            why += f", and {LOCK_FILE} has not been renewed for {SILENT_S:g} s"
+            why += f", and {LOCK_FILE} has not been renewed for {HEARTBEAT_TIMEOUT_S:g} s"
         return f"{said}, as far as {socket.gethostname()} can tell: {why}"
 
     @classmethod
-    def take(cls, folder: Path, *, silent_s: float = SILENT_S) -> FolderLock:
+    def take(cls, folder: Path, *, silent_s: float = HEARTBEAT_TIMEOUT_S) -> FolderLock:
         """Lock a folder that exists; `silent_s` is how long a holder elsewhere is waited for.
 
         Raises `ConfigError` naming the holder where another run has it, this process's own included, and
@@ -129,14 +129,14 @@ class FolderLock:
         try:
             descriptor, guarded = _locked(path)
         except BlockingIOError:
-            raise ConfigError(in_use(folder, holder_of(folder))) from None
+            raise ConfigError(in_use_message(folder, read_holder(folder))) from None
         except OSError as error:
             raise ConfigError(f"{folder} cannot be locked: {error.strerror}; expected a folder of its own "
                               "that can be written to") from error  # fmt: skip
         try:
-            former = holder_of(folder)
+            former = read_holder(folder)
             if former is not None and _still_runs(former, path, guarded=guarded, silent_s=silent_s):
-                raise ConfigError(in_use(folder, former))
+                raise ConfigError(in_use_message(folder, former))
         except BaseException:
             os.close(descriptor)
             raise
@@ -158,7 +158,7 @@ class FolderLock:
         self._descriptor = -1
 
 
-def holder_of(folder: Path) -> Holder | None:
+def read_holder(folder: Path) -> Holder | None:
     """Who is written into the folder's lock file, alive or not; None where nobody is."""
     try:
         return _parse(read_object(folder / LOCK_FILE, _LIMIT_BYTES))
@@ -171,10 +171,10 @@ def live_holder(folder: Path) -> Holder | None:
 
     One that cannot be looked up here (another machine's, another container's) is alive by its heartbeat.
     """
-    holder = holder_of(folder)
+    holder = read_holder(folder)
     if holder is None:
         return None
-    alive = holder.alive if holder.local else seems_fresh(folder / LOCK_FILE)
+    alive = holder.alive if holder.local else is_recent(folder / LOCK_FILE)
     return holder if alive else None
 
 
@@ -184,7 +184,7 @@ def _parse(found: Mapping[str, Any]) -> Holder:
     return Holder(pid=int(found["pid"]), born=float(found["born"]), **texts)
 
 
-def in_use(folder: Path, holder: Holder | None) -> str:
+def in_use_message(folder: Path, holder: Holder | None) -> str:
     """The sentence for a folder that another run has."""
     who = "another process" if holder is None else str(holder)
     said = f"{folder} is in use by {who}; expected a folder that no other run writes to"
@@ -197,7 +197,7 @@ def _still_runs(former: Holder, path: Path, *, guarded: bool, silent_s: float) -
     """Whether the holder of a lock that could be had is alive all the same."""
     if guarded and former.same_machine:
         return False  # one kernel holds both locks: it would not have given the second
-    return former.alive if former.local else is_beating(path, silent_s)
+    return former.alive if former.local else is_renewed(path, silent_s)
 
 
 def _machine() -> str:

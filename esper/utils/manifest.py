@@ -38,13 +38,13 @@ def check_name(folder: Path, name: str) -> None:
         )
 
 
-def measure(path: Path) -> FileEntry:
+def hash_file(path: Path) -> FileEntry:
     """SHA-256 and size of a file, read in blocks."""
     with path.open("rb") as file:
         return _measured(file)
 
 
-def render(entries: Mapping[str, FileEntry]) -> bytes:
+def render_manifest(entries: Mapping[str, FileEntry]) -> bytes:
     """The one spelling of a manifest with these entries."""
     files = {name: asdict(entry) for name, entry in sorted(entries.items())}
     return (json.dumps({"format": _FORMAT, "version": VERSION, "files": files}, indent=2) + "\n").encode()
@@ -103,7 +103,7 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def parse_object(path: Path, raw: bytes) -> dict[str, Any]:
+def parse_json_object(path: Path, raw: bytes) -> dict[str, Any]:
     """The JSON object in `raw`, which stands in `path`. Raises `CheckpointError`."""
     try:
         value = json.loads(raw)
@@ -129,7 +129,7 @@ def check_format(path: Path, found: Mapping[str, Any], name: str, version: int) 
 
 def _parse(folder: Path, raw: bytes) -> dict[str, FileEntry]:
     path = folder / MANIFEST
-    found = parse_object(path, raw)
+    found = parse_json_object(path, raw)
     check_format(path, found, _FORMAT, VERSION)
     files = found.get("files")
     if not isinstance(files, dict):
@@ -140,7 +140,7 @@ def _parse(folder: Path, raw: bytes) -> dict[str, FileEntry]:
         entries = {name: FileEntry(**fields) for name, fields in files.items()}
     except TypeError as error:
         raise CheckpointError(f"{path} does not give a SHA-256 and a size for each file: {error}") from error
-    if render(entries) != raw:
+    if render_manifest(entries) != raw:
         # one spelling only: no flipped bit, doubled key or hidden field passes
         raise CheckpointError(f"{path} was altered: it is not written as Esper writes it")
     return entries

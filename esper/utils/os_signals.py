@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: before training they end the process, in training they ask for a stop.
+"""SIGINT, SIGTERM and SIGHUP: before training they end the process, in training they are stop requests.
 
 Before a run trains there is nothing to save: there a signal ends the process at once, with 128 plus its
 number as the exit code. While it trains, the first signal asks it to save and end, and the second ends it at
@@ -17,26 +17,28 @@ from types import FrameType
 
 REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
 
-# What `end_now` still does, each in the process that asked for it; the last first.
-_last_steps: list[tuple[int, Callable[[int], object]]] = []
+# What `exit_now` still does, each in the process that asked for it; the last first.
+_exit_callbacks: list[tuple[int, Callable[[int], object]]] = []
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Within the block a signal ends the process without any more of its code, except for `before_end`.
+def exit_on_signals() -> Iterator[None]:
+    """Within the block a signal ends the process without any more of its code, except for `before_exit`.
 
     An exception raised by a handler would be lost, or become a traceback, where it meets an import or a
     callback from C. Within another such block this one changes nothing.
     """
-    if signal.getsignal(signal.SIGTERM) is end_now:
+    if signal.getsignal(signal.SIGTERM) is exit_now:
         yield
         return
-    with _handled_by(end_now):
+    with _handled_by(exit_now):
         yield
 
 
 @contextmanager
-def on_signals(stop: Callable[[str], None], starting: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def stop_on_signals(
+    stop: Callable[[str], None], starting: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Within the block the first signal only calls `stop(reason)`; then the handlers of before are back.
 
     While `starting()` holds, a signal is handled as it was before the block.
@@ -55,8 +57,8 @@ def on_signals(stop: Callable[[str], None], starting: Callable[[], bool] = lambd
             os.kill(os.getpid(), number)
             return
         if before[signal.SIGHUP] != signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, lambda *_: _leave_terminals(terminals))
-        _leave_terminals(terminals)
+            signal.signal(signal.SIGHUP, lambda *_: _detach_closed_terminals(terminals))
+        _detach_closed_terminals(terminals)
         stop(REASONS[signal.Signals(number)])
 
     with _handled_by(handle):
@@ -64,22 +66,22 @@ def on_signals(stop: Callable[[str], None], starting: Callable[[], bool] = lambd
 
 
 @contextmanager
-def before_end(last: Callable[[int], object]) -> Iterator[None]:
+def before_exit(last: Callable[[int], object]) -> Iterator[None]:
     """Within the block `last(exit_code)` is called where a signal ends the process at once.
 
     It is called inside of the signal's handler: it has to be short, and may wait for nothing.
     """
     step = (os.getpid(), last)
-    _last_steps.append(step)
+    _exit_callbacks.append(step)
     try:
         yield
     finally:
-        _last_steps.remove(step)
+        _exit_callbacks.remove(step)
 
 
-def end_now(number: int, frame: FrameType | None = None) -> None:
+def exit_now(number: int, frame: FrameType | None = None) -> None:
     """The handler that ends the process, with 128 plus the signal's number as the exit code."""
-    for process, last in reversed(_last_steps):
+    for process, last in reversed(_exit_callbacks):
         if process == os.getpid():  # and not a child that was forked from it
             with suppress(Exception):
                 last(128 + number)
@@ -117,7 +119,7 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
             signal.signal(number, former)
 
 
-def _leave_terminals(terminals: list[int]) -> None:
+def _detach_closed_terminals(terminals: list[int]) -> None:
     """Redirect what went to a terminal that has been closed to nowhere: writing there would fail."""
     for stream in terminals:
         if not os.isatty(stream):

@@ -63,7 +63,7 @@ def write_tensors_atomic(
     """
     storages: set[tuple[torch.device, int]] = set()
     for name, tensor in tensors.items():
-        check_kind(name, tensor)
+        check_storable(name, tensor)
     plain = {name: _own(tensor.detach().cpu(), storages) for name, tensor in tensors.items()}
 
     def write(temp: Path) -> None:
@@ -149,7 +149,7 @@ def _plain(
     seen: dict[tuple[Any, ...], str] = {}
     storages: set[tuple[torch.device, int]] = set()
     for name, tensor in sorted(tensors.items()):
-        check_kind(name, tensor)
+        check_storable(name, tensor)
         identity: tuple[Any, ...] = (
             tensor.device,
             tensor.data_ptr(),
@@ -177,7 +177,7 @@ def _own(tensor: Tensor, storages: set[tuple[torch.device, int]]) -> Tensor:
     return plain
 
 
-def check_kind(name: str, tensor: Tensor) -> None:
+def check_storable(name: str, tensor: Tensor) -> None:
     """Raise `CheckpointError` for a tensor that a safetensors file cannot hold."""
     if name == "__metadata__":
         raise CheckpointError("a tensor cannot be saved under the name '__metadata__': the format needs it")

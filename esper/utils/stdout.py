@@ -7,8 +7,8 @@ import sys
 from typing import TextIO
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a text and flush; where the reader has gone, this and all that follows is thrown away.
+def print_flushed(text: str, stream: TextIO | None = None) -> None:
+    """Print a text and flush; after the reader has closed the pipe, output is discarded.
 
     Args:
         text: without a line break at its end.
@@ -18,7 +18,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
     try:
         print(text, file=out, flush=True)
     except BrokenPipeError:
-        _throw_away(out)
+        _redirect_to_devnull(out)
 
 
 def flush_output() -> None:
@@ -27,10 +27,10 @@ def flush_output() -> None:
         try:
             stream.flush()
         except BrokenPipeError:
-            _throw_away(stream)
+            _redirect_to_devnull(stream)
 
 
-def _throw_away(stream: TextIO) -> None:
+def _redirect_to_devnull(stream: TextIO) -> None:
     """Let the stream write to nowhere: what it still holds is written once more at the interpreter's end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())

@@ -1,4 +1,4 @@
-"""T4, T5, D5: the real command with conflicts of micro-batches and of objectives."""
+"""The real command with conflicts of micro-batches and of objectives."""
 
 from __future__ import annotations
 

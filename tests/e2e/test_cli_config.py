@@ -1,6 +1,6 @@
-"""C1 to C8, R17: the command line, right and wrong.
+"""The command line, right and wrong.
 
-All wrong lines are a row of the battery, `R17-lines`; a dozen go through the real command here.
+All wrong lines are a row of the fault suite, `R17-lines`; a dozen go through the real command here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_the_real_command_says_the_same(line: str, key: str, said: str, tmp_path
 
 
 def test_everything_that_is_wrong_comes_together(empty: Path) -> None:
-    """C3: ranges, files, device, layers and targets, in one go."""
+    """Ranges, files, device, layers and targets, in one go."""
     found = check(
         [
             "optimization.learning_rate=-1",
@@ -68,7 +68,7 @@ GROUPS = {
 
 @pytest.mark.parametrize(("model", "dataset"), list(product(GROUPS["model"], GROUPS["dataset"])))
 def test_every_model_runs_on_every_dataset(model: str, dataset: str, empty: Path) -> None:
-    """R17: composes, validates, fits; nothing is downloaded by a check."""
+    """Composes, validates, fits; nothing is downloaded by a check."""
     assert check([f"model={model}", f"dataset={dataset}"]) == []
     assert list(empty.iterdir()) == []
 
@@ -102,7 +102,6 @@ def test_a_folder_of_images_is_a_dataset(empty: Path) -> None:
 
 
 def test_the_example_of_the_specification(empty: Path) -> None:
-    """C1"""
     line = ["model=resnet18", "dataset=cifar10", "morphogenetic.tamiyo_enabled=true"]
     [job] = make_plan(parse_flags(line)).jobs
     assert job.config.model.target_layers == ["layer1", "layer2", "layer3", "layer4"]
@@ -172,7 +171,7 @@ def explode(batch):
 
 
 def test_a_target_of_the_users_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C4: a module in the working folder, once allowed_targets names it; what it imports stays forbidden."""
+    """A module in the working folder, once allowed_targets names it; what it imports stays forbidden."""
     write_module(tmp_path, "own_net", OWN, monkeypatch)
     own = ["model=custom", "model.target_layers=[nn.Linear]", "run_dir=run"]
     refused = esper_train(*QUICK, *own, "model.architecture=own_net.Net", cwd=tmp_path)
@@ -188,7 +187,7 @@ def test_a_target_of_the_users_own_runs(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_sweep_goes_on_after_a_failed_job_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """C6, C8, pain 8: a folder, a status and a line for each job, and an exit code that is not 0."""
+    """A folder, a status and a line for each job, and an exit code that is not 0."""
     write_module(tmp_path, "own_form", OWN, monkeypatch)
     done = esper_train(
         *QUICK,
@@ -209,7 +208,7 @@ def test_a_sweep_goes_on_after_a_failed_job_and_says_so(
 
 
 def test_one_saved_file_runs_into_a_folder_of_its_own(tmp_path: Path) -> None:
-    """C7: `esper-train --config-dir D --config-name F` runs a configuration that to_yaml has written."""
+    """`esper-train --config-dir D --config-name F` runs a configuration that to_yaml has written."""
     [job] = make_plan(parse_flags(QUICK)).jobs
     job.config.to_yaml(tmp_path / "config.yaml")
     done = esper_train("--config-dir", ".", "--config-name", "config", cwd=tmp_path)
@@ -220,7 +219,7 @@ def test_one_saved_file_runs_into_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_the_whole_sweep(tmp_path: Path) -> None:
-    """C6, T11: the running job saves and stops, the next one is not started; the code tells the signal."""
+    """The running job saves and stops, the next one is not started; the exit code names the signal."""
     line = [
         "-m",
         "seed=1,2",

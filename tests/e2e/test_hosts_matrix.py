@@ -1,4 +1,4 @@
-"""K10: hosts of every kind through training, growth, saving, resuming, loading, folding and testing."""
+"""Hosts of every kind through training, growth, saving, resuming, loading, folding and testing."""
 
 from __future__ import annotations
 

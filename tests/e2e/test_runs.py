@@ -28,12 +28,12 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cwd = tmp_path_factory.mktemp("quick")
     done = esper_train(*SHORT, "hydra.run.dir=run", "checkpoint.checkpoint_frequency=3", cwd=cwd)
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in cwd.iterdir()} == {"run"}, "C8: nothing is written elsewhere"
+    assert {p.name for p in cwd.iterdir()} == {"run"}, "nothing is written elsewhere"
     return cwd / "run"
 
 
 def test_the_default_command_grows_and_records(quick: Path) -> None:
-    """C9, T1: seeds fossilise, and the folder says what happened."""
+    """Seeds fossilise, and the folder says what happened."""
     summary = summary_of(quick)
     assert summary["stopped_by"] == "max_epochs" and summary["epochs_run"] == EPOCHS
     assert "fossilized" in {seed["stage"] for seed in summary["seeds"]}
@@ -59,7 +59,7 @@ def test_the_same_command_gives_the_same_run(quick: Path, tmp_path: Path) -> Non
 
 
 def test_a_run_resumed_from_a_checkpoint_ends_as_if_never_stopped(quick: Path, tmp_path: Path) -> None:
-    """S2: from epoch 3, in mid-growth, into a folder of its own."""
+    """Resumes from epoch 3, while a seed grows, into another folder."""
     saved = quick / "checkpoints" / "epoch-0003"
     done = esper_train(
         *SHORT, f"checkpoint.resume_from_checkpoint={saved}", "hydra.run.dir=run", cwd=tmp_path
@@ -72,7 +72,7 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_if_never_stopped(quick: Path, t
 
 
 def test_a_checkpoint_is_evaluated_and_loaded(quick: Path, tmp_path: Path) -> None:
-    """C6, K2: mode=test reads the same accuracy that the run read; a notebook gets the same model."""
+    """`mode=test` reads the same accuracy that the run read; a notebook gets the same model."""
     done = esper_train(
         "mode=test", f"checkpoint.resume_from_checkpoint={quick}", "hydra.run.dir=run", cwd=tmp_path
     )
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_evaluated_and_loaded(quick: Path, tmp_path: Path) -> No
 
 
 def test_a_resnet_on_files_in_cifar_format(tmp_path: Path) -> None:
-    """C1: the command that the specification names; resnet18 forwards are why it takes its time."""
+    """A command line with many overrides; resnet18 forwards are why it takes its time."""
     write_cifar10(tmp_path / "data", per_file=16)
     done = esper_train(
         *("model=resnet18", "dataset=cifar10", "morphogenetic.tamiyo_enabled=true"),
@@ -101,7 +101,7 @@ def test_a_resnet_on_files_in_cifar_format(tmp_path: Path) -> None:
 
 
 def test_a_sweep_equals_its_jobs_run_alone(tmp_path: Path) -> None:
-    """C8, X2: jobs share a process, and nothing leaks from one into the next."""
+    """Jobs share a process, and nothing leaks from one into the next."""
     swept = "morphogenetic.confidence_threshold=0.5,0.9"
     short = [*SMALL, "optimization.max_epochs=2", "trainer.limit_train_batches=10"]
     short += ["logging.use_wandb=true", "logging.use_tensorboard=true"]
@@ -118,7 +118,7 @@ def test_a_sweep_equals_its_jobs_run_alone(tmp_path: Path) -> None:
 
 
 def test_a_harmful_blueprint_is_culled(tmp_path: Path) -> None:
-    """K3: noise is planted because it looks as large as the good ones, and goes on its measured impact."""
+    """Noise germinates, for it is as large as the good blueprints, and is culled on its measured impact."""
     done = esper_train(
         *("morphogenetic.blueprints=[noise]", "optimization.max_epochs=4", "hydra.run.dir=run"),
         *("morphogenetic.seed.blend_steps=10", *SMALL),
@@ -131,7 +131,6 @@ def test_a_harmful_blueprint_is_culled(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_describes_and_leaves(tmp_path: Path) -> None:
-    """C6"""
     done = esper_train("dry_run=true", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "6,274 parameters" in done.stdout and "block3" in done.stdout
@@ -139,7 +138,7 @@ def test_a_dry_run_describes_and_leaves(tmp_path: Path) -> None:
 
 
 def test_other_data_than_the_saved_runs_is_refused_or_taken_from_it(quick: Path, tmp_path: Path) -> None:
-    """D3: another seed would test on images that were trained on; a folder belongs to one run."""
+    """Another seed would test on images that were trained on; a folder belongs to one run."""
     resume = f"checkpoint.resume_from_checkpoint={quick}"
     other = esper_train(resume, "seed=1", "hydra.run.dir=run", cwd=tmp_path)
     assert other.returncode == 2 and "seed" in other.stderr, other.stderr

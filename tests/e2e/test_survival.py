@@ -29,7 +29,7 @@ def touched(run: Path) -> dict[Path, bytes | int]:
 
 
 def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(tmp_path: Path) -> None:
-    """R2, R20, T11, S2: one run through all of it."""
+    """One run through all of it."""
     whole = esper_train(*LONG, "run_dir=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     run = tmp_path / "run"
@@ -69,7 +69,7 @@ def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(tmp_pa
 
 
 def test_sigterm_saves_and_esper_ctl_stops(tmp_path: Path) -> None:
-    """T11, R4: exit codes 143 and 0."""
+    """The exit codes are 143 and 0."""
     run = tmp_path / "run"
     endless = (*LONG, "optimization.max_epochs=5000", "run_dir=run")
     with start(*endless, cwd=tmp_path) as first:

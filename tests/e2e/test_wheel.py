@@ -30,7 +30,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_wheel_finds_its_own_configuration_from_any_folder(unpacked: Path, tmp_path: Path) -> None:
-    """C1: conf/ travels in the wheel as esper/conf, and is the one that is read."""
+    """The folder conf/ travels in the wheel as esper/conf, and is the one that is read."""
     recipe = unpacked / "esper" / "conf" / "recipe" / "digits.yaml"
     recipe.write_text(recipe.read_text().replace("max_epochs: 30", "max_epochs: 29"))
     done = subprocess.run(

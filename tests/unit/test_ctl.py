@@ -1,4 +1,4 @@
-"""T11: `esper-ctl`, against a run's own answers and against folders of runs that are over."""
+"""`esper-ctl`, against a run's own answers and against folders of runs that are over."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from helpers.runs import small_config
 
 from esper import ctl
-from esper.control.server import Server
+from esper.control.server import ControlServer
 from esper.leyline import Event, EventName, Level, SeedStage
-from esper.loggers import StatusSink
+from esper.loggers import StatusLogger
 from esper.runs.control_handler import ControlHandler
 from esper.runs.process import start_control_server
 from esper.tolaria.run_control import RunControl
@@ -29,11 +29,11 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "run"
         self.folder.mkdir()
-        self.run_control, self.status = RunControl(), StatusSink()
+        self.run_control, self.status = RunControl(), StatusLogger()
         answers = ControlHandler(small_config(), self.folder, self.run_control, self.status)
         server, problem = start_control_server(answers, self.folder, {"XDG_RUNTIME_DIR": str(folder)})
         assert server is not None and not problem
-        self.server: Server = server
+        self.server: ControlServer = server
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_it_starts_without_torch() -> None:
 
 def test_no_socket_is_a_sentence_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    answers = ControlHandler(small_config(), tmp_path, RunControl(), StatusSink())
+    answers = ControlHandler(small_config(), tmp_path, RunControl(), StatusLogger())
     server, problem = start_control_server(answers, tmp_path / "file", {"XDG_RUNTIME_DIR": str(tmp_path)})
     assert server is None and problem.startswith("esper-ctl cannot reach this run: ")
 
@@ -220,7 +220,7 @@ def test_how_to_go_on_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_host_that_was_renamed_is_still_asked_and_another_is_named(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """R22: what answers is the run, whatever its host was called when it started."""
+    """What answers is the run, whatever its host was called when it started."""
     path = desk.folder / "control.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "pod-1"}))
     assert told(capsys, str(desk.folder), "status")[1].startswith("starting: epoch 0 of 3")

@@ -1,4 +1,4 @@
-"""D0, D5: a dataset of the user's own whose samples are no images, with a shipped model."""
+"""A dataset of the user's own whose samples are no images, with a shipped model."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.packing import EncodedJson
 from esper.tolaria.train_state import Progress
 from esper.utils.files import FILES, Files
-from esper.utils.soundness import is_buffer, unsound
+from esper.utils.finite import find_non_finite, is_buffer
 
 # Owners that hold what Tamiyo and the control loop remember.
 MORPHOGENETIC = ("history", "control", "growth", "health")
@@ -229,9 +229,11 @@ class Checkpointer:
 
     def _write(self, saved: Saved, tensors: Tensors, state: State) -> None:
         try:
-            found = unsound(tensors.get("model", {}), partial(is_buffer, self.components.model))
+            found = find_non_finite(tensors.get("model", {}), partial(is_buffer, self.components.model))
             if isinstance(self.components.loss, nn.Module):
-                found = found or unsound(tensors.get("loss", {}), partial(is_buffer, self.components.loss))
+                found = found or find_non_finite(
+                    tensors.get("loss", {}), partial(is_buffer, self.components.loss)
+                )
             if found:
                 raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
             self.components.records.sync()  # the checkpoint speaks of their lengths

@@ -9,7 +9,7 @@ from typing import Any
 
 from esper.errors import CheckpointError
 from esper.utils.files import is_leftover
-from esper.utils.manifest import MANIFEST, check_format, parse_object, read_bounded
+from esper.utils.manifest import MANIFEST, check_format, parse_json_object, read_bounded
 
 STATE = "state.json"
 FORMAT = "esper-checkpoint"
@@ -66,7 +66,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def parse_state(file: Path, raw: bytes) -> dict[str, Any]:
     """The same for the bytes of a state.json that was found at `file`."""
-    found = parse_object(file, raw)
+    found = parse_json_object(file, raw)
     check_format(file, found, FORMAT, VERSION)
     if type(found.get("sequence")) is not int or not isinstance(found.get("state"), dict):
         raise CheckpointError(f"{file} lacks a part; expected a whole number as sequence, and state")

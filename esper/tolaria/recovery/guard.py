@@ -14,7 +14,7 @@ from esper.tolaria.events import Telemetry
 from esper.tolaria.recovery.divergence import DivergenceDetector
 from esper.tolaria.recovery.step_buffer import StepBuffer
 from esper.tolaria.train_state import Progress
-from esper.utils.finite import non_finite
+from esper.utils.finite import non_finite_names
 
 # A snapshot from within an epoch is good once this many healthy steps have followed it.
 TRIAL_STEPS = 8
@@ -92,9 +92,9 @@ class DivergenceGuard:
     def inspect(self) -> None:
         """Check all buffered steps and the weights; raises `DivergenceError`."""
         self.check()
-        bad = non_finite(self.model)
+        bad = non_finite_names(self.model)
         if self.loss is not None:
-            bad += [f"loss.{name}" for name in non_finite(self.loss)]
+            bad += [f"loss.{name}" for name in non_finite_names(self.loss)]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise DivergenceError(f"{bad[0]}{more} not finite after step {self.progress.step}", bad)

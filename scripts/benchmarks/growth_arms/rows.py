@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from esper.loggers.jsonl_reader import METRICS_FILE, read_lines
+from esper.loggers.jsonl_reader import METRICS_FILE, read_jsonl
 from esper.runs.summary import summarize
 from growth_arms.arms import GROMO, SWEEP, Spec, arm_hash, sweep_source
 from growth_arms.measured import MeasuredJob
@@ -33,7 +33,7 @@ def read_rows(path: Path) -> list[Row]:
     if path.suffix == ".gz":
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
-    return list(read_lines(path))
+    return list(read_jsonl(path))
 
 
 def append_row(path: Path, row: Row) -> None:
@@ -73,7 +73,7 @@ def _train(spec: Spec, topology: Sequence[Any], folder: Path, console: Console) 
         run.train()
         params_last = run.model.total_params()
         summary = summarize(run, run.test(), params_last)
-    curve = [line["val_accuracy"] for line in read_lines(folder / METRICS_FILE)]
+    curve = [line["val_accuracy"] for line in read_jsonl(folder / METRICS_FILE)]
     return {
         "test": summary["test_accuracy"],
         "val": summary["val_accuracy"],

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from esper.utils.manifest import MANIFEST, measure, render
+from esper.utils.manifest import MANIFEST, hash_file, render_manifest
 
 MODEL, STATE, OPTIMIZERS = "model.safetensors", "state.json", "optimizers.safetensors"
 
@@ -158,8 +158,8 @@ def manifest(name: str) -> Callable[[Path, Path], object]:
 
     def alter(folder: Path, marker: Path) -> None:
         names = [file.name for file in folder.iterdir() if file.name != MANIFEST]
-        entries = {n: measure(folder / n) for n in names}
-        (folder / MANIFEST).write_bytes(render({**entries, name: measure(folder / MODEL)}))
+        entries = {n: hash_file(folder / n) for n in names}
+        (folder / MANIFEST).write_bytes(render_manifest({**entries, name: hash_file(folder / MODEL)}))
 
     return alter
 

@@ -20,7 +20,7 @@ import esper
 from esper.errors import EsperError
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.loop import TrainingLoop
-from esper.utils.manifest import MANIFEST, measure, render
+from esper.utils.manifest import MANIFEST, hash_file, render_manifest
 
 LIMIT_S = 2.0
 LIMIT_BYTES = 200 * 2**20
@@ -71,7 +71,7 @@ def forge(whole: Path, path: Path, forgery: Forgery, marker: Path) -> None:
 def hashed(path: Path) -> None:
     """Write the manifest that fits what the folder holds."""
     names = sorted(file.name for file in path.iterdir() if file.name != MANIFEST)
-    (path / MANIFEST).write_bytes(render({name: measure(path / name) for name in names}))
+    (path / MANIFEST).write_bytes(render_manifest({name: hash_file(path / name) for name in names}))
 
 
 def meetings(server: Server, folder: Path, whole: Path, budget: Budget, call: str = MEET) -> Tally:

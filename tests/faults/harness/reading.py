@@ -15,7 +15,7 @@ from faults.harness.tally import Budget, Tally
 from helpers.runs import Plan, make_run
 
 import esper
-from esper.control.offline import state_of
+from esper.control.offline import read_run_state
 from esper.errors import CheckpointError
 from esper.runs.outputs import save_model
 from esper.tolaria.checkpoint.discovery import find_and_load, find_config
@@ -141,7 +141,7 @@ def _config(folder: Path, _: int) -> str:
 
 
 def _status(folder: Path, before: int) -> str:
-    return _age(state_of(folder).get("step", 0), before)
+    return _age(read_run_state(folder).get("step", 0), before)
 
 
 def _constant(model: torch.nn.Module, before: int) -> str:

@@ -23,4 +23,4 @@ def undrawn() -> None:
 
     A life with an interpreter of its own (`fresh`) draws it.
     """
-    ending.draw_run = lambda run_dir: run_dir / "run.png"
+    ending.plot_run = lambda run_dir: run_dir / "run.png"

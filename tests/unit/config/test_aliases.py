@@ -1,4 +1,4 @@
-"""C4: the one table of short names agrees with the rooms that hold what it names."""
+"""The one table of short names agrees with the packages that define the targets."""
 
 from __future__ import annotations
 

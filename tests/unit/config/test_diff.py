@@ -1,12 +1,12 @@
-"""Pains 16, spec `resume_from_checkpoint`: which options a resumed run may change, from one table."""
+"""Which options a resumed run may change, from one table."""
 
 from __future__ import annotations
 
 import pytest
 
 from esper.config import TolariaConfig
-from esper.config.diff import ALLOWED, changes
-from esper.config.serialization import free_parent, option_names, option_type
+from esper.config.diff import ALLOWED, config_diff
+from esper.config.serialization import enclosing_dict, option_names, option_type
 
 
 def differing(**options: object) -> list[tuple[str, bool]]:
@@ -14,7 +14,7 @@ def differing(**options: object) -> list[tuple[str, bool]]:
     for path, value in options.items():
         group, _, name = path.rpartition("__")
         setattr(getattr(config, group) if group else config, name, value)
-    return [(c.key, c.allowed) for c in changes(TolariaConfig().to_dict(), config.to_dict())]
+    return [(c.key, c.allowed) for c in config_diff(TolariaConfig().to_dict(), config.to_dict())]
 
 
 def test_equal_configurations_do_not_differ() -> None:
@@ -70,7 +70,7 @@ def test_what_always_differs_is_not_spoken_of() -> None:
 def test_a_change_says_saved_and_given_and_what_follows() -> None:
     saved, given = TolariaConfig().to_dict(), TolariaConfig().to_dict()
     given["optimization"]["max_epochs"] = 200
-    (change,) = changes(saved, given)
+    (change,) = config_diff(saved, given)
     assert str(change).startswith(
         "optimization.max_epochs: saved 100, given 200 (from here on the learning rate"
     )
@@ -79,7 +79,7 @@ def test_a_change_says_saved_and_given_and_what_follows() -> None:
 def test_options_that_one_side_does_not_know_are_fixed() -> None:
     """A checkpoint of another version."""
     given = TolariaConfig().to_dict()
-    found = changes({**given, "warp": {"factor": 9}}, given)
+    found = config_diff({**given, "warp": {"factor": 9}}, given)
     assert [(c.key, c.saved, c.given, c.allowed) for c in found] == [("warp.factor", 9, None, False)]
 
 
@@ -87,4 +87,4 @@ def test_every_row_of_the_table_is_about_something() -> None:
     known = set(option_names(TolariaConfig))
     for row in ALLOWED:
         found = row in known or option_type(TolariaConfig, row) is not None
-        assert found or free_parent(TolariaConfig, row) is not None, row
+        assert found or enclosing_dict(TolariaConfig, row) is not None, row

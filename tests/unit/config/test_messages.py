@@ -1,4 +1,4 @@
-"""C3: a sentence names key, given, expected and the nearest name."""
+"""A sentence names key, given, expected and the nearest name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.config.messages import error_message, nearest_key, nearest_name, show, unknown_key
+from esper.config.messages import error_message, format_value, nearest_key, nearest_name, unknown_key
 
 KEYS = ["mode", "seed", "model.architecture", "model.seeds_per_layer", "optimization.learning_rate"]
 
@@ -24,11 +24,11 @@ def test_without_a_near_name_none_is_made_up() -> None:
     ("value", "shown"), [(None, "null"), (True, "true"), (False, "false"), ("x", "'x'"), (1.5, "1.5")]
 )
 def test_values_look_as_on_the_command_line(value: object, shown: str) -> None:
-    assert show(value) == shown
+    assert format_value(value) == shown
 
 
 def test_a_long_value_is_cut() -> None:
-    assert len(show("x" * 500)) == 80
+    assert len(format_value("x" * 500)) == 80
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ def test_the_names_of_all_options_are_frozen() -> None:
 
 
 def test_a_checkpoint_cannot_allow_itself_targets() -> None:
-    """C4: allowed_targets extends the list, but not from a checkpoint's config."""
+    """`allowed_targets` extends the list, but not from a checkpoint's config."""
     saved = TolariaConfig(allowed_targets=["evil"]).to_dict()
     assert TolariaConfig.from_checkpoint(saved).allowed_targets == []
     assert TolariaConfig.from_checkpoint(saved, ["mine"]).allowed_targets == ["mine"]
 
 
 def test_the_configuration_loads_without_torch() -> None:
-    """C6: whoever only reads or checks a configuration does not wait for torch."""
+    """Reading or checking a configuration does not import torch."""
     code = (
         "import sys; import esper; from esper.config import TolariaConfig; TolariaConfig().validate();"
         "print(esper.__version__, sorted(m for m in ('torch', 'numpy', 'hydra') if m in sys.modules))"

@@ -1,4 +1,4 @@
-"""C7: groups from and to plain data; C3: unknown keys, wrong types and missing values, all at once."""
+"""Groups from and to plain data; unknown keys, wrong types and missing values, all at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from esper.config import (
     TolariaConfig,
     TrainerConfig,
 )
-from esper.config.serialization import ConfigGroup, describe, free_parent, option_names, option_type, options
+from esper.config.serialization import (
+    ConfigGroup,
+    describe_type,
+    enclosing_dict,
+    option_names,
+    option_type,
+    options,
+)
 from esper.errors import ConfigError
 
 GROUPS = [
@@ -112,7 +119,7 @@ def test_an_unknown_key_is_named_with_the_nearest_one(data: dict[str, object], k
 def test_a_wrong_type_is_told_with_what_is_right(group: type[ConfigGroup], name: str, value: object) -> None:
     [text] = problems_of(group, {name: value})
     assert text.startswith(f"{name}: given ")
-    assert describe(option_type(group, name)) in text
+    assert describe_type(option_type(group, name)) in text
 
 
 @pytest.mark.parametrize("data", [{"mode": "???"}, {"model": {"model_params": {"a": [{"b": "???"}]}}}])
@@ -134,7 +141,7 @@ def test_data_that_is_no_dictionary_is_refused(data: object) -> None:
 
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text() | st.none() | st.booleans()))
 def test_any_dictionary_gives_a_group_or_names_a_key(data: dict[str, object]) -> None:
-    """R17: nothing but a ConfigError leaves from_dict, and each of its sentences names a key of the data."""
+    """Nothing but a ConfigError leaves from_dict, and each of its sentences names a key of the data."""
     try:
         config = OptimizationConfig.from_dict(data)
     except ConfigError as error:
@@ -153,7 +160,7 @@ def test_the_names_of_options_are_those_of_the_fields() -> None:
 
 def test_no_type_without_words_for_it() -> None:
     for group in GROUPS:
-        assert all(describe(option_type(group, field.name)) for field in dataclasses.fields(group))
+        assert all(describe_type(option_type(group, field.name)) for field in dataclasses.fields(group))
 
 
 @pytest.mark.parametrize(
@@ -167,4 +174,4 @@ def test_no_type_without_words_for_it() -> None:
     ],
 )
 def test_only_free_dictionaries_take_new_keys(key: str, parent: str | None) -> None:
-    assert free_parent(TolariaConfig, key) == parent
+    assert enclosing_dict(TolariaConfig, key) == parent

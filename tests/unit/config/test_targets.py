@@ -1,4 +1,4 @@
-"""C4: what the text of a target tells."""
+"""Checks on the text of a target."""
 
 from __future__ import annotations
 

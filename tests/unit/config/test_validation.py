@@ -1,4 +1,4 @@
-"""C3: ranges and choices; every option has a rule or a reason to have none."""
+"""Ranges and choices; every option has a rule or a reason to have none."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_policy_has_to_be_named(policy: dict[str, Any]) -> None:
     ],
 )
 def test_forbidden_targets_are_found_without_importing_them(key: str, value: Any, place: str) -> None:
-    """C4: the text of a target is judged before anything is imported."""
+    """The text of a target is checked before anything is imported."""
     [text] = with_option(key, value).validate()
     assert text.startswith(f"{place}: given ")
 

@@ -1,4 +1,4 @@
-"""C7: one YAML file, exactly round trip, in the dialect that Hydra reads."""
+"""One YAML file, exactly round trip, in the dialect that Hydra reads."""
 
 from __future__ import annotations
 

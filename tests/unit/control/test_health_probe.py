@@ -1,4 +1,4 @@
-"""T12: services are asked in parallel, for a bounded time, and not more often than is useful."""
+"""Services are asked in parallel, for a bounded time, and not more often than is useful."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.services import Behaviour, free_port, hang, http_service, say, tcp_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.control.health_probe import Probes, probe
+from esper.control.health_probe import ServiceProbes, probe
 
 
 def probe_threads() -> list[str]:
@@ -102,7 +102,7 @@ def test_services_are_asked_in_parallel_and_the_threads_end() -> None:
     with tcp_service(hang) as (host, port), http_service() as good:
         urls = dict.fromkeys(("a", "b", "c"), f"http://{host}:{port}") | {"good": good}
         began = time.monotonic()
-        states = Probes(urls, timeout_s=0.4, interval_s=30).check()
+        states = ServiceProbes(urls, timeout_s=0.4, interval_s=30).check()
         assert time.monotonic() - began < 0.9  # three in a row would take 1.2 s
     assert states == {"a": "unreachable", "b": "unreachable", "c": "unreachable", "good": "healthy"}
     assert probe_threads() == []
@@ -112,7 +112,7 @@ def test_answers_are_kept_for_the_interval() -> None:
     asked: list[str] = []
     now = [100.0]
     with http_service(200, asked) as url:
-        probes = Probes({"a": url}, timeout_s=5, interval_s=30, clock=lambda: now[0])
+        probes = ServiceProbes({"a": url}, timeout_s=5, interval_s=30, clock=lambda: now[0])
         assert probes.last_check is None
         assert probes.check() == {"a": "healthy"}
         first = probes.last_check
@@ -127,7 +127,9 @@ def test_answers_are_kept_for_the_interval() -> None:
 
 def test_a_service_that_recovers_is_seen_after_the_interval() -> None:
     now, port = [0.0], free_port()
-    probes = Probes({"a": f"http://127.0.0.1:{port}"}, timeout_s=2, interval_s=30, clock=lambda: now[0])
+    probes = ServiceProbes(
+        {"a": f"http://127.0.0.1:{port}"}, timeout_s=2, interval_s=30, clock=lambda: now[0]
+    )
     assert probes.check() == {"a": "unreachable"}
     now[0] = 30.0
     with http_service(port=port):
@@ -137,7 +139,7 @@ def test_a_service_that_recovers_is_seen_after_the_interval() -> None:
 def test_many_callers_at_once_share_one_round_of_questions() -> None:
     asked: list[str] = []
     with http_service(200, asked) as url:
-        probes = Probes({"a": url}, timeout_s=5, interval_s=30)
+        probes = ServiceProbes({"a": url}, timeout_s=5, interval_s=30)
         threads = [threading.Thread(target=probes.check) for _ in range(8)]
         for thread in threads:
             thread.start()

@@ -1,4 +1,4 @@
-"""T11 from another process: what is asked is answered; what nobody should send hurts nobody."""
+"""Requests of other processes are answered; malformed requests do no harm."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.control.client import NoAnswerError, NobodyThereError, ask
+from esper.control.client import NotListeningError, RequestFailedError, send_request
 from esper.control.protocol import REQUEST_LIMIT_BYTES, decode, encode
-from esper.control.server import Server
-from esper.control.socket_path import Note, read_note
+from esper.control.server import ControlServer
+from esper.control.socket_path import ControlAddress, read_address
 
 
 class Desk:
@@ -50,10 +50,10 @@ class Open:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.desk = Desk()
         actions = {"status": self.desk.status, "checkpoint": self.desk.checkpoint, "stop": self.desk.stop}
-        self.server = Server(actions, **options)
+        self.server = ControlServer(actions, **options)
         self.path = folder / "s"
         self.server.start(self.path, folder)
-        note = read_note(folder)
+        note = read_address(folder)
         assert note is not None
         self.note = note
 
@@ -71,7 +71,7 @@ class Open:
                 return b""
 
     def alive(self) -> bool:
-        return "asked" in ask(self.note, "status", timeout_s=10)
+        return "asked" in send_request(self.note, "status", timeout_s=10)
 
 
 @pytest.fixture
@@ -87,12 +87,14 @@ def door(short: Path) -> Iterator[Open]:
 
 
 def test_a_command_is_answered_and_an_error_told(door: Open) -> None:
-    assert ask(door.note, "status", timeout_s=5)["asked"] == 1
-    assert ask(door.note, "status", timeout_s=5)["asked"] == 2
-    with pytest.raises(NoAnswerError, match="it cannot stop"):
-        ask(door.note, "stop", timeout_s=5)
-    with pytest.raises(NoAnswerError, match="command is 'fly'; expected one of status, checkpoint, stop"):
-        ask(door.note, "fly", timeout_s=5)
+    assert send_request(door.note, "status", timeout_s=5)["asked"] == 1
+    assert send_request(door.note, "status", timeout_s=5)["asked"] == 2
+    with pytest.raises(RequestFailedError, match="it cannot stop"):
+        send_request(door.note, "stop", timeout_s=5)
+    with pytest.raises(
+        RequestFailedError, match="command is 'fly'; expected one of status, checkpoint, stop"
+    ):
+        send_request(door.note, "fly", timeout_s=5)
 
 
 def test_only_the_user_may_use_the_socket_and_it_goes_with_the_server(short: Path) -> None:
@@ -105,8 +107,8 @@ def test_only_the_user_may_use_the_socket_and_it_goes_with_the_server(short: Pat
     assert list(short.iterdir()) == []
     assert threading.active_count() == threads
     door.server.close()
-    with pytest.raises(NobodyThereError, match=f"process {os.getpid()} ended without closing"):
-        ask(door.note, "status", timeout_s=5)
+    with pytest.raises(NotListeningError, match=f"process {os.getpid()} ended without closing"):
+        send_request(door.note, "status", timeout_s=5)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
@@ -128,19 +130,19 @@ def test_another_user_is_refused() -> None:
 def test_a_checkpoint_is_answered_when_it_is_durable(door: Open) -> None:
     threading.Timer(0.3, lambda: door.desk.wish.set_result("epoch-0007")).start()
     began = time.monotonic()
-    assert ask(door.note, "checkpoint", timeout_s=5)["name"] == "epoch-0007"
+    assert send_request(door.note, "checkpoint", timeout_s=5)["name"] == "epoch-0007"
     assert time.monotonic() - began >= 0.29
 
 
 def test_a_checkpoint_that_failed_or_takes_too_long_says_so(short: Path) -> None:
     door = Open(short, answer_timeout_s=0.2)
-    with pytest.raises(NoAnswerError, match=r"not done within 0\.2 s"):
-        ask(door.note, "checkpoint", timeout_s=5)
+    with pytest.raises(RequestFailedError, match=r"not done within 0\.2 s"):
+        send_request(door.note, "checkpoint", timeout_s=5)
     assert door.desk.wish.cancelled()
     door.desk.wish = Future()
     door.desk.wish.set_exception(OSError("no space"))
-    with pytest.raises(NoAnswerError, match="no space"):
-        ask(door.note, "checkpoint", timeout_s=5)
+    with pytest.raises(RequestFailedError, match="no space"):
+        send_request(door.note, "checkpoint", timeout_s=5)
     door.server.close()
 
 
@@ -148,8 +150,8 @@ def test_who_waits_when_the_run_ends_is_not_left_hanging(short: Path) -> None:
     door = Open(short)
     threading.Timer(0.2, door.server.close).start()
     began = time.monotonic()
-    with pytest.raises(NoAnswerError):
-        ask(door.note, "checkpoint", timeout_s=30)
+    with pytest.raises(RequestFailedError):
+        send_request(door.note, "checkpoint", timeout_s=30)
     assert time.monotonic() - began < 10
 
 
@@ -203,7 +205,7 @@ def test_a_client_that_asks_at_once_is_answered_while_300_slow_ones_hang_on(shor
     for _ in range(3):
         slow += slow_clients(door, 100)
         began = time.monotonic()
-        assert ask(door.note, "status", timeout_s=5)
+        assert send_request(door.note, "status", timeout_s=5)
         assert time.monotonic() - began < 2.5
     assert door.server.clients <= 130  # their number is bounded
     for connection in slow:
@@ -231,7 +233,7 @@ def test_so_many_may_wait_for_a_checkpoint_and_the_others_are_answered(short: Pa
         waiting.append(connection)
     waiting[-1].settimeout(10)
     assert "32 others are waiting" in decode(waiting[-1].recv(999))["error"]
-    assert ask(door.note, "status", timeout_s=5)
+    assert send_request(door.note, "status", timeout_s=5)
     for connection in waiting:
         connection.close()
     door.server.close()
@@ -240,19 +242,19 @@ def test_so_many_may_wait_for_a_checkpoint_and_the_others_are_answered(short: Pa
 @pytest.mark.parametrize(
     ("note", "error", "said"),
     [
-        (Note("/nowhere/s", 7, "elsewhere"), NobodyThereError, "on host elsewhere"),
-        (Note("/nowhere/s", 7, ""), NobodyThereError, "nobody listens"),
-        (Note("/etc/hostname", 7, ""), NoAnswerError, "is no socket"),
-        (Note("a\0b", 7, ""), NobodyThereError, "nobody listens"),
+        (ControlAddress("/nowhere/s", 7, "elsewhere"), NotListeningError, "on host elsewhere"),
+        (ControlAddress("/nowhere/s", 7, ""), NotListeningError, "nobody listens"),
+        (ControlAddress("/etc/hostname", 7, ""), RequestFailedError, "is no socket"),
+        (ControlAddress("a\0b", 7, ""), NotListeningError, "nobody listens"),
     ],
 )
-def test_a_note_that_leads_nowhere(note: Note, error: type[Exception], said: str) -> None:
-    here = note if note.host else Note(note.socket, note.pid, socket.gethostname())
+def test_a_note_that_leads_nowhere(note: ControlAddress, error: type[Exception], said: str) -> None:
+    here = note if note.host else ControlAddress(note.socket, note.pid, socket.gethostname())
     with pytest.raises(error, match=said):
-        ask(here, "status", timeout_s=1)
+        send_request(here, "status", timeout_s=1)
 
 
-def silent(short: Path, answer: bytes) -> Note:
+def silent(short: Path, answer: bytes) -> ControlAddress:
     """A listener that answers with these bytes, whatever it is asked, and then with nothing."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(short / "s"))
@@ -266,25 +268,25 @@ def silent(short: Path, answer: bytes) -> Note:
         listener.close()
 
     threading.Thread(target=work).start()
-    return Note(str(short / "s"), 7, socket.gethostname())
+    return ControlAddress(str(short / "s"), 7, socket.gethostname())
 
 
 @pytest.mark.parametrize(
     "answer", [b"", b'{"ok": true', b"[]\n", b'{"ok": true}\n', b'{"ok": 1, "result": {}}\n']
 )
 def test_an_answer_that_is_none(short: Path, answer: bytes) -> None:
-    with pytest.raises(NoAnswerError, match="process 7"):
-        ask(silent(short, answer), "status", timeout_s=0.3)
+    with pytest.raises(RequestFailedError, match="process 7"):
+        send_request(silent(short, answer), "status", timeout_s=0.3)
 
 
 def test_a_socket_that_cannot_be_made_leaves_nothing(short: Path) -> None:
     threads = threading.active_count()
     for place in (short / "absent" / "s", short / ("x" * 200)):
         with pytest.raises(OSError):
-            Server({}).start(place, short)
+            ControlServer({}).start(place, short)
     (short / "file").write_text("")
     with pytest.raises(OSError):
-        Server({}).start(short / "s", short / "file")
+        ControlServer({}).start(short / "s", short / "file")
     assert [path.name for path in short.iterdir()] == ["file"]
     assert threading.active_count() == threads
 

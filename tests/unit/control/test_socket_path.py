@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from esper.control.socket_path import LONGEST_PATH_BYTES, NOTE_FILE, Note, read_note, render_note, socket_path
+from esper.control.socket_path import (
+    ADDRESS_FILE,
+    LONGEST_PATH_BYTES,
+    ControlAddress,
+    read_address,
+    render_address,
+    socket_path,
+)
 
 
 @pytest.fixture
@@ -92,10 +99,10 @@ def test_sockets_of_dead_runs_are_swept_and_no_others(short: Path) -> None:
 
 
 def test_a_note_is_read_back_and_what_is_none_is_none(tmp_path: Path) -> None:
-    note = Note("/x/1.sock", 12, "host")
-    (tmp_path / NOTE_FILE).write_bytes(render_note(note))
-    assert read_note(tmp_path) == note
+    note = ControlAddress("/x/1.sock", 12, "host")
+    (tmp_path / ADDRESS_FILE).write_bytes(render_address(note))
+    assert read_address(tmp_path) == note
     for bad in (b"", b"[1]", b'{"socket": "x"}', b'{"socket": "x", "pid": "y", "host": 1}', b"\xff"):
-        (tmp_path / NOTE_FILE).write_bytes(bad)
-        assert read_note(tmp_path) is None
-    assert read_note(tmp_path / "absent") is None
+        (tmp_path / ADDRESS_FILE).write_bytes(bad)
+        assert read_address(tmp_path) is None
+    assert read_address(tmp_path / "absent") is None

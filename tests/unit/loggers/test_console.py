@@ -14,7 +14,7 @@ import pytest
 from esper.config.schema import LoggingConfig
 from esper.errors import ConfigError
 from esper.leyline import Event, EventName, Level
-from esper.loggers import LogSink, setup_logging
+from esper.loggers import ConsoleLogger, setup_logging
 
 _LOG = logging.getLogger("esper.somewhere")
 
@@ -36,7 +36,7 @@ def test_structured_lines_are_words_of_key_and_value(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     close = setup_logging(LoggingConfig(), tmp_path)
-    LogSink().event(_event(EventName.OPTION_IDLE, note='workers are "idle" a=b', count=3, list=[1, 2]))
+    ConsoleLogger().event(_event(EventName.OPTION_IDLE, note='workers are "idle" a=b', count=3, list=[1, 2]))
     close()
     (line,) = capsys.readouterr().err.splitlines()
     words = dict(word.split("=", 1) for word in shlex.split(line))
@@ -82,7 +82,6 @@ def test_plain_lines_are_for_people(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("level", "said"), [("DEBUG", ["d", "i", "w"]), ("info", ["i", "w"]), ("WARNING", ["w"]), ("ERROR", [])]
 )
 def test_the_level_is_kept(tmp_path: Path, level: str, said: list[str]) -> None:
-    """C5: log_level."""
     close = setup_logging(LoggingConfig(log_level=level, log_format="json", log_file="run.log"), tmp_path)
     _LOG.debug("d")
     _LOG.info("i")
@@ -95,9 +94,9 @@ def test_the_level_is_kept(tmp_path: Path, level: str, said: list[str]) -> None:
 def test_the_file_has_everything_and_stderr_the_warnings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """C8: a relative log_file is inside the run folder."""
+    """A relative log_file is inside the run folder."""
     close = setup_logging(LoggingConfig(log_file="logs/run.log"), tmp_path)
-    sink = LogSink()
+    sink = ConsoleLogger()
     sink.event(_event(EventName.SEED_HEALTH))
     sink.event(_event(EventName.LOGGER_FAILED, Level.WARNING))
     close()
@@ -111,9 +110,9 @@ def test_the_file_has_everything_and_stderr_the_warnings(
 def test_routine_events_do_not_flood_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], progress: bool, level: str, lines: int
 ) -> None:
-    """Pain 23: beside the display, what it tells is not told again."""
+    """Events that the display shows are not logged to stderr again."""
     close = setup_logging(LoggingConfig(progress=progress, log_level=level), tmp_path)
-    sink = LogSink()
+    sink = ConsoleLogger()
     sink.event(_event(EventName.SEED_STAGE))
     sink.event(_event(EventName.OPTION_IDLE))
     sink.event(_event(EventName.GATE, Level.WARNING))

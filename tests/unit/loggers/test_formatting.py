@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.leyline import Event, EventName, Level
-from esper.loggers.formatting import decimal, describe, duration, percent, seed_name
+from esper.loggers.formatting import decimal, duration, format_event, percent, seed_name
 
 
 @pytest.mark.parametrize(
@@ -34,32 +34,32 @@ def test_a_seed_is_its_layer_and_number() -> None:
 
 
 def test_seeds_and_commands_are_described_in_one_line(make_move: Any, make_command: Any) -> None:
-    """N4: one line for each adaptation and each change of a seed's stage."""
-    assert describe(make_move("blending", "probationary")) == (
+    """One line for each adaptation and each change of a seed's stage."""
+    assert format_event(make_move("blending", "probationary")) == (
         "seed f.1[0] mlp: blending -> probationary (the gate was open)"
     )
-    assert describe(make_move("training", "blending")) is None, "the command's own line tells it"
-    assert describe(make_command(reason="loss\nis flat")) == (
+    assert format_event(make_move("training", "blending")) is None, "the command's own line tells it"
+    assert format_event(make_command(reason="loss\nis flat")) == (
         "applied germinate f.1[0] mlp (confidence 0.90, urgency 0.62): loss is flat"
     )
     refused = make_command(refusal="max_adaptations_per_epoch", detail="2 of 2 are used")
-    assert describe(refused) == "refused germinate f.1[0] mlp: max_adaptations_per_epoch, 2 of 2 are used"
+    assert format_event(refused) == "refused germinate f.1[0] mlp: max_adaptations_per_epoch, 2 of 2 are used"
     pause = make_command(kind="pause", layer="", blueprint="")
-    assert describe(pause) == "applied pause (confidence 0.90, urgency 0.62): loss is flat"
+    assert format_event(pause) == "applied pause (confidence 0.90, urgency 0.62): loss is flat"
 
 
 def test_other_events_have_no_line() -> None:
-    assert describe(Event(0.0, EventName.GATE, Level.INFO, 0, 0, {})) is None
+    assert format_event(Event(0.0, EventName.GATE, Level.INFO, 0, 0, {})) is None
 
 
 def test_a_rollback_and_a_halt_say_why() -> None:
-    """S7, S8: in one sentence."""
+    """A rollback and a halt are one sentence each."""
     data = {"reason": "the loss is nan at step 9", "rollbacks": 2, "failed_step": 9}
     data |= {"learning_rate_scale": 0.25, "embargoed": "f.1#0"}
-    assert describe(Event(0.0, EventName.ROLLBACK_DONE, Level.WARNING, 6, 0, data)) == (
+    assert format_event(Event(0.0, EventName.ROLLBACK_DONE, Level.WARNING, 6, 0, data)) == (
         "rollback 2 from step 9: the loss is nan at step 9; learning rates x0.25, seed f.1#0 is kept out"
     )
     data["embargoed"] = None
-    assert "kept out" not in str(describe(Event(0.0, EventName.ROLLBACK_DONE, Level.WARNING, 6, 0, data)))
+    assert "kept out" not in str(format_event(Event(0.0, EventName.ROLLBACK_DONE, Level.WARNING, 6, 0, data)))
     halt = Event(0.0, EventName.EMERGENCY_HALT, Level.ERROR, 6, 0, {"reason": "the loss is nan at step 9"})
-    assert describe(halt) == "halted: the loss is nan at step 9"
+    assert format_event(halt) == "halted: the loss is nan at step 9"

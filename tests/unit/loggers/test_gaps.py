@@ -12,7 +12,7 @@ from helpers.command import events_of, metrics_of
 from helpers.runs import small_config
 from rich.console import Console
 
-from esper.loggers import describe_holes
+from esper.loggers import describe_gaps
 from esper.runs.trainer import TolariaTrainer
 
 LINES = b"".join(b'{"epoch": %d}\n' % epoch for epoch in range(1, 9))
@@ -36,20 +36,19 @@ SAVED = {"metrics.jsonl": len(LINES)}
 def test_missing_epochs_are_named(tmp_path: Path, content: bytes | None, what: str) -> None:
     if content is not None:
         (tmp_path / "metrics.jsonl").write_bytes(content)
-    assert describe_holes(tmp_path, SAVED, 8) == what
+    assert describe_gaps(tmp_path, SAVED, 8) == what
 
 
 def test_only_epochs_that_were_due_are_missing(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text('{"name": "run_started", "epoch": 3, "data": {}}\n')
     assert (
-        describe_holes(tmp_path, SAVED, 8, interval=2)
-        == "metrics.jsonl is missing (epochs 4, 6, 8 not in it)"
+        describe_gaps(tmp_path, SAVED, 8, interval=2) == "metrics.jsonl is missing (epochs 4, 6, 8 not in it)"
     )
 
 
 def test_other_files_are_named_too(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_bytes(b"{}\n{]\n")
-    found = describe_holes(tmp_path, {"events.jsonl": 6, "steps.jsonl": 7, "metrics.jsonl": 0}, 1)
+    found = describe_gaps(tmp_path, {"events.jsonl": 6, "steps.jsonl": 7, "metrics.jsonl": 0}, 1)
     assert found == "events.jsonl is damaged in line 2; steps.jsonl is missing"
 
 

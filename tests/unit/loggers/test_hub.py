@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from esper.leyline import Event, EventName, Level
-from esper.loggers import Json, JsonlSink, Logger, LoggerHub, RunInfo, read_lines
+from esper.loggers import Json, JsonlLogger, Logger, LoggerHub, RunInfo, read_jsonl
 
 
 class Notes(Logger):
@@ -223,7 +223,7 @@ def test_close_gives_up_on_a_sink_that_never_returns(make_info: Any) -> None:
 
 
 def test_ids_are_known_before_the_first_step(make_info: Any) -> None:
-    """Pain 12: logger ids are saved before step 1, and a continued run keeps them."""
+    """Logger ids are saved before step 1, and a continued run keeps them."""
     first = LoggerHub([], [Remembers("abc")], _clock)
     first.start(make_info())
     saved = first.state()
@@ -237,7 +237,7 @@ def test_ids_are_known_before_the_first_step(make_info: Any) -> None:
 
 
 def test_files_tell_where_they_are(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    recorder = LoggerHub([JsonlSink(), Notes()], [], _clock)
+    recorder = LoggerHub([JsonlLogger(), Notes()], [], _clock)
     recorder.start(make_info())
     recorder.epoch(make_epoch(1))
     size = (tmp_path / "metrics.jsonl").stat().st_size
@@ -248,15 +248,15 @@ def test_files_tell_where_they_are(make_info: Any, make_epoch: Any, tmp_path: Pa
 
 
 def test_metrics_interval_and_the_last_epoch(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    """C5: `metrics_interval` is epochs between lines in metrics.jsonl and points in the loggers."""
+    """`metrics_interval` is epochs between lines in metrics.jsonl and points in the loggers."""
     display, slow = Notes(every_epoch=True), Notes()
-    recorder = LoggerHub([JsonlSink(), display], [slow], _clock, metrics_interval=3)
+    recorder = LoggerHub([JsonlLogger(), display], [slow], _clock, metrics_interval=3)
     recorder.start(make_info())
     for epoch in range(1, 8):
         recorder.epoch(make_epoch(epoch))
     recorder.finish({})
     recorder.close()
-    assert [line["epoch"] for line in read_lines(tmp_path / "metrics.jsonl")] == [3, 6, 7]
+    assert [line["epoch"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [3, 6, 7]
     assert [payload for kind, payload in slow.calls if kind == "epoch"] == [3, 6, 7]
     assert [payload for kind, payload in display.calls if kind == "epoch"] == list(range(1, 8))
 
@@ -268,7 +268,7 @@ def test_close_without_start_is_quiet() -> None:
 
 
 def test_a_rewind_reaches_the_files_each_with_its_own_state(make_info: Any, make_epoch: Any) -> None:
-    """S7: an epoch that is held back for the metrics interval is undone with the others."""
+    """An epoch that is held back for the metrics interval is undone with the others."""
 
     class Rewinds(Notes):
         def rewind(self, state: Mapping[str, Any]) -> None:

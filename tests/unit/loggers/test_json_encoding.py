@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.leyline import Impact, SeedStage
-from esper.loggers.json_encoding import scalars, strict, to_line
+from esper.loggers.json_encoding import scalars, to_json_line, to_strict_json
 
 _LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(SeedStage)
 _VALUES = st.recursive(_LEAVES, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3))
@@ -23,22 +23,22 @@ def _refuse(constant: str) -> Any:
 
 @given(st.dictionaries(_KEYS, _VALUES, max_size=5))
 def test_any_record_is_one_line_of_strict_json(record: dict[str, Any]) -> None:
-    """C9: metrics.jsonl and events.jsonl hold one valid object a line, whatever comes."""
-    line = to_line(record)
+    """The files metrics.jsonl and events.jsonl hold one valid object a line, whatever comes."""
+    line = to_json_line(record)
     assert len(line.splitlines()) == 1
     assert set(json.loads(line, parse_constant=_refuse)) - {"nonfinite"} == set(record)
 
 
 @given(st.dictionaries(_KEYS, st.floats()))
 def test_a_value_that_is_not_finite_is_null_and_named(record: dict[str, float]) -> None:
-    plain = strict(record)
+    plain = to_strict_json(record)
     odd = {key: str(value) for key, value in record.items() if not math.isfinite(value)}
     assert plain.get("nonfinite", {}) == odd
     assert all(plain[key] == (None if key in odd else value) for key, value in record.items())
 
 
 def test_nested_values_are_named_by_their_path() -> None:
-    plain = strict({"data": {"losses": [1.0, math.nan]}})
+    plain = to_strict_json({"data": {"losses": [1.0, math.nan]}})
     assert plain == {"data": {"losses": [1.0, None]}, "nonfinite": {"data.losses.1": "nan"}}
 
 
@@ -52,7 +52,7 @@ def test_types_of_other_libraries_become_jsons_own() -> None:
         "tuple": (1, 2),
         "set": {"b", "a"},
     }
-    plain = json.loads(to_line(record))
+    plain = json.loads(to_json_line(record))
     assert plain == {
         "stage": "culled",
         "impact": {
@@ -72,7 +72,7 @@ def test_types_of_other_libraries_become_jsons_own() -> None:
 
 
 def test_scalars_are_found_at_any_depth() -> None:
-    """N3: every scalar reaches the loggers, the seeds' too."""
+    """Every scalar reaches the loggers, the seeds' too."""
     record = {"loss": 1, "on": True, "name": "x", "none": None, "counts": {"applied": 2}, "list": [1, 2]}
     record["seeds"] = [{"layer": "f.1", "seed": 0, "alpha": 0.5, "stage": "blending"}]
     found = scalars(record, "epoch/")

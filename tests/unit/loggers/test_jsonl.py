@@ -12,50 +12,50 @@ from hypothesis import strategies as st
 
 from esper.errors import OutputError
 from esper.leyline import EPOCH_METRICS, Event
-from esper.loggers import JsonlSink, RunInfo, read_lines
-from esper.loggers.metrics_copy import Transcript
+from esper.loggers import JsonlLogger, RunInfo, read_jsonl
+from esper.loggers.metrics_copy import MetricsCopy
 
 
 def test_an_epoch_is_a_line_at_once(
     make_info: Callable[..., RunInfo], make_epoch: Any, tmp_path: Path
 ) -> None:
-    """C9: one object an epoch with the names of T1, readable while the run goes on."""
-    sink = JsonlSink()
+    """One object an epoch with the names of `EPOCH_METRICS`, readable while the run goes on."""
+    sink = JsonlLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
-    (line,) = read_lines(tmp_path / "metrics.jsonl")
+    (line,) = read_jsonl(tmp_path / "metrics.jsonl")
     assert set(EPOCH_METRICS) <= set(line)
     sink.close()
 
 
 def test_an_event_has_the_fields_of_c9(make_info: Any, make_move: Any, tmp_path: Path) -> None:
-    """C9: time, name, level, step, epoch and data."""
+    """Time, name, level, step, epoch and data."""
     event = make_move("dormant", "germinated")
-    sink = JsonlSink()
+    sink = JsonlLogger()
     sink.start(make_info())
     sink.event(event)
     sink.close()
-    (line,) = read_lines(tmp_path / "events.jsonl")
+    (line,) = read_jsonl(tmp_path / "events.jsonl")
     assert list(line) == ["time", "name", "level", "step", "epoch", "data"]
     assert Event(**line) == event
 
 
 def test_step_lines_have_a_file_only_if_there_are_any(make_info: Any, tmp_path: Path) -> None:
-    """T1: per-step loss, accuracy and gradient norm with a global step."""
-    sink = JsonlSink()
+    """Per-step loss, accuracy and gradient norm with a global step."""
+    sink = JsonlLogger()
     sink.start(make_info())
     assert not (tmp_path / "steps.jsonl").exists()
     record = {"step": 1, "loss": 0.5, "accuracy": 0.25, "grad_norm": 2.0}
     sink.step(record)
     sink.close()
-    assert list(read_lines(tmp_path / "steps.jsonl")) == [record]
+    assert list(read_jsonl(tmp_path / "steps.jsonl")) == [record]
 
 
 def test_a_continued_run_has_no_line_twice(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
-    """C8: a run resumed in its own folder continues its files from where it was saved."""
-    first = JsonlSink()
+    """A run resumed in its own folder continues its files from where it was saved."""
+    first = JsonlLogger()
     first.start(make_info())
     first.epoch(make_epoch(1))
     saved = {first.name: first.state()}
@@ -66,12 +66,12 @@ def test_a_continued_run_has_no_line_twice(
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "st')  # the process was killed here
 
-    second = JsonlSink()
+    second = JsonlLogger()
     second.start(make_info(resumed=True, start_step=10, state=saved))
     second.epoch(make_epoch(2))
     second.close()
-    assert [line["epoch"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
-    assert list(read_lines(tmp_path / "events.jsonl")) == []
+    assert [line["epoch"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert list(read_jsonl(tmp_path / "events.jsonl")) == []
 
 
 @given(cut=st.integers(0, 200))
@@ -81,7 +81,7 @@ def test_after_a_kill_at_any_byte_every_line_is_whole(
     folder = tmp_path_factory.mktemp("run")
     lines = "".join(json.dumps({"epoch": epoch, "step": epoch}) + "\n" for epoch in range(1, 8)).encode()
     (folder / "metrics.jsonl").write_bytes(lines[:cut])
-    sink = JsonlSink()
+    sink = JsonlLogger()
     info = RunInfo(
         session_name="s",
         run_dir=folder,
@@ -97,16 +97,16 @@ def test_after_a_kill_at_any_byte_every_line_is_whole(
     sink.epoch({"epoch": 8})
     sink.close()
     whole = lines[:cut].count(b"\n")
-    assert [line["epoch"] for line in read_lines(folder / "metrics.jsonl")] == [*range(1, whole + 1), 8]
+    assert [line["epoch"] for line in read_jsonl(folder / "metrics.jsonl")] == [*range(1, whole + 1), 8]
 
 
 def test_state_counts_bytes(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    """S2: a checkpoint holds the offsets of the metric files."""
-    sink = JsonlSink()
+    """A checkpoint holds the offsets of the metric files."""
+    sink = JsonlLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
     state = sink.state()
-    copy = Transcript.from_json(state.pop("epochs"))
+    copy = MetricsCopy.from_json(state.pop("epochs"))
     assert copy is not None and copy.content == (tmp_path / "metrics.jsonl").read_bytes()
     assert state == {
         "metrics.jsonl": (tmp_path / "metrics.jsonl").stat().st_size,
@@ -119,28 +119,28 @@ def test_a_fresh_run_sets_an_earlier_ones_files_aside(
     make_info: Any, make_epoch: Any, tmp_path: Path
 ) -> None:
     for epoch in (1, 2, 3):
-        sink = JsonlSink()
+        sink = JsonlLogger()
         sink.start(make_info())
         sink.epoch(make_epoch(epoch))
         sink.close()
-    kept = {path.name: [line["epoch"] for line in read_lines(path)] for path in tmp_path.glob("metrics*")}
+    kept = {path.name: [line["epoch"] for line in read_jsonl(path)] for path in tmp_path.glob("metrics*")}
     assert kept == {"metrics.1.jsonl": [1], "metrics.2.jsonl": [2], "metrics.jsonl": [3]}
 
 
 def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    """C8: a run continued into a new folder starts that folder's files."""
-    sink = JsonlSink()
+    """A run continued into a new folder starts that folder's files."""
+    sink = JsonlLogger()
     sink.start(make_info(resumed=True, state={"jsonl": {"metrics.jsonl": 99}}))
     sink.epoch(make_epoch(2))
     sink.close()
-    assert [line["epoch"] for line in read_lines(tmp_path / "metrics.jsonl")] == [2]
+    assert [line["epoch"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [2]
 
 
 def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
-    """S7: after a rollback there is one line an epoch, in the copy too; events.jsonl keeps everything."""
-    sink = JsonlSink()
+    """After a rollback there is one line an epoch, in the copy too; events.jsonl keeps everything."""
+    sink = JsonlLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
     sink.step({"step": 10, "loss": 0.5})
@@ -152,20 +152,20 @@ def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
     sink.rewind(then)
     sink.epoch(make_epoch(2))
     sink.step({"step": 20, "loss": 0.25})
-    copy = Transcript.from_json(sink.state()["epochs"])
+    copy = MetricsCopy.from_json(sink.state()["epochs"])
     assert copy is not None and copy.content == (tmp_path / "metrics.jsonl").read_bytes()
     sink.close()
-    assert [(r["epoch"], r["train_loss"]) for r in read_lines(tmp_path / "metrics.jsonl")] == [
+    assert [(r["epoch"], r["train_loss"]) for r in read_jsonl(tmp_path / "metrics.jsonl")] == [
         (1, 1),
         (2, 0.5),
     ]
-    assert [record["loss"] for record in read_lines(tmp_path / "steps.jsonl")] == [0.5, 0.25]
-    assert len(list(read_lines(tmp_path / "events.jsonl"))) == 2
+    assert [record["loss"] for record in read_jsonl(tmp_path / "steps.jsonl")] == [0.5, 0.25]
+    assert len(list(read_jsonl(tmp_path / "events.jsonl"))) == 2
 
 
 def test_sync_may_be_asked_at_any_time(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    """S4: by the thread that writes checkpoints, also while the run goes back."""
-    sink = JsonlSink()
+    """By the thread that writes checkpoints, also while the run goes back."""
+    sink = JsonlLogger()
     sink.sync()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
@@ -180,7 +180,7 @@ def test_sync_may_be_asked_at_any_time(make_info: Any, make_epoch: Any, tmp_path
 def test_a_run_that_goes_back_to_its_start_has_no_line(
     make_info: Any, make_epoch: Any, tmp_path: Path
 ) -> None:
-    sink = JsonlSink()
+    sink = JsonlLogger()
     sink.start(make_info())
     then = sink.state()
     sink.epoch(make_epoch(1))
@@ -193,7 +193,7 @@ def test_a_run_that_goes_back_to_its_start_has_no_line(
 
 def test_what_a_rewind_will_leave_is_known_before(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
     """A checkpoint that is saved before the files are cut holds the lengths that they will have."""
-    sink = JsonlSink()
+    sink = JsonlLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1))
     then = sink.state()
@@ -213,7 +213,7 @@ def test_records_of_a_folder_that_was_removed_are_an_output_error(make_info: Any
     """It is no crash: no line of code is at fault."""
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    sink = JsonlSink()
+    sink = JsonlLogger()
     sink.start(make_info(run_dir=run_dir))
     shutil.rmtree(run_dir)
     with pytest.raises(OutputError, match=r"steps.jsonl was removed while the run was writing to it"):

@@ -8,7 +8,6 @@ from esper.loggers import summarise_metrics, write_summary
 
 
 def test_summary_is_strict_json_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    """C9: summary.json."""
     path = tmp_path / "deeper" / "summary.json"
     write_summary(path, {"val_loss": math.inf, "seeds": [{"layer": "f.1"}]})
     write_summary(path, {"val_loss": math.nan, "seeds": []})

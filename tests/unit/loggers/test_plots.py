@@ -14,11 +14,11 @@ from PIL import Image
 import esper
 from esper.errors import RecordError
 from esper.leyline import SeedStage
-from esper.loggers import JsonlSink, draw_run
+from esper.loggers import JsonlLogger, plot_run
 from esper.loggers.plots import Span, stage_spans
 
 
-def _write(sink: JsonlSink, info: Any, records: list[dict[str, Any]], moves: list[Any]) -> None:
+def _write(sink: JsonlLogger, info: Any, records: list[dict[str, Any]], moves: list[Any]) -> None:
     sink.start(info)
     for move in moves:
         sink.event(move)
@@ -38,8 +38,8 @@ def test_a_run_is_drawn_with_its_seeds(
 ) -> None:
     """Issue 2: accuracy and parameters over epochs with the seeds' stages, written by the program."""
     moves = [make_move("dormant", "germinated", step=15), make_move("germinated", "fossilized", step=25)]
-    _write(JsonlSink(), make_info(), [make_epoch(epoch) for epoch in range(1, 5)], moves)
-    path = draw_run(tmp_path)
+    _write(JsonlLogger(), make_info(), [make_epoch(epoch) for epoch in range(1, 5)], moves)
+    path = plot_run(tmp_path)
     assert path == tmp_path / "run.png"
     colours = _colours(path)
     for part, colour in {
@@ -56,20 +56,20 @@ def test_runs_without_seeds_or_accuracy_are_drawn(
     make_info: Any, make_epoch: Any, tmp_path: Path, epochs: int
 ) -> None:
     records = [make_epoch(n, train_accuracy=None, val_accuracy=None) for n in range(1, epochs + 1)]
-    _write(JsonlSink(), make_info(), records, [])
-    assert tuple(bytes.fromhex("1f6f8b")) in _colours(draw_run(tmp_path))
+    _write(JsonlLogger(), make_info(), records, [])
+    assert tuple(bytes.fromhex("1f6f8b")) in _colours(plot_run(tmp_path))
 
 
 def test_values_that_are_not_there_are_gaps(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
     records = [make_epoch(1), make_epoch(2, val_accuracy=float("nan")), make_epoch(3)]
-    _write(JsonlSink(), make_info(), records, [])
-    assert draw_run(tmp_path).exists()
+    _write(JsonlLogger(), make_info(), records, [])
+    assert plot_run(tmp_path).exists()
 
 
 def test_without_an_epoch_there_is_no_picture(make_info: Any, tmp_path: Path) -> None:
-    _write(JsonlSink(), make_info(), [], [])
+    _write(JsonlLogger(), make_info(), [], [])
     with pytest.raises(RecordError, match=r"metrics\.jsonl holds no epoch"):
-        draw_run(tmp_path)
+        plot_run(tmp_path)
 
 
 def _move(step: int, old: str, new: str, blueprint: str = "mlp") -> dict[str, Any]:
@@ -117,8 +117,8 @@ def test_a_slot_used_again_has_a_row_for_each_seed() -> None:
 _PROGRAM = """
 import sys
 from pathlib import Path
-from esper.loggers import draw_run
-draw_run(Path(sys.argv[1]))
+from esper.loggers import plot_run
+plot_run(Path(sys.argv[1]))
 import matplotlib
 assert "matplotlib.pyplot" not in sys.modules
 assert "torch" not in sys.modules
@@ -126,7 +126,7 @@ assert "torch" not in sys.modules
 
 
 def test_drawing_leaves_the_home_folder_and_pyplot_alone(tmp_path: Path) -> None:
-    """C8: nothing is written outside the run folder; no global state of a notebook's pyplot is touched."""
+    """Nothing is written outside the run folder; no global state of a notebook's pyplot is touched."""
     home, run_dir = tmp_path / "home", tmp_path / "run"
     home.mkdir()
     run_dir.mkdir()

@@ -43,7 +43,7 @@ def plain(make_info: Callable[..., RunInfo]) -> Stage:
 
 
 def test_where_there_is_no_terminal_an_epoch_is_a_line(plain: Stage, make_epoch: Any) -> None:
-    """N4, pain 23: no control characters, no wrapping, one line an epoch."""
+    """No control characters, no wrapping, one line an epoch."""
     for epoch in (1, 2):
         for step in range(1, 11):
             plain.now += 0.1
@@ -78,7 +78,7 @@ def test_a_task_without_accuracy_has_a_line_too(plain: Stage, make_epoch: Any) -
 def test_the_live_display_fits_the_terminal(
     make_info: Any, make_epoch: Any, make_move: Any, width: int
 ) -> None:
-    """N4: one live display with loss, accuracy, rate, time left and the seeds."""
+    """One live display with loss, accuracy, rate, time left and the seeds."""
     stage = Stage(make_info(), width, terminal=True)
     for step in range(1, 6):
         stage.now += 0.6
@@ -145,7 +145,7 @@ def test_a_continued_run_counts_from_where_it_is(make_info: Any) -> None:
 def test_switched_off_it_says_nothing(
     make_info: Any, make_epoch: Any, make_move: Any, terminal: bool
 ) -> None:
-    """C5: logging.progress=false."""
+    """Logging.progress=false."""
     stage = Stage(make_info(), 80, terminal=terminal, enabled=False)
     stage.display.progress(1, 0.5)
     stage.display.event(make_move("dormant", "germinated"))
@@ -158,9 +158,9 @@ _PIPED = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from esper.loggers import Display, RunInfo
+from esper.loggers import ProgressBar, RunInfo
 
-display = Display(Console(), True)
+display = ProgressBar(Console(), True)
 display.start(RunInfo(session_name="s", run_dir=Path(), config={}, max_epochs=9, steps_per_epoch=1,
                       samples_per_epoch=1, params_host=1, start_step=0))
 sys.stdin.readline()  # the reader has gone by now

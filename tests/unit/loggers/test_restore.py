@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.loggers import restore_metrics
-from esper.loggers.metrics_copy import LIMIT_BYTES, Transcript
+from esper.loggers.metrics_copy import LIMIT_BYTES, MetricsCopy
 
 LINES = [json.dumps({"epoch": epoch, "step": 10 * epoch}).encode() + b"\n" for epoch in range(1, 6)]
 WHOLE = b"".join(LINES)
-SAVED = {"metrics.jsonl": len(WHOLE), "epochs": Transcript(WHOLE).to_json()}
+SAVED = {"metrics.jsonl": len(WHOLE), "epochs": MetricsCopy(WHOLE).to_json()}
 
 
 @pytest.mark.parametrize(
@@ -69,23 +69,23 @@ def test_without_a_whole_copy_nothing_is_touched(tmp_path: Path, saved: dict[str
 @given(content=st.binary(max_size=300), repeats=st.sampled_from([1, 2000]), cut=st.integers(0, 700_000))
 def test_a_copy_is_the_content_also_after_a_cut(content: bytes, repeats: int, cut: int) -> None:
     whole = content * repeats
-    transcript = Transcript(whole)
+    transcript = MetricsCopy(whole)
     for length in (None, cut):
-        again = Transcript.from_json(json.loads(json.dumps(transcript.to_json(length))))
+        again = MetricsCopy.from_json(json.loads(json.dumps(transcript.to_json(length))))
         assert again is not None and again.content == whole[:length]
     transcript.cut(cut)
     transcript.append(b"more")
-    again = Transcript.from_json(transcript.to_json())
+    again = MetricsCopy.from_json(transcript.to_json())
     assert again is not None and again.content == whole[:cut] + b"more"
 
 
 def test_a_copy_has_an_end() -> None:
-    transcript = Transcript(b"x" * (LIMIT_BYTES + 5))
+    transcript = MetricsCopy(b"x" * (LIMIT_BYTES + 5))
     transcript.append(b"y")
-    again = Transcript.from_json(transcript.to_json())
+    again = MetricsCopy.from_json(transcript.to_json())
     assert again is not None and again.content == b"x" * LIMIT_BYTES
 
 
 @pytest.mark.parametrize("saved", [None, 3, "x", [3], ["x"], ["AAAA"], [""] * 1000, [["AAAA"]]])
 def test_what_is_no_copy_is_none(saved: object) -> None:
-    assert Transcript.from_json(saved) is None
+    assert MetricsCopy.from_json(saved) is None

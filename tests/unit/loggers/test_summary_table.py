@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from esper.loggers import closing_table, show_closing_table
+from esper.loggers import build_summary_table, print_summary_table
 
 _SUMMARY: dict[str, Any] = {
     "session_name": "esper_training",
@@ -52,7 +52,7 @@ _SUMMARY: dict[str, Any] = {
 
 def _print(summary: dict[str, Any], width: int) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=width).print(closing_table(summary))
+    Console(file=file, width=width).print(build_summary_table(summary))
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -102,7 +102,6 @@ def test_a_run_that_was_stopped_before_its_first_epoch() -> None:
 
 
 def test_a_run_that_was_halted_says_why() -> None:
-    """S8."""
     halted = _SUMMARY | {"stopped_by": "emergency", "reason": "the loss is nan at step 9"}
     lines = _print(halted, 100)
     assert any("ended by emergency" in line for line in lines)
@@ -113,10 +112,10 @@ def test_a_run_that_was_halted_says_why() -> None:
 @pytest.mark.parametrize("width", [40, 60, 200])
 def test_a_table_in_a_file_has_no_blanks_at_the_ends_of_its_lines(width: int) -> None:
     shown = io.StringIO()
-    show_closing_table(Console(file=shown, width=width), _SUMMARY)
+    print_summary_table(Console(file=shown, width=width), _SUMMARY)
     lines = shown.getvalue().splitlines()
     assert lines == [line.rstrip() for line in lines] and len(lines) > 5
     console = Console(file=io.StringIO(), width=width)
     with console.capture() as captured:
-        console.print(closing_table(_SUMMARY))
+        console.print(build_summary_table(_SUMMARY))
     assert lines == [line.rstrip() for line in captured.get().splitlines()], "all else is as it was"

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from esper.leyline import EPOCH_METRICS, Event, EventName, SeedStage
-from esper.loggers import TensorBoardSink
+from esper.loggers import TensorBoardLogger
 
 
 def _read(folder: Path) -> EventAccumulator:
@@ -22,9 +22,9 @@ def _text(events: EventAccumulator, tag: str) -> list[str]:
 def test_scalars_config_seeds_and_summary(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
-    """N3: every scalar, the config, the seed timeline and the final summary."""
+    """Every scalar, the config, the seed timeline and the final summary."""
     before = set(threading.enumerate())
-    sink = TensorBoardSink("./tensorboard")
+    sink = TensorBoardLogger("./tensorboard")
     sink.start(make_info())
     sink.step({"step": 1, "loss": 2.0, "accuracy": None, "grad_norm": 0.5})
     sink.event(make_move("dormant", "germinated", step=5))
@@ -57,10 +57,10 @@ def test_scalars_config_seeds_and_summary(
 
 
 def test_events_with_numbers_of_their_own_are_curves(make_info: Any, tmp_path: Path) -> None:
-    """N1, N3: what seeds do to gradients, under the names of the list."""
+    """What seeds do to gradients, under the names of the list."""
     seed = {"layer": "f.1", "seed": 0, "stage": "blending", "tolaria.grad_agg.seed.share": 0.25}
     data = {"tolaria.grad_agg.teacher_share": 0.75, "seeds": [seed]}
-    sink = TensorBoardSink("./tensorboard")
+    sink = TensorBoardLogger("./tensorboard")
     sink.start(make_info())
     sink.event(Event(0.0, EventName.SEED_GRADIENTS, "debug", 7, 1, data))
     sink.close()
@@ -73,8 +73,8 @@ def test_events_with_numbers_of_their_own_are_curves(make_info: Any, tmp_path: P
 
 
 def test_runs_can_be_compared_by_their_options(make_info: Any, tmp_path: Path) -> None:
-    """N3: the configuration is in the HParams tab too, in one file with the rest."""
-    sink = TensorBoardSink("tb")
+    """The configuration is in the HParams tab too, in one file with the rest."""
+    sink = TensorBoardLogger("tb")
     sink.start(make_info())
     sink.finish({"test_accuracy": 0.5})
     sink.close()
@@ -86,12 +86,12 @@ def test_runs_can_be_compared_by_their_options(make_info: Any, tmp_path: Path) -
 
 
 def test_a_continued_run_shows_no_point_twice(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
-    first = TensorBoardSink()
+    first = TensorBoardLogger()
     first.start(make_info())
     for epoch in (1, 2):
         first.epoch(make_epoch(epoch, val_loss=1.0))
     first.close()
-    second = TensorBoardSink()
+    second = TensorBoardLogger()
     second.start(make_info(resumed=True, start_step=10))
     for epoch in (2, 3):
         second.epoch(make_epoch(epoch, val_loss=0.5))
@@ -103,7 +103,7 @@ def test_a_continued_run_shows_no_point_twice(make_info: Any, make_epoch: Any, t
 def test_values_that_are_not_finite_stay_what_they_are(
     make_info: Any, make_epoch: Any, tmp_path: Path
 ) -> None:
-    sink = TensorBoardSink()
+    sink = TensorBoardLogger()
     sink.start(make_info())
     sink.epoch(make_epoch(1, val_loss=float("inf")))
     sink.close()
@@ -118,11 +118,11 @@ def test_the_folder_is_inside_the_run_unless_it_is_absolute(
     """`tensorboard_log_dir` is inside the run folder."""
     run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run_dir.mkdir()
-    sink = TensorBoardSink("logs/tb" if relative else str(elsewhere))
+    sink = TensorBoardLogger("logs/tb" if relative else str(elsewhere))
     sink.start(make_info(run_dir=run_dir))
     sink.close()
     assert any((run_dir / "logs" / "tb" if relative else elsewhere).iterdir())
 
 
 def test_close_before_start_is_quiet() -> None:
-    TensorBoardSink().close()
+    TensorBoardLogger().close()

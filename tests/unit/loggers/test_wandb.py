@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import esper
-from esper.loggers import WandbSink, read_lines
+from esper.loggers import WandbLogger, read_jsonl
 from esper.loggers.wandb import has_credentials
 
 # Two jobs of a sweep in one process, then the first one continued; the program prints what it saw.
@@ -21,15 +21,15 @@ _PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
 from esper.leyline import Event
-from esper.loggers import JsonlSink, LogSink, Recorder, RunInfo, WandbSink, setup_logging
+from esper.loggers import ConsoleLogger, JsonlLogger, LoggerHub, RunInfo, WandbLogger, setup_logging
 from esper.config.schema import LoggingConfig
 
 def job(name, steps, resumed=False, state={}):
     run_dir = Path(sys.argv[1], name)
     run_dir.mkdir(parents=True, exist_ok=True)
     close_log = setup_logging(LoggingConfig(), run_dir)
-    sink = WandbSink("esper-test", None, {"tags": ["little"], "notes": "from a test"})
-    recorder = Recorder([JsonlSink(), LogSink()], [sink], time.time)
+    sink = WandbLogger("esper-test", None, {"tags": ["little"], "notes": "from a test"})
+    recorder = LoggerHub([JsonlLogger(), ConsoleLogger()], [sink], time.time)
     recorder.start(RunInfo(
         session_name="little", run_dir=run_dir, config={"optimization": {"learning_rate": 0.25}},
         max_epochs=3, steps_per_epoch=5, samples_per_epoch=160, params_host=77, start_step=steps[0] - 5,
@@ -109,20 +109,20 @@ def _pieces(sweep: dict[str, Any], job: str) -> list[Path]:
 
 
 def test_offline_needs_no_login_and_says_so_in_a_line(sweep: dict[str, Any]) -> None:
-    """N3: works with no network; WANDB_MODE unset and no API key means offline."""
+    """Works with no network; WANDB_MODE unset and no API key means offline."""
     lines = sweep["stderr"].splitlines()
     assert len(lines) == 3
     assert all("wandb is offline (no API key); to upload: wandb sync " in line for line in lines)
-    assert list(read_lines(sweep["base"] / "runs" / "b" / "events.jsonl"))[-1]["name"] == "seed_stage"
+    assert list(read_jsonl(sweep["base"] / "runs" / "b" / "events.jsonl"))[-1]["name"] == "seed_stage"
 
 
 def test_offline_nobody_is_called(sweep: dict[str, Any]) -> None:
-    """N3: no network, and so no telemetry of wandb's own that would wait for one at the end."""
+    """No network, and so no telemetry of wandb's own that would wait for one at the end."""
     assert sweep["calls"] == []
 
 
 def test_scalars_config_group_and_summary_are_in_the_file(sweep: dict[str, Any]) -> None:
-    """N3: every scalar, the config, the final summary; multirun jobs share a group."""
+    """Every scalar, the config, the final summary; multirun jobs share a group."""
     (path,) = _pieces(sweep, "b")
     (row,) = _rows(path)
     expected = {
@@ -147,7 +147,7 @@ def test_scalars_config_group_and_summary_are_in_the_file(sweep: dict[str, Any])
 
 
 def test_the_seeds_timeline_is_a_table(sweep: dict[str, Any]) -> None:
-    """N3: the seed timeline; of a continued run the whole of it."""
+    """The seed timeline; of a continued run the whole of it."""
     tables = sorted(
         (sweep["base"] / "runs" / "a").rglob("*.table.json"), key=lambda path: path.parents[4].name
     )
@@ -158,7 +158,7 @@ def test_the_seeds_timeline_is_a_table(sweep: dict[str, Any]) -> None:
 
 
 def test_a_continued_run_keeps_its_id(sweep: dict[str, Any]) -> None:
-    """Pain 12: a resumed run does not open a new wandb run, and the id is known before step 1."""
+    """A resumed run does not open a new wandb run, and the id is known before step 1."""
     ids = [sweep[run][when] for run in ("first", "again") for when in ("early",)]
     ids += [sweep[run]["late"]["wandb"]["id"] for run in ("first", "again")]
     assert len(set(ids)) == 1
@@ -178,7 +178,7 @@ def test_a_rollback_loses_no_point(sweep: dict[str, Any]) -> None:
 
 
 def test_nothing_is_written_outside_the_run_folders(sweep: dict[str, Any]) -> None:
-    """C8: nothing is written elsewhere unless configured."""
+    """Nothing is written elsewhere unless configured."""
     base = sweep["base"]
     assert list((base / "home").iterdir()) == []
     assert list((base / "cwd").iterdir()) == []
@@ -223,10 +223,10 @@ def test_credentials_in_netrc(no_credentials: Path, host: str, found: bool) -> N
 
 
 def test_the_id_is_there_from_the_beginning() -> None:
-    """Pain 12: logger ids are saved before step 1."""
-    first, second = WandbSink("p", None, {}), WandbSink("p", None, {})
+    """Logger ids are saved before step 1."""
+    first, second = WandbLogger("p", None, {}), WandbLogger("p", None, {})
     assert first.state()["id"] and first.state()["id"] != second.state()["id"]
 
 
 def test_close_before_start_is_quiet() -> None:
-    WandbSink("p", None, {}).close()
+    WandbLogger("p", None, {}).close()

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from esper.config import LoggingConfig, TolariaConfig
-from esper.loggers import JsonlSink, Logger, LoggerHub, ProgressBar, RunInfo, StatusSink, WandbSink
+from esper.loggers import JsonlLogger, Logger, LoggerHub, ProgressBar, RunInfo, StatusLogger, WandbLogger
 from esper.runs.process import LOGGERS_FILE, keep_logger_ids, make_recorder, saved_logger_ids, worth_a_line
 
 
@@ -44,7 +44,7 @@ def info(run_dir: Path) -> RunInfo:
 def start(run_dir: Path, own: str) -> str:
     """Start a run's records and die before the first step; the id that its logger used."""
     sink = Remembers(own)
-    recorder = LoggerHub([JsonlSink()], [sink], lambda: 0.0)
+    recorder = LoggerHub([JsonlLogger()], [sink], lambda: 0.0)
     recorder.start(replace(info(run_dir), state=saved_logger_ids(run_dir)))
     keep_logger_ids(run_dir, recorder)
     recorder.close()
@@ -61,13 +61,13 @@ def test_a_run_that_began_anew_goes_on_under_its_loggers_id(tmp_path: Path) -> N
 
 def test_wandbs_id_is_known_before_it_is_started() -> None:
     """So that it can be kept however long wandb takes."""
-    sink = WandbSink("p", None, {})
+    sink = WandbLogger("p", None, {})
     assert sink.state()["id"]
 
 
 def test_without_loggers_or_with_a_torn_file_there_is_nothing(tmp_path: Path) -> None:
     recorder = make_recorder(
-        LoggingConfig(progress=False), ProgressBar(Console(quiet=True), False), StatusSink()
+        LoggingConfig(progress=False), ProgressBar(Console(quiet=True), False), StatusLogger()
     )
     recorder.start(info(tmp_path))
     keep_logger_ids(tmp_path, recorder)
@@ -81,7 +81,7 @@ def test_a_dry_recorder_writes_nothing(tmp_path: Path) -> None:
     recorder = make_recorder(
         LoggingConfig(progress=False, use_tensorboard=True),
         ProgressBar(Console(quiet=True), False),
-        StatusSink(),
+        StatusLogger(),
         dry=True,
     )
     recorder.start(info(tmp_path))

@@ -68,7 +68,7 @@ def test_what_is_no_device_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cpu:1", "meta", "cuda:99", "xla"])
 def test_a_device_that_is_not_here_is_refused(name: str) -> None:
-    """T14: nothing moves silently to another device."""
+    """Nothing moves silently to another device."""
     with pytest.raises(ConfigError, match=f"device is '{name}', which this machine does not have"):
         resolve_device(name)
 
@@ -87,14 +87,13 @@ def test_cuda_has_its_index() -> None:
 
 
 def test_threads() -> None:
-    """C9, S2: the count in use is known, and set again."""
+    """The count in use is known, and set again."""
     before = torch.get_num_threads()
     assert set_threads(None) == before == torch.get_num_threads()
     assert set_threads(before + 1) == before + 1 == torch.get_num_threads()
 
 
 def test_versions() -> None:
-    """C9."""
     found = versions()
     assert list(found) == ["python", "torch", "esper", "hydra", "numpy"]
     assert found["python"] == platform.python_version()
@@ -112,7 +111,7 @@ def test_seeding_fixes_every_generator() -> None:
 
 
 def test_generators_go_on_where_they_stood(tmp_path: Path) -> None:
-    """S2: also through a file and JSON, and with a spare normal value pending."""
+    """Also through a file and JSON, and with a spare normal value pending."""
     seed_everything(1)
     draws()
     random.gauss(0, 1), np.random.randn()
@@ -173,7 +172,7 @@ def test_another_numpy_generator_cannot_be_saved() -> None:
 
 
 def test_a_seeded_block_repeats_and_disturbs_nothing() -> None:
-    """K5, pain 27: dropout of a seed draws the same, whatever ran before, and the host's is as without it."""
+    """Dropout of a seed draws the same, whatever ran before, and the host's is as without it."""
     dropout, x = nn.Dropout(0.5), torch.ones(100)
     torch.manual_seed(0)
     expected = [torch.rand(3), torch.rand(3)]

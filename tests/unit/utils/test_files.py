@@ -47,7 +47,7 @@ Commit = Callable[..., Path]
 
 
 def faults(tmp_path: Path, commit: Commit, name: str, code: int) -> list[str]:
-    """Break every call of a commit in turn; what was wrong after any of them (R6)."""
+    """Break every call of a commit in turn; what was wrong after any of them."""
     wrong = []
     for k in range(1, 1000):
         parent = tmp_path / f"{name}-{k}-{code}"
@@ -76,17 +76,17 @@ def faults(tmp_path: Path, commit: Commit, name: str, code: int) -> list[str]:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("name", ["two", "one"])
 def test_every_failing_call_leaves_whole_folders(tmp_path: Path, name: str, code: int) -> None:
-    """R6: mkdir, write, fsync and rename fail at every k, for a new folder and for one that is replaced."""
+    """Mkdir, write, fsync and rename fail at every k, for a new folder and for one that is replaced."""
     assert faults(tmp_path, commit_folder, name, code) == []
 
 
 def test_the_fault_harness_sees_a_naive_writer(tmp_path: Path) -> None:
-    """R6, negative control."""
+    """Negative control: a commit that is not atomic is found."""
     assert faults(tmp_path, naive_commit, "two", errno.ENOSPC) != []
 
 
 def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
-    """What is wrong with the order of the calls that made `final` (R7)."""
+    """What is wrong with the order of the calls that made `final`."""
     wrong = []
     made = max((i for i, call in enumerate(calls) if call == ("rename", final)), default=len(calls))
     for i, (kind, path) in enumerate(calls):
@@ -101,7 +101,7 @@ def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
 
 
 def test_order_of_calls(tmp_path: Path) -> None:
-    """R7: write, fsync of each, fsync of the folder, rename, fsync of the parent."""
+    """Write, fsync of each, fsync of the folder, rename, fsync of the parent."""
     for _ in range(2):  # a new folder, then one that is replaced
         io = Disk()
         commit_folder(tmp_path / "a", NEW, io=io)
@@ -249,7 +249,7 @@ def killed(tmp_path: Path, commit: Commit, kills: int) -> tuple[int, int]:
 
 
 def test_killed_in_mid_save(tmp_path: Path) -> None:
-    """R1 in small: nothing torn, no acknowledged save lost, no leftover; a naive writer is caught."""
+    """Nothing torn, no acknowledged save lost, no leftover; a naive writer is caught."""
     torn, in_save = killed(tmp_path / "safe", commit_into(tmp_path / "safe", commit_folder), 20)
     assert torn == 0
     assert in_save >= 5

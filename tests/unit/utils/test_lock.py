@@ -1,4 +1,4 @@
-"""R20, R22: a folder has one run; a second is told who has it; the lock dies with its holder and no later."""
+"""A folder has one run; a second is refused with the holder named; the lock ends with its holder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from esper.errors import ConfigError
 from esper.utils import lock as lock_module
 from esper.utils.heartbeat import Heartbeat
-from esper.utils.lock import LOCK_FILE, FolderLock, Holder, holder_of, live_holder
+from esper.utils.lock import LOCK_FILE, FolderLock, Holder, live_holder, read_holder
 
 HOLD = """
 import sys, time
@@ -47,12 +47,12 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_a_second_taker_is_told_who_has_it_and_a_dead_one_is_followed(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_with_the_holder_and_a_dead_holder_is_replaced(tmp_path: Path) -> None:
     process = other(tmp_path)
     try:
         with pytest.raises(ConfigError, match=rf"in use by process {process.pid} on .*since 20.*: -c"):
             FolderLock.take(tmp_path)
-        assert live_holder(tmp_path) == holder_of(tmp_path) != None  # noqa: E711
+        assert live_holder(tmp_path) == read_holder(tmp_path) != None  # noqa: E711
     finally:
         end(process)
     assert (tmp_path / LOCK_FILE).exists()
@@ -60,7 +60,7 @@ def test_a_second_taker_is_told_who_has_it_and_a_dead_one_is_followed(tmp_path: 
     lock = FolderLock.take(tmp_path)
     assert lock.guarded
     assert lock.former is not None and lock.former.pid == process.pid
-    found = holder_of(tmp_path)
+    found = read_holder(tmp_path)
     assert found is not None and found.pid == os.getpid() and found.alive
     lock.release()
     assert list(tmp_path.iterdir()) == []
@@ -161,9 +161,9 @@ def test_only_the_very_process_is_alive() -> None:
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[]", b'{"pid": "x"}', b"{}" * 4000])
 def test_a_lock_file_that_says_nothing_is_still_a_lock_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_FILE).write_bytes(content)
-    assert holder_of(tmp_path) is None
+    assert read_holder(tmp_path) is None
     lock = FolderLock.take(tmp_path)
-    assert json.loads((tmp_path / LOCK_FILE).read_bytes()) == asdict(holder_of(tmp_path) or Holder.here())
+    assert json.loads((tmp_path / LOCK_FILE).read_bytes()) == asdict(read_holder(tmp_path) or Holder.here())
     (tmp_path / LOCK_FILE).write_bytes(content)
     with pytest.raises(ConfigError, match="in use by another process"):
         FolderLock.take(tmp_path)
@@ -208,7 +208,7 @@ def aged(folder: Path, seconds: float) -> None:
 
 @pytest.mark.skipif(not CAN_RENAME, reason="needs root to change the host name of a process")
 def test_a_holder_killed_under_another_host_name_is_followed_at_once(tmp_path: Path) -> None:
-    """R22: a container that starts again has another name; the kernel says that the lock is free."""
+    """A container that starts again has another name; the kernel says that the lock is free."""
     pid = killed_on(RENAMED, tmp_path)
     began = time.monotonic()
     lock = FolderLock.take(tmp_path)
@@ -244,7 +244,7 @@ def test_another_containers_holder_is_dead_when_its_lock_is_free(tmp_path: Path)
     lock.release()
     aged_note = note_of(tmp_path)
     aged(tmp_path, 60)
-    assert live_holder(tmp_path) is None and holder_of(tmp_path) == aged_note
+    assert live_holder(tmp_path) is None and read_holder(tmp_path) == aged_note
 
 
 def test_another_machines_holder_that_beats_is_alive_though_its_lock_seems_free(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_who_is_refused_does_not_make_the_holder_look_alive(tmp_path: Path) -> N
         FolderLock.take(tmp_path, silent_s=5.0)
     beat.join()
     assert (tmp_path / LOCK_FILE).stat().st_mtime == 1e9
-    assert holder_of(tmp_path) == note
+    assert read_holder(tmp_path) == note
 
 
 def test_a_holder_renews_its_file_and_stops_with_the_lock(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
 from esper.utils.files import commit_folder
-from esper.utils.manifest import MANIFEST, parse_object, read_bounded, render, verify_folder
+from esper.utils.manifest import MANIFEST, parse_json_object, read_bounded, render_manifest, verify_folder
 
 FILES = {"state.json": b'{"a": 1}', "model.bin": bytes(range(256)), "empty.bin": b""}
 
@@ -38,7 +38,7 @@ def flip(path: Path, bit: int) -> None:
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_flipped_bit_and_cut_is_refused_by_name(folder: Path, data: st.DataObject) -> None:
-    """R5: in any file, the manifest included."""
+    """In any file, the manifest included."""
     name = data.draw(st.sampled_from(["state.json", "model.bin", MANIFEST]))
     path = folder / name
     before = path.read_bytes()
@@ -88,7 +88,7 @@ def fifo(folder: Path) -> None:
     ],
 )
 def test_damage_is_named(folder: Path, damage: Callable[[Path], object], sentence: str) -> None:
-    """R5, R8: deleted, swapped, added and linked files; a pipe is not waited for."""
+    """Deleted, swapped, added and linked files; a pipe is not waited for."""
     damage(folder)
     with pytest.raises(CheckpointError, match=sentence):
         verify_folder(folder)
@@ -118,7 +118,7 @@ ENTRY = {"sha256": "0" * 64, "size": 0}
     ],
 )
 def test_forged_manifests_are_refused(folder: Path, change: Callable[[dict], object], sentence: str) -> None:
-    """R8: path traversal, future versions, missing and hidden fields."""
+    """Path traversal, future versions, missing and hidden fields."""
     rewrite(folder, change)
     with pytest.raises(CheckpointError, match=sentence):
         verify_folder(folder)
@@ -126,7 +126,7 @@ def test_forged_manifests_are_refused(folder: Path, change: Callable[[dict], obj
 
 def test_a_manifest_has_one_spelling(folder: Path) -> None:
     entries = verify_folder(folder)
-    assert render(dict(reversed(entries.items()))) == (folder / MANIFEST).read_bytes()
+    assert render_manifest(dict(reversed(entries.items()))) == (folder / MANIFEST).read_bytes()
     doubled = (folder / MANIFEST).read_bytes().replace(b'"version": 1,', b'"version": 1, "version": 1,')
     (folder / MANIFEST).write_bytes(doubled)
     with pytest.raises(CheckpointError, match="was altered"):
@@ -136,7 +136,7 @@ def test_a_manifest_has_one_spelling(folder: Path) -> None:
 def test_bounded_reading(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b'{"a": 1}')
-    assert parse_object(path, read_bounded(path, 8)) == {"a": 1}
+    assert parse_json_object(path, read_bounded(path, 8)) == {"a": 1}
     with pytest.raises(CheckpointError, match="8 bytes long; at most 7"):
         read_bounded(path, 7)
     with pytest.raises(CheckpointError, match=r"b\.json is missing"):

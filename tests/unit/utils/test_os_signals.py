@@ -1,4 +1,4 @@
-"""T11: signals become stop requests, once; before training they end the process; C6: exit codes."""
+"""Signals become stop requests, once; before training they end the process; exit codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from esper.utils.os_signals import exit_code, on_signals
+from esper.utils.os_signals import exit_code, stop_on_signals
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "sigint"), (signal.SIGTERM, "sigterm")])
@@ -19,7 +19,7 @@ def test_the_first_signal_is_a_wish_and_the_second_is_itself_again(number: int, 
     reached: list[int] = []
     before = signal.signal(number, lambda n, frame: reached.append(n))
     try:
-        with on_signals(reasons.append):
+        with stop_on_signals(reasons.append):
             os.kill(os.getpid(), number)
             assert (reasons, reached) == ([reason], [])
             os.kill(os.getpid(), number)
@@ -32,7 +32,7 @@ def test_the_first_signal_is_a_wish_and_the_second_is_itself_again(number: int, 
 
 def test_after_the_block_the_handlers_of_before_are_back() -> None:
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    with pytest.raises(KeyError), on_signals(lambda reason: None):
+    with pytest.raises(KeyError), stop_on_signals(lambda reason: None):
         assert all(signal.getsignal(number) != handler for number, handler in before.items())
         raise KeyError("left by an error")
     assert {number: signal.getsignal(number) for number in before} == before
@@ -43,7 +43,7 @@ def test_outside_of_the_main_thread_nothing_is_changed() -> None:
     seen: list[bool] = []
 
     def work() -> None:
-        with on_signals(lambda reason: None):
+        with stop_on_signals(lambda reason: None):
             seen.append(signal.getsignal(signal.SIGTERM) is before)
 
     thread = threading.Thread(target=work)
@@ -73,7 +73,7 @@ def test_sighup_asks_once_and_is_then_ignored() -> None:
     reasons: list[str] = []
     former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        with on_signals(reasons.append):
+        with stop_on_signals(reasons.append):
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGHUP)
         assert reasons == ["sighup"]
@@ -88,7 +88,7 @@ def test_while_the_run_is_starting_a_signal_is_handled_as_before() -> None:
     starting = True
     former = signal.signal(signal.SIGTERM, lambda n, frame: reached.append(n))
     try:
-        with on_signals(reasons.append, starting=lambda: starting):
+        with stop_on_signals(reasons.append, starting=lambda: starting):
             os.kill(os.getpid(), signal.SIGTERM)
             assert (reasons, reached) == ([], [signal.SIGTERM])
             starting = False
@@ -100,7 +100,7 @@ def test_while_the_run_is_starting_a_signal_is_handled_as_before() -> None:
 
 _PREAMBLE = """
 import os, signal
-from esper.utils.os_signals import before_end, ended_by_signals, on_signals
+from esper.utils.os_signals import before_exit, exit_on_signals, stop_on_signals
 def say(text):
     os.write(1, f"{text} ".encode())
 """
@@ -121,10 +121,10 @@ def ended(code: str, *, ignored: int | None = None) -> tuple[int, str, str]:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_before_training_a_signal_ends_the_process_after_its_last_steps(number: signal.Signals) -> None:
     code = f"""
-with ended_by_signals(), before_end(lambda code: say(f"first {{code}}")):
-    with before_end(lambda code: 1 / 0), before_end(lambda code: say("last")), before_end(say):
+with exit_on_signals(), before_exit(lambda code: say(f"first {{code}}")):
+    with before_exit(lambda code: 1 / 0), before_exit(lambda code: say("last")), before_exit(say):
         pass
-    with ended_by_signals(), before_end(lambda code: 1 / 0):
+    with exit_on_signals(), before_exit(lambda code: 1 / 0):
         try:
             os.kill(os.getpid(), {int(number)})
         finally:
@@ -135,7 +135,7 @@ with ended_by_signals(), before_end(lambda code: say(f"first {{code}}")):
 
 def test_a_forked_child_does_not_do_the_last_steps_of_its_parent() -> None:
     code = """
-with ended_by_signals(), before_end(lambda code: say("locks released")):
+with exit_on_signals(), before_exit(lambda code: say("locks released")):
     child = os.fork()
     if child == 0:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -147,7 +147,7 @@ with ended_by_signals(), before_end(lambda code: say("locks released")):
 def test_a_process_started_with_sighup_ignored_goes_on() -> None:
     """As by `nohup`."""
     code = """
-with ended_by_signals(), on_signals(say):
+with exit_on_signals(), stop_on_signals(say):
     os.kill(os.getpid(), signal.SIGHUP)
     say("goes on")
     os.kill(os.getpid(), signal.SIGTERM)
@@ -159,7 +159,7 @@ with ended_by_signals(), on_signals(say):
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """
-with ended_by_signals(), on_signals(say):
+with exit_on_signals(), stop_on_signals(say):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGHUP)
     os.kill(os.getpid(), signal.SIGINT)

@@ -69,7 +69,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=st.dictionaries(names, tensors(), max_size=4))
 def test_round_trip_bit_for_bit(tmp_path: Path, given: dict[str, Tensor]) -> None:
-    """S2: strides, 0-dim, empty, every dtype, any bits; another reader of the format agrees."""
+    """Strides, 0-dim, empty, every dtype, any bits; another reader of the format agrees."""
     path = tmp_path / "a.safetensors"
     save_tensors(path, given, {"note": [1, None, "ü"]})
     loaded, metadata = load_tensors(path)
@@ -81,7 +81,7 @@ def test_round_trip_bit_for_bit(tmp_path: Path, given: dict[str, Tensor]) -> Non
 
 
 def test_tied_tensors_are_stored_once_and_tied_again(tmp_path: Path) -> None:
-    """Pain 19's cousin: safetensors itself refuses shared memory."""
+    """Safetensors itself refuses shared memory."""
     embedding, head = nn.Embedding(50, 8), nn.Linear(8, 50, bias=False)
     head.weight = embedding.weight
     path = tmp_path / "a.safetensors"
@@ -181,7 +181,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files_are_refused_by_name(tmp_path: Path, kind: str) -> None:
-    """R8: at once, and before anything is read that could be big."""
+    """At once, and before anything is read that could be big."""
     path = tmp_path / "a.safetensors"
     path.write_bytes(HOSTILE[kind]())
     with pytest.raises(CheckpointError, match=r"a\.safetensors"):
@@ -201,7 +201,7 @@ def test_headers_are_bounded_exactly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.pt", "model", "model.bin"])
 def test_other_formats_are_never_read(tmp_path: Path, name: str) -> None:
-    """S3: nothing is ever unpickled."""
+    """Nothing is ever unpickled."""
     torch.save({"a": torch.ones(1)}, tmp_path / name)
     with pytest.raises(CheckpointError, match=r"no \.safetensors file"):
         load_tensors(tmp_path / name)
@@ -220,7 +220,7 @@ def test_one_file_is_written_in_one_step_for_readers_that_know_nothing_of_us(tmp
 
 
 def test_where_it_cannot_be_written_the_old_one_stands(tmp_path: Path) -> None:
-    """R6: at every call."""
+    """At every call."""
 
     class Full(Files):
         def __init__(self, fail_at: int) -> None:

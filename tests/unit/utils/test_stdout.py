@@ -11,7 +11,7 @@ def run_with_closed_pipe(program: str) -> tuple[int, str]:
     """Exit code and error stream of a program whose standard output nobody reads."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", f"from esper.utils.stdout import flush_output, say\n{program}"]
+    command = [sys.executable, "-c", f"from esper.utils.stdout import flush_output, print_flushed\n{program}"]
     buffered = os.environ | {"PYTHONUNBUFFERED": ""}
     done = subprocess.run(
         command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=buffered
@@ -23,9 +23,9 @@ def run_with_closed_pipe(program: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "program",
     [
-        "say('a'); say('b'); print('c')",
+        "print_flushed('a'); print_flushed('b'); print('c')",
         "print('a'); flush_output()",
-        "import sys; say('a', sys.stdout)",
+        "import sys; print_flushed('a', sys.stdout)",
     ],
 )
 def test_a_reader_that_has_gone_is_no_error(program: str) -> None:
@@ -38,5 +38,9 @@ def test_without_it_the_interpreter_complains() -> None:
 
 
 def test_what_is_read_is_complete() -> None:
-    command = [sys.executable, "-c", "from esper.utils.stdout import say; say('a'); say('b')"]
+    command = [
+        sys.executable,
+        "-c",
+        "from esper.utils.stdout import print_flushed; print_flushed('a'); print_flushed('b')",
+    ]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "a\nb\n"

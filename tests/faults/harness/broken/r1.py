@@ -19,7 +19,7 @@ from esper.tolaria.checkpoint import format as checkpoint
 from esper.tolaria.checkpoint.checkpointer import Checkpointer
 from esper.utils import files as atomic
 from esper.utils.files import Content, Files
-from esper.utils.manifest import MANIFEST, measure, render
+from esper.utils.manifest import MANIFEST, hash_file, render_manifest
 from esper.utils.safetensors import save_tensors
 
 
@@ -38,8 +38,8 @@ def _overwrite(
     for stem, group in tensors.items():
         io.write(folder / f"{stem}.safetensors", partial(save_tensors, tensors=group))
         io.fsync(folder / f"{stem}.safetensors")
-    entries = {path.name: measure(path) for path in folder.iterdir() if path.name != MANIFEST}
-    io.write(folder / MANIFEST, render(entries))
+    entries = {path.name: hash_file(path) for path in folder.iterdir() if path.name != MANIFEST}
+    io.write(folder / MANIFEST, render_manifest(entries))
     return folder
 
 

@@ -11,7 +11,7 @@ from faults.harness.firing import broken
 
 from esper import train
 from esper.utils import lock
-from esper.utils.lock import FolderLock, holder_of
+from esper.utils.lock import FolderLock, read_holder
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def released_at_once() -> AbstractContextManager[None]:
 
 def holder_not_named() -> AbstractContextManager[None]:
     """A folder in use is refused without a word about whose it is."""
-    return broken(train, "in_use", lambda folder, _: f"{folder} is in use; expected another folder")
+    return broken(train, "in_use_message", lambda folder, _: f"{folder} is in use; expected another folder")
 
 
 def refusal_is_a_success() -> AbstractContextManager[None]:
@@ -50,4 +50,4 @@ def refusal_is_a_success() -> AbstractContextManager[None]:
 
 def dead_holder_kept() -> AbstractContextManager[None]:
     """A folder stays locked by a process that is dead."""
-    return broken(train, "live_holder", holder_of)
+    return broken(train, "live_holder", read_holder)

@@ -13,16 +13,16 @@ from faults.harness.firing import broken, fire, replaced
 
 from esper import train
 from esper.utils import lock
-from esper.utils.lock import FolderLock, Holder, holder_of
+from esper.utils.lock import FolderLock, Holder, read_holder
 
 
 def name_decides_at_the_check() -> AbstractContextManager[None]:
     """A holder on a host of another name counts as alive before the lock is even tried."""
 
     def in_use(folder: Path) -> list[str]:
-        holder = holder_of(folder)
+        holder = read_holder(folder)
         strange = holder is not None and holder.host != socket.gethostname()
-        return [lock.in_use(folder, holder)] if strange else []
+        return [lock.in_use_message(folder, holder)] if strange else []
 
     return broken(train, "_in_use", in_use)
 

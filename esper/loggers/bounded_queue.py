@@ -1,4 +1,4 @@
-"""A bounded queue that gives way instead of making the training loop wait."""
+"""A bounded queue that drops items instead of blocking the training loop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
-    """One call that a slow sink has still to get: the method's name and its argument."""
+    """One pending call of a slow logger: the method's name and its argument."""
 
     kind: str
     payload: Any
 
 
-# What may be left out when the queue is full, the least important first; the other kinds always stay.
-_GIVING_WAY = ("step", "event", "epoch")
+# Kinds that may be dropped when the queue is full, the least important first; other kinds are always kept.
+_DROPPABLE = ("step", "event", "epoch")
 
 
 class BoundedQueue:
@@ -46,13 +46,13 @@ class BoundedQueue:
             return self._items.popleft() if self._items else None
 
     def end(self) -> None:
-        """Say that nothing more will come."""
+        """Mark the end of the input: `take` returns None once the queue is empty."""
         with self._changed:
             self._ended = True
             self._changed.notify()
 
     def _drop_one(self) -> None:
-        for kind in _GIVING_WAY:
+        for kind in _DROPPABLE:
             index = next((i for i, item in enumerate(self._items) if item.kind == kind), None)
             if index is not None:
                 del self._items[index]

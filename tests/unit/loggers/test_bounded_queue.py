@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.loggers.backlog import BoundedQueue, Item
+from esper.loggers.bounded_queue import BoundedQueue, Item
 
 _KINDS = ("start", "step", "event", "epoch", "finish", "close")
 
