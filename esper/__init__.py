@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from esper.kasmina import MorphableModel, wrap
     from esper.runs.service import TolariaService
     from esper.runs.trainer import TolariaTrainer, load
+    from esper.tolaria.callbacks import Callback
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Callback": "esper.tolaria.callbacks",
     "MorphableModel": "esper.kasmina",
     "TolariaConfig": "esper.config",
     "TolariaService": "esper.runs.service",
@@ -26,6 +28,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Callback",
     "MorphableModel",
     "TolariaConfig",
     "TolariaService",

@@ -43,14 +43,19 @@ def plot_run(run_dir: Path) -> Path:
 
     Raises `RecordError` where there is no epoch to draw.
     """
+    path = run_dir / "run.png"
+    with _font_cache():
+        figure_of(run_dir).savefig(path, dpi=150)
+    return path
+
+
+def figure_of(run_dir: Path) -> Figure:
+    """Return the same as a matplotlib figure, which no window or file belongs to. Raises `RecordError`."""
     records = list(read_jsonl(run_dir / METRICS_FILE, skip_damaged=True))
     if not records:
         raise RecordError(f"{run_dir / METRICS_FILE} holds no epoch; a plot needs at least one")
-    spans = stage_spans(read_stage_changes(run_dir), records)
-    path = run_dir / "run.png"
     with _font_cache():
-        _draw(records, spans, read_param_counts(run_dir)).savefig(path, dpi=150)
-    return path
+        return _draw(records, stage_spans(read_stage_changes(run_dir), records), read_param_counts(run_dir))
 
 
 def stage_spans(

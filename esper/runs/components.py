@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from esper.config import TolariaConfig
 from esper.data import DataBundle
 from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel, wrap
+from esper.tolaria.callbacks import Callback, Callbacks
 from esper.tolaria.components import ProgressCallback, Records, TrainingComponents
 
 
@@ -44,6 +46,7 @@ def make_parts(
     records: Records,
     progress_callback: ProgressCallback,
     run_dir: Path,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainingComponents:
     """Everything that a run needs besides its configuration, ready to use on `device`."""
     loss = build.build_loss(config)
@@ -66,4 +69,5 @@ def make_parts(
         run_dir=run_dir,
         aggregator=build.build_aggregator(config),
         metric=build.build_metric(config),
+        callbacks=Callbacks(callbacks),
     )

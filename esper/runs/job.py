@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,7 @@ from esper.runs.resume import (
 )
 from esper.runs.staleness import why_behind
 from esper.runs.summary import summarize
+from esper.tolaria.callbacks import Callback
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.evaluator import Evaluation
 from esper.tolaria.loop import TrainingLoop
@@ -82,6 +83,7 @@ class Job:
         group: str | None = None,
         name: str | None = None,
         lock: FolderLock | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -93,6 +95,7 @@ class Job:
         self.finished = False
         self.failed = False
         self._given_model = model
+        self._callbacks = callbacks
         self._given_lock = lock
         self._owned = ExitStack()
         self._warnings: list[str] = []
@@ -178,6 +181,7 @@ class Job:
             records=self._recorder,
             progress_callback=self._display,
             run_dir=self.run_dir,
+            callbacks=self._callbacks,
         )
         run = TrainingLoop(config, components, self.run_control)
         self._owned.callback(self._recorder.close)

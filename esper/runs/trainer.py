@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -21,6 +21,8 @@ from esper.data import DataInfo
 from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import MorphableModel, wrap
 from esper.leyline import FINISHED_BY
+from esper.loggers.jsonl_reader import METRICS_FILE, read_jsonl
+from esper.loggers.plots import figure_of
 from esper.runs.builder import make_model
 from esper.runs.job import Job
 from esper.runs.outputs import read_model
@@ -29,6 +31,7 @@ from esper.runs.resume import origin_problems
 from esper.runs.staleness import why_behind
 from esper.runs.unfinished import which_run
 from esper.tolaria.best_model import best_weights
+from esper.tolaria.callbacks import Callback
 from esper.tolaria.checkpoint import find_and_load
 from esper.tolaria.checkpoint.discovery import find_config
 from esper.utils.device_and_rng import restore_rng_state, rng_state
@@ -36,17 +39,33 @@ from esper.utils.lock import FolderLock
 from esper.utils.os_signals import exit_code, stop_on_signals
 from esper.utils.stdout import print_flushed
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 OUTPUTS = Path("outputs")
 RESUME = "checkpoint.resume_from_checkpoint"
 
 
 class TolariaTrainer:
-    """One training run.
+    """One training run; a trainer trains once.
 
-    `config` is checked at once: `ConfigError` names everything that is wrong with it. `model` takes the
-    place of the configured architecture. `run_dir` is where the run's folder is to be, else
-    `config.run_dir`, else `outputs/<date>/<time>`. `lock` is that folder's where the caller holds it, else
-    the run takes it. A trainer trains once.
+    Args:
+        config: Every option. It is checked at once.
+        model: Replaces the configured architecture.
+        run_dir: Where the run's folder is made; else `config.run_dir`, else `outputs/<date>/<time>`.
+        console: Where the progress is printed; standard output by default.
+        group: The sweep that the run belongs to, for loggers.
+        name: The run's name within its group, for loggers.
+        lock: The folder's lock if the caller holds it; else the run takes it.
+        callbacks: Called in this order; see `esper.Callback`.
+
+    Raises:
+        ConfigError: With a sentence for each thing that is wrong with the configuration.
+
+    Example:
+        >>> trainer = TolariaTrainer(TolariaConfig.from_yaml("config.yaml"))  # doctest: +SKIP
+        >>> trainer.run_training()["val_accuracy"]  # doctest: +SKIP
+        >>> trainer.plot().savefig("run.png")  # doctest: +SKIP
     """
 
     def __init__(
@@ -59,6 +78,7 @@ class TolariaTrainer:
         group: str | None = None,
         name: str | None = None,
         lock: FolderLock | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         if config.mode == "test" and config.checkpoint.resume_from_checkpoint is not None:
             config = _as_trained(config, config.checkpoint.resume_from_checkpoint)
@@ -76,7 +96,16 @@ class TolariaTrainer:
         if problems:
             raise ConfigError(list(dict.fromkeys(problems)))
         self.config = config
-        self.job = Job(config, self.run_dir, model=model, console=console, group=group, name=name, lock=lock)
+        self.job = Job(
+            config,
+            self.run_dir,
+            model=model,
+            console=console,
+            group=group,
+            name=name,
+            lock=lock,
+            callbacks=callbacks,
+        )
 
     def run_training(self) -> dict[str, Any]:
         """Train, test, write the run folder; returns what `summary.json` holds.
@@ -111,6 +140,19 @@ class TolariaTrainer:
                 raise RuntimeError(f"the run was finished before: esper.load({str(self.run_dir)!r}) has it")
             raise RuntimeError("the model is built by run_training(); call that first")
         return self.job.run.model
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl` so far, one dictionary an epoch; empty before the first."""
+        return list(read_jsonl(self.run_dir / METRICS_FILE, skip_damaged=True))
+
+    def plot(self) -> Figure:
+        """Loss and accuracy, parameters and the seeds' stages by epoch, as a matplotlib figure.
+
+        Raises:
+            RecordError: Before the first epoch has ended, and where no metrics are recorded.
+        """
+        return figure_of(self.run_dir)
 
     def get_status(self) -> str:
         """One of: created, running, paused, stopped, finished, failed."""

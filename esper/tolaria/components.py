@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from esper.data import DataInfo
 from esper.kasmina import MorphableModel
 from esper.leyline import Event
 from esper.tolaria.batches import Loader
+from esper.tolaria.callbacks import Callbacks
 from esper.tolaria.gradients import Aggregator
 from esper.tolaria.growth.controller import Tamiyo
 from esper.tolaria.loss.criterion import Metric
@@ -70,3 +71,4 @@ class TrainingComponents:
     run_dir: Path
     aggregator: Aggregator | None = None
     metric: Metric | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)

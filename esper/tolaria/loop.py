@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from esper.config import TolariaConfig
+from esper.kasmina import TopologyChange
 from esper.kasmina.model_buffers import preserve_buffers
 from esper.leyline import FINISHED_BY, EventName
 from esper.tolaria.best_model import best_weights
@@ -59,10 +60,12 @@ class TrainingLoop(RunWiring):
                 self.telemetry.warn(EventName.NOTICE, {"message": message})
             if not self._finished():
                 self._guarded(self.guard.start)
+            self.components.callbacks.on_train_start(self)
             while not self._finished():
                 self._guarded(self.epoch)
             if self.growth is not None and self.progress.stopped_by in FINISHED_BY:
                 self.growth.finish(self.progress, self.meter.read()[0])
+            self.components.callbacks.on_train_end(self)
             self.step_metrics.flush(self.components.records)
             self.cost_meter.read_clock()
             if self.recovery.state_valid:
@@ -142,6 +145,7 @@ class TrainingLoop(RunWiring):
             norm = self._step(window)
             self.progress.batch += len(window)
             self.guard.after_step(norm)
+            self.components.callbacks.on_step_end(self)
             if self._between_steps():
                 break
 
@@ -221,22 +225,25 @@ class TrainingLoop(RunWiring):
         telemetry, take = self.telemetry, self.measurements.take
         aggregated = take("the report on tasks", lambda: stats.flush(telemetry)) if stats else None
         self.report_steps()
-        if not self.config.logging.track_metrics:
-            return
-        self.step_metrics.flush(self.components.records)
-        self.components.records.epoch(
-            epoch_record(
-                self.progress,
-                train,
-                validation,
-                self.seeds,
-                learning_rate=self.optimizers.main.param_groups[0]["lr"],
-                epoch_time=epoch_time,
-                growing=self.growth is not None,
-                objectives=self.meter.objectives(),
-                aggregated=aggregated,
-            )
+        record = epoch_record(
+            self.progress,
+            train,
+            validation,
+            self.seeds,
+            learning_rate=self.optimizers.main.param_groups[0]["lr"],
+            epoch_time=epoch_time,
+            growing=self.growth is not None,
+            objectives=self.meter.objectives(),
+            aggregated=aggregated,
         )
+        self.components.callbacks.on_epoch_end(self, record)
+        if self.config.logging.track_metrics:
+            self.step_metrics.flush(self.components.records)
+            self.components.records.epoch(record)
+
+    def _topology_changed(self, change: TopologyChange) -> None:
+        super()._topology_changed(change)
+        self.components.callbacks.on_topology_change(self, change)
 
     def _start_profiler(self, resources: ExitStack) -> None:
         c = self.config

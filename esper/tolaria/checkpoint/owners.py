@@ -33,6 +33,8 @@ def register_owners(run: RunWiring) -> StateRegistry:
         state.register("gradients", run.tasks, use="copies")
     if run.growth is not None:
         _register_growth(run, state)
+    if run.components.callbacks.callbacks:
+        state.register("callbacks", run.components.callbacks)
     return state
 
 

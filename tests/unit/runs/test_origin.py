@@ -37,7 +37,7 @@ def killed_after_an_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch, **optio
         def die(*_: object, **__: object) -> None:
             raise Killed
 
-        patched.setattr("esper.tolaria.checkpoint.checkpointer.Store.save", die)
+        patched.setattr("esper.tolaria.checkpoint.checkpointer.Checkpointer.save", die)
         trainer = TolariaTrainer(config(**options), run_dir=folder, console=Console(quiet=True))
         with pytest.raises(Killed):
             trainer.run_training()
