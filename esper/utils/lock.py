@@ -15,6 +15,7 @@ import os
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -37,6 +38,9 @@ _LONGEST_COMMAND = 300
 _WITHOUT = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP}
 # the start of a process is read from a clock that may have been set since
 _SAME_START_S = 2.0
+# A process that takes a lock writes its name a moment later; it is waited for so long, at most.
+_NAMING_S = 1.0
+_NAMING_POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,7 @@ class FolderLock:
         try:
             descriptor, guarded = _locked(path)
         except BlockingIOError:
-            raise ConfigError(in_use_message(folder, read_holder(folder))) from None
+            raise ConfigError(in_use_message(folder, _present_holder(folder))) from None
         except OSError as error:
             raise ConfigError(f"{folder} cannot be locked: {error.strerror}; expected a folder of its own "
                               "that can be written to") from error  # fmt: skip
@@ -176,6 +180,14 @@ def live_holder(folder: Path) -> Holder | None:
         return None
     alive = holder.alive if holder.local else is_recent(folder / LOCK_FILE)
     return holder if alive else None
+
+
+def _present_holder(folder: Path) -> Holder | None:
+    """Who holds a lock that is taken; one that has just got it is given time to write its name."""
+    until = time.monotonic() + _NAMING_S
+    while (holder := live_holder(folder)) is None and time.monotonic() < until:
+        time.sleep(_NAMING_POLL_S)
+    return holder or read_holder(folder)
 
 
 def _parse(found: Mapping[str, Any]) -> Holder:

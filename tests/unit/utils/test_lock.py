@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -344,3 +345,22 @@ def test_one_folder_by_two_paths_is_one_folder(tmp_path: Path) -> None:
         FolderLock.take(tmp_path / "link")
     lock.release()
     FolderLock.take(tmp_path / "link").release()
+
+
+def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path: Path) -> None:
+    """Two runs that start at the same moment: the second still says who has the folder."""
+    path = tmp_path / LOCK_FILE
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    name = json.dumps(asdict(Holder.here())).encode()
+    later = threading.Timer(0.2, os.pwrite, (descriptor, name, 0))
+    later.start()
+    try:
+        with pytest.raises(ConfigError, match=rf"in use by process {os.getpid()} on"):
+            FolderLock.take(tmp_path)
+        path.write_bytes(b"")
+        with pytest.raises(ConfigError, match="in use by another process"):
+            FolderLock.take(tmp_path)
+    finally:
+        later.join()
+        os.close(descriptor)
