@@ -44,7 +44,6 @@ from esper.cli.plan import Plan, PlannedRun, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.messages import error_message
 from esper.errors import ConfigError
-from esper.runs.unfinished import which_run
 from esper.utils.lock import FolderLock, in_use_message, live_holder
 from esper.utils.stdout import flush_output, print_flushed
 
@@ -159,6 +158,8 @@ def _refuse(problems: list[str]) -> None:
 
 def _unnamed(plan: Plan, job: PlannedRun) -> Iterator[str]:
     if job.config.checkpoint.resume_from_checkpoint == "auto" and not plan.named:
+        from esper.runs.unfinished import which_run  # loads torch, which a typing error must not wait for
+
         yield error_message(
             "checkpoint.resume_from_checkpoint", "auto", which_run(Path("outputs"), job.config)
         )

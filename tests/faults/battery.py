@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [name for name in names if name not in ROWS]:
         print(f"there is no row {', '.join(unknown)}; expected some of {', '.join(ROWS)}", file=sys.stderr)
         return 2
+    _heed_signals()
     until_s = None if given.hours is None else time.monotonic() + 3600 * given.hours
     found: list[Found] = []
     with ExitStack() as owned:
@@ -42,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 given.out.write_text(text, encoding="utf-8")
     print(text)
     return 0 if all(row.verdict == "pass" for row in found) else 1
+
+
+def _heed_signals() -> None:
+    """Restore what `nohup` and `&` in a script have ignored: each process started here would inherit it."""
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

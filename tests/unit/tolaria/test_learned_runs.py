@@ -58,7 +58,7 @@ def test_a_run_that_stops_early_is_an_episode_and_one_that_is_stopped_is_none(tm
     policy = LearnedPolicy(memory=str(tmp_path / "none.json"))
     stopped = make_run(tmp_path / "stopped", tamiyo=policy, **OPTIONS)
     stopped.epoch()
-    assert policy._planted
+    assert policy._germinated
     stopped.run_control.stop("signal")
     stopped.train()
     assert stopped.progress.stopped_by == "signal" and not (tmp_path / "none.json").exists()

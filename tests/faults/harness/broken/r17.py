@@ -33,18 +33,18 @@ def refusal_without_reason() -> AbstractContextManager[None]:
     def complain(problems: Sequence[str], what: str = "the configuration") -> None:
         print(f"esper-train: {len(problems)} problems in {what}", file=sys.stderr)
 
-    return broken(train, "complain", complain)
+    return broken(train, "print_errors", complain)
 
 
 def each_problem_a_block() -> AbstractContextManager[None]:
     """A refusal is printed twice."""
-    complain = train.complain
+    complain = train.print_errors
 
     def twice(*arguments: Any) -> None:
         complain(*arguments)
         complain(*arguments)
 
-    return broken(train, "complain", twice)
+    return broken(train, "print_errors", twice)
 
 
 def error_not_expected() -> AbstractContextManager[None]:
@@ -67,9 +67,9 @@ def composing_not_caught() -> AbstractContextManager[None]:
 
 def no_nearest_name() -> AbstractContextManager[None]:
     """A refusal does not say which name may have been meant."""
-    complain = train.complain
+    complain = train.print_errors
 
     def curt(problems: Sequence[str], *what: str) -> None:
         complain([text.partition("nearest: ")[0] for text in problems], *what)
 
-    return broken(train, "complain", curt)
+    return broken(train, "print_errors", curt)

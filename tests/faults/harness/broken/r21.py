@@ -37,7 +37,7 @@ def logged_too_early() -> AbstractContextManager[None]:
 
 def rates_forgotten() -> AbstractContextManager[None]:
     """A resumed run has its full learning rates."""
-    return _after_restore(lambda store: setattr(store.manager.owners["schedule"], "scale", 1.0))
+    return _after_restore(lambda store: setattr(store.registry.owners["schedule"], "scale", 1.0))
 
 
 def embargo_forgotten() -> AbstractContextManager[None]:
@@ -54,7 +54,7 @@ def embargo_forgotten() -> AbstractContextManager[None]:
 
 def count_forgotten() -> AbstractContextManager[None]:
     """A resumed run counts its rollbacks from 0."""
-    return _after_restore(lambda store: setattr(store.manager.owners["recovery"], "rollbacks", 0))
+    return _after_restore(lambda store: setattr(store.registry.owners["recovery"], "rollbacks", 0))
 
 
 def not_logged_again() -> AbstractContextManager[None]:
