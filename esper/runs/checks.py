@@ -39,6 +39,7 @@ from esper.runs.resolver import Resolver, find_object
 from esper.tolaria.checkpoint.discovery import find_config
 from esper.tolaria.optimization.lr_schedule import Horizon
 from esper.utils.device_and_rng import resolve_device, restore_rng_state, rng_state
+from esper.utils.files import nearest_existing
 
 _LOGGING = ("colorlog", "logging", "rich")
 _HYDRA_KINDS: Mapping[str, type] = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}
@@ -152,7 +153,7 @@ def _run_folder(config: TolariaConfig) -> list[str]:
     if config.run_dir is None:
         return []
     folder = Path(config.run_dir)
-    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    above = nearest_existing(folder.absolute())
     if os.access(above, os.W_OK | os.X_OK):
         return []
     return [

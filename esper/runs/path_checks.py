@@ -8,6 +8,7 @@ from pathlib import Path
 
 from esper.config import TolariaConfig
 from esper.config.messages import error_message
+from esper.utils.files import nearest_existing
 
 # what reads no files
 _WITHOUT_FILES = ("digits", "synthetic")
@@ -78,5 +79,5 @@ def _written(config: TolariaConfig) -> Iterator[tuple[str, str, str]]:
 
 def _taken(folder: Path) -> str:
     """Why a folder cannot be made there: a file is in its place, or in that of one above it."""
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    above = nearest_existing(folder)
     return "" if above.is_dir() else f"{above} is a file"

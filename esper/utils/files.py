@@ -204,3 +204,8 @@ def _taken_back(path: Path) -> bool:
 
 def _beside(path: Path, prefix: str) -> Path:
     return path.with_name(f"{prefix}{path.name}-{secrets.token_hex(4)}")
+
+
+def nearest_existing(path: Path) -> Path:
+    """The path if something is there, else the nearest of its parents that exists."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from esper.errors import CheckpointError
+from esper.utils.files import nearest_existing
 from esper.utils.manifest import read_bounded
 
 CONFIG_FILE = "config.yaml"  # in the folder of a run
@@ -45,7 +46,7 @@ def why_unwritable(folder: Path) -> str:
     try:
         if blocked := _blocked(folder):
             return blocked
-        above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        above = nearest_existing(folder.absolute())
         return "" if os.access(above, os.W_OK | os.X_OK) else f"{above} cannot be written to"
     except OSError as error:
         return f"{folder} cannot be looked at: {error.strerror}"
