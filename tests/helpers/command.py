@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from faults.harness.lives import Life
 from helpers import forkserver
 
 Done = subprocess.CompletedProcess[str]
@@ -40,7 +41,7 @@ def fresh_esper_train(*arguments: str, cwd: Path, timeout_s: float = 240) -> Don
     )
 
 
-def _done(life: forkserver.Command, arguments: tuple[str, ...], timeout_s: float) -> Done:
+def _done(life: Life, arguments: tuple[str, ...], timeout_s: float) -> Done:
     ended = life.wait(timeout_s)
     return subprocess.CompletedProcess(arguments, ended.code, ended.out, ended.err)
 

@@ -12,12 +12,10 @@ import resource
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
-from faults.harness.lives import Ended, Life, Server
+from faults.harness.lives import Life, Server
 from faults.harness.server import function
 
 TRAIN = "esper.train:main"
@@ -26,37 +24,13 @@ CTL = "esper.ctl:main"
 _servers: list[Server] = []
 
 
-class Command(Life):
-    """A process of the server; as a context manager, it is killed where it still runs at the end."""
-
-    _reaped = False
-
-    def wait(self, timeout_s: float = 60) -> Ended:
-        self._reaped = True  # a process that does not end in time is killed
-        return super().wait(timeout_s)
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Return once `condition()` is true; fails where the process ends before."""
-        end = time.monotonic() + 120
-        while not condition():
-            assert not self.over and time.monotonic() < end, self.err.read_text()
-            time.sleep(0.01)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._reaped:
-            self.kill()
-
-
 def start(
     *arguments: str,
     cwd: Path | None = None,
     call: str = TRAIN,
     environment: Mapping[str, str] | None = None,
     file_limit: int | None = None,
-) -> Command:
+) -> Life:
     """The command `call` with these arguments, running.
 
     Args:
@@ -67,8 +41,7 @@ def start(
     """
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(environment or {})}
     given = (call, variables, file_limit)
-    life = _server().start(*arguments, call=f"{__name__}:run", arguments=given, cwd=cwd)
-    return Command(life.server, life.pid, life.out, life.err)
+    return _server().start(*arguments, call=f"{__name__}:run", arguments=given, cwd=cwd)
 
 
 def run(call: str, variables: dict[str, str], file_limit: int | None) -> int:

@@ -91,7 +91,9 @@ class Server:
 
 
 class Life:
-    """One process of a server."""
+    """One process of a server; as a context manager, it is killed where it still runs at the end."""
+
+    _reaped = False
 
     def __init__(self, server: Server, pid: int, out: Path, err: Path) -> None:
         self.server = server
@@ -99,6 +101,25 @@ class Life:
         self.out = out
         self.err = err
         self._handle = os.pidfd_open(pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._reaped:
+            self.kill()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Return once `condition()` is true; fails where the process ends before."""
+        met = False
+
+        def reached() -> bool:
+            nonlocal met
+            met = bool(condition())
+            return met or self.over
+
+        until(reached, 120, every_s=0.01)
+        assert met, self.err.read_text()
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal; to a life that is over nothing happens, for its server has not reaped it."""
@@ -116,6 +137,7 @@ class Life:
 
     def wait(self, timeout_s: float = _PATIENCE_S) -> Ended:
         """How it ended. Raises `TimeoutError`, and kills it, where it does not in time."""
+        self._reaped = True
         try:
             code = self.server.reap(self.pid, timeout_s)
         except TimeoutError:
