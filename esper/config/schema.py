@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from esper.config.hashing import config_hash
 from esper.config.serialization import ConfigGroup, options, parse
@@ -21,6 +21,9 @@ from esper.config.yamlfile import read_yaml, write_yaml
 class ModelConfig(ConfigGroup):
     """The host network and where seeds may be planted in it."""
 
+    TARGET_OPTION: ClassVar[str] = "architecture"
+
+    _target_: str | None = None  # the dotted name of a class: takes the place of architecture
     architecture: str = "resnet18"  # a short name or a dotted target
     num_classes: int | None = 10  # null: as the dataset has
     pretrained: bool | str = False  # a path to a safetensors file with the host's weights
@@ -38,6 +41,9 @@ class ModelConfig(ConfigGroup):
 class DatasetConfig(ConfigGroup):
     """Where the data comes from and how it is split and batched."""
 
+    TARGET_OPTION: ClassVar[str] = "name"
+
+    _target_: str | None = None  # the dotted name of a class: takes the place of name
     name: str = "cifar10"  # a short name or a dotted target
     data_root: str = "./data"  # relative: to the folder the command is started in
     download: bool = True
@@ -154,6 +160,7 @@ class CheckpointConfig(ConfigGroup):
 class LoggingConfig(ConfigGroup):
     """Log lines, metric files, TensorBoard and wandb."""
 
+    loggers: dict[str, Any] = field(default_factory=dict)  # your own, by name: a _target_ with its arguments
     log_level: str = "INFO"
     log_format: str = "structured"  # structured, json, plain
     log_file: str | None = None
@@ -175,6 +182,7 @@ class LoggingConfig(ConfigGroup):
 class TrainerConfig(ConfigGroup):
     """How the loop runs, apart from what it optimises."""
 
+    _target_: str = "esper.TolariaTrainer"  # or the dotted name of a subclass
     num_threads: int | None = None  # null: as torch chooses
     deterministic: bool = False
     compile_backend: str = "inductor"
@@ -229,6 +237,7 @@ class TolariaConfig(ConfigGroup):
     overfit_one_batch: bool = False
     run_dir: str | None = None  # null: outputs/<date>/<time>
     allowed_targets: list[str] = field(default_factory=list)
+    callbacks: dict[str, Any] = field(default_factory=dict)  # by name: a _target_ with its arguments
     urza_url: str = "http://localhost:8000"
     tamiyo_url: str = "http://localhost:8001"
     oona_redis_url: str = "redis://localhost:6379"
