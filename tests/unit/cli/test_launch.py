@@ -32,8 +32,7 @@ def count(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ("arguments", "composed", "checked"),
     [
         ((), 1, 1),
-        # the master, and each job when it is checked and when Hydra's launcher starts it
-        (("--multirun", "seed=1,2"), 1 + 2 * 2, 2),
+        (("--multirun", "seed=1,2"), 1 + 2, 2),  # the master and each job
     ],
 )
 def test_a_configuration_is_composed_and_checked_once(
