@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from esper.config import TolariaConfig
     from esper.kasmina import MorphableModel, wrap
+    from esper.runs.load import load
     from esper.runs.service import TolariaService
-    from esper.runs.trainer import TolariaTrainer, load
+    from esper.runs.trainer import TolariaTrainer
     from esper.tolaria.callbacks import Callback
 
 __version__ = "0.1.0"
@@ -23,7 +24,7 @@ _HOMES = {
     "TolariaConfig": "esper.config",
     "TolariaService": "esper.runs.service",
     "TolariaTrainer": "esper.runs.trainer",
-    "load": "esper.runs.trainer",
+    "load": "esper.runs.load",
     "wrap": "esper.kasmina",
 }
 

@@ -14,10 +14,10 @@ if __name__ == "__main__":
         sys.exit(run_main())
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -40,6 +40,7 @@ from esper.cli.jobs import (
     print_errors,
     run_planned,
 )
+from esper.cli.launch import launch
 from esper.cli.plan import Plan, PlannedRun, compose_shown, make_plan
 from esper.config import TolariaConfig
 from esper.config.messages import error_message
@@ -47,9 +48,14 @@ from esper.errors import ConfigError
 from esper.utils.lock import FolderLock, in_use_message, live_holder
 from esper.utils.stdout import flush_output, print_flushed
 
+if TYPE_CHECKING:
+    from esper.runs.checked_run import CheckedRun
+
 _RAISE = "HYDRA_FULL_ERROR"
 # The folders that this process has locked.
 _locks: dict[Path, FolderLock] = {}
+# What `_checked` has found right, by folder.
+_checked_runs: dict[Path, CheckedRun] = {}
 
 
 def main() -> int:
@@ -110,11 +116,15 @@ def task(options: DictConfig) -> int:
     overrides = [str(line) for line in OmegaConf.to_container(own.overrides.task, resolve=False) or ()]
 
     def run() -> int:
-        from esper.runs.trainer import run_job
+        from esper.runs import checked_run
+        from esper.runs.run_job import run_job
 
-        config = TolariaConfig.from_dict(plain(options))
+        # another process, which a launcher has started, has checked nothing yet
+        checked = _checked_runs.pop(folder, None) or checked_run.check(
+            TolariaConfig.from_dict(plain(options)), folder
+        )
         return run_job(
-            config, folder, overrides=overrides, number=number, sweep_dir=sweep_dir, lock=_locks.get(folder)
+            checked, overrides=overrides, number=number, sweep_dir=sweep_dir, lock=_locks.get(folder)
         )
 
     with ExitStack() as owned:
@@ -137,15 +147,17 @@ def _checked(flags: Flags) -> Plan:
     plan = make_plan(flags)
     _refuse(plan.collect(lambda job: job.problems or _in_use(job.folder)))
     # not before: this loads torch, and a typing error is answered without it
-    from esper.runs import check_hydra, check_run
-    from esper.runs.path_checks import why_no_folder
-    from esper.runs.resume import origin_problems
+    from esper.runs import check_hydra, checked_run
 
     def deep(job: PlannedRun) -> list[str]:
-        hydra_problems = check_hydra(job.hydra, job.config.allowed_targets)
-        config = replace(job.config, run_dir=str(job.folder))
-        origin = [] if why_no_folder(job.folder) else origin_problems(config, job.folder)
-        return [*_unnamed(plan, job), *hydra_problems, *check_run(config), *origin]
+        problems = check_hydra(job.hydra, job.config.allowed_targets)
+        unnamed = _unnamed(plan, job)
+        try:
+            run = checked_run.check(job.config, job.folder)
+        except ConfigError as error:
+            return [*unnamed, *problems, *error.problems]
+        _checked_runs[_key(job.folder)] = run
+        return [*unnamed, *problems]
 
     _refuse(plan.collect(deep))
     return plan
@@ -156,13 +168,13 @@ def _refuse(problems: list[str]) -> None:
         raise ConfigError(problems)
 
 
-def _unnamed(plan: Plan, job: PlannedRun) -> Iterator[str]:
+def _unnamed(plan: Plan, job: PlannedRun) -> list[str]:
     if job.config.checkpoint.resume_from_checkpoint == "auto" and not plan.named:
         from esper.runs.unfinished import which_run  # loads torch, which a typing error must not wait for
 
-        yield error_message(
-            "checkpoint.resume_from_checkpoint", "auto", which_run(Path("outputs"), job.config)
-        )
+        expected = which_run(Path("outputs"), job.config)
+        return [error_message("checkpoint.resume_from_checkpoint", "auto", expected)]
+    return []
 
 
 def _in_use(folder: Path) -> list[str]:
@@ -206,7 +218,7 @@ def _show(flags: Flags) -> int:
 
 def _run(plan: Plan) -> int:
     """Have Hydra run every job; what they left in their folders says how it went."""
-    launched = _hydra(plan.arguments)
+    launched = _reported(lambda: launch(plan, task))
     if plan.sweep:
         print_flushed(outcome_table(plan))
     # a signal ends the whole sweep, whatever its other jobs say
@@ -217,16 +229,21 @@ def _hydra(arguments: Sequence[str]) -> int:
     """Enter Hydra's own main function with these arguments; its exit code."""
     application = hydra.main(str(find_conf()), CONFIG_NAME, HYDRA_VERSION_BASE)(task)
     with _arguments(arguments), _errors_raised():
-        try:
-            application()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else DONE
-        except CompactHydraException as error:
-            print_errors(str(error).splitlines(), "what Hydra was asked for")
-            return REFUSED
-        except OSError as error:
-            print_errors([_sentence(error)], "writing the first files of a run; expected a folder with room")
-            return CRASHED
+        return _reported(application)
+
+
+def _reported(run: Callable[[], Any]) -> int:
+    """The exit code of a part that Hydra runs; what it raises is printed as a sentence."""
+    try:
+        run()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else DONE
+    except CompactHydraException as error:
+        print_errors(str(error).splitlines(), "what Hydra was asked for")
+        return REFUSED
+    except OSError as error:
+        print_errors([_sentence(error)], "writing the first files of a run; expected a folder with room")
+        return CRASHED
     return DONE
 
 

@@ -29,6 +29,7 @@ from esper.errors import ConfigError
 
 HYDRA_VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
+JOB_NAME = "train"
 
 _FROM_FILE = "esper_from_file"
 _SCHEMA = "esper_schema"
@@ -44,6 +45,7 @@ _GROUPS = (
     "logging",
     "trainer",
     "services",
+    "callbacks",
     "recipe",
     "experiment",
     "debug",
@@ -76,13 +78,34 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in data.items()}
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader; a configuration that is `kept` is returned instead of being composed once more."""
+
+    kept: DictConfig | None = None
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            return kept
+        return super().load_configuration(
+            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+        )
+
+
 class Composer:
     """Composes what a command line asks for; `config_name` is the primary config it starts from."""
 
     def __init__(self, flags: Flags) -> None:
         version.setbase(HYDRA_VERSION_BASE)
         setup_globals()
-        JobRuntime.instance().set("name", "train")
+        JobRuntime.instance().set("name", JOB_NAME)
         ConfigStore.instance().store(name=_SCHEMA, node=TolariaConfig)
         path = create_config_search_path(str(find_conf()))
         if flags.config_dir is not None:
@@ -90,7 +113,7 @@ class Composer:
             if not folder.is_dir():
                 raise ConfigError(error_message("--config-dir", flags.config_dir, "a folder that exists"))
             path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
-        self.loader = ConfigLoaderImpl(path)
+        self.loader = _Loader(path)
         self.config_name = self._primary(flags)
         self.parser = OverridesParser.create(config_loader=self.loader)
 

@@ -24,6 +24,8 @@ from esper.config.messages import error_message, nearest_name, unknown_key
 from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
 
 Groups = Mapping[str, Sequence[str]]  # group to the options it has
+# group with a target to the free dictionary that holds the target's arguments
+_ARGUMENTS = {"model": "model.model_params", "dataset": "dataset.dataset_params"}
 
 
 def override_problems(lines: Sequence[str], groups: Groups, parser: OverridesParser) -> list[str]:
@@ -42,9 +44,10 @@ def override_problems(lines: Sequence[str], groups: Groups, parser: OverridesPar
 def add_free_keys(lines: Sequence[str], parser: OverridesParser) -> list[str]:
     """The same overrides, those of a key inside a free dictionary with `++`: it need not be there before.
 
+    `+model.hidden=64`, which Hydra's users write beside a `_target_`, goes to `model.model_params.hidden`.
     What such a dictionary may hold is checked where it is used.
     """
-    return [f"++{line}" if _changes_free_key(line, parser) else line for line in lines]
+    return [_free(line, parser) for line in lines]
 
 
 def comma_hint(override: Override, parser: OverridesParser) -> str:
@@ -67,13 +70,20 @@ def values_of(override: Override) -> list[Any]:
     return [override.value()]
 
 
-def _changes_free_key(line: str, parser: OverridesParser) -> bool:
+def _free(line: str, parser: OverridesParser) -> str:
     try:
         [override] = parser.parse_overrides([line])
     except HydraException:
-        return False
-    plain = not (override.is_add() or override.is_force_add() or override.is_delete())
-    return plain and enclosing_dict(TolariaConfig, override.key_or_group) is not None
+        return line
+    key = override.key_or_group
+    group, _, argument = key.partition(".")
+    if override.is_add() or override.is_force_add():
+        new = group in _ARGUMENTS and argument and option_type(TolariaConfig, key) is None
+        if new and enclosing_dict(TolariaConfig, key) is None:
+            return f"++{line.lstrip('+').replace(key, f'{_ARGUMENTS[group]}.{argument}', 1)}"
+        return line
+    in_dict = not override.is_delete() and enclosing_dict(TolariaConfig, key) is not None
+    return f"++{line}" if in_dict else line
 
 
 def _unreadable(line: str, error: HydraException, groups: Groups, parser: OverridesParser) -> str:

@@ -47,7 +47,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All jobs of a command line, the folder they share, and the arguments with which Hydra runs them.
+    """All jobs of a command line, the folder they share, and the configuration with which Hydra runs them.
 
     `complete` is False where a sweeper chooses values only as it goes. `named` says that the user named
     the folder.
@@ -56,7 +56,8 @@ class Plan:
     jobs: tuple[PlannedRun, ...]
     folder: Path
     named: bool
-    arguments: tuple[str, ...]
+    composer: Composer
+    master: DictConfig
     complete: bool = True
 
     @property
@@ -111,18 +112,22 @@ def _compose(composer: Composer, flags: Flags) -> Plan:
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     asked = any(each.key_or_group == key for each in parsed)
     folder = _folder(master, key, asked)
-    arguments = tuple(flags.arguments(composer.config_name, (*flags.overrides, _pin(key, folder))))
+    _pin(master, key, folder)
     named = asked or OmegaConf.select(master, "run_dir") is not None
     if not sweep:
-        return Plan((_job(master, None, flags.overrides, folder),), folder, named, arguments)
+        return Plan((_job(master, None, flags.overrides, folder),), folder, named, composer, master)
     jobs, complete = _sweep_jobs(composer, master, folder)
-    return Plan(jobs, folder, named, arguments, complete)
+    return Plan(jobs, folder, named, composer, master, complete)
 
 
 def _master(composer: Composer, flags: Flags, swept: Sequence[Override]) -> tuple[DictConfig, bool]:
     """The configuration that all jobs start from, and whether there are jobs of a sweep."""
     master = composer.compose(flags.overrides, RunMode.MULTIRUN if flags.multirun or swept else RunMode.RUN)
     sweep = flags.multirun or master.hydra.mode == RunMode.MULTIRUN
+    mode = RunMode.MULTIRUN if sweep else RunMode.RUN
+    if master.hydra.mode != mode:
+        master.hydra.mode = mode
+        master.hydra.overrides.hydra.append(f"hydra.mode={mode.name}")
     if swept and not sweep:
         expected = "one value, or --multirun beside it"
         raise ConfigError(
@@ -150,9 +155,11 @@ def _folder(master: DictConfig, key: str, asked: bool) -> Path:
     return Path(own)
 
 
-def _pin(key: str, folder: Path) -> str:
-    """An override that holds Hydra to the folder which the checks have seen, whatever time it is."""
-    return f"{key}={QuotedString(escape(str(folder)), Quote.single).with_quotes()}"
+def _pin(master: DictConfig, key: str, folder: Path) -> None:
+    """Hold Hydra to the folder which the checks have seen, whatever time it is."""
+    text = escape(str(folder))
+    OmegaConf.update(master, key, text)
+    master.hydra.overrides.hydra.append(f"{key}={QuotedString(text, Quote.single).with_quotes()}")
 
 
 def _job_lines(composer: Composer, master: DictConfig) -> tuple[list[list[str]], bool]:

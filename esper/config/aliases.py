@@ -83,3 +83,9 @@ SHORT_NAMES: dict[str, Mapping[str, str]] = {
     "optimization.metric": {},
     "trainer.aggregation": AGGREGATORS,
 }
+
+
+def short_name(option: str, target: str) -> str:
+    """The short name in the table of `option` that stands for a dotted target; else the target itself."""
+    names = [name for name, dotted in SHORT_NAMES[option].items() if dotted == target]
+    return names[0] if len(names) == 1 else target

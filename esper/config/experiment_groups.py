@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from esper.config import aliases as names
 from esper.config.option import (
@@ -30,6 +30,11 @@ _SPLIT = number(ge=0, lt=1)
 class ModelConfig(ConfigGroup):
     """The host network and where seeds may be planted in it."""
 
+    TARGET_OPTION: ClassVar[str] = "architecture"
+
+    _target_: str | None = option(
+        None, "Dotted path of a class or function: takes the place of architecture."
+    )
     architecture: str = option(
         "resnet18",
         "The host network: a short name, or the dotted path of a class.",
@@ -60,6 +65,9 @@ class ModelConfig(ConfigGroup):
 class DatasetConfig(ConfigGroup):
     """Where the data comes from and how it is split and batched."""
 
+    TARGET_OPTION: ClassVar[str] = "name"
+
+    _target_: str | None = option(None, "Dotted path of a class or function: takes the place of name.")
     name: str = option(
         "cifar10",
         "The dataset: a short name, or the dotted path of a map-style dataset.",

@@ -74,6 +74,7 @@ class CheckpointConfig(ConfigGroup):
 class LoggingConfig(ConfigGroup):
     """Log lines, metric files, TensorBoard and wandb."""
 
+    loggers: dict[str, Any] = option({}, "Loggers of your own, by name: a _target_ with its arguments.")
     log_level: str = option(
         "INFO", "Least level of the log lines.", choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
     )
@@ -107,6 +108,9 @@ class LoggingConfig(ConfigGroup):
 class TrainerConfig(ConfigGroup):
     """How the loop runs, apart from what it optimises."""
 
+    _target_: str = option(
+        "esper.TolariaTrainer", "The trainer: the dotted path of TolariaTrainer or a subclass."
+    )
     num_threads: int | None = option(None, "Threads of torch on the CPU; null: as torch chooses.", COUNT)
     deterministic: bool = option(False, "Use deterministic algorithms only.")
     compile_backend: str = option(

@@ -81,6 +81,7 @@ class TolariaConfig(ConfigGroup):
         "Modules or packages of yours that dotted paths may name.",
         Rule("names of modules or packages", lambda value: all(is_dotted(f"{name}._") for name in value)),
     )
+    callbacks: dict[str, Any] = option({}, "Callbacks of your own, by name: a _target_ with its arguments.")
     urza_url: str = option(
         "http://localhost:8000", "Address of Urza; health checks only.", url("http", "https")
     )

@@ -7,10 +7,11 @@ import functools
 import types
 import typing
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
+from esper.config.aliases import short_name
 from esper.config.messages import error_message, unknown_key
-from esper.config.targets import children
+from esper.config.targets import TARGET, children
 from esper.errors import ConfigError
 
 MISSING = "???"  # what OmegaConf writes for an option that has to be given
@@ -27,7 +28,12 @@ _EXPECTED = {
 
 
 class ConfigGroup:
-    """What every group of options can do; to be inherited by dataclasses."""
+    """What every group of options can do; to be inherited by dataclasses.
+
+    A group whose `_target_` takes the place of another option names that in `TARGET_OPTION`.
+    """
+
+    TARGET_OPTION: ClassVar[str | None] = None
 
     def to_dict(self) -> dict[str, Any]:
         """A copy of all options as plain data; `from_dict` gives an equal group back."""
@@ -70,7 +76,8 @@ def options(group: ConfigGroup, prefix: str = "") -> dict[str, Any]:
 
 @functools.cache
 def _hints(group: Hashable) -> dict[str, Any]:
-    return typing.get_type_hints(group)
+    hints = typing.get_type_hints(group)
+    return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not ClassVar}
 
 
 def option_types(group: type) -> dict[str, Any]:
@@ -133,7 +140,7 @@ class _Reader:
         self.groups = sorted({name.rpartition(".")[0] for name in self.valid} - {""}) or self.valid
         self.problems: list[str] = []
 
-    def group(self, cls: type, data: Any, prefix: str) -> Any:
+    def group(self, cls: type[ConfigGroup], data: Any, prefix: str) -> Any:
         if not isinstance(data, Mapping):
             self.problems.append(error_message(prefix.rstrip(".") or cls.__name__, data, describe_type(cls)))
             return cls()
@@ -146,6 +153,10 @@ class _Reader:
         for name, hint in hints.items():
             if name in data:
                 self._set(group, name, hint, data[name], prefix + name)
+        if cls.TARGET_OPTION is not None and (target := getattr(group, TARGET)) is not None:
+            # one name for one thing below this point: the short one where there is one
+            setattr(group, cls.TARGET_OPTION, short_name(f"{prefix}{cls.TARGET_OPTION}", target))
+            setattr(group, TARGET, None)
         return group
 
     def _set(self, group: Any, name: str, hint: Any, value: Any, key: str) -> None:

@@ -67,6 +67,11 @@ def name_problems(key: str, target: Any, packages: Sequence[str], nearest: str |
     """A sentence where a target is no dotted name or lies in no allowed package."""
     if not isinstance(target, str) or not is_dotted(target):
         return [error_message(key, target, "a dotted target, such as torch.nn.GELU", nearest)]
+    if target.startswith("__main__."):
+        expected = (
+            "a class in a module that can be imported: pass one of a notebook or script to TolariaTrainer"
+        )
+        return [error_message(key, target, expected)]
     private = any(part.startswith("__") for part in target.split("."))
     if private or not is_within(target, packages):
         return [error_message(key, target, allowed_text(packages), nearest)]

@@ -12,11 +12,13 @@ from esper.data.catalogue import DATASETS, DataInfo
 from esper.data.validation import inspect_data
 
 if TYPE_CHECKING:
+    from esper.data.custom import Datasets
     from esper.data.datamodule import DataBundle, build_data
     from esper.data.in_memory import InMemoryLoader, Loader
     from esper.data.map_style import MapStyleLoader
 
 _LAZY = {
+    "Datasets": "esper.data.custom",
     "DataBundle": "esper.data.datamodule",
     "build_data": "esper.data.datamodule",
     "MapStyleLoader": "esper.data.map_style",
@@ -28,6 +30,7 @@ __all__ = [
     "DATASETS",
     "DataBundle",
     "DataInfo",
+    "Datasets",
     "InMemoryLoader",
     "Loader",
     "MapStyleLoader",

@@ -115,7 +115,8 @@ class DataModule:
 
     def build_map_style(self, custom: CustomData) -> DataBundle:
         """Build loaders of a custom dataset; `collate` makes its batches."""
-        found = {"train": custom.train} | ({"test": custom.test} if custom.test is not None else {})
+        sets = {"train": custom.train, "validation": custom.validation, "test": custom.test}
+        found = {part: data for part, data in sets.items() if data is not None}
         notes, labels = list(custom.notes), custom.labels
         if labels is None:
             notes.append(

@@ -22,12 +22,33 @@ DatasetFactory = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Datasets:
+    """Dataset objects, in place of a dataset that the configuration names.
+
+    Args:
+        train: the training set; a part that is None is split off it by `dataset.<part>_split`.
+        validation: the validation set.
+        test: the test set.
+    """
+
+    train: MapStyle
+    validation: MapStyle | None = None
+    test: MapStyle | None = None
+
+    @property
+    def name(self) -> str:
+        """The dotted name of the training set's class."""
+        kind = type(self.train)
+        return f"{kind.__module__}.{kind.__qualname__}".replace(".<locals>", "")
+
+
+@dataclass(frozen=True, slots=True)
 class CustomData:
     """An opened custom dataset.
 
     Args:
         train: the training set.
-        test: the separate test set, None where there is none.
+        validation, test: the separate sets, None where there is none.
         labels: int64 classes of the training samples; None where only reading all samples would show them.
         collate: makes a batch of a list of samples.
         info: what a model must fit.
@@ -35,6 +56,7 @@ class CustomData:
     """
 
     train: MapStyle
+    validation: MapStyle | None
     test: MapStyle | None
     labels: NDArray[np.int64] | None
     collate: Collate
@@ -79,12 +101,39 @@ def open_custom(
         given, idle = _arguments(config, accepted)
         parts = _part_arguments(config, accepted)
         train, *rest = [_open(config.name, factory, {**given, **part}) for part in parts]
-        collate = collate or getattr(train, "collate", None) or default_collate
-        first, batch = _first_sample(config.name, train, collate)
+        return _inspect(config.name, Datasets(train, test=rest[0] if rest else None), collate, idle)
+
+
+def open_datasets(config: DatasetConfig, datasets: Datasets, *, seed: int) -> CustomData:
+    """Test dataset objects on one sample and its batch.
+
+    Args:
+        config: the dataset options; `name` is what messages call the data.
+        datasets: the objects.
+        seed: seed of what a first sample draws from global generators, which are restored.
+
+    Raises:
+        DataError: a set is empty or not map-style, or its first sample fails.
+    """
+    for dataset in (datasets.train, datasets.validation, datasets.test):
+        if dataset is not None:
+            _require_map_style(config.name, dataset)
+    idle = [
+        f"dataset.{option} is idle: {config.name} was given as an object"
+        for option in ("data_root", "download", "dataset_params")
+    ]
+    with isolated_rng():
+        seed_rng(seed)
+        return _inspect(config.name, datasets, None, idle)
+
+
+def _inspect(name: str, datasets: Datasets, collate: Collate | None, idle: list[str]) -> CustomData:
+    train, test = datasets.train, datasets.test
+    collate = collate or getattr(train, "collate", None) or default_collate
+    first, batch = _first_sample(name, train, collate)
     labels = _labels(train)
-    info = _info(config.name, train, labels, first, official_test=bool(rest))
-    info = replace(info, dtype=_dtype(batch))
-    return CustomData(train, rest[0] if rest else None, labels, collate, info, idle)
+    info = replace(_info(name, train, labels, first, official_test=test is not None), dtype=_dtype(batch))
+    return CustomData(train, datasets.validation, test, labels, collate, info, idle)
 
 
 def _arguments(
@@ -119,14 +168,17 @@ def _open(name: str, factory: DatasetFactory, arguments: dict[str, Any]) -> MapS
         dataset = factory(**arguments)
     except Exception as error:
         raise DataError(f"{name}({shown}) could not be opened: {type(error).__name__}: {error}") from error
+    return _require_map_style(f"{name}({shown})", dataset)
+
+
+def _require_map_style(name: str, dataset: Any) -> MapStyle:
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise DataError(
-            f"{name} made a {type(dataset).__name__}, which is not map-style: "
-            "it needs __getitem__ and __len__"
+            f"{name} is a {type(dataset).__name__}, which is not map-style: it needs __getitem__ and __len__"
         )
     found = cast("MapStyle", dataset)
     if len(found) == 0:
-        raise DataError(f"{name}({shown}) is empty")
+        raise DataError(f"{name} is empty")
     return found
 
 

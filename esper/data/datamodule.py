@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from esper.config.schema import DatasetConfig
 from esper.data.assembly import DataBundle, DataModule
-from esper.data.custom import DatasetFactory, open_custom
+from esper.data.custom import DatasetFactory, Datasets, open_custom, open_datasets
 from esper.data.datasets import Images, Source, load_digits, load_files, synthesize
 from esper.data.image_folder import decode_all, fits_in_memory, list_folder
 from esper.data.map_style import Collate
@@ -24,6 +26,7 @@ def build_data(
     seed: int,
     device: torch.device,
     dataset_factory: DatasetFactory | None = None,
+    datasets: Datasets | None = None,
     collate: Collate | None = None,
 ) -> DataBundle:
     """Find, download, check, split and load a dataset.
@@ -37,6 +40,7 @@ def build_data(
         device: where batches are needed.
         dataset_factory: the class or function that a dotted `dataset.name` names; see
             `esper.data.custom.open_custom` for how it is called.
+        datasets: dataset objects, which take the place of the named dataset.
         collate: makes a batch of a list of its samples.
 
     Returns:
@@ -48,7 +52,12 @@ def build_data(
     Example:
         >>> data = build_data(DatasetConfig(), seed=0, device=torch.device("cpu"))  # doctest: +SKIP
     """
+    if datasets is not None:
+        config = replace(config, name=datasets.name)
     datamodule = DataModule(config, inspect_data(config), seed, device)
+    if datasets is not None:
+        opened = open_datasets(config, datasets, seed=derive_seed(seed, "open"))
+        return datamodule.build_map_style(opened)
     if is_custom(config):
         return _custom(datamodule, dataset_factory, collate)
     params = dataset_params(config)

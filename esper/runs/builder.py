@@ -1,34 +1,29 @@
 """The parts of a run from its configuration: model, data, optimiser, schedule, loss, policy, batch form.
 
-Everything here raises `ConfigError` naming the option. This is the only module that calls Hydra's
-`instantiate`, and only for arguments; what is called with them is the very object that was checked.
+Everything here raises `ConfigError` naming the option.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import HydraException
-from hydra.utils import instantiate
 from torch import nn
 
-from esper.config import TolariaConfig
-from esper.config import aliases as names
+from esper.config import TolariaConfig, aliases
 from esper.config.messages import error_message
-from esper.config.targets import TARGET, is_dotted, leftover_problems, nested_targets
-from esper.data import DataBundle, DataInfo, build_data
-from esper.errors import AggregationError, ConfigError, EsperError
+from esper.config.targets import TARGET, is_dotted
+from esper.data import DataBundle, DataInfo, Datasets, build_data
+from esper.errors import AggregationError, ConfigError
 from esper.kasmina import name_blueprint
 from esper.runs.input_checks import dtype_problems
+from esper.runs.instantiate import arguments, call, make, refuse, resolve
 from esper.runs.pretrained import load_weights
 from esper.runs.resolver import Resolver
-from esper.runs.signatures import RESERVED, Target, check_arguments, leading_arguments, takes
+from esper.runs.signatures import Target, check_arguments, leading_arguments, takes
 from esper.tolaria.gradients import Aggregator, MatrixAggregator
 from esper.tolaria.loss.criterion import Metric
 from esper.tolaria.loss.objectives import LossFunction
@@ -57,18 +52,18 @@ def build_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
 def make_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
     """The same with the weights that its class gives it, on torch's default device."""
     m, key = config.model, "model.model_params"
-    target = _resolve(config, "model.architecture", m.architecture)
+    target = resolve(config, "model.architecture", m.architecture)
     facts = {name: value for name, value in _facts(config, data_info).items() if takes(target, name)}
     clash = [name for name in facts if m.model_params.get(name, facts[name]) != facts[name]]
-    _refuse(
+    refuse(
         [
             error_message(f"{key}.{name}", m.model_params[name], f"{facts[name]}, as the data has")
             for name in clash
         ]
     )
-    if m.architecture in (*names.MODELS, *names.MODELS.values()):
-        _refuse(list(dtype_problems(data_info, m.architecture)))
-    model = _make(config, key, target, m.model_params, facts)
+    if m.architecture in (*aliases.MODELS, *aliases.MODELS.values()):
+        refuse(list(dtype_problems(data_info, m.architecture)))
+    model = make(config, key, target, m.model_params, facts)
     if not isinstance(model, nn.Module):
         expected = "a target that makes a torch.nn.Module"
         raise ConfigError(error_message("model.architecture", m.architecture, expected))
@@ -78,12 +73,12 @@ def make_model(config: TolariaConfig, data_info: DataInfo) -> nn.Module:
 def _facts(config: TolariaConfig, data_info: DataInfo) -> dict[str, Any]:
     """What the data say of a model: of a shipped one everything, of any other the number of classes."""
     architecture, classes = config.model.architecture, class_count(config, data_info)
-    if architecture not in (*names.MODELS, *names.MODELS.values()):
+    if architecture not in (*aliases.MODELS, *aliases.MODELS.values()):
         return {} if classes is None else {"num_classes": classes}
     if classes is None:
         expected = f"the number of outputs: {data_info.name} does not tell its classes"
         raise ConfigError(error_message("model.num_classes", None, expected))
-    target = _resolve(config, "model.architecture", architecture)
+    target = resolve(config, "model.architecture", architecture)
     return {"num_classes": classes} | _input_facts(architecture, target, data_info)
 
 
@@ -113,27 +108,31 @@ def class_count(config: TolariaConfig, data_info: DataInfo) -> int | None:
     return asked if known is None else known
 
 
-def build_dataset(config: TolariaConfig, *, seed: int, device: torch.device) -> DataBundle:
+def build_dataset(
+    config: TolariaConfig, *, seed: int, device: torch.device, datasets: Datasets | None = None
+) -> DataBundle:
     """Train, validation and test batches; see `esper.data.build_data`. Raises `DataError`, too."""
     d = config.dataset
-    if d.name in names.DATASETS:
+    if datasets is not None:
+        return build_data(d, seed=seed, device=device, datasets=datasets)
+    if d.name in aliases.DATASETS:
         return build_data(d, seed=seed, device=device)
-    factory = _resolve(config, "dataset.name", d.name)
-    params = _arguments(config, "dataset.dataset_params", d.dataset_params)
+    factory = resolve(config, "dataset.name", d.name)
+    params = arguments(config, "dataset.dataset_params", d.dataset_params)
     return build_data(replace(d, dataset_params=params), seed=seed, device=device, dataset_factory=factory)
 
 
 def optimizer_factory(config: TolariaConfig) -> OptimizerFactory:
     """What makes an optimiser of parameter groups; options that an optimiser does not take are not passed."""
     o, key = config.optimization, "optimization.optimizer_params"
-    target = _resolve(config, "optimization.optimizer", o.optimizer)
+    target = resolve(config, "optimization.optimizer", o.optimizer)
     if not takes(target, "lr"):
         expected = "an optimiser with an argument lr, which the schedule sets"
         raise ConfigError(error_message("optimization.optimizer", o.optimizer, expected))
     offered = {"lr": o.learning_rate, "weight_decay": o.weight_decay, "momentum": o.momentum}
     passed = {name: value for name, value in offered.items() if takes(target, name)}
-    params = _arguments(config, key, o.optimizer_params)
-    _refuse(check_arguments(target, params, key, ("params", *passed)))
+    params = arguments(config, key, o.optimizer_params)
+    refuse(check_arguments(target, params, key, ("params", *passed)))
     if "lr" in params:
         raise ConfigError(error_message(f"{key}.lr", params["lr"], "the rate in optimization.learning_rate"))
 
@@ -154,10 +153,10 @@ def schedule_factory(config: TolariaConfig) -> ScheduleFactory:
     step to factor; `warmup_steps` and `warmup_floor` among them are read here.
     """
     o, key = config.optimization, "optimization.scheduler_params"
-    target = _resolve(config, "optimization.scheduler", o.scheduler)
-    params = _arguments(config, key, o.scheduler_params)
+    target = resolve(config, "optimization.scheduler", o.scheduler)
+    params = arguments(config, key, o.scheduler_params)
     warmup = {"warmup_steps": params.pop("warmup_steps", 0), "floor": params.pop("warmup_floor", 0.0)}
-    _refuse(check_arguments(target, params, key, ("horizon",)))
+    refuse(check_arguments(target, params, key, ("horizon",)))
 
     def factory(horizon: Horizon) -> LearningRate:
         return LearningRate(with_warmup(call(target, key, params, horizon), **warmup), horizon)
@@ -179,31 +178,29 @@ def build_loss(config: TolariaConfig) -> LossFunction:
 
 def _make_loss(config: TolariaConfig) -> LossFunction:
     o, key = config.optimization, "optimization.loss_params"
-    target = _resolve(config, "optimization.loss_function", o.loss_function)
+    target = resolve(config, "optimization.loss_function", o.loss_function)
     lists = {name: o.loss_params[name] for name in _TENSORS if isinstance(o.loss_params.get(name), list)}
     weights = {n: call(torch.tensor, key, {"dtype": torch.float32}, value) for n, value in lists.items()}
     params = {name: value for name, value in o.loss_params.items() if name not in weights}
     if isinstance(target, type):
-        made = _make(config, key, target, params, weights)
+        made = make(config, key, target, params, weights)
         if not callable(made):
             expected = "a target that makes a loss"
             raise ConfigError(error_message("optimization.loss_function", o.loss_function, expected))
         return made
-    arguments = _arguments(config, key, params)
-    _refuse(check_arguments(target, arguments, key, (*leading_arguments(target, 2), *weights)))
-    return functools.partial(target, **arguments, **weights) if params or weights else target
+    given = arguments(config, key, params)
+    refuse(check_arguments(target, given, key, (*leading_arguments(target, 2), *weights)))
+    return functools.partial(target, **given, **weights) if params or weights else target
 
 
 def build_metric(config: TolariaConfig) -> Metric | None:
     """The user's own metric that `optimization.metric` names, made with `metric_params`; else None."""
     o, key = config.optimization, "optimization.metric_params"
-    if o.metric in names.METRICS:
+    if o.metric in aliases.METRICS:
         expected = f"no parameter: {o.metric} has none"
-        _refuse(
-            [error_message(f"{key}.{given}", value, expected) for given, value in o.metric_params.items()]
-        )
+        refuse([error_message(f"{key}.{given}", value, expected) for given, value in o.metric_params.items()])
         return None
-    made = _make(config, key, _resolve(config, "optimization.metric", o.metric), o.metric_params, {})
+    made = make(config, key, resolve(config, "optimization.metric", o.metric), o.metric_params, {})
     missing = [name for name in _METRIC_METHODS if not callable(getattr(made, name, None))]
     if missing:
         expected = f"a metric: {type(made).__name__} has no {', '.join(missing)}"
@@ -217,10 +214,10 @@ def build_policy(config: TolariaConfig) -> Any:
     key = "morphogenetic.policy"
     params = dict(config.morphogenetic.policy)
     name = params.pop(TARGET, None)
-    target = _resolve(config, f"{key}.{TARGET}", str(name), names.POLICIES)
+    target = resolve(config, f"{key}.{TARGET}", str(name), aliases.POLICIES)
     seed = {"seed": config.seed} if takes(target, "seed") and "seed" not in params else {}
     try:
-        made = _make(config, key, target, params, seed)
+        made = make(config, key, target, params, seed)
     except ConfigError as error:
         raise ConfigError([p if p.startswith(key) else f"{key}: {p}" for p in error.problems]) from error
     missing = [method for method in _POLICY_METHODS if not callable(getattr(made, method, None))]
@@ -238,15 +235,15 @@ def build_aggregator(config: TolariaConfig) -> Aggregator | None:
     """
     t, key = config.trainer, "trainer.aggregation_params"
     name, params = t.aggregation, t.aggregation_params
-    if name == names.PLAIN_SUM:
+    if name == aliases.PLAIN_SUM:
         expected = "no parameter: sum has none"
-        _refuse([error_message(f"{key}.{given}", value, expected) for given, value in params.items()])
+        refuse([error_message(f"{key}.{given}", value, expected) for given, value in params.items()])
         return None
-    target = _resolve(config, "trainer.aggregation", name)
+    target = resolve(config, "trainer.aggregation", name)
     generator = torch.Generator().manual_seed(config.seed)
     facts = {"generator": generator} if takes(target, "generator") else {}
     try:
-        made = _make(config, key, target, params, facts)
+        made = make(config, key, target, params, facts)
     except AggregationError as error:
         raise ConfigError(f"{key}: {error}") from error
     if isinstance(made, Aggregator):
@@ -269,60 +266,8 @@ def build_batch_form(config: TolariaConfig) -> BatchAdapter:
     name = config.dataset.batch_form
     if name is None:
         return pair_adapter
-    target = _resolve(config, "dataset.batch_form", name)
+    target = resolve(config, "dataset.batch_form", name)
     batch_adapter: BatchAdapter = (
         call(target, "dataset.batch_form", {}) if isinstance(target, type) else target
     )
     return batch_adapter
-
-
-def _resolve(config: TolariaConfig, key: str, name: str, short: Mapping[str, str] | None = None) -> Target:
-    table = names.SHORT_NAMES[key] if short is None else short
-    return Resolver(config.allowed_targets).resolve(key, name, table)
-
-
-def _make(
-    config: TolariaConfig, key: str, target: Target, params: Mapping[str, Any], facts: Mapping[str, Any]
-) -> Any:
-    arguments = _arguments(config, key, params)
-    _refuse(check_arguments(target, arguments, key, tuple(facts)))
-    return call(target, key, {**facts, **arguments})
-
-
-def _arguments(config: TolariaConfig, key: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that a free dictionary gives, targets inside it checked, then made."""
-    wrong = [
-        error_message(f"{key}.{name}", params[name], "a plain argument")
-        for name in RESERVED
-        if name in params
-    ]
-    _refuse(wrong or Resolver(config.allowed_targets).check_nested(key, params))
-    if not any(nested_targets(params, key)):
-        return copy.deepcopy(dict(params))
-    _refuse(leftover_problems(params, key))
-    try:
-        made: dict[str, Any] = instantiate(dict(params), _convert_="all")
-    except HydraException as error:
-        raise ConfigError(f"{key}: {_reason(error)}") from error
-    return made
-
-
-def call(target: Target, key: str, arguments: Mapping[str, Any], *positional: Any) -> Any:
-    """Call what a configuration named; whatever it raises becomes a `ConfigError` of the option `key`."""
-    try:
-        return target(*positional, **arguments)
-    except EsperError:
-        raise
-    except Exception as error:  # a class of the user may raise anything
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{key}: given {given or 'no arguments'}, expected what fits ({reason})") from error
-
-
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise ConfigError(problems)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error.__cause__ or error).split())

@@ -17,8 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from torch import nn
 
-from esper.config import TolariaConfig
-from esper.config import aliases as names
+from esper.config import TolariaConfig, aliases
 from esper.config.messages import error_message, nearest_name
 from esper.config.targets import (
     HYDRA_PACKAGES,
@@ -29,10 +28,11 @@ from esper.config.targets import (
     name_problems,
     nested_targets,
 )
-from esper.data import DataInfo, inspect_data
+from esper.data import DataInfo, Datasets, inspect_data
 from esper.errors import EsperError, GrowthError
 from esper.kasmina import blueprint_names, host_problems, match_layers
-from esper.runs import builder as parts
+from esper.runs import builder
+from esper.runs.extensions import extension_problems, trainer_class
 from esper.runs.path_checks import path_problems
 from esper.runs.pretrained import weight_problems
 from esper.runs.resolver import Resolver, find_object
@@ -45,21 +45,25 @@ _LOGGING = ("colorlog", "logging", "rich")
 _HYDRA_KINDS: Mapping[str, type] = {"callbacks": Callback, "launcher": Launcher, "sweeper": Sweeper}
 
 
-def check_run(config: TolariaConfig, *, model: nn.Module | None = None) -> list[str]:
+def check_run(
+    config: TolariaConfig, *, model: nn.Module | None = None, datasets: Datasets | None = None
+) -> list[str]:
     """A sentence for each thing that would stop a run: options, targets, data, device, model, paths.
 
-    `model` takes the place of the configured architecture. Builds what can be built cheaply and throws it
-    away; no file is written, random numbers stay where they were. What one option breaks is not reported
-    again for those that depend on it.
+    `model` and `datasets` take the place of what the configuration names. Builds what can be built cheaply
+    and throws it away; no file is written, random numbers stay where they were. What one option breaks is
+    not reported again for those that depend on it.
     """
     found = [*config.validate(), *path_problems(config)]
+    if datasets is not None:  # the name is that of their class, which need not be allowed or found
+        found = [text for text in found if not text.startswith("dataset.name: ")]
     broken = {re.split(r"[.:]", text, maxsplit=1)[0] for text in found}
     with _untouched_generators():
         for groups, check in _CHECKS:
             if broken.isdisjoint(groups):
                 found += _attempt(check, config)
         if broken.isdisjoint({"model", "dataset", "allowed_targets"}):
-            found += _attempt(_model_problems, config, model)
+            found += _attempt(_model_problems, config, model, datasets)
     return list(dict.fromkeys(found))
 
 
@@ -100,35 +104,39 @@ def _device(config: TolariaConfig) -> None:
 
 def _optimizer(config: TolariaConfig) -> None:
     parameter = nn.Parameter(torch.zeros(2, 2))
-    parts.optimizer_factory(config)([{"params": [parameter]}])
+    builder.optimizer_factory(config)([{"params": [parameter]}])
 
 
 def _schedule(config: TolariaConfig) -> None:
-    parts.schedule_factory(config)(Horizon(total_steps=10, steps_per_epoch=5))
+    builder.schedule_factory(config)(Horizon(total_steps=10, steps_per_epoch=5))
 
 
 def _loss(config: TolariaConfig) -> None:
-    parts.build_loss(config)
+    builder.build_loss(config)
 
 
 def _metric(config: TolariaConfig) -> None:
-    parts.build_metric(config)
+    builder.build_metric(config)
 
 
 def _aggregator(config: TolariaConfig) -> None:
-    parts.build_aggregator(config)
+    builder.build_aggregator(config)
 
 
 def _policy(config: TolariaConfig) -> None:
-    parts.build_policy(config)
+    builder.build_policy(config)
 
 
 def _batch_form(config: TolariaConfig) -> None:
-    parts.build_batch_form(config)
+    builder.build_batch_form(config)
+
+
+def _trainer(config: TolariaConfig) -> None:
+    trainer_class(config)
 
 
 def _blueprints(config: TolariaConfig) -> list[str]:
-    parts.register_blueprints(config)
+    builder.register_blueprints(config)
     known = blueprint_names()
     wrong = [name for name in config.morphogenetic.blueprints if name not in known]
     expected = f"blueprints out of {', '.join(known)}"
@@ -161,13 +169,13 @@ def _run_folder(config: TolariaConfig) -> list[str]:
     ]
 
 
-def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]:
-    info = _data_info(config)
-    builtin = model is None and config.model.architecture in names.MODELS
+def _model_problems(config: TolariaConfig, model: nn.Module | None, datasets: Datasets | None) -> list[str]:
+    info = _data_info(config, datasets)
+    builtin = model is None and config.model.architecture in aliases.MODELS
     if model is None:
         # a model of the user's own may compute with its weights while it is made, which meta tensors cannot
         with torch.device("meta") if builtin else nullcontext():
-            model = parts.make_model(config, info)
+            model = builder.make_model(config, info)
         if isinstance(config.model.pretrained, str):
             found = weight_problems(model, Path(config.model.pretrained))
             if found:
@@ -185,11 +193,11 @@ def _model_problems(config: TolariaConfig, model: nn.Module | None) -> list[str]
 
 def _plan_problems(config: TolariaConfig, layers: Sequence[str]) -> Iterator[str]:
     """A plan that names what is not there would fail at its time, hours into a run."""
-    if config.morphogenetic.policy.get(TARGET) not in ("scheduled", names.POLICIES["scheduled"]):
+    if config.morphogenetic.policy.get(TARGET) not in ("scheduled", aliases.POLICIES["scheduled"]):
         return
-    parts.register_blueprints(config)
+    builder.register_blueprints(config)
     known = blueprint_names()
-    for planned in parts.build_policy(config).plan:
+    for planned in builder.build_policy(config).plan:
         key = "morphogenetic.policy.seeds"
         if planned.layer not in layers:
             expected = "a layer that model.target_layers selects"
@@ -203,15 +211,15 @@ def _plan_problems(config: TolariaConfig, layers: Sequence[str]) -> Iterator[str
 
 def _fit_problems(config: TolariaConfig) -> list[str]:
     """Whether the loss takes a classifier's scores and the numbers of classes."""
-    if config.dataset.name not in names.DATASETS or config.model.architecture not in names.MODELS:
+    if config.dataset.name not in aliases.DATASETS or config.model.architecture not in aliases.MODELS:
         return []
-    classes = parts.class_count(config, inspect_data(config.dataset))
+    classes = builder.class_count(config, inspect_data(config.dataset))
     if classes is None:
         return []
     scores, numbers = torch.zeros(2, classes), torch.zeros(2, dtype=torch.int64)
     try:
         with warnings.catch_warnings(action="error"):
-            parts.build_loss(config)(scores, numbers)
+            builder.build_loss(config)(scores, numbers)
     except EsperError:
         raise
     except Exception as error:  # noqa: BLE001 - a loss of the user's own may raise anything
@@ -222,11 +230,11 @@ def _fit_problems(config: TolariaConfig) -> list[str]:
     return []
 
 
-def _data_info(config: TolariaConfig) -> DataInfo:
-    if config.dataset.name in names.DATASETS:
+def _data_info(config: TolariaConfig, datasets: Datasets | None) -> DataInfo:
+    if datasets is None and config.dataset.name in aliases.DATASETS:
         return inspect_data(config.dataset)
     # nothing is known of a dataset of the user's own before it is opened
-    return parts.build_dataset(config, seed=config.seed, device=torch.device("cpu")).info
+    return builder.build_dataset(config, seed=config.seed, device=torch.device("cpu"), datasets=datasets).info
 
 
 def _hydra_target(key: str, target: Any, kind: type | None, allowed: Sequence[str]) -> list[str]:
@@ -269,6 +277,8 @@ _CHECKS: tuple[tuple[set[str], Callable[[TolariaConfig], list[str] | None]], ...
     ({"morphogenetic"} | _ANYWHERE, _policy),
     ({"morphogenetic"}, _blueprints),
     ({"dataset"} | _ANYWHERE, _batch_form),
+    ({"trainer"} | _ANYWHERE, _trainer),
+    ({"callbacks", "logging"} | _ANYWHERE, extension_problems),
     ({"checkpoint"}, _checkpoint),
     ({"run_dir"}, _run_folder),
 )

@@ -8,11 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from esper import runs as build
 from esper.config import TolariaConfig
 from esper.data import DataBundle
 from esper.errors import ConfigError, GrowthError
 from esper.kasmina import MorphableModel, wrap
+from esper.runs.builder import (
+    build_aggregator,
+    build_batch_form,
+    build_loss,
+    build_metric,
+    build_model,
+    build_policy,
+    optimizer_factory,
+    schedule_factory,
+)
 from esper.tolaria.callbacks import Callback, Callbacks
 from esper.tolaria.components import ProgressCallback, Records, TrainingComponents
 
@@ -25,7 +34,7 @@ def grow_host(config: TolariaConfig, data: DataBundle, model: nn.Module | None) 
     m = config.model
     try:
         return wrap(
-            build.build_model(config, data.info) if model is None else model,
+            build_model(config, data.info) if model is None else model,
             m.target_layers,
             m.seeds_per_layer,
             cache_size_mb=m.cache_size_mb,
@@ -49,7 +58,7 @@ def make_parts(
     callbacks: Sequence[Callback] = (),
 ) -> TrainingComponents:
     """Everything that a run needs besides its configuration, ready to use on `device`."""
-    loss = build.build_loss(config)
+    loss = build_loss(config)
     growing = config.morphogenetic.tamiyo_enabled and config.mode == "train"
     return TrainingComponents(
         model=model,
@@ -59,15 +68,15 @@ def make_parts(
         test=data.test,
         # class weights belong where the scores are
         loss=loss.to(device) if isinstance(loss, nn.Module) else loss,
-        batch_adapter=build.build_batch_form(config),
-        optimizer=build.optimizer_factory(config),
-        schedule=build.schedule_factory(config),
-        tamiyo=build.build_policy(config) if growing else None,
+        batch_adapter=build_batch_form(config),
+        optimizer=optimizer_factory(config),
+        schedule=schedule_factory(config),
+        tamiyo=build_policy(config) if growing else None,
         device=device,
         records=records,
         progress_callback=progress_callback,
         run_dir=run_dir,
-        aggregator=build.build_aggregator(config),
-        metric=build.build_metric(config),
+        aggregator=build_aggregator(config),
+        metric=build_metric(config),
         callbacks=Callbacks(callbacks),
     )

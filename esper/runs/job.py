@@ -12,9 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from esper import runs as build
-from esper.config import TolariaConfig
-from esper.data import DataBundle
+from esper.data import DataBundle, Datasets
 from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY, EventName, Level
 from esper.loggers import (
@@ -27,9 +25,13 @@ from esper.loggers import (
     restore_metrics,
     setup_logging,
 )
+from esper.runs.builder import build_dataset, register_blueprints
+from esper.runs.checked_run import CheckedRun
 from esper.runs.checkpoint_folder import claim, clear_unfinished, folder_to_write
 from esper.runs.components import grow_host, make_parts
+from esper.runs.context import RunContext
 from esper.runs.control_handler import ControlHandler
+from esper.runs.extensions import build_callbacks, build_loggers
 from esper.runs.finalize import write_results
 from esper.runs.outputs import BestEffortWriter
 from esper.runs.process import (
@@ -68,40 +70,34 @@ from esper.utils.lock import FolderLock
 class Job:
     """Builds the parts that a configuration names, runs them, and owns what has to be closed.
 
-    `model` takes the place of the configured architecture. `group` and `name` say which sweep the job
-    belongs to, and which of its jobs it is. `lock` is the folder's lock where the caller has it already and
-    gives it free itself. Use as a context manager.
+    `model` and `datasets` take the place of what the configuration names, `callbacks` come after those that
+    it names. Use as a context manager.
     """
 
     def __init__(
         self,
-        config: TolariaConfig,
-        run_dir: Path,
+        checked: CheckedRun,
         *,
         model: nn.Module | None = None,
-        console: Console | None = None,
-        group: str | None = None,
-        name: str | None = None,
-        lock: FolderLock | None = None,
+        datasets: Datasets | None = None,
         callbacks: Sequence[Callback] = (),
+        context: RunContext | None = None,
     ) -> None:
-        self.config = config
-        self.run_dir = run_dir
-        self.console = console or Console()
-        self.group = group
-        self.name = name
+        self.config, self.run_dir = checked.config, checked.run_dir
+        self.context = context or RunContext()
+        self.console = self.context.console or Console()
         self.run_control = RunControl()
         self.run: TrainingLoop | None = None
         self.finished = False
         self.failed = False
         self._given_model = model
         self._callbacks = callbacks
-        self._given_lock = lock
+        self._datasets = datasets
         self._owned = ExitStack()
         self._warnings: list[str] = []
         self._claimed = False
         self._status = StatusLogger()
-        self._answers = ControlHandler(config, run_dir, self.run_control, self._status)
+        self._answers = ControlHandler(self.config, self.run_dir, self.run_control, self._status)
 
     def __enter__(self) -> Job:
         return self
@@ -118,7 +114,7 @@ class Job:
         Raises `ConfigError` where another run has it, or where what is in it does not fit.
         """
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        lock = self._given_lock
+        lock = self.context.lock
         if lock is None:
             lock = FolderLock.take(self.run_dir)
             self._owned.callback(lock.release)
@@ -165,12 +161,13 @@ class Job:
         if not dry:
             self._begin_files(origin)
         self._display = ProgressBar(self.console, config.logging.progress)
-        self._recorder = make_recorder(config.logging, self._display, self._status, dry=dry)
+        own = [] if dry else build_loggers(config)
+        self._recorder = make_recorder(config.logging, self._display, self._status, own, dry=dry)
         self._owned.enter_context(process_settings(config))
         self._owned.callback(setup_logging(config.logging, self.run_dir))
-        build.register_blueprints(config)
+        register_blueprints(config)
         device = resolve_device(config.device)
-        data = build.build_dataset(config, seed=config.seed, device=device)
+        data = build_dataset(config, seed=config.seed, device=device, datasets=self._datasets)
         seed_everything(config.seed)
         model = self.build_model(data).to(device)
         components = make_parts(
@@ -181,7 +178,7 @@ class Job:
             records=self._recorder,
             progress_callback=self._display,
             run_dir=self.run_dir,
-            callbacks=self._callbacks,
+            callbacks=[*build_callbacks(config), *self._callbacks],
         )
         run = TrainingLoop(config, components, self.run_control)
         self._owned.callback(self._recorder.close)
@@ -256,8 +253,8 @@ class Job:
             params_host=run.model.host_params(),
             start_step=saved["progress"]["step"] if saved else 0,
             resumed=origin.own,
-            group=self.group,
-            job=self.name,
+            group=self.context.group,
+            job=self.context.name,
             state=saved["records"] if origin.own else saved_logger_ids(self.run_dir),
         )
 

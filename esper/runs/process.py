@@ -37,11 +37,16 @@ _SHOWN_LINE = 100  # characters
 
 
 def make_recorder(
-    config: LoggingConfig, display: ProgressBar, status: StatusLogger, *, dry: bool = False
+    config: LoggingConfig,
+    display: ProgressBar,
+    status: StatusLogger,
+    own: Sequence[Logger] = (),
+    *,
+    dry: bool = False,
 ) -> LoggerHub:
-    """The sinks that the configuration asks for: files and display at once, the others behind a queue.
+    """The loggers that the configuration asks for: files and display at once, the others behind a queue.
 
-    A `dry` one only shows and logs.
+    `own` are the user's, behind the queue. A `dry` one only shows and logs.
     """
     if dry:
         return LoggerHub([ConsoleLogger(), display], [], time.time)
@@ -51,7 +56,7 @@ def make_recorder(
         slow.append(TensorBoardLogger(config.tensorboard_log_dir))
     if config.use_wandb:
         slow.append(WandbLogger(config.wandb_project, config.wandb_entity, config.wandb_config))
-    return LoggerHub(files, slow, time.time, metrics_interval=config.metrics_interval)
+    return LoggerHub(files, [*slow, *own], time.time, metrics_interval=config.metrics_interval)
 
 
 @contextmanager

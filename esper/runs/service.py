@@ -14,6 +14,7 @@ from torch import nn
 
 from esper.config import TolariaConfig
 from esper.control.health_probe import ServiceProbes
+from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
 
 
@@ -29,7 +30,9 @@ class TolariaService:
         self, config: TolariaConfig, *, model: nn.Module | None = None, run_dir: str | Path | None = None
     ) -> None:
         self._config = config
-        self._trainer = TolariaTrainer(config, model=model, run_dir=run_dir, console=Console(quiet=True))
+        self._trainer = TolariaTrainer(
+            config, model=model, run_dir=run_dir, context=RunContext(console=Console(quiet=True))
+        )
         # not a daemon: a process that ends waits for the run, so that no save is cut short
         self._thread = threading.Thread(target=self._work, name="esper-training")
         self._began: float | None = None

@@ -1,63 +1,44 @@
-"""Esper as a library: train, serve, load, all without Hydra."""
+"""The trainer: one run from a configuration, and from objects where they are given."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from esper import runs as build
 from esper.config import TolariaConfig
-from esper.config import aliases as names
-from esper.config.messages import error_message
-from esper.data import DataInfo
-from esper.errors import CheckpointError, ConfigError
-from esper.kasmina import MorphableModel, wrap
+from esper.data import Datasets
+from esper.data.map_style import MapStyle
+from esper.errors import ConfigError
+from esper.kasmina import MorphableModel
 from esper.leyline import FINISHED_BY
 from esper.loggers.jsonl_reader import METRICS_FILE, read_jsonl
 from esper.loggers.plots import figure_of
-from esper.runs.builder import make_model
+from esper.runs.checked_run import check
+from esper.runs.context import RunContext
 from esper.runs.job import Job
-from esper.runs.outputs import read_model
-from esper.runs.path_checks import why_no_folder
-from esper.runs.resume import origin_problems
-from esper.runs.staleness import why_behind
-from esper.runs.unfinished import which_run
-from esper.tolaria.best_model import best_weights
 from esper.tolaria.callbacks import Callback
-from esper.tolaria.checkpoint import find_and_load
-from esper.tolaria.checkpoint.discovery import find_config
-from esper.utils.device_and_rng import restore_rng_state, rng_state
-from esper.utils.lock import FolderLock
-from esper.utils.os_signals import exit_code, stop_on_signals
-from esper.utils.stdout import print_flushed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-OUTPUTS = Path("outputs")
-RESUME = "checkpoint.resume_from_checkpoint"
 
 
 class TolariaTrainer:
     """One training run; a trainer trains once.
 
     Args:
-        config: Every option. It is checked at once.
-        model: Replaces the configured architecture.
-        run_dir: Where the run's folder is made; else `config.run_dir`, else `outputs/<date>/<time>`.
-        console: Where the progress is printed; standard output by default.
-        group: The sweep that the run belongs to, for loggers.
-        name: The run's name within its group, for loggers.
-        lock: The folder's lock if the caller holds it; else the run takes it.
-        callbacks: Called in this order; see `esper.Callback`.
+        config: Every option. It is checked at once, unless `context` has it checked already.
+        model: The host network, in place of the configured architecture.
+        train_data: A map-style dataset of samples (input, target), in place of the configured dataset. Its
+            class may be defined anywhere, in a notebook, too. Integer classes in an attribute `targets` or
+            `labels` make the splits stratified, a method `collate(samples)` makes the batches.
+        val_data: The validation set; None splits `dataset.validation_split` off `train_data`.
+        test_data: The test set; None splits `dataset.test_split` off `train_data`.
+        callbacks: Called in this order, after those of the option `callbacks`; see `esper.Callback`.
+        run_dir: The run's folder; else `config.run_dir`, else `outputs/<date>/<time>`.
+        context: Console, sweep, folder lock and check, for callers that have these.
 
     Raises:
         ConfigError: With a sentence for each thing that is wrong with the configuration.
@@ -73,39 +54,18 @@ class TolariaTrainer:
         config: TolariaConfig,
         *,
         model: nn.Module | None = None,
-        run_dir: str | Path | None = None,
-        console: Console | None = None,
-        group: str | None = None,
-        name: str | None = None,
-        lock: FolderLock | None = None,
+        train_data: MapStyle | None = None,
+        val_data: MapStyle | None = None,
+        test_data: MapStyle | None = None,
         callbacks: Sequence[Callback] = (),
+        run_dir: str | Path | None = None,
+        context: RunContext | None = None,
     ) -> None:
-        if config.mode == "test" and config.checkpoint.resume_from_checkpoint is not None:
-            config = _as_trained(config, config.checkpoint.resume_from_checkpoint)
-        named = run_dir or config.run_dir
-        self.run_dir = Path(named or _fresh_folder())
-        problems = build.check_run(config, model=model)
-        if config.checkpoint.resume_from_checkpoint == "auto" and named is None:
-            problems.append(error_message(RESUME, "auto", which_run(OUTPUTS, config)))
-        if reason := why_no_folder(self.run_dir):
-            problems.append(
-                error_message("run_dir", str(self.run_dir), f"a path that can be opened ({reason})")
-            )
-        else:
-            problems += origin_problems(config, self.run_dir)
-        if problems:
-            raise ConfigError(list(dict.fromkeys(problems)))
-        self.config = config
-        self.job = Job(
-            config,
-            self.run_dir,
-            model=model,
-            console=console,
-            group=group,
-            name=name,
-            lock=lock,
-            callbacks=callbacks,
-        )
+        datasets = _datasets(train_data, val_data, test_data)
+        context = context or RunContext()
+        checked = context.checked or check(config, run_dir, model=model, datasets=datasets)
+        self.config, self.run_dir = checked.config, checked.run_dir
+        self.job = Job(checked, model=model, datasets=datasets, callbacks=callbacks, context=context)
 
     def run_training(self) -> dict[str, Any]:
         """Train, test, write the run folder; returns what `summary.json` holds.
@@ -193,124 +153,9 @@ class TolariaTrainer:
         self.job.run_control.stop(reason)
 
 
-def load(
-    run: str | Path, *, model: nn.Module | None = None, allowed_targets: Sequence[str] = ()
-) -> MorphableModel:
-    """The best model of a run folder, checkpoint or final model's file, grown, on the CPU, in eval mode.
-
-    `model` is the host, where it was passed to the trainer and so cannot be built from the configuration.
-    `allowed_targets` names your own modules that the configuration may speak of: a checkpoint cannot allow
-    them itself. No data and no other weights are read, and the global generators stay as they were. A
-    checkpoint is verified to the last bit; a single file only says of itself that it is whole.
-    Where the run reached a later epoch than its last good checkpoint, a warning names both.
-    Raises `CheckpointError` for what is missing, damaged or does not fit.
-    """
-    path, state, saved, data = _read(Path(run))
-    config = TolariaConfig.from_checkpoint(saved, allowed_targets)
-    build.register_blueprints(config)
-    if model is None:
-        _refuse_giant(path, config, data, state)
-    host = model if model is not None else _host(config, data)
-    m = config.model
-    try:
-        grown = wrap(host, m.target_layers, m.seeds_per_layer, preserve_original=m.preserve_original)
-        grown.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        fault = "its own configuration; a run with a model of your own is loaded with load(..., model=...)"
-        if model is not None:
-            fault = "the model that was given"
-        raise CheckpointError(f"{path} does not fit {fault} ({error})") from error
-    return grown.eval()
-
-
-def _read(path: Path) -> tuple[Path, dict[str, Tensor], Mapping[str, Any], Mapping[str, Any]]:
-    """Where it was found, the best model's state dict, the run's configuration and data."""
-    if path.is_file() and path.suffix == ".safetensors":
-        return path, *read_model(path)
-    _, checkpoint = find_and_load(path)
-    if older := why_behind(path, checkpoint):
-        warnings.warn(older, stacklevel=3)
-    run = checkpoint.state["run"]
-    return checkpoint.path, best_weights(checkpoint), run["config"], run["data"]
-
-
-def _host(config: TolariaConfig, data: Mapping[str, Any]) -> nn.Module:
-    """The bare host of a saved model; what weights it starts with does not matter."""
-    info = DataInfo(**_with_tuples(data))
-    generators = rng_state()
-    try:
-        return build.build_model(replace(config, model=replace(config.model, pretrained=False)), info)
-    finally:
-        restore_rng_state(*generators)
-
-
-def _refuse_giant(
-    path: Path, config: TolariaConfig, data: Mapping[str, Any], state: Mapping[str, Any]
-) -> None:
-    """A host that is larger than what was saved is not even made: its size could be anything."""
-    if config.model.architecture not in names.MODELS:
-        return  # a model of the user's own may compute with its weights while it is made
-    with torch.device("meta"):
-        asked = make_model(config, DataInfo(**_with_tuples(data)))
-    wanted = sum(p.numel() for p in asked.parameters())
-    saved = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
-    if wanted > saved:
-        raise CheckpointError(f"{path} does not fit a model of {wanted:,} parameters: it holds {saved:,}")
-
-
-def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-
-
-def run_job(
-    config: TolariaConfig,
-    run_dir: Path,
-    *,
-    overrides: Sequence[str] = (),
-    number: int | None = None,
-    sweep_dir: Path | None = None,
-    lock: FolderLock | None = None,
-) -> int:
-    """What `esper-train` does with one checked configuration; returns the exit code.
-
-    `number`, `sweep_dir` and `overrides` say which job of which sweep it is, and what sets it apart.
-    """
-    group = None if sweep_dir is None else f"{sweep_dir.parent.name}_{sweep_dir.name}"
-    name = None if number is None else " ".join([str(number), *overrides])
-    trainer = TolariaTrainer(config, run_dir=run_dir, group=group, name=name, lock=lock)
-    if config.dry_run:
-        print_flushed(trainer.dry_run())
-        return 0
-    with stop_on_signals(trainer.stop, starting=lambda: trainer.job.run is None):
-        summary = trainer.run_training()
-    return exit_code(summary["stopped_by"])
-
-
-def _as_trained(config: TolariaConfig, wanted: str) -> TolariaConfig:
-    """What a checkpoint is evaluated with: model, data, splits and loss as it was trained.
-
-    Other splits would test it on what it has learnt from. Device, records, threads and where the data lies
-    are those of `config`.
-    """
-    _, found = find_config(Path(wanted))
-    saved = TolariaConfig.from_checkpoint(found, config.allowed_targets)
-    same = saved.dataset.name == config.dataset.name
-    root = config.dataset.data_root if same else saved.dataset.data_root
-    return replace(
-        saved,
-        mode="test",
-        device=config.device,
-        dataset=replace(saved.dataset, data_root=root),
-        checkpoint=config.checkpoint,
-        logging=config.logging,
-        trainer=config.trainer,
-        run_dir=config.run_dir,
-        dry_run=False,
-        validate_only=False,
-        profile_training=False,
-    )
-
-
-def _fresh_folder() -> Path:
-    now = datetime.now()
-    return OUTPUTS / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S.%f}"
+def _datasets(train: MapStyle | None, validation: MapStyle | None, test: MapStyle | None) -> Datasets | None:
+    if train is not None:
+        return Datasets(train, validation, test)
+    if validation is not None or test is not None:
+        raise ConfigError("val_data or test_data: given without train_data, expected all from one source")
+    return None

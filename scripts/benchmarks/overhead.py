@@ -29,6 +29,8 @@ from esper import TolariaConfig
 from esper.kasmina import HealthMonitor, SeedManager, TrainingPosition, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
+from esper.runs.checked_run import check
+from esper.runs.context import RunContext
 from esper.runs.job import Job
 
 IMAGES = {"convnet": (1, 28, 128), "resnet18": (3, 32, 16)}
@@ -147,7 +149,7 @@ def bench_epoch(rounds: int) -> None:
     for name in IMAGES:
         config = TolariaConfig.from_dict(epoch_config(name))
         with tempfile.TemporaryDirectory() as folder, Path("/dev/null").open("w") as nowhere:
-            job = Job(config, Path(folder), console=Console(file=nowhere))
+            job = Job(check(config, folder), context=RunContext(console=Console(file=nowhere)))
             with job:
                 run = job.prepare()
                 actions = {"esper": run.epoch, "hand": hand_loop(job), "copy": hand_loop(job)}

@@ -29,6 +29,8 @@ from rich.console import Console
 from torch import Tensor
 
 from esper import TolariaConfig
+from esper.runs.checked_run import check
+from esper.runs.context import RunContext
 from esper.runs.job import Job
 from esper.tolaria.checkpoint import Checkpoint
 from esper.tolaria.checkpoint.discovery import load_latest
@@ -179,7 +181,7 @@ def same(held: Snapshot, before: Tensors) -> bool:
 def bench(name: str, rounds: int) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        Job(config_of(name), Path(folder), console=Console(quiet=True)) as job,
+        Job(check(config_of(name), folder), context=RunContext(console=Console(quiet=True))) as job,
     ):
         run = job.prepare()
         run.model.train()

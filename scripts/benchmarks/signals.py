@@ -31,6 +31,8 @@ from scores import score
 
 from esper import TolariaConfig
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, SiteState
+from esper.runs.checked_run import check
+from esper.runs.context import RunContext
 from esper.runs.job import Job
 from esper.tolaria.growth import DataPosition, Lookahead, copy_with_seed
 from esper.tolaria.loop import TrainingLoop
@@ -81,7 +83,7 @@ def prepared(made: TolariaConfig) -> Iterator[TrainingLoop]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Path("/dev/null").open("w") as nowhere,
-        Job(made, Path(folder) / "run", console=Console(file=nowhere)) as job,
+        Job(check(made, Path(folder) / "run"), context=RunContext(console=Console(file=nowhere))) as job,
     ):
         yield job.prepare()
 

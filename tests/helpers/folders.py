@@ -12,6 +12,7 @@ from rich.console import Console
 
 from esper.config import TolariaConfig
 from esper.errors import ConfigError
+from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
 
 AUTO = {"checkpoint__resume_from_checkpoint": "auto"}
@@ -31,7 +32,9 @@ def config(**options: Any) -> TolariaConfig:
 def run(folder: Path, **options: Any) -> str:
     """What a run says."""
     said = io.StringIO()
-    TolariaTrainer(config(**options), run_dir=folder, console=Console(file=said, width=200)).run_training()
+    TolariaTrainer(
+        config(**options), run_dir=folder, context=RunContext(console=Console(file=said, width=200))
+    ).run_training()
     return said.getvalue()
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 from esper.config import TolariaConfig
 from esper.kasmina import MorphableModel
 from esper.leyline import SeedStage
+from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
 
 QUIET = Console(quiet=True)
@@ -178,7 +179,9 @@ def config(case: Case, run_dir: Path, **options: Any) -> TolariaConfig:
 
 
 def trainer(case: Case, run_dir: Path, **options: Any) -> TolariaTrainer:
-    return TolariaTrainer(config(case, run_dir, **options), model=case.host(), console=QUIET)
+    return TolariaTrainer(
+        config(case, run_dir, **options), model=case.host(), context=RunContext(console=QUIET)
+    )
 
 
 def outputs(case: Case, model: nn.Module, split: str = "test") -> Tensor:

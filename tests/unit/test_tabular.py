@@ -13,7 +13,9 @@ from rich.console import Console
 
 from esper.config import TolariaConfig
 from esper.errors import ConfigError
-from esper.runs.trainer import TolariaTrainer, load
+from esper.runs.context import RunContext
+from esper.runs.load import load
+from esper.runs.trainer import TolariaTrainer
 
 SOURCE = """
 import numpy as np
@@ -54,7 +56,9 @@ def test_an_mlp_learns_a_table(
 ) -> None:
     """The data are float64, as scikit-learn gives them."""
     write_module(tmp_path, "esper_table", SOURCE, monkeypatch)
-    trainer = TolariaTrainer(config(tmp_path / "run", **params), console=Console(quiet=True))
+    trainer = TolariaTrainer(
+        config(tmp_path / "run", **params), context=RunContext(console=Console(quiet=True))
+    )
     summary = trainer.run_training()
     assert trainer.model.host.body.fc1.in_features == features
     assert summary["test_accuracy"] >= 0.93

@@ -12,6 +12,8 @@ from rich.console import Console
 from esper import TolariaConfig
 from esper.data import DataBundle
 from esper.kasmina import MorphableModel
+from esper.runs.checked_run import check
+from esper.runs.context import RunContext
 from esper.runs.job import Job
 from esper.runs.resume import ResumePoint
 from esper.tolaria.growth.epoch_hooks import Growth
@@ -54,7 +56,7 @@ class MeasuredJob(Job):
         console: Console,
         topology: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        super().__init__(config, run_dir, console=console)
+        super().__init__(check(config, run_dir), context=RunContext(console=console))
         self.topology = topology
         self.stopwatch = Stopwatch()
 

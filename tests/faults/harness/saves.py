@@ -21,6 +21,7 @@ import esper
 from esper.cli.jobs import DONE, UNSAVED, run_planned
 from esper.errors import CheckpointError
 from esper.runs import outputs as results
+from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
 from esper.tolaria.checkpoint import checkpointer as store
 from esper.tolaria.loop import TrainingLoop
@@ -72,7 +73,7 @@ def _job(folder: Path, epochs: int, **options: Any) -> int:
     config = small_config(**given | quick | {"logging__log_level": "ERROR"} | options)
 
     def run() -> int:
-        TolariaTrainer(config, run_dir=folder, console=Console(quiet=True)).run_training()
+        TolariaTrainer(config, run_dir=folder, context=RunContext(console=Console(quiet=True))).run_training()
         return DONE
 
     return run_planned(run, folder, None, [])

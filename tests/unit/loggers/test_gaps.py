@@ -13,6 +13,7 @@ from helpers.runs import small_config
 from rich.console import Console
 
 from esper.loggers import describe_gaps
+from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
 
 LINES = b"".join(b'{"epoch": %d}\n' % epoch for epoch in range(1, 9))
@@ -80,7 +81,7 @@ def train(folder: Path, epochs: int, **options: object) -> None:
         "morphogenetic__tamiyo_enabled": False,
     }
     config = small_config(**given | options)
-    TolariaTrainer(config, run_dir=folder, console=Console(quiet=True)).run_training()
+    TolariaTrainer(config, run_dir=folder, context=RunContext(console=Console(quiet=True))).run_training()
 
 
 @pytest.mark.parametrize("harm", [remove, halve, spoil])

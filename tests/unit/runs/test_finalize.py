@@ -18,6 +18,7 @@ from rich.console import Console
 
 import esper
 from esper.errors import ConfigError, OutputError
+from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
 from esper.tolaria.checkpoint.checkpointer import Checkpointer
 from esper.tolaria.loop import TrainingLoop
@@ -26,7 +27,7 @@ from esper.tolaria.loop import TrainingLoop
 def trainer(folder: Path, said: io.StringIO | None = None, **options: Any) -> TolariaTrainer:
     given = {"optimization__max_epochs": 3}
     console = Console(file=said or io.StringIO(), width=200)
-    return TolariaTrainer(config(**given | options), run_dir=folder, console=console)
+    return TolariaTrainer(config(**given | options), run_dir=folder, context=RunContext(console=console))
 
 
 class Full(Disk):

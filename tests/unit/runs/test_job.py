@@ -11,12 +11,16 @@ import torch
 from helpers.runs import small_config
 from rich.console import Console
 
+from esper.runs.checked_run import check
+from esper.runs.context import RunContext
 from esper.runs.job import Job, idle_options, process_settings
 
 
 def job(run_dir: Path, **options: Any) -> Job:
     quick = {"logging__log_level": "ERROR", "morphogenetic__tamiyo_enabled": False}
-    return Job(small_config(**quick | options), run_dir, console=Console(quiet=True))
+    return Job(
+        check(small_config(**quick | options), run_dir), context=RunContext(console=Console(quiet=True))
+    )
 
 
 def settings() -> tuple[int, bool, bool]:

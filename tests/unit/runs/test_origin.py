@@ -14,6 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from esper.errors import CheckpointError, ConfigError
+from esper.runs.context import RunContext
 from esper.runs.origin import ORIGIN_FILE, record_beginning, recorded_beginning
 from esper.runs.trainer import TolariaTrainer
 
@@ -38,7 +39,9 @@ def killed_after_an_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch, **optio
             raise Killed
 
         patched.setattr("esper.tolaria.checkpoint.checkpointer.Checkpointer.save", die)
-        trainer = TolariaTrainer(config(**options), run_dir=folder, console=Console(quiet=True))
+        trainer = TolariaTrainer(
+            config(**options), run_dir=folder, context=RunContext(console=Console(quiet=True))
+        )
         with pytest.raises(Killed):
             trainer.run_training()
     assert not (folder / "checkpoints").exists()

@@ -14,6 +14,7 @@ from torch import ones
 import esper
 from esper.cli.jobs import UNSAVED, run_planned
 from esper.errors import CheckpointError, OutputError
+from esper.runs.context import RunContext
 from esper.runs.outputs import BestEffortWriter
 from esper.runs.trainer import TolariaTrainer
 
@@ -21,7 +22,9 @@ QUICK = {"optimization__max_epochs": 1, "morphogenetic__tamiyo_enabled": False, 
 
 
 def trainer(folder: Path, **options: object) -> TolariaTrainer:
-    return TolariaTrainer(small_config(**QUICK | options), run_dir=folder, console=Console(quiet=True))
+    return TolariaTrainer(
+        small_config(**QUICK | options), run_dir=folder, context=RunContext(console=Console(quiet=True))
+    )
 
 
 def test_what_can_be_written_is_and_the_rest_is_named(

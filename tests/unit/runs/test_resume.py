@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import esper
 from esper.config import TolariaConfig
 from esper.errors import ConfigError
+from esper.runs.context import RunContext
 from esper.runs.resume import find_origin, origin_problems, set_killed_aside
 from esper.runs.trainer import TolariaTrainer
 from esper.utils.lock import FolderLock
@@ -29,7 +30,9 @@ def config(**options: Any) -> TolariaConfig:
 def run(folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """The summary of a run, and what it said."""
     said = io.StringIO()
-    trainer = TolariaTrainer(config(**options), run_dir=folder, console=Console(file=said, width=200))
+    trainer = TolariaTrainer(
+        config(**options), run_dir=folder, context=RunContext(console=Console(file=said, width=200))
+    )
     return trainer.run_training(), said.getvalue()
 
 
@@ -217,13 +220,17 @@ def test_a_dry_run_writes_nothing_and_takes_the_lock(done: Path, tmp_path: Path)
     """C6, R20."""
     before = content(done)
     quiet = Console(quiet=True)
-    assert "block1" in TolariaTrainer(config(**AUTO), run_dir=done, console=quiet).dry_run()
+    assert (
+        "block1" in TolariaTrainer(config(**AUTO), run_dir=done, context=RunContext(console=quiet)).dry_run()
+    )
     assert content(done) == before
     lock = FolderLock.take(done)
     with pytest.raises(ConfigError, match="is in use by process"):
-        TolariaTrainer(config(**AUTO), run_dir=done, console=quiet).dry_run()
+        TolariaTrainer(config(**AUTO), run_dir=done, context=RunContext(console=quiet)).dry_run()
     with pytest.raises(ConfigError, match="is in use by process"):
-        TolariaTrainer(config(**AUTO, optimization__max_epochs=3), run_dir=done, console=quiet).run_training()
+        TolariaTrainer(
+            config(**AUTO, optimization__max_epochs=3), run_dir=done, context=RunContext(console=quiet)
+        ).run_training()
     lock.release()
     assert content(done) == before
 

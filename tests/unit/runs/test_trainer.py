@@ -19,7 +19,9 @@ from torch import Tensor, nn
 import esper
 from esper.errors import CheckpointError, ConfigError
 from esper.models import build
-from esper.runs.trainer import TolariaTrainer, load
+from esper.runs.context import RunContext
+from esper.runs.load import load
+from esper.runs.trainer import TolariaTrainer
 
 QUIET = Console(quiet=True)
 
@@ -43,7 +45,7 @@ def config(run_dir: Path, **options: Any) -> esper.TolariaConfig:
 
 
 def trainer(run_dir: Path, *, model: nn.Module | None = None, **options: Any) -> TolariaTrainer:
-    return TolariaTrainer(config(run_dir, **options), model=model, console=QUIET)
+    return TolariaTrainer(config(run_dir, **options), model=model, context=RunContext(console=QUIET))
 
 
 class Own(nn.Module):

@@ -14,6 +14,7 @@ from rich.console import Console
 from esper import Callback, TolariaTrainer
 from esper.errors import CheckpointError, RecordError
 from esper.kasmina import TopologyChange
+from esper.runs.context import RunContext
 from esper.tolaria.callbacks import Callbacks
 from esper.tolaria.loop import TrainingLoop
 
@@ -31,7 +32,9 @@ def trainer(run_dir: Path, *callbacks: Callback, epochs: int = 3, **options: Any
         "morphogenetic__max_params_ratio": 9.0,
         "morphogenetic__policy": {"_target_": "scheduled", "seeds": SEEDS, "judge": "keep"},
     }
-    return TolariaTrainer(small_config(**given | options), console=QUIET, callbacks=callbacks)
+    return TolariaTrainer(
+        small_config(**given | options), context=RunContext(console=QUIET), callbacks=callbacks
+    )
 
 
 class Calls(Callback):

@@ -1,0 +1,93 @@
+"""Loads the best model of a run, grown as it was saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.config import TolariaConfig
+from esper.config.aliases import MODELS
+from esper.data import DataInfo
+from esper.errors import CheckpointError
+from esper.kasmina import MorphableModel, wrap
+from esper.runs.builder import build_model, make_model, register_blueprints
+from esper.runs.outputs import read_model
+from esper.runs.staleness import why_behind
+from esper.tolaria.best_model import best_weights
+from esper.tolaria.checkpoint import find_and_load
+from esper.utils.device_and_rng import restore_rng_state, rng_state
+
+
+def load(
+    run: str | Path, *, model: nn.Module | None = None, allowed_targets: Sequence[str] = ()
+) -> MorphableModel:
+    """The best model of a run folder, checkpoint or final model's file, grown, on the CPU, in eval mode.
+
+    `model` is the host, where it was passed to the trainer and so cannot be built from the configuration.
+    `allowed_targets` names your own modules that the configuration may speak of: a checkpoint cannot allow
+    them itself. No data and no other weights are read, and the global generators stay as they were. A
+    checkpoint is verified to the last bit; a single file only says of itself that it is whole.
+    Where the run reached a later epoch than its last good checkpoint, a warning names both.
+    Raises `CheckpointError` for what is missing, damaged or does not fit.
+    """
+    path, state, saved, data = _read(Path(run))
+    config = TolariaConfig.from_checkpoint(saved, allowed_targets)
+    register_blueprints(config)
+    if model is None:
+        _refuse_giant(path, config, data, state)
+    host = model if model is not None else _host(config, data)
+    m = config.model
+    try:
+        grown = wrap(host, m.target_layers, m.seeds_per_layer, preserve_original=m.preserve_original)
+        grown.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        fault = "its own configuration; a run with a model of your own is loaded with load(..., model=...)"
+        if model is not None:
+            fault = "the model that was given"
+        raise CheckpointError(f"{path} does not fit {fault} ({error})") from error
+    return grown.eval()
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Tensor], Mapping[str, Any], Mapping[str, Any]]:
+    """Where it was found, the best model's state dict, the run's configuration and data."""
+    if path.is_file() and path.suffix == ".safetensors":
+        return path, *read_model(path)
+    _, checkpoint = find_and_load(path)
+    if older := why_behind(path, checkpoint):
+        warnings.warn(older, stacklevel=3)
+    run = checkpoint.state["run"]
+    return checkpoint.path, best_weights(checkpoint), run["config"], run["data"]
+
+
+def _host(config: TolariaConfig, data: Mapping[str, Any]) -> nn.Module:
+    """The bare host of a saved model; what weights it starts with does not matter."""
+    info = DataInfo(**_with_tuples(data))
+    generators = rng_state()
+    try:
+        return build_model(replace(config, model=replace(config.model, pretrained=False)), info)
+    finally:
+        restore_rng_state(*generators)
+
+
+def _refuse_giant(
+    path: Path, config: TolariaConfig, data: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
+    """A host that is larger than what was saved is not even made: its size could be anything."""
+    if config.model.architecture not in MODELS:
+        return  # a model of the user's own may compute with its weights while it is made
+    with torch.device("meta"):
+        asked = make_model(config, DataInfo(**_with_tuples(data)))
+    wanted = sum(p.numel() for p in asked.parameters())
+    saved = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    if wanted > saved:
+        raise CheckpointError(f"{path} does not fit a model of {wanted:,} parameters: it holds {saved:,}")
+
+
+def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
