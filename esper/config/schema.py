@@ -42,7 +42,16 @@ __all__ = [
 
 @dataclass
 class TolariaConfig(ConfigGroup):
-    """A whole run. `from_yaml` loads one from its file; `validate()` names everything that is wrong."""
+    """The configuration of a run: options of no group, and the groups as attributes.
+
+    Every option with its type, default and limits is in `docs/configuration.md`.
+
+    Example:
+        >>> config = TolariaConfig(seed=1, dataset=DatasetConfig(name="digits"))
+        >>> config.optimization.learning_rate = -1.0
+        >>> config.validate()
+        ['optimization.learning_rate: given -1.0, expected a number above 0']
+    """
 
     mode: str = option("train", "Train, or evaluate the checkpoint on the test set.", choice("train", "test"))
     seed: int = option(
@@ -101,27 +110,59 @@ class TolariaConfig(ConfigGroup):
     services: ServicesConfig = field(default_factory=ServicesConfig)
 
     def validate(self) -> list[str]:
-        """A sentence for each thing that is wrong, with key, given and expected; empty where all is well.
+        """Check types, limits, names and contradictions.
 
-        What needs the machine (files, devices, the model itself) is looked at by `esper.runs.check_run`.
+        What needs the machine (files, devices, the model itself) is checked by `TolariaTrainer`.
+
+        Returns:
+            A sentence for each thing that is wrong, with key, given and expected.
         """
         config, problems = parse(TolariaConfig, self.to_dict())
         return problems + rule_violations(config)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
-        """The configuration in a file; raises `ConfigError` for all that `from_dict` refuses."""
+        """Read a configuration from a file.
+
+        Args:
+            path: A YAML file of options; those that are left out keep their defaults.
+
+        Returns:
+            The configuration, of which names and types are checked; see `validate` for the rest.
+
+        Raises:
+            ConfigError: The file cannot be read, or has an unknown key or a wrong type.
+        """
         return cls.from_dict(read_yaml(Path(path)))
 
     def to_yaml(self, path: str | Path) -> None:
-        """Write every option to one file, from which `from_yaml` makes an equal configuration."""
+        """Write every option to one file, from which `from_yaml` makes an equal configuration.
+
+        Args:
+            path: The file.
+        """
         write_yaml(Path(path), self.to_dict())
 
     @classmethod
     def from_checkpoint(cls, data: Mapping[str, Any], allowed_targets: Sequence[str] = ()) -> Self:
-        """A configuration that came with a checkpoint: it cannot itself extend the allowed targets."""
+        """A configuration that came with a checkpoint: it cannot itself extend the allowed targets.
+
+        Args:
+            data: The saved configuration.
+            allowed_targets: Modules or packages that dotted paths in it may name.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ConfigError: An unknown key or a wrong type.
+        """
         return cls.from_dict({**data, "allowed_targets": list(allowed_targets)})
 
     def hash(self) -> str:
-        """A short name for what the run computes; see `esper.config.hashing`."""
+        """A short name for what the run computes; see `esper.config.hashing`.
+
+        Returns:
+            16 hexadecimal digits.
+        """
         return config_hash(self.to_dict())
