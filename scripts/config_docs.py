@@ -51,11 +51,11 @@ This file is written by `{COMMAND}` from `esper/config`.
 """
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write or compare all files; 1 where `--check` finds one that differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a file differs")
-    check = parser.parse_args().check
+    check = parser.parse_args(argv).check
     rows = describe(TolariaConfig())
     stale = [path for path, text in group_files(rows) if store(path, text, check)]
     # after the groups: it shows what they compose

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning; some seconds, and only where the extra `docs` is installed."""
+"""The documentation site builds without a warning; run where the extra `docs` is installed."""
 
 from __future__ import annotations
 

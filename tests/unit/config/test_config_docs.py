@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hydra.types import RunMode
@@ -27,32 +27,38 @@ def compose(*overrides: str) -> DictConfig:
     return composed
 
 
-def config_docs(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(root / "scripts" / "config_docs.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+@pytest.fixture(scope="module")
+def config_docs() -> ModuleType:
+    spec = spec_from_file_location("config_docs", ROOT / "scripts" / "config_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_what_is_generated_is_up_to_date() -> None:
+def test_what_is_generated_is_up_to_date(config_docs: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """Where this fails: `.venv/bin/python scripts/config_docs.py` writes the files anew."""
-    done = config_docs(ROOT, "--check")
-    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    assert (config_docs.main(["--check"]), capsys.readouterr().out) == (0, "")
 
 
-def test_a_file_that_differs_is_named_with_the_command_that_writes_it(tmp_path: Path) -> None:
-    """In a copy of the tree: what the schema says wins over what is in the files."""
-    (tmp_path / "scripts").mkdir()
+def test_a_file_that_differs_is_named_with_the_command_and_written_anew(
+    config_docs: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    shutil.copy(ROOT / "scripts" / "config_docs.py", tmp_path / "scripts")
+    (tmp_path / "docs").mkdir()
+    shutil.copy(config_docs.DOCUMENT, tmp_path / "docs")
     trainer = tmp_path / "conf" / "trainer" / "default.yaml"
     right = trainer.read_text()
     trainer.write_text(right.replace("max_rollbacks: 3", "max_rollbacks: 4"))
-    done = config_docs(tmp_path, "--check")
-    assert (done.returncode, done.stdout) == (
-        1,
-        "conf/trainer/default.yaml differs from esper/config; run .venv/bin/python scripts/config_docs.py\n",
-    )
-    assert config_docs(tmp_path).returncode == 0
+    for name, path in (("ROOT", "."), ("CONF", "conf"), ("DOCUMENT", "docs/configuration.md")):
+        monkeypatch.setattr(config_docs, name, tmp_path / path)
+    assert config_docs.main(["--check"]) == 1
+    command = ".venv/bin/python scripts/config_docs.py"
+    assert capsys.readouterr().out == f"conf/trainer/default.yaml differs from esper/config; run {command}\n"
+    assert config_docs.main([]) == 0
     assert trainer.read_text() == right
 
 
