@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -125,7 +126,7 @@ def document(rows: Sequence[DescribedOption]) -> str:
     values = options(TolariaConfig.from_dict(plain(composed)))
     parts = [INTRODUCTION, *choices(composer.groups(()))]
     for group in dict.fromkeys(row.group for row in rows):
-        parts.append(f"## {group or 'Options of no group'}\n\n{summary(group)}\n")
+        parts.append(f"## {group or 'Top level'}\n\n{summary(group)}\n")
         mine = [row for row in rows if row.group == group]
         parts.append(table(mine, values))
         tables = [names for row in mine if (names := short_names(row.key))]
@@ -135,13 +136,24 @@ def document(rows: Sequence[DescribedOption]) -> str:
 
 def table(rows: Sequence[DescribedOption], values: dict[str, Any]) -> str:
     """One line for each option of a group."""
-    lines = ["| option | type | default | esper-train | values | |", "|---|---|---|---|---|---|"]
+    lines = ["| option | type | default | esper-train | values | meaning |", "|---|---|---|---|---|---|"]
     for row in rows:
         value = inline_yaml(values[row.key])
         differs = value != row.default and not (CONF / row.key.replace(".", "/")).is_dir()
         given = f"`{value}`" if differs else ""
-        lines.append(f"| `{row.name}` | {row.type} | `{row.default}` | {given} | {row.values} | {row.help} |")
+        cells = [f"`{row.name}`", row.type, f"`{row.default}`", given, code(row.values), code(row.help)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def code(text: str) -> str:
+    """`text` with each word that Markdown would read as markup or HTML as a code span."""
+
+    def span(match: re.Match[str]) -> str:
+        word = match[0].rstrip(".:")
+        return f"`{word}`{match[0][len(word) :]}"
+
+    return re.sub(r"[^\s,;()`]*[_*<][^\s,;()`]*", span, text)
 
 
 def short_names(key: str) -> str:
@@ -180,7 +192,11 @@ def summary(group: str) -> str:
     owner: Any = TolariaConfig()
     for name in filter(None, group.split(".")):
         owner = getattr(owner, name)
-    return (inspect.getdoc(type(owner)) or "").splitlines()[0] if group else "What is not in a group."
+    return (
+        (inspect.getdoc(type(owner)) or "").splitlines()[0]
+        if group
+        else "Options that are in no group, such as `seed=1`."
+    )
 
 
 if __name__ == "__main__":

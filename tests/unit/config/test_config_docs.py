@@ -79,8 +79,9 @@ def test_every_option_is_in_the_document() -> None:
     missing = []
     for key in option_names(TolariaConfig):
         group, _, name = key.rpartition(".")
-        if f"| `{name}` |" not in sections[group or "Options of no group"]:
+        if f"| `{name}` |" not in sections[group or "Top level"]:
             missing.append(key)
     assert missing == []
+    assert "| Folder of the run; null: `outputs/<date>/<time>`. |" in sections["Top level"]
     assert "| `adamw` | `torch.optim.AdamW` |" in sections["optimization"]
     assert "| `heuristic` | `esper.tamiyo.HeuristicPolicy` |" in sections["morphogenetic"]
