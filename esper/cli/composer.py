@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -30,6 +32,9 @@ from esper.errors import ConfigError
 HYDRA_VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
 JOB_NAME = "train"
+
+# Jobs of a sweep whose composed configuration stays in memory, about 1 MB each.
+KEPT_JOBS = 64
 
 _FROM_FILE = "esper_from_file"
 _SCHEMA = "esper_schema"
@@ -60,6 +65,11 @@ _FILE_DEFAULTS = [
 ]
 
 
+@cache
+def _store_schema() -> None:
+    ConfigStore.instance().store(name=_SCHEMA, node=TolariaConfig)
+
+
 def find_conf() -> Path:
     """The folder of shipped configurations: inside the package where it is installed, else beside it."""
     package = Path(esper.__file__).parent
@@ -79,9 +89,13 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 class _Loader(ConfigLoaderImpl):
-    """Hydra's loader; a configuration that is `kept` is returned instead of being composed once more."""
+    """Hydra's loader; what was composed for the checks is returned, and not composed again, when Hydra runs it."""
 
     kept: DictConfig | None = None
+
+    def __init__(self, path: ConfigSearchPath) -> None:
+        super().__init__(path)
+        self._jobs: dict[tuple[str, ...], DictConfig] = {}
 
     def load_configuration(
         self,
@@ -98,6 +112,15 @@ class _Loader(ConfigLoaderImpl):
             config_name, overrides, run_mode, from_shell, validate_sweep_overrides
         )
 
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        key = tuple(sweep_overrides)
+        if key in self._jobs:
+            return copy.deepcopy(self._jobs[key])
+        composed = super().load_sweep_config(master_config, sweep_overrides)
+        if len(self._jobs) < KEPT_JOBS:
+            self._jobs[key] = copy.deepcopy(composed)
+        return composed
+
 
 class Composer:
     """Composes what a command line asks for; `config_name` is the primary config it starts from."""
@@ -106,7 +129,7 @@ class Composer:
         version.setbase(HYDRA_VERSION_BASE)
         setup_globals()
         JobRuntime.instance().set("name", JOB_NAME)
-        ConfigStore.instance().store(name=_SCHEMA, node=TolariaConfig)
+        _store_schema()
         path = create_config_search_path(str(find_conf()))
         if flags.config_dir is not None:
             folder = Path(flags.config_dir).absolute()

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from esper.cli.composer import Composer
+from esper.cli.flags import Flags
 from esper.cli.jobs import clear_status, exit_code, outcome_table, run_planned
 from esper.cli.plan import Plan, PlannedRun
 from esper.config import TolariaConfig
@@ -82,7 +85,7 @@ def test_a_running_job_says_so(tmp_path: Path) -> None:
 
 def sweep(folder: Path, jobs: int, *, complete: bool = True) -> Plan:
     made = tuple(PlannedRun(n, (f"seed={n}",), folder / str(n), TolariaConfig(), {}, ()) for n in range(jobs))
-    return Plan(made, folder, False, (), complete)
+    return Plan(made, folder, False, Composer(Flags()), OmegaConf.create(), complete)
 
 
 def finish(plan: Plan, number: int, run: Callable[[], int]) -> None:

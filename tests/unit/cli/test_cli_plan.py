@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from esper.cli.flags import parse_flags
 from esper.cli.plan import Plan, make_plan
@@ -37,7 +38,8 @@ def test_one_run_has_a_folder_of_its_own_to_the_microsecond() -> None:
     assert first.jobs[0].folder == first.folder
     assert first.jobs[0].config.run_dir is None
     assert not first.named
-    assert f"hydra.run.dir='{first.folder}'" in first.arguments
+    assert f"hydra.run.dir='{first.folder}'" in first.master.hydra.overrides.hydra
+    assert first.master.hydra.run.dir == str(first.folder)
 
 
 def test_the_defaults_need_no_download_and_use_their_recipe() -> None:
@@ -74,7 +76,10 @@ def test_any_folder_name_reaches_hydra_unchanged(name: str) -> None:
     config.to_yaml("d/mine.yaml")
     plan = plan_of("--config-dir", "d", "--config-name", "mine")
     assert plan.folder == Path(name)
-    again = make_plan(parse_flags([arg for arg in plan.arguments if arg.startswith("hydra.run.dir")]))
+    lines = OmegaConf.to_container(plan.master.hydra.overrides.hydra, resolve=False)
+    pinned = [str(line) for line in lines or () if str(line).startswith("hydra.run.dir")]
+    assert plan.master.hydra.run.dir == name
+    again = make_plan(parse_flags(pinned))
     assert again.folder == Path(name)
 
 

@@ -137,7 +137,7 @@ def failing() -> None:
             {"split": "dev"},
             r"my\.Data\(data_root='./data', download=True, split='dev'\) could not be opened",
         ),
-        (Stream, {}, "made a Stream, which is not map-style: it needs __getitem__ and __len__"),
+        (Stream, {}, "is a Stream, which is not map-style: it needs __getitem__ and __len__"),
         (Labelled, {"count": 0}, r"my\.Data\(count=0\) is empty"),
         (lambda: ["a", object()][1:], {}, "cannot be made into a batch: TypeError: .*; give tensors"),
     ],
