@@ -49,9 +49,7 @@ def inline_yaml(value: Any) -> str:
         >>> inline_yaml({"widths": [8, 16], "bias": None})
         '{widths: [8, 16], bias: null}'
     """
-    text = yaml.dump(
-        [escape(value)], Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=math.inf
-    )
+    text = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=math.inf)
     return text.strip()[1:-1]
 
 
