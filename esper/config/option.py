@@ -81,9 +81,8 @@ def option(default: T, help: str, rule: Rule | None = None, *, unit: str = "") -
     """
     metadata = {_KEY: OptionInfo(help, rule, unit)}
     if isinstance(default, list | dict):
-        made = dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
-        return cast("T", made)
-    return cast("T", dataclasses.field(default=default, metadata=metadata))
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option_infos(group: type, prefix: str = "") -> dict[str, OptionInfo]:

@@ -129,7 +129,7 @@ class MapStyleLoader:
         transform: maps the first element of a batch (uint8 images) to inputs.
 
     Example:
-        >>> data = TensorDataset(torch.randn(8, 2), torch.arange(8))
+        >>> data = torch.utils.data.TensorDataset(torch.randn(8, 2), torch.arange(8))
         >>> options = {"batch_size": 4, "seed": 0, "shuffle": False, "training": False}
         >>> len(MapStyleLoader(data, torch.arange(8), device=torch.device("cpu"), **options))
         2

@@ -71,7 +71,8 @@ def missing_of_class(kind: type, doc: str) -> list[str]:
     arguments = doc.partition("Args:")[2]
     missing = [f"Args: {name}" for name in own_arguments(kind) if not re.search(rf"\b{name}\b", arguments)]
     made = "__post_init__" if dataclasses.is_dataclass(kind) else "__init__"
-    checks = made in vars(kind) and raises(vars(kind)[made])
+    interface = getattr(kind, "_is_protocol", False)  # whose __init__ only says that it makes no objects
+    checks = not interface and made in vars(kind) and raises(vars(kind)[made])
     return missing + (["Raises"] if checks and "Raises:" not in doc else [])
 
 
