@@ -36,14 +36,25 @@ class ConfigGroup:
     TARGET_OPTION: ClassVar[str | None] = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A copy of all options as plain data; `from_dict` gives an equal group back."""
+        """All options as plain data, from which `from_dict` makes an equal group.
+
+        Returns:
+            A copy.
+        """
         return typing.cast("dict[str, Any]", _plain(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """A group from plain data; options that are left out keep their defaults.
+        """A group from plain data.
 
-        Raises `ConfigError` with a sentence for every unknown key, wrong type and missing value.
+        Args:
+            data: Options by name; those that are left out keep their defaults.
+
+        Returns:
+            The group.
+
+        Raises:
+            ConfigError: With a sentence for every unknown key, wrong type and missing value.
         """
         group, problems = parse(cls, data)
         if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,17 @@ def escape(value: Any) -> Any:
     if isinstance(value, list):
         return [escape(item) for item in value]
     return value
+
+
+def inline_yaml(value: Any) -> str:
+    """A value on one line of YAML, as it stands behind `key:`; interpolations stay as they are.
+
+    Example:
+        >>> inline_yaml({"widths": [8, 16], "bias": None})
+        '{widths: [8, 16], bias: null}'
+    """
+    text = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.strip()[1:-1]
 
 
 def write_yaml(path: Path, data: dict[str, Any]) -> None:

@@ -29,6 +29,10 @@ class Datasets:
         train: the training set; a part that is None is split off it by `dataset.<part>_split`.
         validation: the validation set.
         test: the test set.
+
+    Example:
+        >>> Datasets(TensorDataset(torch.randn(8, 2), torch.arange(8))).name
+        'torch.utils.data.dataset.TensorDataset'
     """
 
     train: MapStyle

@@ -23,7 +23,22 @@ Key = tuple[int, int]
 
 
 class MapStyle(Protocol):
-    """Interface of a map-style dataset: samples by index."""
+    """Interface of a map-style dataset: samples by index, as in `torch.utils.data.Dataset`.
+
+    A sample is (input, target): tensors, arrays or numbers, or anything that the dataset's own
+    `collate(samples)` makes a batch of. An attribute `targets` or `labels` with an integer class for each
+    sample makes the splits stratified.
+
+    Example:
+        >>> class Squares:
+        ...     def __len__(self):
+        ...         return 100
+        ...
+        ...     def __getitem__(self, index):
+        ...         return torch.tensor([index / 100]), torch.tensor([index**2 / 1e4])
+        >>> [tuple(part.shape) for part in default_collate([Squares()[0], Squares()[1]])]
+        [(2, 1), (2, 1)]
+    """
 
     def __len__(self) -> int: ...
 
@@ -114,7 +129,7 @@ class MapStyleLoader:
         transform: maps the first element of a batch (uint8 images) to inputs.
 
     Example:
-        >>> data = TensorDataset(torch.randn(8, 2), torch.arange(8))
+        >>> data = torch.utils.data.TensorDataset(torch.randn(8, 2), torch.arange(8))
         >>> options = {"batch_size": 4, "seed": 0, "shuffle": False, "training": False}
         >>> len(MapStyleLoader(data, torch.arange(8), device=torch.device("cpu"), **options))
         2

@@ -93,6 +93,11 @@ class Outcome:
         detail: one sentence for logs and events.
         step: optimizer steps done at the time.
         epoch: epochs finished at the time.
+
+    Example:
+        >>> command = AdaptationCommand("p-10-1", CommandKind.CULL, 1.0, 1.0, "it hurts", layer="fc1")
+        >>> Outcome(command, Refusal.COOLDOWN, "too early", step=10, epoch=1).applied
+        False
     """
 
     command: AdaptationCommand

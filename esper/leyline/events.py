@@ -102,6 +102,10 @@ class Event:
         step: optimizer steps done.
         epoch: epochs finished.
         data: the event's own fields, as JSON types.
+
+    Example:
+        >>> Event(0.0, EventName.EARLY_STOPPED, Level.INFO, step=100, epoch=5).data
+        {}
     """
 
     time: float

@@ -27,6 +27,9 @@ class HealthSignal:
         error_count: how often a gate has blocked the seed.
         recovering: whether a gate has blocked the seed.
         rolling: means over the last `performance_window` signals, under the same names.
+
+    Example:
+        >>> [s.layer for s in packet.seeds if s.health and s.health.dead_ratio > 0.5]  # doctest: +SKIP
     """
 
     layer: str
@@ -60,6 +63,10 @@ class Impact:
         error_over: what the standard error is taken over: "samples", or "batches" for a loss without a value
             per sample.
         error_values: how many of these there were.
+
+    Example:
+        >>> Impact(0.02, 0.01, accuracy_gain=0.005, samples=500).error_over
+        'samples'
     """
 
     loss_gain: float
@@ -110,6 +117,11 @@ class SeedState:
         impact: its last measured impact on validation; None before the first measurement.
         health: its last health signal.
         flops: FLOPs of a forward of one sample; 0 where unknown.
+
+    Example:
+        >>> seed = SeedState("fc1", 0, SeedStage.BLENDING, "mlp", "series", 280, 0.5, 1, 40, 3)
+        >>> seed.impact is None
+        True
     """
 
     layer: str
@@ -139,6 +151,10 @@ class Candidate:
         params: number of parameters.
         flops: FLOPs of a forward of one sample.
         reads: number of values of one sample that the seed reads; 0 where unknown.
+
+    Example:
+        >>> Candidate("mlp", "series", {"hidden": 16}, params=280, flops=512).options["hidden"]
+        16
     """
 
     blueprint: str
@@ -160,6 +176,11 @@ class SiteState:
         free_slots: indices of the dormant slots.
         candidates: blueprints that fit the layer and the limits.
         health: the layer's last health signal.
+
+    Example:
+        >>> site = SiteState("fc1", depth=0.0, params=100, free_slots=(0, 1), candidates=())
+        >>> site.free_slots[0]
+        0
     """
 
     layer: str
@@ -196,6 +217,10 @@ class SystemStatePacket:
         flops_now: FLOPs of a forward of one sample; 0 where unknown.
         max_flops: upper bound of `flops_now` after growth; None without a bound.
         inputs: number of values of one sample that enter the host (or the first site); 0 where unknown.
+
+    Example:
+        >>> for site in packet.sites:  # doctest: +SKIP
+        ...     print(site.layer, site.free_slots, [c.blueprint for c in site.candidates])
     """
 
     session_name: str

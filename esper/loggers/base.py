@@ -16,9 +16,22 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 class RunInfo:
     """Facts about a run, known before its first step.
 
-    `config` is the resolved configuration in plain types. `start_step` is the number of optimiser steps
-    that are already done (0 in a fresh run). `group` is a sweep's name and `job` the job's in it.
-    `state` is what `LoggerHub.state()` returned when the resumed run was saved.
+    Args:
+        session_name: Name of the run.
+        run_dir: Folder of the run.
+        config: The resolved configuration in plain types.
+        max_epochs: Epochs of the run.
+        steps_per_epoch: Optimiser steps in an epoch.
+        samples_per_epoch: Training samples in an epoch.
+        params_host: Parameters of the host.
+        start_step: Optimiser steps that are already done; 0 in a fresh run.
+        resumed: Whether the run was resumed.
+        group: Name of the sweep; None outside of one.
+        job: Name of the job in its sweep.
+        state: What `LoggerHub.state()` returned when the resumed run was saved.
+
+    Example:
+        >>> info.run_dir / "mylog.txt"  # doctest: +SKIP
     """
 
     session_name: str
@@ -39,29 +52,52 @@ class Logger(Protocol):
     """Base class of loggers; the methods do nothing unless a logger overrides them.
 
     `name` is the key of its saved state. `every_epoch` asks for epochs between metric intervals, too.
+
+    Example:
+        >>> class PrintLoss(Logger):
+        ...     name = "print_loss"
+        ...
+        ...     def epoch(self, record):
+        ...         print(record["epoch"], record["val_loss"])
+        >>> PrintLoss().epoch({"epoch": 1, "val_loss": 0.5})
+        1 0.5
     """
 
     name: str
     every_epoch: bool = False
 
     def start(self, info: RunInfo) -> None:
-        """Open what the logger writes to; `info.state.get(self.name)` is its own saved state."""
+        """Open what the logger writes to.
+
+        Args:
+            info: Facts about the run; `info.state.get(self.name)` is the logger's own saved state.
+        """
         return
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Log one epoch: the names of `leyline.EPOCH_METRICS` and maybe more; `epoch` counts from 1.
+        """Log one epoch.
 
-        Accuracies are shares in [0, 1], times are seconds. `seeds`, where it is there, lists a mapping
-        with layer, seed, blueprint, stage and alpha for each seed that is not dormant.
+        Args:
+            record: The names of `leyline.EPOCH_METRICS` and maybe more; `epoch` counts from 1. Accuracies are
+                shares in [0, 1], times are seconds. `seeds`, where it is there, lists a mapping with layer,
+                seed, blueprint, stage and alpha for each seed that is not dormant.
         """
         return
 
     def step(self, record: Mapping[str, Any]) -> None:
-        """Log one optimiser step: step, loss, accuracy, grad_norm."""
+        """Log one optimiser step.
+
+        Args:
+            record: `step`, `loss`, `accuracy`, `grad_norm`.
+        """
         return
 
     def event(self, event: Event) -> None:
-        """Log one event."""
+        """Log one event.
+
+        Args:
+            event: Its name, level, values and time.
+        """
         return
 
     def sync(self) -> None:
@@ -69,19 +105,38 @@ class Logger(Protocol):
         return
 
     def missing(self) -> list[str]:
-        """Return a sentence for each file of the logger that no longer exists."""
+        """Check that the logger's files still exist.
+
+        Returns:
+            A sentence for each file that does not.
+        """
         return []
 
     def rewind(self, state: Mapping[str, Json]) -> None:
-        """Go back to an earlier `state()`: the epochs and steps after it will be logged again."""
+        """Go back to an earlier `state()`: the epochs and steps after it will be logged again.
+
+        Args:
+            state: What `state()` returned.
+        """
         return
 
     def rewound(self, state: Mapping[str, Json]) -> dict[str, Json]:
-        """Return what `state()` will return after `rewind(state)`; nothing is changed yet."""
+        """The state that a rewind leads to; nothing is changed yet.
+
+        Args:
+            state: What `state()` returned.
+
+        Returns:
+            What `state()` will return after `rewind(state)`.
+        """
         return self.state()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Log the summary of a run that has finished."""
+        """Log the summary of a run that has finished.
+
+        Args:
+            summary: The content of `summary.json`.
+        """
         return
 
     def close(self) -> None:
@@ -89,5 +144,9 @@ class Logger(Protocol):
         return
 
     def state(self) -> dict[str, Json]:
-        """Return what a resumed run needs to continue the same files and ids."""
+        """The state to save.
+
+        Returns:
+            What a resumed run needs to continue the same files and ids, as JSON values.
+        """
         return {}

@@ -27,14 +27,27 @@ from esper.utils.device_and_rng import restore_rng_state, rng_state
 def load(
     run: str | Path, *, model: nn.Module | None = None, allowed_targets: Sequence[str] = ()
 ) -> MorphableModel:
-    """The best model of a run folder, checkpoint or final model's file, grown, on the CPU, in eval mode.
+    """Load the best model of a run, grown as it was saved.
 
-    `model` is the host, where it was passed to the trainer and so cannot be built from the configuration.
-    `allowed_targets` names your own modules that the configuration may speak of: a checkpoint cannot allow
-    them itself. No data and no other weights are read, and the global generators stay as they were. A
-    checkpoint is verified to the last bit; a single file only says of itself that it is whole.
-    Where the run reached a later epoch than its last good checkpoint, a warning names both.
-    Raises `CheckpointError` for what is missing, damaged or does not fit.
+    No data and no other weights are read, and the global generators are restored. A checkpoint is verified by
+    its hashes; a single file only states that it is complete. Where the run reached a later epoch than its
+    last good checkpoint, a warning names both.
+
+    Args:
+        run: A run folder, a checkpoint, or the file of a final model.
+        model: The host, where it was passed to the trainer and so cannot be built from the configuration.
+        allowed_targets: Modules of yours that the saved configuration may name; a checkpoint cannot allow
+            them itself.
+
+    Returns:
+        The model, on the CPU, in eval mode; its forward takes and returns what the host's does.
+
+    Raises:
+        CheckpointError: The run is missing, damaged or does not fit the model.
+
+    Example:
+        >>> model = load("outputs/2026-01-31/12-00-00.000000")  # doctest: +SKIP
+        >>> model(images).argmax(dim=1)  # doctest: +SKIP
     """
     path, state, saved, data = _read(Path(run))
     config = TolariaConfig.from_checkpoint(saved, allowed_targets)

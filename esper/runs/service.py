@@ -19,11 +19,24 @@ from esper.runs.trainer import TolariaTrainer
 
 
 class TolariaService:
-    """Trains on one thread of its own, and answers while it does; nothing is printed but log lines.
+    """A training run on a thread of its own, controlled by method calls; prints log lines only.
 
-    `config`, `model` and `run_dir` are those of `TolariaTrainer`, which checks them at once. A service
-    runs once. As a context manager it is stopped at the end of the block. Each method `name` has a twin
-    `name_async` for an event loop, which it never blocks.
+    A service runs once. As a context manager it is stopped at the end of the block. Each method `name` has an
+    equivalent `name_async` for an event loop, which it never blocks.
+
+    Args:
+        config: Every option. It is checked at once.
+        model: The host network, in place of the configured architecture.
+        run_dir: The run's folder; else `config.run_dir`, else `outputs/<date>/<time>`.
+
+    Raises:
+        ConfigError: With a sentence for each thing that is wrong with the configuration.
+
+    Example:
+        >>> with TolariaService(TolariaConfig.from_yaml("config.yaml")) as service:  # doctest: +SKIP
+        ...     service.start()
+        ...     print(service.get_training_status()["status"])
+        ...     summary = service.wait(timeout_s=3600)
     """
 
     def __init__(
@@ -66,16 +79,28 @@ class TolariaService:
     # -- the run ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to train. Raises `RuntimeError` for a second start."""
+        """Start the training thread.
+
+        Raises:
+            RuntimeError: The service has been started before.
+        """
         if self._began is not None:
             raise RuntimeError("this service has been started before; make a new one for another run")
         self._began = time.monotonic()
         self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """The run's summary, once it has ended; what the run raised is raised here.
+        """Wait for the end of the run. An error that ended it is raised here.
 
-        Raises `TimeoutError` where it is still running after `timeout_s`, `RuntimeError` before `start`.
+        Args:
+            timeout_s: Seconds to wait at most; None: without a limit.
+
+        Returns:
+            The content of `summary.json`.
+
+        Raises:
+            TimeoutError: The run has not ended within `timeout_s`.
+            RuntimeError: The service has not been started.
         """
         self._require_start()
         self._thread.join(timeout_s)
@@ -86,9 +111,15 @@ class TolariaService:
         return dict(self._summary)
 
     def stop(self, timeout_s: float = 60.0) -> None:
-        """Ask the run to save and end after the present step, and wait for its thread to be gone.
+        """Ask the run to save and end after the present step, and wait for the end of its thread.
 
-        Does nothing where none is running. Raises `TimeoutError` where it needs longer; it will still end.
+        Does nothing where no run was started.
+
+        Args:
+            timeout_s: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: The run has not ended within `timeout_s`; the stop request stands.
         """
         if self._began is None:
             return
@@ -98,12 +129,20 @@ class TolariaService:
             raise TimeoutError(f"the run was asked to stop and has not ended within {timeout_s:g} s")
 
     def pause_training(self) -> None:
-        """Hold the run after the present step. Raises `RuntimeError` before `start`."""
+        """Pause the run after the present step.
+
+        Raises:
+            RuntimeError: The service has not been started.
+        """
         self._require_start()
         self._trainer.pause()
 
     def resume_training(self) -> None:
-        """Let a paused run go on. Raises `RuntimeError` before `start`."""
+        """Continue a paused run.
+
+        Raises:
+            RuntimeError: The service has not been started.
+        """
         self._require_start()
         self._trainer.resume()
 
@@ -114,8 +153,11 @@ class TolariaService:
     # -- what can be asked -----------------------------------------------------------------------
 
     def get_training_status(self) -> dict[str, Any]:
-        """The trainer's detailed status; `status` is one of created, starting, running, paused, stopped,
-        finished, failed, and `error` says what a failed run raised.
+        """The status of the run, with position, seeds and best result.
+
+        Returns:
+            The entries of `TolariaTrainer.get_detailed_status`. `status` is one of created, starting,
+            running, paused, stopped, finished, failed; `error` is the error of a failed run.
         """
         detailed = self._trainer.get_detailed_status() | {"status": self._status()}
         if self._error is not None:
@@ -129,12 +171,14 @@ class TolariaService:
         return "starting" if status == "created" and self._began is not None else status
 
     def health_check(self) -> dict[str, Any]:
-        """How the service and those beside it are.
+        """The health of this service and of the external ones.
 
-        `status` is healthy, unhealthy (the run failed) or stopped (none is running); `uptime` is seconds
-        since the start, to the end of the run; `last_check` is when the external services were asked, in
-        seconds since 1970, at most `services.probe_interval_s` ago. Each of these is healthy,
-        unhealthy (HTTP n) or unreachable, and gets `services.probe_timeout_s` to answer.
+        Returns:
+            `status` is healthy, unhealthy (the run failed) or stopped (none is running); `uptime` is seconds
+            from the start to now or to the end of the run; `last_check` is the time of the last probe of the
+            external services, in seconds since 1970, at most `services.probe_interval_s` ago.
+            `external_services` maps each to healthy, unhealthy (HTTP n) or unreachable, after at most
+            `services.probe_timeout_s`.
         """
         external = self._probes.check()
         health = "healthy" if self._thread.is_alive() else "stopped"
@@ -154,7 +198,11 @@ class TolariaService:
         return (self._ended or time.monotonic()) - self._began
 
     def get_config(self) -> dict[str, Any]:
-        """Every option of the run, by group; a copy."""
+        """The configuration of the run.
+
+        Returns:
+            Every option by group; a copy.
+        """
         return self._config.to_dict()
 
     # -- the same for an event loop --------------------------------------------------------------
@@ -163,7 +211,18 @@ class TolariaService:
         self.start()
 
     async def wait_async(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """`wait`, which can be cancelled: the run then goes on."""
+        """As `wait`; a cancellation leaves the run running.
+
+        Args:
+            timeout_s: Seconds to wait at most; None: without a limit.
+
+        Returns:
+            The content of `summary.json`.
+
+        Raises:
+            TimeoutError: The run has not ended within `timeout_s`.
+            RuntimeError: The service has not been started.
+        """
         self._require_start()
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while self._thread.is_alive() and (end is None or time.monotonic() < end):

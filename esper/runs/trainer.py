@@ -68,10 +68,14 @@ class TolariaTrainer:
         self.job = Job(checked, model=model, datasets=datasets, callbacks=callbacks, context=context)
 
     def run_training(self) -> dict[str, Any]:
-        """Train, test, write the run folder; returns what `summary.json` holds.
+        """Train, test and write the run folder; with `mode` "test" it is `run_test`.
 
-        With `mode` "test" it is `run_test`. Raises `RuntimeError` for a second run, and `ConfigError` where
-        the configuration says that nothing is to be run.
+        Returns:
+            The content of `summary.json`: `val_accuracy`, `epochs_run`, `stopped_by`, ...
+
+        Raises:
+            ConfigError: `dry_run` or `validate_only` is set, so that nothing is to be trained.
+            RuntimeError: This trainer has run before.
         """
         if self.config.mode == "test":
             return self.run_test()
@@ -83,12 +87,20 @@ class TolariaTrainer:
             return self.job.train()
 
     def run_test(self) -> dict[str, Any]:
-        """Evaluate the checkpoint named by `checkpoint.resume_from_checkpoint` on the test set."""
+        """Evaluate the checkpoint named by `checkpoint.resume_from_checkpoint` on the test set.
+
+        Returns:
+            The content of `summary.json`.
+        """
         with self.job:
             return self.job.test()
 
     def dry_run(self) -> str:
-        """Build everything, run one batch forward and backward; returns a description of the model."""
+        """Build everything and run one batch forward and backward.
+
+        Returns:
+            A description of the model, as lines of text.
+        """
         with self.job:
             return self.job.dry_run()
 
@@ -107,7 +119,10 @@ class TolariaTrainer:
         return list(read_jsonl(self.run_dir / METRICS_FILE, skip_damaged=True))
 
     def plot(self) -> Figure:
-        """Loss and accuracy, parameters and the seeds' stages by epoch, as a matplotlib figure.
+        """Plot loss and accuracy, parameters and the stages of the seeds over the epochs.
+
+        Returns:
+            A matplotlib figure.
 
         Raises:
             RecordError: Before the first epoch has ended, and where no metrics are recorded.
@@ -115,7 +130,11 @@ class TolariaTrainer:
         return figure_of(self.run_dir)
 
     def get_status(self) -> str:
-        """One of: created, running, paused, stopped, finished, failed."""
+        """The state of the run; may be called from any thread.
+
+        Returns:
+            One of: created, running, paused, stopped, finished, failed.
+        """
         run = self.job.run
         if self.job.failed:
             return "failed"
@@ -126,7 +145,12 @@ class TolariaTrainer:
         return "paused" if self.job.run_control.paused else "running"
 
     def get_detailed_status(self) -> dict[str, Any]:
-        """The status with position, seeds and best result; may be called from any thread."""
+        """The status with position, seeds and best result; may be called from any thread.
+
+        Returns:
+            `status` and `session_name`; once the model is built also `epoch`, `max_epochs`, `step`, `best`,
+            `stopped_by`, `run_dir`, and the entries of `MorphableModel.get_model_stats`.
+        """
         status: dict[str, Any] = {"status": self.get_status(), "session_name": self.config.session_name}
         run = self.job.run
         if run is not None:
@@ -145,11 +169,15 @@ class TolariaTrainer:
         self.job.run_control.pause()
 
     def resume(self) -> None:
-        """Let a paused run go on."""
+        """Continue a paused run."""
         self.job.run_control.resume()
 
     def stop(self, reason: str = "stopped") -> None:
-        """Ask the run to save and end after the present step."""
+        """Ask the run to save and end after the present step.
+
+        Args:
+            reason: Why, for `summary.json` and the log.
+        """
         self.job.run_control.stop(reason)
 
 

@@ -51,7 +51,11 @@ class Policy(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that later decisions depend on, as JSON types."""
+        """The state to save.
+
+        Returns:
+            Everything that later decisions depend on, as JSON types.
+        """
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

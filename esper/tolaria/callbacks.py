@@ -33,10 +33,18 @@ class Callback:
     """
 
     def on_train_start(self, loop: TrainingLoop) -> None:
-        """Called once before the first step, after a checkpoint was restored where there is one."""
+        """Called once before the first step, after a checkpoint was restored where there is one.
+
+        Args:
+            loop: The run.
+        """
 
     def on_step_end(self, loop: TrainingLoop) -> None:
-        """Called after each optimiser step; `loop.progress.step` counts them from 1. Keep it cheap."""
+        """Called after each optimiser step; `loop.progress.step` counts them from 1. Keep it cheap.
+
+        Args:
+            loop: The run.
+        """
 
     def on_topology_change(self, loop: TrainingLoop, change: TopologyChange) -> None:
         """Called when a seed was added or removed and the optimiser has followed.
@@ -55,14 +63,26 @@ class Callback:
         """
 
     def on_train_end(self, loop: TrainingLoop) -> None:
-        """Called after the last epoch, or where the run was stopped; `loop.progress.stopped_by` says why."""
+        """Called after the last epoch, or where the run was stopped; `loop.progress.stopped_by` says why.
+
+        Args:
+            loop: The run.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state to save: tensors, and what JSON can hold. Empty by default."""
+        """The state to save. Empty by default.
+
+        Returns:
+            Names to tensors and to values that JSON can hold.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Args:
+            state: The saved state.
+        """
 
 
 class Callbacks(Callback):
@@ -70,6 +90,10 @@ class Callbacks(Callback):
 
     Args:
         callbacks: In the order in which they are called.
+
+    Example:
+        >>> Callbacks([Callback()]).state_dict()
+        {'0-Callback': {}}
     """
 
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
@@ -99,7 +123,14 @@ class Callbacks(Callback):
         return {name: callback.state_dict() for name, callback in self._named()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore all. Raises `CheckpointError` where the list is another one than was saved."""
+        """Restore all.
+
+        Args:
+            state: The saved state.
+
+        Raises:
+            CheckpointError: The list is another one than was saved.
+        """
         named = dict(self._named())
         if named.keys() != state.keys():
             raise CheckpointError(

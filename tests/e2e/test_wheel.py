@@ -50,3 +50,8 @@ def test_a_wheel_names_its_command_and_its_licence(unpacked: Path) -> None:
     (info,) = unpacked.glob("esper-*.dist-info")
     assert "esper-train = esper.entry:train" in (info / "entry_points.txt").read_text()
     assert "MIT" in (info / "METADATA").read_text()
+
+
+def test_a_wheel_says_that_it_is_typed(unpacked: Path) -> None:
+    """Without py.typed mypy ignores the annotations of an installed package."""
+    assert (unpacked / "esper" / "py.typed").is_file()

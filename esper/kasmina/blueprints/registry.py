@@ -188,10 +188,13 @@ def name_blueprint(name: str, make: Callable[..., nn.Module]) -> None:
 
 
 def get_blueprint(name: str) -> Blueprint:
-    """Return a blueprint by name; an entry point is imported now.
+    """Look up a blueprint by name; an entry point is imported now.
 
     Args:
         name: one of `blueprint_names()`.
+
+    Returns:
+        The blueprint.
 
     Raises:
         GrowthError: the name is unknown (the message has the nearest name and the list), or an entry point
@@ -209,7 +212,10 @@ def get_blueprint(name: str) -> Blueprint:
 
 
 def blueprint_names() -> list[str]:
-    """Return all names that `get_blueprint` accepts, sorted; entry points are listed without an import.
+    """List the names that `get_blueprint` accepts; entry points are listed without an import.
+
+    Returns:
+        The names, sorted.
 
     Example:
         >>> "mlp" in blueprint_names()

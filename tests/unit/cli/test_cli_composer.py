@@ -9,7 +9,6 @@ from hydra.types import RunMode
 
 from esper.cli.composer import Composer, find_conf, plain
 from esper.cli.flags import Flags
-from esper.cli.help import help_text
 from esper.errors import ConfigError
 
 
@@ -69,12 +68,3 @@ def test_interpolations_are_resolved_in_plain_data() -> None:
     composed = Composer(Flags()).compose(["session_name=run_${seed}"], RunMode.RUN)
     del composed.hydra
     assert plain(composed)["session_name"] == "run_0"
-
-
-def test_help_names_every_group_and_option_and_nothing_of_hydra() -> None:
-    composer = Composer(Flags())
-    text = help_text(composer.groups(()), composer.compose(["seed=77"], RunMode.RUN))
-    assert "  dataset: cifar10, cifar100" in text
-    assert "  seed: 77" in text
-    assert "    blend_steps:" in text
-    assert "launcher" not in text
