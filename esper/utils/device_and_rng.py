@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -190,3 +191,9 @@ def _restore_numpy(words: Tensor, meta: Mapping[str, Any]) -> None:
         # NumPy would read beyond the end of its state
         raise ValueError(f"position {meta['pos']} in NumPy's state of {len(key)} numbers")
     np.random.set_state(("MT19937", key, meta["pos"], meta["has_gauss"], meta["gauss"]))
+
+
+def derive_seed(*parts: int | str) -> int:
+    """63 bits that depend on all parts and their order; equal on every machine and Python."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -16,8 +16,8 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +27,35 @@ import psutil
 
 from esper.errors import ConfigError
 from esper.utils.bounded_read import read_object
-from esper.utils.forks import closed_in_children
 from esper.utils.heartbeat import HEARTBEAT_TIMEOUT_S, Heartbeat, is_recent, is_renewed
+
+_open: set[int] = set()
+
+
+@contextmanager
+def closed_in_children(descriptor: int) -> Iterator[None]:
+    """Within the block, a child of a fork has the null device in place of this file descriptor.
+
+    Workers of a DataLoader are forked, and may live on for seconds after their parent was killed.
+    """
+    _open.add(descriptor)
+    try:
+        yield
+    finally:
+        _open.discard(descriptor)
+
+
+def _replace_all() -> None:
+    # replaced, not closed: whoever closes it later in the child must not meet another file of that number
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _open:
+        os.dup2(null, descriptor, inheritable=False)
+    os.close(null)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_replace_all)
+
 
 LOCK_FILE = "run.lock"
 

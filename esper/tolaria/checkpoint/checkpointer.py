@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from esper.config import TolariaConfig
 from esper.errors import CheckpointError
 from esper.leyline import EventName, Level
 from esper.tolaria.checkpoint.buffers import Buffers
-from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, save_checkpoint
-from esper.tolaria.checkpoint.index import list_checkpoints
+from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, list_checkpoints, save_checkpoint
 from esper.tolaria.checkpoint.metadata import Metadata, name_of, position
 from esper.tolaria.checkpoint.registry import Generators, State, StateRegistry, Tensors
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot
-from esper.tolaria.checkpoint.writer import EXPECTED, Writer
 from esper.tolaria.components import TrainingComponents
 from esper.tolaria.events import Telemetry
-from esper.tolaria.optimization.packing import EncodedJson
+from esper.tolaria.optimization.optimizer_state import EncodedJson
 from esper.tolaria.train_state import Progress
 from esper.utils.files import FILES, Files
 from esper.utils.finite import find_non_finite, is_buffer
+
+
+class Writer:
+    """Runs a write in the background; whoever starts the next one waits for the last.
+
+    The thread stays until `close`, for whoever starts one waits until it runs. It is waited for when the
+    process ends: one that ends by an error still ends its write.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "esper-checkpoint")
+        self._write: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._write is not None and not self._write.done()
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Start a write; the last one must have been waited for."""
+        assert self._write is None, "the last write has not been waited for"
+        self._write = self._pool.submit(write)
+
+    def wait(self) -> BaseException | None:
+        """Wait for the write, if there is one; returns why it failed.
+
+        Raises what no disk, memory or state can explain: that is a defect, not a failed save.
+        """
+        write, self._write = self._write, None
+        failure = write.exception() if write is not None else None
+        if failure is not None and not isinstance(failure, EXPECTED):
+            raise failure
+        return failure
+
+    def close(self) -> None:
+        """Wait for the write and end the thread; the next write begins another."""
+        self._pool.shutdown()
+        self._pool = ThreadPoolExecutor(1, "esper-checkpoint")
+
+
+# What may keep a state from being saved without anything being wrong with the run.
+EXPECTED = (OSError, CheckpointError, MemoryError, torch.OutOfMemoryError)
+
 
 # Owners that hold what Tamiyo and the control loop remember.
 MORPHOGENETIC = ("history", "control", "growth", "health")

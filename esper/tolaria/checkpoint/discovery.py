@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from esper.errors import CheckpointError
-from esper.tolaria.checkpoint.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.checkpoint.folder import CONFIG_FILE, checkpoint_folder, why_missing
-from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, load_checkpoint
-from esper.tolaria.checkpoint.index import Entry, is_checkpoint, list_checkpoints
+from esper.tolaria.checkpoint.format import (
+    Checkpoint,
+    Entry,
+    check_checkpoint,
+    is_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+)
+from esper.tolaria.checkpoint.retention import abandoned, refuse_abandoned, why_abandoned
 from esper.utils.files import is_being_replaced
 from esper.utils.manifest import LIMIT_BYTES, MANIFEST, read_bounded
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esper.errors import CheckpointError, EsperError
 from esper.tolaria.checkpoint.buffers import Buffers
-from esper.tolaria.optimization.packing import EncodedJson
+from esper.tolaria.optimization.optimizer_state import EncodedJson
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 # The only key of a mapping that stands for a tensor.

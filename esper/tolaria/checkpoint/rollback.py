@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,14 +14,105 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import CheckpointError, EsperError
-from esper.tolaria.checkpoint.checkpointer import MORPHOGENETIC, Checkpointer
-from esper.tolaria.checkpoint.deadline import DeadlineSignal
+from esper.tolaria.checkpoint.checkpointer import EXPECTED, MORPHOGENETIC, Checkpointer
 from esper.tolaria.checkpoint.discovery import load_latest
 from esper.tolaria.checkpoint.format import Checkpoint
-from esper.tolaria.checkpoint.loader import CheckpointReader
 from esper.tolaria.checkpoint.registry import State, StateRegistry, Tensors
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
-from esper.tolaria.checkpoint.writer import EXPECTED
+
+Read = Callable[[], Checkpoint]
+
+
+class _Task:
+    """One read and its result, which nobody else holds: let go of, it can touch nothing any more."""
+
+    def __init__(self, read: Read) -> None:
+        self.done = threading.Event()
+        self.checkpoint: Checkpoint | None = None
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(read,), name="esper-loader", daemon=True)
+
+    def _run(self, read: Read) -> None:
+        try:
+            self.checkpoint = read()
+        except BaseException as error:  # noqa: BLE001 - raised again on the thread that waits
+            self.error = error
+        self.done.set()
+
+
+class CheckpointReader:
+    """At most one reading thread. It ends with its read and cannot be stopped before."""
+
+    def __init__(self) -> None:
+        self._last: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a read is still running, also one that is no longer waited for."""
+        return self._last is not None and self._last.is_alive()
+
+    def start(self, read: Read) -> Callable[[float], Checkpoint | None]:
+        """Start a read; what is returned waits for it for so many seconds.
+
+        It gives the checkpoint, or None where there was no time for it, and raises what the read raised.
+        """
+        assert not self.busy, "one read at a time"
+        task = _Task(read)
+        self._last = task.thread
+        task.thread.start()
+
+        def wait(timeout_s: float) -> Checkpoint | None:
+            if not task.done.wait(max(0.0, timeout_s)):
+                return None
+            if task.error is not None:
+                raise task.error
+            return task.checkpoint
+
+        return wait
+
+
+_SIZE = 512
+_HEAD = struct.Struct("<BdH")  # whether one is told, when, and the length of the cause that follows
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A deadline that was missed: when (seconds since 1970), and what it was missed for."""
+
+    at: float
+    cause: str
+
+
+class DeadlineSignal:
+    """The last missed deadline. Every process that opens the same `path` sees it, and asks nobody."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("a+b") as file:
+            file.truncate(_SIZE)
+            self._map = mmap.mmap(file.fileno(), _SIZE)
+
+    def set(self, cause: str, at: float) -> None:
+        """Tell that a deadline was missed."""
+        raw = cause.encode()[: _SIZE - _HEAD.size]
+        self._map[0] = 0  # nobody reads a cause that is half written
+        self._map[_HEAD.size : _HEAD.size + len(raw)] = raw
+        self._map[1 : _HEAD.size] = _HEAD.pack(1, at, len(raw))[1:]
+        self._map[0] = 1
+
+    def clear(self) -> None:
+        self._map[0] = 0
+
+    def read(self) -> Missed | None:
+        """The deadline that was missed since the last `clear`, if any."""
+        told, at, length = _HEAD.unpack(self._map[: _HEAD.size])
+        raw = self._map[_HEAD.size : _HEAD.size + length]
+        if not told or not self._map[0]:
+            return None
+        return Missed(at, raw.decode(errors="ignore"))
+
+    def close(self) -> None:
+        self._map.close()
+
 
 _Undo = tuple[Tensors, State] | None
 # Reads the newest good checkpoint in a folder that was taken at or before a step.

@@ -11,7 +11,7 @@ from torch import Tensor
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint.buffers import Buffers
 from esper.tolaria.checkpoint.registry import State, StateRegistry, Tensors
-from esper.tolaria.optimization.packing import EncodedJson
+from esper.tolaria.optimization.optimizer_state import EncodedJson
 from esper.tolaria.train_state import Progress
 
 

@@ -28,7 +28,6 @@ from esper.kasmina import SeedManager, SeedRecord
 from esper.leyline import EventName, Level
 from esper.tolaria.events import Telemetry
 from esper.tolaria.gradients.backward import PlainBackward
-from esper.tolaria.gradients.seed_layers import largest, layer_norms
 from esper.tolaria.gradients.seed_metrics import PREFIX, SeedGradients, update_metrics, warnings
 from esper.tolaria.gradients.seed_shares import (
     COLUMNS,
@@ -40,8 +39,11 @@ from esper.tolaria.gradients.seed_shares import (
     conflicts,
     differ,
     flat_gradient,
+    largest,
+    layer_norms,
+    mix,
+    resolve_weights,
 )
-from esper.tolaria.gradients.seed_weights import mix, resolve_weights
 from esper.tolaria.loss.objectives import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from esper.errors import AggregationError
+from esper.leyline import JOINED, SeedStage
 from esper.tolaria.gradients.gram import count_conflicts, gram_matrix
 
 # What is added up for each owner; columns of a matrix with a row an owner.
@@ -78,3 +81,51 @@ def flat_gradient(gradients: Sequence[Tensor | None], parameters: Sequence[Tenso
 def conflicts(rows: Sequence[Tensor]) -> Tensor:
     """How many pairs of gradients over the same parameters have a negative inner product; no wait."""
     return count_conflicts(gram_matrix(torch.stack(list(rows))))
+
+
+def layer_norms(names: Sequence[str], squares: Sequence[float], samples: float) -> dict[str, float]:
+    """The norm of each layer's gradient, from the summed squares of its parameters, by the layer's name.
+
+    `names` are the parameters' dotted names; a layer is what stands before the last dot. The root of the
+    mean over `samples`; zeros where there were none. Raises `AggregationError` for lists of unlike lengths.
+    """
+    if len(names) != len(squares):
+        raise AggregationError(f"{len(squares)} norms for {len(names)} parameters; expected one for each")
+    sums: dict[str, float] = {}
+    for name, square in zip(names, squares, strict=True):
+        layer = name.rpartition(".")[0] or name
+        sums[layer] = sums.get(layer, 0.0) + square
+    return {layer: math.sqrt(total / max(samples, 1.0)) for layer, total in sums.items()}
+
+
+def largest(norms: Mapping[str, float], topk: int) -> dict[str, float]:
+    """The `topk` layers with the largest norms, largest first; equal ones in the seed's own order."""
+    if topk < 1:
+        raise AggregationError(f"the {topk} largest layers are wanted; expected at least 1")
+    return dict(sorted(norms.items(), key=lambda item: -item[1])[:topk])
+
+
+def resolve_weights(stages: Sequence[SeedStage], alphas: Sequence[float]) -> list[float]:
+    """The weight of each seed in [0, 1]: its alpha where it has joined the host, 0 in any other stage.
+
+    That is the share of the seed's answer that reaches the host; the host's own weight is 1. Raises
+    `AggregationError` where there are not as many alphas as stages, and for one outside [0, 1] or NaN.
+    """
+    if len(stages) != len(alphas):
+        raise AggregationError(f"{len(alphas)} alphas for {len(stages)} seeds; expected one for each")
+    if wrong := [alpha for alpha in alphas if not (math.isfinite(alpha) and 0.0 <= alpha <= 1.0)]:
+        raise AggregationError(f"a seed's alpha is {wrong[0]!r}; expected a number from 0 to 1")
+    return [alpha if stage in JOINED else 0.0 for stage, alpha in zip(stages, alphas, strict=True)]
+
+
+def mix(groups: Iterable[dict[str, Any]], weights: Mapping[str, float]) -> None:
+    """Scale the next step of the parameter groups that `weights` names; all others keep theirs.
+
+    The step and not the gradient is scaled, by the learning rate: Adam would undo the latter. Raises
+    `AggregationError` for a weight that is negative or not finite.
+    """
+    if wrong := {name: w for name, w in weights.items() if not 0.0 <= w < math.inf}:
+        raise AggregationError(f"weights of seeds are {wrong}; expected finite numbers of at least 0")
+    for group in groups:
+        if group["name"] in weights:
+            group["lr"] *= weights[group["name"]]

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from esper.errors import CheckpointError
 from esper.leyline import CLOCK_METRICS
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
-from esper.tolaria.checkpoint.index import read_state
+from esper.tolaria.checkpoint.format import read_state
 
 # Some two seconds of training, in which seeds of two blueprints pass through every stage; `auto` is the same
 # command for a first life and for every later one. The random policy has a generator in its memory.

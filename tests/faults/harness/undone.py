@@ -20,8 +20,8 @@ from faults.harness.tally import Budget, Tally
 from esper import train
 from esper.leyline import EventName
 from esper.loggers import LoggerHub
-from esper.tolaria.checkpoint.abandoned import abandoned
-from esper.tolaria.checkpoint.index import list_checkpoints
+from esper.tolaria.checkpoint.format import list_checkpoints
+from esper.tolaria.checkpoint.retention import abandoned
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.events import Telemetry
 from esper.tolaria.interrupts import InterruptHandler

@@ -14,8 +14,7 @@ from faults.harness.firing import broken
 from esper.control import offline as remote
 from esper.tolaria.checkpoint import discovery as find
 from esper.tolaria.checkpoint import index
-from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint
-from esper.tolaria.checkpoint.index import Entry
+from esper.tolaria.checkpoint.format import Checkpoint, Entry, check_checkpoint
 from esper.utils import files as atomic
 from esper.utils import safetensors as tensors
 from esper.utils.files import Content, Files

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,8 @@ from helpers.runs import Plan, germinate, make_run, weights
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.checkpoint.deadline import DeadlineSignal
 from esper.tolaria.checkpoint.discovery import load_latest
-from esper.tolaria.checkpoint.rollback import Rollback
+from esper.tolaria.checkpoint.rollback import CheckpointReader, DeadlineSignal, Missed, Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 from esper.tolaria.loop import TrainingLoop
 
@@ -142,7 +145,7 @@ def test_where_there_is_nothing_to_go_back_to_it_says_so(tmp_path: Path) -> None
 
 
 class SlowDisk:
-    """Reads as ever, but only when it is told to, or after ten seconds."""
+    """Reads checkpoints, but only once `go` is set, or after ten seconds."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -280,3 +283,124 @@ def test_a_reader_that_breaks_is_no_end_of_the_run(tmp_path: Path) -> None:
     result = disk(tmp_path, read=broken).rollback.back(60_000)
     assert not result.ok
     assert "the disk is gone" in result.error
+
+
+class SlowRead:
+    """A read that ends when `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.reads = 0
+
+    def read(self) -> Checkpoint:
+        self.reads += 1
+        self.go.wait(30)
+        self.made = Checkpoint(Path("late"), {}, {})
+        return self.made
+
+
+def until_idle(loader: CheckpointReader) -> None:
+    end = time.monotonic() + 10
+    while loader.busy and time.monotonic() < end:
+        time.sleep(0.001)
+    assert not loader.busy
+
+
+def test_what_comes_in_time_is_given() -> None:
+    loader, disk = CheckpointReader(), SlowRead()
+    disk.go.set()
+    found = loader.start(disk.read)(10)
+    assert found is disk.made
+    until_idle(loader)
+    assert loaders() == 0
+
+
+def test_who_stops_waiting_goes_on_and_the_thread_ends_with_its_read() -> None:
+    loader, disk = CheckpointReader(), SlowRead()
+    began = time.perf_counter()
+    assert loader.start(disk.read)(0.05) is None
+    assert time.perf_counter() - began < 5
+    assert loader.busy
+    assert loaders() == 1
+    with pytest.raises(AssertionError, match="one read at a time"):
+        loader.start(disk.read)
+    disk.go.set()
+    until_idle(loader)
+    assert disk.reads == 1
+    assert loader.start(disk.read)(10) is disk.made  # the next one is its own, not the late one
+    assert disk.reads == 2
+    until_idle(loader)
+
+
+def test_what_comes_late_is_let_go() -> None:
+    loader, go = CheckpointReader(), threading.Event()
+    late: list[weakref.ref[Path]] = []
+
+    class Traced(Path().__class__):  # type: ignore[misc]
+        """A path that can be referred to weakly, as a part of what is read."""
+
+        __slots__ = ("__weakref__",)
+
+    def read() -> Checkpoint:
+        go.wait(30)
+        path = Traced("late")
+        late.append(weakref.ref(path))
+        return Checkpoint(path, {}, {})
+
+    assert loader.start(read)(0.01) is None
+    go.set()
+    until_idle(loader)
+    gc.collect()
+    assert [reference() for reference in late] == [None]
+
+
+def test_what_a_read_raises_is_raised_to_who_waits() -> None:
+    def broken() -> Checkpoint:
+        raise CheckpointError("nothing good here")
+
+    with pytest.raises(CheckpointError, match="nothing good here"):
+        CheckpointReader().start(broken)(10)
+
+
+READER = """
+import sys, time
+from pathlib import Path
+from esper.tolaria.checkpoint.rollback import DeadlineSignal
+signal = DeadlineSignal(Path(sys.argv[1]))
+print("ready", flush=True)
+until = time.monotonic() + 30
+while (missed := signal.read()) is None and time.monotonic() < until:
+    time.sleep(0.001)
+print(missed, flush=True)
+signal.set("seen", 2.5)
+"""
+
+
+def test_it_is_told_and_forgotten(tmp_path: Path) -> None:
+    signal = DeadlineSignal(tmp_path / "deadline")
+    assert signal.read() is None
+    signal.set("the disk", 12.25)
+    assert signal.read() == Missed(12.25, "the disk")
+    assert DeadlineSignal(tmp_path / "deadline").read() == Missed(12.25, "the disk")
+    signal.set("é" * 1000, 1.0)
+    long = signal.read()
+    assert long is not None and 100 < len(long.cause) < 512 and set(long.cause) == {"é"}
+    signal.set("short", 2.0)
+    assert signal.read() == Missed(2.0, "short")
+    signal.clear()
+    assert signal.read() is None
+    signal.close()
+
+
+def test_another_process_sees_it_and_can_answer(tmp_path: Path) -> None:
+    path = tmp_path / "deadline"
+    signal = DeadlineSignal(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(path)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        signal.set("no checkpoint was read", 7.5)
+        assert other.stdout.readline() == f"{Missed(7.5, 'no checkpoint was read')}\n"
+        assert other.wait(30) == 0
+    assert signal.read() == Missed(2.5, "seen")

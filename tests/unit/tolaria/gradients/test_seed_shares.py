@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esper.errors import AggregationError
+from esper.leyline import JOINED, SeedStage
 from esper.tolaria.gradients.seed_shares import (
     COLUMNS,
     SAMPLES,
@@ -21,6 +22,10 @@ from esper.tolaria.gradients.seed_shares import (
     conflicts,
     differ,
     flat_gradient,
+    largest,
+    layer_norms,
+    mix,
+    resolve_weights,
 )
 
 CPU = torch.device("cpu")
@@ -106,3 +111,63 @@ def test_conflicts_are_pairs_that_point_against_each_other() -> None:
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.1])
     assert conflicts([a, a, b]).item() == 2
     assert conflicts([a, torch.tensor([0.0, 1.0])]).item() == 0
+
+
+def test_the_parameters_of_a_layer_are_one_norm() -> None:
+    names = ["body.0.weight", "body.0.bias", "body.2.weight", "gate"]
+    norms = layer_norms(names, [18.0, 32.0, 8.0, 2.0], samples=2.0)
+    assert norms == {"body.0": 5.0, "body.2": 2.0, "gate": 1.0}
+
+
+def test_no_samples_are_zeros_and_wrong_lengths_raise() -> None:
+    assert layer_norms(["a.weight"], [0.0], 0.0) == {"a": 0.0}
+    with pytest.raises(AggregationError, match="1 norms for 2 parameters"):
+        layer_norms(["a.weight", "b.weight"], [1.0], 1.0)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), st.floats(0, 10)), st.integers(1, 5))
+def test_the_largest_come_first(norms: dict[str, float], topk: int) -> None:
+    found = largest(norms, topk)
+    assert len(found) == min(topk, len(norms))
+    assert list(found.values()) == sorted(norms.values(), reverse=True)[:topk]
+
+
+def test_at_least_one_has_to_be_wanted() -> None:
+    with pytest.raises(AggregationError, match="at least 1"):
+        largest({"a": 1.0}, 0)
+
+
+alphas = st.floats(0.0, 1.0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(SeedStage), alphas)))
+def test_a_weight_is_alpha_for_who_has_joined_and_0_for_others(seeds: list[tuple[SeedStage, float]]) -> None:
+    weights = resolve_weights([stage for stage, _ in seeds], [alpha for _, alpha in seeds])
+    assert weights == [alpha if stage in JOINED else 0.0 for stage, alpha in seeds]
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -0.1, 1.1])
+def test_an_alpha_that_cannot_be_raises(alpha: float) -> None:
+    with pytest.raises(AggregationError, match="alpha is"):
+        resolve_weights([SeedStage.BLENDING], [alpha])
+
+
+def test_wrong_lengths_raise_and_nothing_is_nothing() -> None:
+    with pytest.raises(AggregationError, match="1 alphas for 2 seeds"):
+        resolve_weights([SeedStage.BLENDING] * 2, [0.5])
+    assert resolve_weights([], []) == []
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.floats(0.0, 2.0)))
+def test_only_steps_of_named_groups_are_scaled(weights: dict[str, float]) -> None:
+    groups = [{"name": name, "lr": 0.25} for name in ("host", *"abc")]
+    mix(groups, weights)
+    assert [g["lr"] for g in groups] == [0.25 * weights.get(str(g["name"]), 1.0) for g in groups]
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -0.5])
+def test_a_weight_that_cannot_be_raises_and_scales_nothing(weight: float) -> None:
+    groups = [{"name": "a", "lr": 0.25}, {"name": "b", "lr": 0.25}]
+    with pytest.raises(AggregationError, match="'b'"):
+        mix(groups, {"a": 0.5, "b": weight})
+    assert [g["lr"] for g in groups] == [0.25, 0.25]
