@@ -126,7 +126,7 @@ def remove_stale(parent: Path) -> list[str]:
     """
     try:
         leftovers = sorted(filter(is_leftover, parent.iterdir())) if parent.is_dir() else []
-        return [path.name for path in leftovers if not _taken_back(path)]
+        return [path.name for path in leftovers if not _restore_or_remove(path)]
     except OSError as error:
         raise CheckpointError(f"{parent} could not be cleared of unfinished files: {error}") from error
 
@@ -188,7 +188,7 @@ def _make_folder(path: Path, io: Files) -> None:
     io.fsync_dir(path.parent)
 
 
-def _taken_back(path: Path) -> bool:
+def _restore_or_remove(path: Path) -> bool:
     """Give a folder that was set aside its name back if that is free; remove any other leftover."""
     match = _LEFTOVER.fullmatch(path.name)
     assert match is not None
@@ -218,21 +218,21 @@ def move_aside(paths: Sequence[Path]) -> list[str]:
     TensorBoard shows every file whose name contains its mark: such a file gets a folder `before-1` instead,
     which is a run of its own there. Returns `<old name> -> <new name>` for each.
     """
-    said = []
+    moved = []
     for path, new in zip(paths, names_aside(paths), strict=True):
         new.parent.mkdir(exist_ok=True)
         path.rename(new)
-        said.append(f"{path.name} -> {new.relative_to(path.parent)}")
-    return said
+        moved.append(f"{path.name} -> {new.relative_to(path.parent)}")
+    return moved
 
 
 def names_aside(paths: Sequence[Path]) -> list[Path]:
     """The paths that `move_aside` would give these files; nothing is moved."""
-    names = ([_aside(path, number) for path in paths] for number in count(1))
+    names = ([_name_aside(path, number) for path in paths] for number in count(1))
     return next(row for row in names if not any(path.exists() for path in row))
 
 
-def _aside(path: Path, number: int) -> Path:
+def _name_aside(path: Path, number: int) -> Path:
     if "tfevents" in path.name:
         return path.parent / f"before-{number}" / path.name
     return path.with_name(f"{path.name}.before-{number}")

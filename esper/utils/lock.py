@@ -62,7 +62,7 @@ LOCK_FILE = "run.lock"
 _LIMIT_BYTES = 4096
 _LONGEST_COMMAND = 300
 # what a file system without locks answers
-_WITHOUT = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP}
+_NO_LOCKS_ERRNOS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP}
 # the start of a process is read from a clock that may have been set since
 _SAME_START_S = 2.0
 # A process that takes a lock writes its name a moment later; it is waited for so long, at most.
@@ -95,7 +95,7 @@ class Holder:
         born = psutil.Process().create_time()
         command = shlex.join(sys.argv)[:_LONGEST_COMMAND]
         now = datetime.now().isoformat(sep=" ", timespec="seconds")
-        return cls(os.getpid(), socket.gethostname(), born, now, command, _machine(), _numbers())
+        return cls(os.getpid(), socket.gethostname(), born, now, command, _machine(), _pid_namespace())
 
     @property
     def same_machine(self) -> bool:
@@ -105,7 +105,7 @@ class Holder:
     @property
     def local(self) -> bool:
         """Whether its process number can be looked up here."""
-        return self.same_machine and (not self.numbers or self.numbers == _numbers())
+        return self.same_machine and (not self.numbers or self.numbers == _pid_namespace())
 
     @property
     def alive(self) -> bool:
@@ -141,13 +141,13 @@ class FolderLock:
         """What is said of a holder that died: who it was and how that is known; else empty."""
         if self.former is None:
             return ""
-        said = f"{self.former} ended without giving this folder free"
+        message = f"{self.former} ended without giving this folder free"
         if self.former.local:
-            return said
+            return message
         why = "the lock is free" if self.guarded else "the file system has no working locks"
         if not (self.guarded and self.former.same_machine):
             why += f", and {LOCK_FILE} has not been renewed for {HEARTBEAT_TIMEOUT_S:g} s"
-        return f"{said}, as far as {socket.gethostname()} can tell: {why}"
+        return f"{message}, as far as {socket.gethostname()} can tell: {why}"
 
     @classmethod
     def take(cls, folder: Path, *, silent_s: float = HEARTBEAT_TIMEOUT_S) -> FolderLock:
@@ -226,10 +226,10 @@ def _parse(found: Mapping[str, Any]) -> Holder:
 def in_use_message(folder: Path, holder: Holder | None) -> str:
     """The sentence for a folder that another run has."""
     who = "another process" if holder is None else str(holder)
-    said = f"{folder} is in use by {who}; expected a folder that no other run writes to"
+    message = f"{folder} is in use by {who}; expected a folder that no other run writes to"
     if holder is None or holder.local:
-        return said
-    return f"{said}. If that process is surely dead, remove {folder / LOCK_FILE}"
+        return message
+    return f"{message}. If that process is surely dead, remove {folder / LOCK_FILE}"
 
 
 def _still_runs(former: Holder, path: Path, *, guarded: bool, silent_s: float) -> bool:
@@ -247,7 +247,7 @@ def _machine() -> str:
         return ""
 
 
-def _numbers() -> str:
+def _pid_namespace() -> str:
     """Which namespace of process numbers this is: a container has one of its own."""
     try:
         return str(Path("/proc/self/ns/pid").stat().st_ino)
@@ -265,12 +265,12 @@ def _locked(path: Path) -> tuple[int, bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _WITHOUT:
+            if error.errno in _NO_LOCKS_ERRNOS:
                 return descriptor, False
             os.close(descriptor)
             raise
         if _is_same(descriptor, path):
-            return descriptor, _excludes(path)
+            return descriptor, _is_exclusive(path)
         os.close(descriptor)  # its holder has just removed it: another may have made a new one
 
 
@@ -281,7 +281,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _excludes(path: Path) -> bool:
+def _is_exclusive(path: Path) -> bool:
     """Whether the lock that was just taken keeps a second one out: some file systems only pretend to."""
     try:
         second = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -33,7 +33,7 @@ class OpenFile:
         return os.fstat(self.file.fileno()).st_size
 
     @property
-    def place(self) -> Path:
+    def readable_path(self) -> Path:
         """A path that leads to this very file, also once it was removed or replaced."""
         return self.path if _OPEN_FILES is None else _OPEN_FILES / str(self.file.fileno())
 

@@ -91,7 +91,7 @@ def load_tensors(
     """
     with _checked(path) as source:
         try:
-            with safe_open(source.place, framework="pt") as file:
+            with safe_open(source.readable_path, framework="pt") as file:
                 note = (file.metadata() or {}).get(_NOTE)
                 # a copy: the file's own pages would change under the tensors if the file did
                 tensors = {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118
@@ -112,7 +112,7 @@ def check_tensors(path: Path | OpenFile) -> None:
     """
     with _checked(path) as source:
         try:
-            with safe_open(source.place, framework="pt"):
+            with safe_open(source.readable_path, framework="pt"):
                 pass
         except _UNREADABLE as error:
             raise CheckpointError(f"{source.path} is damaged or no safetensors file: {error}") from error
@@ -170,10 +170,10 @@ def _plain(
 def _own(tensor: Tensor, storages: set[tuple[torch.device, int]]) -> Tensor:
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     storage = plain.untyped_storage()
-    place = (plain.device, storage.data_ptr())
-    if place in storages or storage.nbytes() != plain.nbytes:
+    readable_path = (plain.device, storage.data_ptr())
+    if readable_path in storages or storage.nbytes() != plain.nbytes:
         return plain.clone()
-    storages.add(place)
+    storages.add(readable_path)
     return plain
 
 

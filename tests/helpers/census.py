@@ -15,13 +15,13 @@ import torch
 from helpers.runs import Notes
 from torch import Tensor
 
-from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.buffers import BufferPool
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 
 # Objects of these are looked into; of any other only the type is noted.
 OURS = ("esper.", "helpers.", "torch.optim", "torch.amp", "torch.nn", "omegaconf")
 # ... nor into these: what they hold are copies of a state, or what tests have written down.
-CLOSED = (Snapshots, Snapshot, Buffers, Notes)
+CLOSED = (Snapshots, Snapshot, BufferPool, Notes)
 NO_STATE = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type, torch.device, torch.dtype)
 
 Found = dict[str, Any]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import CheckpointError, EsperError
-from esper.tolaria.checkpoint.checkpointer import EXPECTED, MORPHOGENETIC, Checkpointer
+from esper.tolaria.checkpoint.checkpointer import MORPHOGENETIC, SAVE_ERRORS, Checkpointer
 from esper.tolaria.checkpoint.discovery import load_latest
 from esper.tolaria.checkpoint.format import Checkpoint
 from esper.tolaria.checkpoint.registry import State, StateRegistry, Tensors
@@ -24,7 +24,7 @@ Read = Callable[[], Checkpoint]
 
 
 class _Task:
-    """One read and its result, which nobody else holds: let go of, it can touch nothing any more."""
+    """One read and its result. No other object refers to it, so a result that is late is garbage-collected."""
 
     def __init__(self, read: Read) -> None:
         self.done = threading.Event()
@@ -41,7 +41,7 @@ class _Task:
 
 
 class CheckpointReader:
-    """At most one reading thread. It ends with its read and cannot be stopped before."""
+    """Reads checkpoints in at most one thread, which cannot be stopped before its read ends."""
 
     def __init__(self) -> None:
         self._last: threading.Thread | None = None
@@ -52,9 +52,11 @@ class CheckpointReader:
         return self._last is not None and self._last.is_alive()
 
     def start(self, read: Read) -> Callable[[float], Checkpoint | None]:
-        """Start a read; what is returned waits for it for so many seconds.
+        """Start a read.
 
-        It gives the checkpoint, or None where there was no time for it, and raises what the read raised.
+        Returns:
+            A function that waits up to a number of seconds for the checkpoint and returns it, or None on
+            timeout; it raises what the read raised.
         """
         assert not self.busy, "one read at a time"
         task = _Task(read)
@@ -72,19 +74,19 @@ class CheckpointReader:
 
 
 _SIZE = 512
-_HEAD = struct.Struct("<BdH")  # whether one is told, when, and the length of the cause that follows
+_HEAD = struct.Struct("<BdH")  # whether one is set, its time, and the length of the cause that follows
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """A deadline that was missed: when (seconds since 1970), and what it was missed for."""
+class MissedDeadline:
+    """A missed deadline: `at` in seconds since 1970, and its cause."""
 
     at: float
     cause: str
 
 
 class DeadlineSignal:
-    """The last missed deadline. Every process that opens the same `path` sees it, and asks nobody."""
+    """The last missed deadline, in a file that all processes which open the same `path` map."""
 
     def __init__(self, path: Path) -> None:
         with path.open("a+b") as file:
@@ -92,9 +94,9 @@ class DeadlineSignal:
             self._map = mmap.mmap(file.fileno(), _SIZE)
 
     def set(self, cause: str, at: float) -> None:
-        """Tell that a deadline was missed."""
+        """Publish that a deadline was missed at `at` (seconds since 1970)."""
         raw = cause.encode()[: _SIZE - _HEAD.size]
-        self._map[0] = 0  # nobody reads a cause that is half written
+        self._map[0] = 0  # so that no process reads a partly written cause
         self._map[_HEAD.size : _HEAD.size + len(raw)] = raw
         self._map[1 : _HEAD.size] = _HEAD.pack(1, at, len(raw))[1:]
         self._map[0] = 1
@@ -102,13 +104,13 @@ class DeadlineSignal:
     def clear(self) -> None:
         self._map[0] = 0
 
-    def read(self) -> Missed | None:
+    def read(self) -> MissedDeadline | None:
         """The deadline that was missed since the last `clear`, if any."""
-        told, at, length = _HEAD.unpack(self._map[: _HEAD.size])
+        is_set, at, length = _HEAD.unpack(self._map[: _HEAD.size])
         raw = self._map[_HEAD.size : _HEAD.size + length]
-        if not told or not self._map[0]:
+        if not is_set or not self._map[0]:
             return None
-        return Missed(at, raw.decode(errors="ignore"))
+        return MissedDeadline(at, raw.decode(errors="ignore"))
 
     def close(self) -> None:
         self._map.close()
@@ -121,13 +123,18 @@ Reader = Callable[[Path, int], Checkpoint]
 
 @dataclass(frozen=True, slots=True)
 class RollbackResult:
-    """What became of a rollback.
+    """The result of a rollback.
 
-    `tier` ("fast" or "full") is the one that succeeded, or that failed last; `step` where the run stands
-    now, None where it was not moved. `hit` says whether there was a good snapshot. `error` tells what went
-    wrong, also where a later tier made up for it. Where not `intact`, a restore failed half way and could
-    not be taken back: the run is good for nothing. `records` is where the records stood in the state that the
-    run is back at.
+    Attributes:
+        ok: whether a state was restored.
+        tier: "fast" (a snapshot) or "full" (the disk): the one that succeeded or failed last.
+        step: the step that was restored; None if the run was not changed.
+        latency_ms: the duration.
+        hit: whether there was a good snapshot.
+        error: the failures of all tiers, also if a later tier succeeded.
+        deadline_exceeded: whether it took longer than allowed.
+        intact: False if a restore failed in part and could not be undone; the run cannot be used then.
+        records: the lengths of the records in the restored state.
     """
 
     ok: bool
@@ -141,26 +148,33 @@ class RollbackResult:
     records: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Failed(Exception):
-    """A tier that did not get the run back; `missed` where for want of time, `torn` where half way."""
+class _TierFailed(Exception):
+    """A tier failed: it `timed_out`, or left a `partial_restore` that could not be undone."""
 
-    def __init__(self, why: str, *, missed: bool = False, torn: bool = False) -> None:
+    def __init__(self, why: str, *, timed_out: bool = False, partial_restore: bool = False) -> None:
         super().__init__(why)
-        self.missed = missed
-        self.torn = torn
+        self.timed_out = timed_out
+        self.partial_restore = partial_restore
 
 
 class Rollback:
-    """Brings the run back to the nearest good snapshot, else to the newest good checkpoint on the disk.
+    """Restores the nearest good snapshot, else the newest valid checkpoint on the disk.
 
-    The disk is read by one thread at most. Past the deadline its read is let go of: what it brings then
-    reaches nobody, and until it has ended a further read is refused at once. `clock` is in seconds; `signal`
-    is told of a missed deadline. For the loop's thread, which nothing else moves meanwhile.
+    At most one thread reads from the disk. A read that misses the deadline is abandoned: its result is
+    discarded, and until it has ended another read fails at once. Call it on the loop's thread.
+
+    Args:
+        registry: the owners of the state.
+        snapshots: the states in memory.
+        checkpointer: knows the checkpoint folder.
+        read: reads the newest valid checkpoint of a folder up to a step.
+        signal: receives missed deadlines.
+        clock: in seconds.
     """
 
     def __init__(
         self,
-        manager: StateRegistry,
+        registry: StateRegistry,
         snapshots: Snapshots,
         checkpointer: Checkpointer,
         *,
@@ -168,7 +182,7 @@ class Rollback:
         signal: DeadlineSignal | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.manager = manager
+        self.registry = registry
         self.snapshots = snapshots
         self.checkpointer = checkpointer
         self.read = read
@@ -178,24 +192,24 @@ class Rollback:
         self.counts = {"fast_hits": 0, "fast_misses": 0, "failures": 0, "deadline_exceeded": 0}
         self._records: Mapping[str, Any] = {}
 
-    def back(self, deadline_ms: float, *, at_or_before_step: int = sys.maxsize) -> RollbackResult:
-        """Go back, within `deadline_ms` from now, to a state of `at_or_before_step`.
+    def restore(self, deadline_ms: float, *, at_or_before_step: int = sys.maxsize) -> RollbackResult:
+        """Restore a state of a step up to `at_or_before_step`, within `deadline_ms` milliseconds.
 
-        What was taken after the state that is gone back to is let go. A restore that has begun is not broken
-        off; `deadline_exceeded` then says that it took too long.
+        Later snapshots are dropped. A restore that has started is not interrupted; `deadline_exceeded` then
+        says that it took too long.
         """
         began = self.clock()
         until = began + 1e-3 * deadline_ms
         snapshot = self.snapshots.nearest(at_or_before_step)
         self.counts["fast_misses" if snapshot is None else "fast_hits"] += 1
-        failed: list[_Failed] = []
+        failed: list[_TierFailed] = []
         tier, step = "fast", None
         if snapshot is not None:
             step = self._try(partial(self._fast, snapshot), failed)
-        if step is None and not (failed and failed[-1].torn):
+        if step is None and not (failed and failed[-1].partial_restore):
             tier = "full"
             step = self._try(partial(self._full, at_or_before_step, until), failed)
-        late = self.clock() > until or any(failure.missed for failure in failed)
+        late = self.clock() > until or any(failure.timed_out for failure in failed)
         result = RollbackResult(
             ok=step is not None,
             tier=tier,
@@ -204,16 +218,16 @@ class Rollback:
             hit=snapshot is not None,
             error="; ".join(map(str, failed)),
             deadline_exceeded=late,
-            intact=not (failed and failed[-1].torn),
+            intact=not (failed and failed[-1].partial_restore),
             records={} if step is None else self._records,
         )
         self._conclude(result, deadline_ms)
         return result
 
-    def _try(self, attempt: Callable[[], int], failed: list[_Failed]) -> int | None:
+    def _try(self, attempt: Callable[[], int], failed: list[_TierFailed]) -> int | None:
         try:
             return attempt()
-        except _Failed as failure:
+        except _TierFailed as failure:
             self.counts["failures"] += 1
             failed.append(failure)
             return None
@@ -221,7 +235,7 @@ class Rollback:
     def _conclude(self, result: RollbackResult, deadline_ms: float) -> None:
         if result.step is not None:
             self.snapshots.drop_after(result.step)
-            self.checkpointer.rolled_back()
+            self.checkpointer.forget_position()
         if result.deadline_exceeded:
             self.counts["deadline_exceeded"] += 1
             cause = result.error or f"the {result.tier} restore took longer than {deadline_ms:g} ms"
@@ -231,66 +245,68 @@ class Rollback:
     # -- the tiers -------------------------------------------------------------------------------
 
     def _fast(self, snapshot: Snapshot) -> int:
-        self.snapshots.drop_after(snapshot.step)  # its memory holds what is to be undone, if need be
+        self.snapshots.drop_after(snapshot.step)  # frees memory for the copy of the present state
         try:
-            self._put(snapshot.tensors, snapshot.state, self._undo())
-        except _Failed:
+            self._restore(snapshot.tensors, snapshot.state, self._capture_current())
+        except _TierFailed:
             self.snapshots.drop(snapshot.step)
             raise
         return snapshot.step
 
     def _full(self, at_or_before_step: int, until: float) -> int:
         if self.loader.busy:
-            raise _Failed("an earlier read of a checkpoint is still under way; no second one is begun")
+            raise _TierFailed("an earlier read of a checkpoint is still running; no second one is started")
         wait = self.loader.start(partial(self.read, self.checkpointer.folder, at_or_before_step))
         began = self.clock()
-        undo = self._undo()  # while the disk works
-        # a restore takes about as long as two copies: what cannot be done in time is not begun
+        undo = self._capture_current()  # while the disk is read
+        # a restore takes about as long as two copies: one that cannot end in time is not started
         last = until - 2 * (self.clock() - began)
         try:
             checkpoint = wait(last - self.clock())
         except (EsperError, OSError, MemoryError) as error:
-            self._let_go(undo)
-            raise _Failed(f"no checkpoint could be read: {error}") from error
+            self._release(undo)
+            raise _TierFailed(f"no checkpoint could be read: {error}") from error
         if checkpoint is None or self.clock() > last:
-            self._let_go(undo)
-            raise _Failed(
-                f"no checkpoint of {self.checkpointer.folder} was read by the deadline", missed=True
+            self._release(undo)
+            raise _TierFailed(
+                f"no checkpoint of {self.checkpointer.folder} was read by the deadline", timed_out=True
             )
-        self._put(checkpoint.tensors, checkpoint.state, undo)
+        self._restore(checkpoint.tensors, checkpoint.state, undo)
         step: int = checkpoint.state["run"]["progress"]["step"]
         return step
 
     # -- all or nothing --------------------------------------------------------------------------
 
-    def _put(self, tensors: Tensors, state: State, undo: _Undo) -> None:
-        """Restore a state, or leave the run as it was."""
+    def _restore(self, tensors: Tensors, state: State, undo: _Undo) -> None:
+        """Restore a state; after a failure the run is as it was before."""
         try:
-            self.manager.restore(tensors, state["owners"], optional=MORPHOGENETIC, copy=True)
+            self.registry.restore(tensors, state["owners"], optional=MORPHOGENETIC, copy=True)
             self._records = state["run"]["records"]
         except Exception as error:
             why = f"the state of step {state['run']['progress']['step']} could not be restored: {error}"
-            self._take_back(why, undo)
-            raise _Failed(why) from error
+            self._undo_restore(why, undo)
+            raise _TierFailed(why) from error
         finally:
-            self._let_go(undo)
+            self._release(undo)
 
-    def _undo(self) -> _Undo:
-        """The state as it is now, to come back to; None where an owner cannot give its own."""
+    def _capture_current(self) -> _Undo:
+        """A copy of the present state; None if an owner's state cannot be captured."""
         try:
-            return self.manager.capture(self.snapshots.buffers)
-        except EXPECTED:
+            return self.registry.capture(self.snapshots.buffers)
+        except SAVE_ERRORS:
             return None
 
-    def _take_back(self, why: str, undo: _Undo) -> None:
+    def _undo_restore(self, why: str, undo: _Undo) -> None:
         try:
             if undo is None:
                 raise CheckpointError("it could not be captured")
-            self.manager.restore(*undo, copy=True)
+            self.registry.restore(*undo, copy=True)
         except Exception as error:
-            raise _Failed(f"{why}; nor could the run be left as it was: {error}", torn=True) from error
+            raise _TierFailed(
+                f"{why}; nor could the run be left as it was: {error}", partial_restore=True
+            ) from error
 
-    def _let_go(self, undo: _Undo) -> None:
+    def _release(self, undo: _Undo) -> None:
         if undo is not None:
-            self.snapshots.buffers.give(undo[0])
+            self.snapshots.buffers.release(undo[0])
             self.snapshots.trim()

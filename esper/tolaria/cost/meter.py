@@ -37,17 +37,17 @@ class CostMeter:
         self.measurements = measurements
         self._flops: tuple[float, float] | None = None
         self.topology_changed()
-        self._began = self._began_cpu = 0.0
+        self._start = self._start_cpu = 0.0
 
     def start_clock(self) -> None:
         """From now on time counts, on top of what an earlier part of the run took."""
-        self._began = time.perf_counter() - self.progress.wall_s
-        self._began_cpu = time.process_time() - self.progress.cpu_s
+        self._start = time.perf_counter() - self.progress.wall_s
+        self._start_cpu = time.process_time() - self.progress.cpu_s
 
     def read_clock(self) -> None:
         """Bring the times in `progress` up to date."""
-        self.progress.wall_s = time.perf_counter() - self._began
-        self.progress.cpu_s = time.process_time() - self._began_cpu
+        self.progress.wall_s = time.perf_counter() - self._start
+        self.progress.cpu_s = time.process_time() - self._start_cpu
 
     def topology_changed(self) -> None:
         self.params = self.model.total_params()
@@ -75,7 +75,7 @@ class CostMeter:
         self.progress.train_flops, self.progress.param_steps = spent
         self.read_clock()
 
-    def forwards(self, samples: int) -> None:
+    def add_forwards(self, samples: int) -> None:
         """Forwards made for the seeds' sake: health probes and impact."""
         forward = self.forward_flops()
         self.add(None if forward is None else samples * forward)

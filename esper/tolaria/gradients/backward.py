@@ -112,7 +112,7 @@ class TaskBackward:
             gradients: Row = tasks.rows[0]
         else:
             combined = self.aggregator.combine(tasks)
-            self.conflict_stats.note(tasks.products if tasks.shared else None, combined, len(tasks.rows))
+            self.conflict_stats.add(tasks.products if tasks.shared else None, combined, len(tasks.rows))
             gradients = combined.gradients
             if self.on_tasks is not None:
                 self.on_tasks(tasks.rows, self.parameters())

@@ -30,13 +30,13 @@ class ConflictStats:
         self._sums = torch.zeros(4, dtype=widest_dtype(device), device=device)
         self._steps = self._weighted = self._pairs = 0
         self._last: tuple[Tensor, int] | None = None
-        self._idle_told = False
+        self._idle_emitted = False
 
     def begin(self) -> None:
         """A new window."""
         self._last = None
 
-    def note(self, products: Tensor | None, combined: Combined, count: int) -> None:
+    def add(self, products: Tensor | None, combined: Combined, count: int) -> None:
         """One step of `count` tasks with this Gram matrix (None: they share nothing); no wait."""
         conflicts, rates, weights, projected = self._sums.unbind()
         found = self._sums.new_zeros(())
@@ -78,10 +78,10 @@ class ConflictStats:
             "weights_mean": weights / self._weighted if self._weighted else None,
             "pcgrad_applied": int(projected),
         }
-        if not self._steps and not self._idle_told:
+        if not self._steps and not self._idle_emitted:
             notes = "trainer.aggregation is idle: no step had several tasks (micro-batches or objectives)"
             telemetry.emit(EventName.OPTION_IDLE, {"notes": notes})
-            self._idle_told = True
+            self._idle_emitted = True
         self._sums.zero_()
         self._steps = self._weighted = self._pairs = 0
         telemetry.emit(EventName.GRAD_AGG, found, level=Level.DEBUG)

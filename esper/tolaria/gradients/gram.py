@@ -31,7 +31,7 @@ def gram_matrix(matrix: Tensor) -> Tensor:
     return products
 
 
-def mix(weights: Tensor, matrix: Tensor) -> Tensor:
+def weighted_sum(weights: Tensor, matrix: Tensor) -> Tensor:
     """The sum of the rows of `matrix` (n, length), each times its weight (n,) in float64: (length,).
 
     Of the matrix's dtype; half precision is added up in float64 and rounded once.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from esper.errors import AggregationError
 from esper.tolaria.gradients.aggregator import Aggregator, Combined
-from esper.tolaria.gradients.gram import mix
+from esper.tolaria.gradients.gram import weighted_sum
 from esper.tolaria.gradients.tasks import Tasks
 
 
@@ -59,11 +59,11 @@ class PCGrad(Aggregator):
 
     def combine(self, tasks: Tasks) -> Combined:
         if not tasks.shared:
-            return Combined(tasks.alone())
+            return Combined(tasks.unshared())
         orders = draw_orders(len(tasks.rows), self.generator)
         orders = orders.to(tasks.products.device, non_blocking=True)
         weights = pcgrad_weights(tasks.products, orders, self.epsilon)
-        return Combined(tasks.with_shared(mix(weights, tasks.matrix)), weights, (weights != 1).any())
+        return Combined(tasks.with_shared(weighted_sum(weights, tasks.matrix)), weights, (weights != 1).any())
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state()}

@@ -35,14 +35,14 @@ from esper.tolaria.gradients.seed_shares import (
     SAMPLES,
     SHARE,
     accumulate,
-    collapse,
+    added_gradient,
     conflicts,
-    differ,
     flat_gradient,
     largest,
     layer_norms,
-    mix,
     resolve_weights,
+    scale_steps,
+    squared_norms,
 )
 from esper.tolaria.loss.objectives import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
@@ -95,9 +95,9 @@ class SeedAttribution:
         self._pairs: dict[str, int] = {}
         self._squares: dict[str, Tensor] = {}
         self._last_shares: dict[str, float] = {}
-        self._forget_window()
+        self._clear_window()
 
-    def _forget_window(self) -> None:
+    def _clear_window(self) -> None:
         self._owners: list[_Owner] | None = None
         self._before: dict[str, Tensor] = {}
         self._rows: dict[str, list[Tensor]] = {}
@@ -106,13 +106,13 @@ class SeedAttribution:
 
     def microbatch(self) -> None:
         """Note what a micro-batch has just added to the seeds' gradients."""
-        self.attempt(_WHAT, self._note_microbatch)
+        self.attempt(_WHAT, self._add_microbatch)
 
-    def _note_microbatch(self) -> None:
+    def _add_microbatch(self) -> None:
         for owner in self._sampled()[1:]:
             if owner.params:
                 now = flat_gradient([p.grad for p in owner.params], owner.params)
-                self._add_row(owner, differ(now, self._before.get(owner.key)))
+                self._add_row(owner, added_gradient(now, self._before.get(owner.key)))
                 self._before[owner.key] = now
 
     def tasks(self, rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[nn.Parameter]) -> None:
@@ -130,20 +130,20 @@ class SeedAttribution:
     def before_step(self) -> None:
         """Look at the whole window's gradients, where this one is looked at; scale steps where asked to."""
         if self.apply:
-            mix(self.optimizers.main.param_groups, self._weights())
-        self.attempt(_WHAT, self._look)
+            scale_steps(self.optimizers.main.param_groups, self._weights())
+        self.attempt(_WHAT, self._sample)
         self._steps += 1
-        self._forget_window()
+        self._clear_window()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         owners = self._sampled()
         if owners:
-            self._seat(owners)
-            squares = collapse([[p.grad for p in owner.params] for owner in owners], self.device)
-            sound = accumulate(self._sums, squares)
+            self._assign_rows(owners)
+            squares = squared_norms([[p.grad for p in owner.params] for owner in owners], self.device)
+            valid = accumulate(self._sums, squares)
             if self.layers:
-                self._add_layers(owners[1:], squares[1:], sound)
-            self._count_conflicts(sound)
+                self._add_layers(owners[1:], squares[1:], valid)
+            self._count_conflicts(valid)
 
     def _weights(self) -> dict[str, float]:
         alive_records = self.seeds.model.alive_records()
@@ -159,10 +159,10 @@ class SeedAttribution:
             groups = [group["name"] for group in self.optimizers.main.param_groups]
             due = self._steps % SAMPLE_STEPS == 0 or groups != self._groups
             self._groups = groups
-            self._owners = list(self._find_owners()) if due else []
+            self._owners = list(self._list_owners()) if due else []
         return self._owners
 
-    def _find_owners(self) -> Iterator[_Owner]:
+    def _list_owners(self) -> Iterator[_Owner]:
         alive_records = {record.key: record for record in self.seeds.model.alive_records()}
         if not any(record.joined for record in alive_records.values()):
             return
@@ -176,7 +176,7 @@ class SeedAttribution:
 
     # -- sums ------------------------------------------------------------------------------------
 
-    def _seat(self, owners: Sequence[_Owner]) -> None:
+    def _assign_rows(self, owners: Sequence[_Owner]) -> None:
         """Give everybody a row of sums; those that have one keep it, those that are gone lose it."""
         order = [owner.key for owner in owners]
         if order != self._order:
@@ -185,16 +185,16 @@ class SeedAttribution:
             self._sums = torch.stack([old.get(key, fresh) for key in order])
             self._order = order
 
-    def _add_layers(self, owners: Sequence[_Owner], squares: Sequence[Tensor], sound: Tensor) -> None:
+    def _add_layers(self, owners: Sequence[_Owner], squares: Sequence[Tensor], valid: Tensor) -> None:
         for owner, part in zip(owners, squares, strict=True):
             if len(part):
-                new = torch.where(sound, part, 0.0)
+                new = torch.where(valid, part, 0.0)
                 self._squares[owner.key] = self._squares.get(owner.key, torch.zeros_like(part)) + new
 
-    def _count_conflicts(self, sound: Tensor) -> None:
+    def _count_conflicts(self, valid: Tensor) -> None:
         for key, rows in self._rows.items():
             if len(rows) > 1:
-                self._sums[self._order.index(key), CONFLICTS] += conflicts(rows) * sound
+                self._sums[self._order.index(key), CONFLICTS] += conflicts(rows) * valid
                 self._pairs[key] = self._pairs.get(key, 0) + len(rows) * (len(rows) - 1) // 2
 
     # -- once an epoch ---------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class SeedAttribution:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the saved one stood, in mid-epoch too."""
-        self._forget_window()
+        self._clear_window()
         self._steps, self._groups = state["steps"], list(state["groups"])
         self._order = list(state["order"])
         self._sums = state["sums"].to(self.device, copy=True)

@@ -18,7 +18,7 @@ SQUARES, SHARE, SAMPLES, CONFLICTS = range(4)
 COLUMNS = 4
 
 
-def collapse(gradients: Sequence[Sequence[Tensor | None]], device: torch.device) -> list[Tensor]:
+def squared_norms(gradients: Sequence[Sequence[Tensor | None]], device: torch.device) -> list[Tensor]:
     """For each owner the squared norm of each of its gradients, in float32 on `device`; 0 for None.
 
     One tensor an owner, as long as its list: empty for an owner that took no part. Nothing waits.
@@ -28,7 +28,7 @@ def collapse(gradients: Sequence[Sequence[Tensor | None]], device: torch.device)
         return [torch.zeros(len(row), device=device) for row in gradients]
     norms = iter(torch._foreach_norm(known))
     zero = torch.zeros((), device=device)
-    flat = [zero if g is None else _home(next(norms), device) for row in gradients for g in row]
+    flat = [zero if g is None else _to_device(next(norms), device) for row in gradients for g in row]
     return list(torch.stack(flat).square().split([len(row) for row in gradients]))
 
 
@@ -37,7 +37,7 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
-def _home(norm: Tensor, device: torch.device) -> Tensor:
+def _to_device(norm: Tensor, device: torch.device) -> Tensor:
     return norm.to(device, torch.float32, non_blocking=True)
 
 
@@ -52,15 +52,15 @@ def accumulate(sums: Tensor, squares: Sequence[Tensor]) -> Tensor:
         raise AggregationError(f"{len(squares)} owners of gradients for {len(sums)} rows; expected one a row")
     by_owner = torch.stack([part.sum() for part in squares])
     total = by_owner.sum()
-    sound = torch.isfinite(total) & (total > 0)
-    by_owner = torch.where(sound, by_owner, 0.0)
+    valid = torch.isfinite(total) & (total > 0)
+    by_owner = torch.where(valid, by_owner, 0.0)
     sums[:, SQUARES] += by_owner
-    sums[:, SHARE] += by_owner / torch.where(sound, total, 1.0)
-    sums[:, SAMPLES] += sound
-    return sound
+    sums[:, SHARE] += by_owner / torch.where(valid, total, 1.0)
+    sums[:, SAMPLES] += valid
+    return valid
 
 
-def differ(now: Tensor, before: Tensor | None) -> Tensor:
+def added_gradient(now: Tensor, before: Tensor | None) -> Tensor:
     """What the last micro-batch has added to a gradient that is being accumulated; both flat."""
     return now if before is None else now - before
 
@@ -118,7 +118,7 @@ def resolve_weights(stages: Sequence[SeedStage], alphas: Sequence[float]) -> lis
     return [alpha if stage in JOINED else 0.0 for stage, alpha in zip(stages, alphas, strict=True)]
 
 
-def mix(groups: Iterable[dict[str, Any]], weights: Mapping[str, float]) -> None:
+def scale_steps(groups: Iterable[dict[str, Any]], weights: Mapping[str, float]) -> None:
     """Scale the next step of the parameter groups that `weights` names; all others keep theirs.
 
     The step and not the gradient is scaled, by the learning rate: Adam would undo the latter. Raises

@@ -141,13 +141,13 @@ class Tasks:
         """The Gram matrix of the rows of `matrix`: (tasks, tasks), float64."""
         return gram_matrix(self.matrix)
 
-    def alone(self) -> list[Tensor | None]:
+    def unshared(self) -> list[Tensor | None]:
         """For each parameter the gradient of the first task that reaches it, untouched."""
         return [next((g for g in column if g is not None), None) for column in self.columns]
 
     def with_shared(self, combined: Tensor) -> list[Tensor | None]:
         """A gradient for each parameter: `combined` (length,) taken apart, and what a single task gave."""
-        found = self.alone()
+        found = self.unshared()
         for i, gradient in zip(self.shared, unflatten(combined, self.layout), strict=True):
             found[i] = gradient
         return found

@@ -23,7 +23,7 @@ class MatrixAggregator(Aggregator):
 
     def combine(self, tasks: Tasks) -> Combined:
         if not tasks.shared:
-            return Combined(tasks.alone())
+            return Combined(tasks.unshared())
         matrix = tasks.matrix
         vector = self.function(matrix)
         if not isinstance(vector, Tensor) or vector.shape != matrix.shape[1:]:

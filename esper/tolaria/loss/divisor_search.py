@@ -29,7 +29,7 @@ from esper.tolaria.task import batch_length
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 
 # Batches that are put together where one holds a single sample, which has no parts.
-_GATHERED = 12
+_MAX_JOINED = 12
 
 Piece = tuple[Losses, Any, int]  # losses, targets and samples of a part of the batch
 
@@ -49,17 +49,17 @@ def find_divisor(
     loss: LossFunction,
     declared: Divisor | None,
     probe: ProbeBatch,
-    judged: tuple[Any, Any, Losses],
+    evaluated: tuple[Any, Any, Losses],
     ignorable: bool,
 ) -> tuple[Divisor, list[str]]:
     """The first rule by which the parts of the probe batch make up the whole; else by samples, and a note.
 
-    `judged` are output, targets and losses of the probe batch, `declared` is the loss's own rule; a label may
+    `evaluated` are output, targets and losses of the probe batch, `declared` is the loss's own rule; a label may
     be an ignored one where `ignorable`. Outputs with noise are tried besides the model's own: before training
     those may be equal for all samples, and then every rule fits.
     """
-    candidates = [declared] if declared is not None else list(_candidates(loss, judged[1], ignorable))
-    trials = list(_trials(loss, probe, judged))
+    candidates = [declared] if declared is not None else list(_candidates(loss, evaluated[1], ignorable))
+    trials = list(_trials(loss, probe, evaluated))
     cuts = [(trial, pieces) for trial in trials for pieces in _splits(loss, probe, trial)]
     for divisor in candidates if cuts else ():
         if all(pieces is not None and _fits(divisor, trial, pieces) for trial, pieces in cuts):
@@ -67,10 +67,10 @@ def find_divisor(
     return (declared or BySamples()), [_note(declared is not None)]
 
 
-def _trials(loss: LossFunction, probe: ProbeBatch, judged: tuple[Any, Any, Losses]) -> Iterator[_Trial]:
-    own = _Trial(probe.batch, *judged, probe.samples)
+def _trials(loss: LossFunction, probe: ProbeBatch, evaluated: tuple[Any, Any, Losses]) -> Iterator[_Trial]:
+    own = _Trial(probe.batch, *evaluated, probe.samples)
     if own.samples == 1:
-        own = _gathered(loss, probe) or own
+        own = _join_single_samples(loss, probe) or own
     yield own
     output = own.output
     if isinstance(output, Tensor) and output.is_floating_point() and _has_samples(output, own.samples):
@@ -82,9 +82,9 @@ def _trials(loss: LossFunction, probe: ProbeBatch, judged: tuple[Any, Any, Losse
             return
 
 
-def _gathered(loss: LossFunction, probe: ProbeBatch) -> _Trial | None:
+def _join_single_samples(loss: LossFunction, probe: ProbeBatch) -> _Trial | None:
     """Several batches of one sample as one; None where there are not two, or they cannot be put together."""
-    batches = list(islice(probe.batches.batches(0), _GATHERED))
+    batches = list(islice(probe.batches.batches(0), _MAX_JOINED))
     try:
         batch = join(batches)
         output, targets = probe.forward(batch)

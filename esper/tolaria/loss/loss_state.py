@@ -33,7 +33,7 @@ class LossState:
         return not self.state_dict()
 
     @property
-    def waits(self) -> bool:
+    def has_uninitialized(self) -> bool:
         """Whether parameters are announced (lazy, or registered as None) that a first forward will make."""
         if self.module is None:
             return False

@@ -32,7 +32,7 @@ def compute_loss(loss: LossFunction, output: Any, targets: Any) -> Losses:
         return _without_dimensions(losses)
     wrong = {name: value for name, value in losses.items() if not isinstance(name, str) or not _scalar(value)}
     if wrong or not losses:
-        given = {name: _described(value) for name, value in wrong.items()}
+        given = {name: _describe(value) for name, value in wrong.items()}
         expected = "one number, or a scalar tensor for each objective's name"
         raise ConfigError(error_message("optimization.loss_function", given, expected))
     return dict(losses)
@@ -71,7 +71,7 @@ def from_model(output: Any, targets: Any) -> Losses:
     if isinstance(output, Mapping) or _scalar(output):
         return output
     expected = "a loss that judges this model's output: from_model is for models that return their losses, "
-    expected += f"in evaluation mode, too (its output is {_described(output)})"
+    expected += f"in evaluation mode, too (its output is {_describe(output)})"
     raise ConfigError(error_message("optimization.loss_function", "from_model", expected))
 
 
@@ -79,5 +79,5 @@ def _scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -58,8 +58,8 @@ class SampleLosses:
             self.single = None
             return None
         if self._factor is None:
-            self._factor = _fitting(sums.sum(), weight.sum_of(loss), parts)
-            if self._factor is None or not self._alone(output, targets, samples, sums):
+            self._factor = _find_factor(sums.sum(), weight.sum_of(loss), parts)
+            if self._factor is None or not self._same_in_part(output, targets, samples, sums):
                 self.single = None
                 return None
         return sums * self._factor, parts
@@ -74,7 +74,7 @@ class SampleLosses:
             return None
         return values.detach().float().reshape(samples, -1).sum(dim=1)
 
-    def _alone(self, output: Any, targets: Any, samples: int, sums: Tensor) -> bool:
+    def _same_in_part(self, output: Any, targets: Any, samples: int, sums: Tensor) -> bool:
         """Whether the first half of the samples has the same values without the others."""
         if not (isinstance(output, Tensor) and isinstance(targets, Tensor)):
             return False
@@ -85,7 +85,7 @@ class SampleLosses:
         return alone is not None and _equal(alone, sums[:first])
 
 
-def _fitting(found: Tensor, expected: Tensor, parts: float | Tensor) -> float | None:
+def _find_factor(found: Tensor, expected: Tensor, parts: float | Tensor) -> float | None:
     """What makes the sums add up: some losses give a sample's values, some the mean of them."""
     factors = (1.0,) if isinstance(parts, Tensor) else (1.0, parts)
     return next((factor for factor in factors if _equal(found * factor, expected)), None)
@@ -103,7 +103,7 @@ Row = tuple[Tensor, float | Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class LossParts:
     """The parts of a loss: it is `sums.sum() / weights.sum()`; without `weights` all weigh 1."""
 
     sums: Tensor
@@ -130,21 +130,21 @@ class KeptLosses:
         row = None if several else self.by_sample.of(output, targets, samples, loss, weight)
         self._samples = None if row is None else [*self._samples, row]
 
-    def read(self) -> Parts:
+    def read(self) -> LossParts:
         """What has been kept."""
         if self._samples is None:
             return _joined(self._batches, BATCHES)
         return _joined(self._samples, SAMPLES)
 
 
-def _joined(rows: Sequence[Row], over: str) -> Parts:
+def _joined(rows: Sequence[Row], over: str) -> LossParts:
     if not rows:
-        return Parts(torch.zeros(0), over=over)
+        return LossParts(torch.zeros(0), over=over)
     sums = torch.cat([values for values, _ in rows])
     weights = [weight for _, weight in rows]
     if not any(isinstance(weight, Tensor) for weight in weights) and len(set(weights)) == 1:
-        return Parts(sums if weights[0] == 1 else sums / weights[0], over=over)
-    return Parts(sums, torch.cat([_each(weight, values) for values, weight in rows]), over)
+        return LossParts(sums if weights[0] == 1 else sums / weights[0], over=over)
+    return LossParts(sums, torch.cat([_each(weight, values) for values, weight in rows]), over)
 
 
 def _each(weight: float | Tensor, values: Tensor) -> Tensor:

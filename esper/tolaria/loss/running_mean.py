@@ -11,7 +11,7 @@ from esper.tolaria.gradients.gram import widest_dtype
 from esper.tolaria.loss.divisors import BatchWeight
 
 
-class Mean:
+class RunningMean:
     """A sum and its divisor. Batches whose divisor is a tensor have sums of their own, in float64 where the
     device has it: their weights may be of any size.
     """

@@ -47,27 +47,27 @@ class CircuitBreaker:
         self.total += 1
         self.latency_ms = latency_ms
         self._recent.append(True)
-        self._tell(EventName.OPTIMIZER_REBUILT, Level.DEBUG, {})
-        if self._opened_step is not None and not self.refuses(step):
+        self._emit(EventName.OPTIMIZER_REBUILT, Level.DEBUG, {})
+        if self._opened_step is not None and not self.is_open(step):
             self._opened_step = None
             self._recent.clear()
-            self._tell(EventName.CONSERVATIVE_MODE_CLEARED, Level.INFO, {"breaker": "optimizer"})
+            self._emit(EventName.CONSERVATIVE_MODE_CLEARED, Level.INFO, {"breaker": "optimizer"})
 
     def failure(self, step: int, latency_ms: float, reason: str) -> None:
         """They could not; what they had tried has been undone."""
         self.failures += 1
         self.latency_ms = latency_ms
         self._recent.append(False)
-        self._tell(EventName.OPTIMIZER_REBUILD_FAILED, Level.WARNING, {"reason": reason})
-        trying_again = self._opened_step is not None and not self.refuses(step)
+        self._emit(EventName.OPTIMIZER_REBUILD_FAILED, Level.WARNING, {"reason": reason})
+        trying_again = self._opened_step is not None and not self.is_open(step)
         opens = self._opened_step is None and self._recent.count(False) >= FAILURES_TO_OPEN
         if opens or trying_again:
             self._opened_step = step
             facts = {"breaker": "optimizer", "reason": reason, "recovery_steps": self.recovery_steps}
-            self._tell(EventName.BREAKER_OPENED, Level.ERROR, facts)
-            self._tell(EventName.CONSERVATIVE_MODE_ENTERED, Level.WARNING, {"breaker": "optimizer"})
+            self._emit(EventName.BREAKER_OPENED, Level.ERROR, facts)
+            self._emit(EventName.CONSERVATIVE_MODE_ENTERED, Level.WARNING, {"breaker": "optimizer"})
 
-    def refuses(self, step: int) -> bool:
+    def is_open(self, step: int) -> bool:
         """Whether growth is held back at this step."""
         return self._opened_step is not None and step < self._opened_step + self.recovery_steps
 
@@ -90,7 +90,7 @@ class CircuitBreaker:
             "tolaria.opt.rebuild_skipped_total": self.skipped,
         }
 
-    def _tell(self, name: str, level: str, facts: Mapping[str, Any]) -> None:
+    def _emit(self, name: str, level: str, facts: Mapping[str, Any]) -> None:
         if self.telemetry is not None:
             self.telemetry.emit(name, {**facts, **self.metrics()}, level=level)
 

@@ -114,12 +114,12 @@ class LearningRate:
             age = at - group.get("born_step", 0)
             group["lr"] = group["base_lr"] * common * ramp(age, group.get("warmup_steps", 0))
 
-    def apply_alone(self, optimizer: torch.optim.Optimizer) -> None:
+    def apply_isolated(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the rates of a seed in isolation: constant but for `scale`, whatever the host's policy says."""
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.scale
 
-    def cut(self, factor: float) -> None:
+    def reduce(self, factor: float) -> None:
         """Multiply all rates by `factor`, which lies above 0 and is at most 1, from the next step on."""
         if not 0.0 < factor <= 1.0:
             raise ValueError(

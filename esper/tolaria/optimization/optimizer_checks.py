@@ -32,12 +32,12 @@ def check_sparse(host: nn.Module, factory: Callable[[list[dict[str, Any]]], torc
         return
     tried = nn.Parameter(torch.zeros(2, 2))
     optimizer = factory([{"params": [tried], "name": "host", "base_lr": 0.0}])
-    if reason := _trouble_with_sparse(optimizer, tried):
+    if reason := _sparse_error(optimizer, tried):
         expected = f"one for the sparse gradients of {found[0]!r}, or sparse=False there ({reason})"
         raise ConfigError(error_message("optimization.optimizer", type(optimizer).__name__, expected))
 
 
-def _trouble_with_sparse(optimizer: torch.optim.Optimizer, tried: nn.Parameter) -> str:
+def _sparse_error(optimizer: torch.optim.Optimizer, tried: nn.Parameter) -> str:
     tried.grad = torch.ones(2, 2).to_sparse(1)
     try:
         optimizer.step()

@@ -59,12 +59,12 @@ class OptimizerManager:
         self.warmup_steps = warmup_steps
         self.rebuilds = rebuilds or CircuitBreaker()
         self.clock = clock
-        self._begin()
+        self._create_optimizers()
 
-    def _begin(self) -> None:
+    def _create_optimizers(self) -> None:
         """Fresh optimisers for everything in the model that can be trained."""
         host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.lr}
-        own = self.trainable.of_loss()
+        own = self.trainable.loss_parameters()
         self.main = self.factory([host, *([self._loss_group(own)] if own else [])])
         check_rates(self.main)
         check_sparse(self.model.host, self.factory)
@@ -113,7 +113,7 @@ class OptimizerManager:
         members = [list(group["params"]) for group in groups]
         isolated = dict(self.isolated)
         try:
-            self._follow(change, step)
+            self._apply_change(change, step)
             self.add_new_parameters(step)
         except Exception as error:
             self.main.param_groups[:] = groups
@@ -126,13 +126,13 @@ class OptimizerManager:
             raise
         self.rebuilds.success(step, self._ms_since(began))
 
-    def _follow(self, change: TopologyChange, step: int) -> None:
+    def _apply_change(self, change: TopologyChange, step: int) -> None:
         for key, seed in change.added:
             self._isolate(key, seed)
         for key, seed in change.activated:
             self._join(key, seed, step)
         for key, seed in change.removed:
-            self._forget(key, seed)
+            self._remove_seed(key, seed)
 
     def _ms_since(self, began: float) -> float:
         return 1e3 * (self.clock() - began)
@@ -161,12 +161,12 @@ class OptimizerManager:
             if param in alone.state:
                 self.main.state[param] = alone.state[param]
 
-    def _forget(self, key: str, seed: Seed) -> None:
+    def _remove_seed(self, key: str, seed: Seed) -> None:
         self.isolated.pop(key, None)
-        gone = {id(param) for param in seed.parameters()}
+        removed = {id(param) for param in seed.parameters()}
         # by what it holds and not by name: the slot may be another seed's by now
         self.main.param_groups[:] = [
-            g for g in self.main.param_groups if not (g["params"] and id(g["params"][0]) in gone)
+            g for g in self.main.param_groups if not (g["params"] and id(g["params"][0]) in removed)
         ]
         for param in seed.parameters():
             self.main.state.pop(param, None)
@@ -177,7 +177,7 @@ class OptimizerManager:
         Raises `ConfigError` where parameters of host or loss have been added, taken away or reshaped.
         """
         self.trainable.check()
-        self._forget_replaced()
+        self._drop_replaced()
         held = {id(p) for p in self.parameters()}
         late = [(n, p) for n, p in self.trainable.named() if p.requires_grad and id(p) not in held]
         by_group: dict[str, list[nn.Parameter]] = {}
@@ -186,10 +186,10 @@ class OptimizerManager:
             by_group.setdefault(rest.partition(".")[0] if kind == "seeds" else kind, []).append(param)
             param.grad = None  # nobody has cleared what it has gathered until now
         for group, params in by_group.items():
-            self._take_in(group, params, step)
+            self._add_to_group(group, params, step)
         return [name for name, _ in late]
 
-    def _take_in(self, name: str, params: list[nn.Parameter], step: int) -> None:
+    def _add_to_group(self, name: str, params: list[nn.Parameter], step: int) -> None:
         optimizer = self.isolated.get(name, self.main)
         group = next((group for group in optimizer.param_groups if group["name"] == name), None)
         if group is None and name in self.model.seeds:
@@ -211,15 +211,15 @@ class OptimizerManager:
         if record.joined:
             self._join(key, self.model.seed_module(record), step)
 
-    def _forget_replaced(self) -> None:
+    def _drop_replaced(self) -> None:
         """Let go of parameters that are no longer anywhere in model or loss."""
         there = {id(p) for _, p in self.trainable.named()}
         for optimizer in (self.main, *self.isolated.values()):
             for group in optimizer.param_groups:
-                gone = [p for p in group["params"] if id(p) not in there]
-                if gone:
+                removed = [p for p in group["params"] if id(p) not in there]
+                if removed:
                     group["params"][:] = [p for p in group["params"] if id(p) in there]
-                for param in gone:
+                for param in removed:
                     optimizer.state.pop(param, None)
 
     def follow_fold(self, folded: MorphableModel, names: Mapping[str, str], step: int) -> None:
@@ -261,7 +261,7 @@ class OptimizerManager:
 
         `pending` are those that have become trainable and wait to be picked up.
         """
-        self._forget_replaced()  # they have no name; nothing else depends on when they are forgotten
+        self._drop_replaced()  # they have no name; nothing else depends on when they are forgotten
         names = self.trainable.named()
         held = {id(p) for p in self.parameters()}
         pending = [name for name, p in names if p.requires_grad and id(p) not in held]
@@ -278,15 +278,15 @@ class OptimizerManager:
         are then as they were, or, where those would not be the model's any more, begin anew, and the error
         says so.
         """
-        flags, optimizers = _parted(saved)
-        thaw = self.trainable.freeze_only(flags["frozen"]) if "frozen" in flags else _nothing
+        flags, optimizers = _split_saved(saved)
+        undo_freeze = self.trainable.freeze_only(flags["frozen"]) if "frozen" in flags else _nothing
         try:
             restored = self._restored(optimizers, flags.get("pending", ()))
         except (EsperError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error) if isinstance(error, EsperError) else f"damaged: {error!r}"
-            thaw()
+            undo_freeze()
             if {p for p in self.parameters() if p.requires_grad} != set(self.trainable.required()):
-                self._begin()
+                self._create_optimizers()
                 reason += " (the optimisers begin anew)"
             raise CheckpointError(f"the saved optimisers cannot be restored: {reason}") from error
         self.main, self.isolated = restored.pop("main"), restored
@@ -297,14 +297,16 @@ class OptimizerManager:
         if "main" not in saved:
             raise CheckpointError("there is none for the host")
         for label, part in saved.items():
-            groups = [{"params": _named(names, g["params"]), **_late(g)} for g in part["meta"]["groups"]]
+            groups = [
+                {"params": _named(names, g["params"]), **_group_fields(g)} for g in part["meta"]["groups"]
+            ]
             made[label] = self.factory(groups)
             load_named_state(made[label], list(names.items()), part["tensors"], part["meta"])
         _check_each_held_once({n: p for n, p in names.items() if n not in set(pending)}, made.values())
         return made
 
 
-def _parted(saved: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _split_saved(saved: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """What is said of the parameters, and the optimisers; a state of an older Esper says nothing of them."""
     return saved.get(_FLAGS, {}), {label: part for label, part in saved.items() if label != _FLAGS}
 
@@ -328,7 +330,7 @@ def _named(names: Mapping[str, nn.Parameter], wanted: Sequence[str]) -> list[nn.
     return [names[name] for name in wanted]
 
 
-def _late(group: Mapping[str, Any]) -> dict[str, Any]:
+def _group_fields(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: group[name] for name in ("name", "base_lr", "born_step", "warmup_steps") if name in group}
 
 

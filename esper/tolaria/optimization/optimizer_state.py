@@ -26,28 +26,30 @@ class Packer:
         self._copy = copy
         self.tensors: dict[str, Tensor] = {}
 
-    def pack(self, path: str, value: Any, home: torch.device) -> Any:
-        """JSON for `value`; `home` is the device of the parameter it belongs to. Raises `CheckpointError`."""
+    def pack(self, path: str, value: Any, param_device: torch.device) -> Any:
+        """JSON for `value`; `param_device` is the device of the parameter it belongs to. Raises `CheckpointError`."""
         if isinstance(value, Tensor):
-            return self._keep(path, value, home)
+            return self._keep(path, value, param_device)
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, list):
-            return self._pack_items(path, value, home)
+            return self._pack_items(path, value, param_device)
         if isinstance(value, tuple):
-            return {"tuple": self._pack_items(path, value, home)}
+            return {"tuple": self._pack_items(path, value, param_device)}
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return {"dict": {key: self.pack(f"{path}/{key}", item, home) for key, item in value.items()}}
+            return {
+                "dict": {key: self.pack(f"{path}/{key}", item, param_device) for key, item in value.items()}
+            }
         raise CheckpointError(f"{path} is a {type(value).__qualname__}, which cannot be saved: {value!r:.80}")
 
-    def _pack_items(self, path: str, items: Sequence[Any], home: torch.device) -> list[Any]:
-        return [self.pack(f"{path}/{i}", item, home) for i, item in enumerate(items)]
+    def _pack_items(self, path: str, items: Sequence[Any], param_device: torch.device) -> list[Any]:
+        return [self.pack(f"{path}/{i}", item, param_device) for i, item in enumerate(items)]
 
-    def _keep(self, path: str, value: Tensor, home: torch.device) -> dict[str, Any]:
+    def _keep(self, path: str, value: Tensor, param_device: torch.device) -> dict[str, Any]:
         if path in self.tensors:
             raise CheckpointError(f"two tensors of the optimiser would be saved as {path}")
         self.tensors[path] = value.detach().clone() if self._copy else value
-        on = "param" if value.device == home else value.device.type
+        on = "param" if value.device == param_device else value.device.type
         return {"tensor": {"shape": list(value.shape), "on": on}}
 
 
@@ -105,14 +107,16 @@ def named_state(
     Raises `CheckpointError` for a parameter without a name and for state of a kind that cannot be saved.
     """
     names = _names(optimizer, named_params)
-    further = _further(optimizer)
-    if further or any(param not in names for param in optimizer.state):
-        what = ", ".join(sorted(further)) or "entries that belong to none of its parameters"
-        raise CheckpointError(f"the state of {_kind(optimizer)} cannot be saved by name: it also has {what}")
+    extra = _extra_state_keys(optimizer)
+    if extra or any(param not in names for param in optimizer.state):
+        what = ", ".join(sorted(extra)) or "entries that belong to none of its parameters"
+        raise CheckpointError(
+            f"the state of {_class_name(optimizer)} cannot be saved by name: it also has {what}"
+        )
     packer = Packer(copy=copy)
     meta = EncodedJson(
         {
-            "class": _kind(optimizer),
+            "class": _class_name(optimizer),
             "groups": [
                 _pack_group(packer, i, group, names) for i, group in enumerate(optimizer.param_groups)
             ],
@@ -141,15 +145,17 @@ def load_named_state(
     try:
         _load(optimizer, named_params, tensors, meta)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"the saved state of {_kind(optimizer)} is not whole: {error!r}") from error
+        raise CheckpointError(
+            f"the saved state of {_class_name(optimizer)} is not whole: {error!r}"
+        ) from error
 
 
 def _load(
     optimizer: Optimizer, named_params: NamedParams, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    if meta["class"] != _kind(optimizer):
+    if meta["class"] != _class_name(optimizer):
         raise CheckpointError(
-            f"the saved state is one of {meta['class']}; the optimiser is {_kind(optimizer)}"
+            f"the saved state is one of {meta['class']}; the optimiser is {_class_name(optimizer)}"
         )
     params = {name: param for param, name in _names(optimizer, named_params).items()}
     _check_params(params, meta["shapes"], meta["state"])
@@ -158,11 +164,11 @@ def _load(
     options, state = [], {}
     for i, (group, saved) in enumerate(zip(groups, meta["groups"], strict=True)):
         options.append(_unpack_options(unpacker, i, group, saved))
-        follows = _on_device(saved)
+        to_param_device = _on_device(saved)
         for name in saved["params"]:
             if name in meta["state"]:
                 state[params[name]] = _unpack_entries(
-                    unpacker, name, meta["state"][name], params[name], follows
+                    unpacker, name, meta["state"][name], params[name], to_param_device
                 )
     unpacker.check_all_used()
     # from here on nothing can fail
@@ -183,12 +189,12 @@ def _names(optimizer: Optimizer, named_params: NamedParams) -> dict[Tensor, str]
     for param in held:
         if param not in named:
             raise CheckpointError(
-                f"{_kind(optimizer)} holds a parameter of shape {tuple(param.shape)} without a name"
+                f"{_class_name(optimizer)} holds a parameter of shape {tuple(param.shape)} without a name"
             )
     return {param: named[param] for param in held}
 
 
-def _further(optimizer: Optimizer) -> set[str]:
+def _extra_state_keys(optimizer: Optimizer) -> set[str]:
     """What an optimiser has to save besides state and groups; asked only where it can be anything."""
     plain = type(optimizer).state_dict is Optimizer.state_dict
     if plain and not optimizer._optimizer_state_dict_post_hooks:
@@ -196,7 +202,7 @@ def _further(optimizer: Optimizer) -> set[str]:
     return optimizer.state_dict().keys() - {"state", "param_groups"}
 
 
-def _kind(optimizer: Optimizer) -> str:
+def _class_name(optimizer: Optimizer) -> str:
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
@@ -221,10 +227,10 @@ def _unpack_options(
 
 
 def _unpack_entries(
-    unpacker: Unpacker, name: str, entries: Mapping[str, Any], param: Tensor, follows: bool
+    unpacker: Unpacker, name: str, entries: Mapping[str, Any], param: Tensor, to_param_device: bool
 ) -> dict[str, Any]:
     return {
-        key: unpacker.unpack(f"{name}/{key}", value, _placer(param, follows or key != "step"))
+        key: unpacker.unpack(f"{name}/{key}", value, _placer(param, to_param_device or key != "step"))
         for key, value in entries.items()
     }
 
@@ -234,11 +240,11 @@ def _on_device(options: Mapping[str, Any]) -> bool:
     return bool(options.get("capturable") or options.get("fused"))
 
 
-def _placer(param: Tensor, follows: bool) -> Placer:
-    """Where a saved tensor goes: to the parameter's device if it `follows` it and was there before."""
+def _placer(param: Tensor, to_param_device: bool) -> Placer:
+    """Where a saved tensor goes: to the parameter's device if it `to_param_device` it and was there before."""
 
     def place(tensor: Tensor, on: str) -> Tensor:
-        if on != "param" or not follows:
+        if on != "param" or not to_param_device:
             return tensor.to("cpu" if on == "param" else on, copy=True)
         if tensor.shape != param.shape:
             return tensor.to(param.device, copy=True)
@@ -253,8 +259,8 @@ def _check_params(
 ) -> None:
     if missing := sorted(shapes.keys() - params.keys()):
         raise CheckpointError(f"saved for parameters that the optimiser does not hold: {', '.join(missing)}")
-    if ghosts := sorted(state.keys() - params.keys()):
-        raise CheckpointError(f"state saved for what is no parameter: {', '.join(ghosts)}")
+    if without_param := sorted(state.keys() - params.keys()):
+        raise CheckpointError(f"state saved for what is no parameter: {', '.join(without_param)}")
     if unknown := sorted(params.keys() - shapes.keys()):
         raise CheckpointError(f"nothing saved for parameters that the optimiser holds: {', '.join(unknown)}")
     for name, param in params.items():

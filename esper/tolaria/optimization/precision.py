@@ -36,7 +36,7 @@ class Precision:
         # kept where the overflow is found: counting does not wait
         home = device if self.scaler is not None else torch.device("cpu")
         self._skipped = torch.zeros((), device=home, dtype=torch.int64)
-        self._told = 0
+        self._reported = 0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A fresh context for one forward; costs nothing where precision is full."""
@@ -77,15 +77,15 @@ class Precision:
     def report(self, telemetry: Telemetry) -> None:
         """Emit how many steps have been skipped since the last time, where there were any."""
         skipped = self.skipped_steps()
-        if skipped > self._told and self.scaler is not None:
-            facts = {"skipped": skipped - self._told, "total": skipped, "scale": self.scaler.get_scale()}
+        if skipped > self._reported and self.scaler is not None:
+            facts = {"skipped": skipped - self._reported, "total": skipped, "scale": self.scaler.get_scale()}
             telemetry.emit(EventName.STEPS_SKIPPED, facts)
-        self._told = skipped
+        self._reported = skipped
 
     def state_dict(self) -> dict[str, Any]:
         if self.scaler is None:
             return {}
-        skipped = {"skipped_steps": self.skipped_steps(), "told": self._told}
+        skipped = {"skipped_steps": self.skipped_steps(), "told": self._reported}
         return {"scaler": self.scaler.state_dict(), **skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -93,4 +93,4 @@ class Precision:
         if self.scaler is not None and state:
             self.scaler.load_state_dict(dict(state["scaler"]))
             self._skipped.fill_(state["skipped_steps"])
-            self._told = state["told"]
+            self._reported = state["told"]

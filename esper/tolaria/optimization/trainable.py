@@ -42,7 +42,7 @@ class Trainable:
             found += [(f"{LOSS}.{name}", p) for name, p in own if id(p) not in models]
         return found
 
-    def of_loss(self) -> list[nn.Parameter]:
+    def loss_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters that are the loss's own."""
         return [p for name, p in self.named() if name.startswith(f"{LOSS}.") and p.requires_grad]
 
@@ -105,7 +105,7 @@ def check_tensors(owner: Any, option: str) -> None:
 
 def _unsupported(owner: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(owner, nn.Module):
-        yield from _outside(owner)
+        yield from _unreachable(owner)
         return
     for path, module in owner.named_modules():
         for leaf, value in vars(module).items():
@@ -116,7 +116,7 @@ def _unsupported(owner: Any) -> Iterator[tuple[str, str]]:
             yield name, "is lazy, and a forward in eval mode has not initialised it"
 
 
-def _outside(owner: Any) -> Iterator[tuple[str, str]]:
+def _unreachable(owner: Any) -> Iterator[tuple[str, str]]:
     """Modules and tensors that a loss holds which is no module: nothing would find them."""
     held = {**getattr(owner, "keywords", {}), **getattr(owner, "__dict__", {})}
     for name, value in held.items():

@@ -49,7 +49,7 @@ def _save_on(run: TrainingLoop, disk: Disk, folder: Path, whole: Path) -> list[s
     before = sorted(folder.iterdir())
     notes.events.clear()
     store.folder, store.io = folder, disk
-    store.rolled_back()  # the position has been saved, in another folder
+    store.forget_position()  # the position has been saved, in another folder
     store.save(run.progress, final=True)
     store.folder = whole
     told = [event for event in notes.events if event.name in ("checkpoint_failed", "notice")]

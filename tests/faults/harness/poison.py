@@ -110,7 +110,7 @@ class Witness:
         snapshots, rollback = self.run.guard.snapshots, self.run.recovery.rollback
         with ExitStack() as owned:
             owned.enter_context(replaced(snapshots, "take", self._taking(snapshots.take)))
-            owned.enter_context(replaced(rollback, "back", self._going_back(rollback.back)))
+            owned.enter_context(replaced(rollback, "restore", self._going_back(rollback.restore)))
             yield
 
     def after_step(self) -> None:

@@ -21,7 +21,7 @@ from esper import train
 from esper.leyline import EventName
 from esper.loggers import LoggerHub
 from esper.tolaria.checkpoint.format import list_checkpoints
-from esper.tolaria.checkpoint.retention import abandoned
+from esper.tolaria.checkpoint.retention import find_abandoned
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.events import Telemetry
 from esper.tolaria.interrupts import InterruptHandler
@@ -112,7 +112,7 @@ class Killer:
             if name == EventName.ROLLBACK_DONE and self.seen == self.rollback:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        owned.enter_context(replaced(Rollback, "back", went_back))
+        owned.enter_context(replaced(Rollback, "restore", went_back))
         owned.enter_context(replaced(Telemetry, "warn", logged))
 
     def _before(self, owned: ExitStack, owner: type, name: str) -> None:
@@ -229,6 +229,6 @@ def _records(run: Path, expected: list[dict[str, Any]]) -> list[str]:
     wrong = []
     if (found := rollbacks(run)) != expected:
         wrong.append(f"{run.name}: its events tell of other rollbacks than {expected}: {found}")
-    if left := abandoned(list_checkpoints(run / "checkpoints")[0]):
+    if left := find_abandoned(list_checkpoints(run / "checkpoints")[0]):
         wrong.append(f"{run.name}: abandoned checkpoints are left: {sorted(path.name for path in left)}")
     return wrong

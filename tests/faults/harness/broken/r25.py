@@ -14,7 +14,7 @@ from faults.harness.firing import broken
 from esper.control import offline as remote
 from esper.tolaria.checkpoint import discovery as find
 from esper.tolaria.checkpoint import index
-from esper.tolaria.checkpoint.format import Checkpoint, Entry, check_checkpoint
+from esper.tolaria.checkpoint.format import Checkpoint, CheckpointEntry, check_checkpoint
 from esper.utils import files as atomic
 from esper.utils import safetensors as tensors
 from esper.utils.files import Content, Files
@@ -28,7 +28,7 @@ def one_look() -> AbstractContextManager[None]:
     def at_once(path: Path, read: Callable[[Path], Any]) -> Any:
         return read(path)
 
-    return broken(find, "_steady", at_once)
+    return broken(find, "_read_unchanged", at_once)
 
 
 def names_opened_twice() -> AbstractContextManager[None]:
@@ -46,7 +46,7 @@ def oldest_first() -> AbstractContextManager[None]:
     """The order of the saves is that of what they are called, backwards."""
     found = find.list_checkpoints
 
-    def reversed_list(folder: Path) -> tuple[list[Entry], list[str]]:
+    def reversed_list(folder: Path) -> tuple[list[CheckpointEntry], list[str]]:
         entries, problems = found(folder)
         return entries[::-1], problems
 

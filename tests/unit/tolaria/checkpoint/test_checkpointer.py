@@ -18,7 +18,7 @@ from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, resto
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import load_checkpoint
-from esper.tolaria.checkpoint.checkpointer import Writer
+from esper.tolaria.checkpoint.checkpointer import BackgroundWriter
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 from esper.tolaria.loop import TrainingLoop
@@ -358,7 +358,7 @@ def test_memory_of_a_topology_that_has_been_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_it_runs_elsewhere_and_is_waited_for() -> None:
-    writer, go, seen = Writer(), threading.Event(), []
+    writer, go, seen = BackgroundWriter(), threading.Event(), []
     assert writer.wait() is None
 
     def write() -> None:
@@ -380,7 +380,7 @@ def test_it_runs_elsewhere_and_is_waited_for() -> None:
 
 @pytest.mark.parametrize("error", [OSError(28, "full"), CheckpointError("no"), MemoryError()])
 def test_why_a_write_failed_is_returned_once(error: Exception) -> None:
-    writer = Writer()
+    writer = BackgroundWriter()
 
     def write() -> None:
         raise error
@@ -393,7 +393,7 @@ def test_why_a_write_failed_is_returned_once(error: Exception) -> None:
 
 
 def test_a_defect_is_raised_where_somebody_sees_it() -> None:
-    writer = Writer()
+    writer = BackgroundWriter()
     writer.start(lambda: {}["no such key"])  # type: ignore[index]
     with pytest.raises(KeyError):
         writer.wait()
@@ -401,7 +401,7 @@ def test_a_defect_is_raised_where_somebody_sees_it() -> None:
 
 
 def test_no_second_write_is_begun_before_the_first_is_waited_for() -> None:
-    writer = Writer()
+    writer = BackgroundWriter()
     writer.start(lambda: None)
     with pytest.raises(AssertionError, match="not been waited for"):
         writer.start(lambda: None)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import find_checkpoint, save_checkpoint
 from esper.tolaria.checkpoint.discovery import load_latest
-from esper.tolaria.checkpoint.format import Entry
+from esper.tolaria.checkpoint.format import CheckpointEntry
 from esper.tolaria.checkpoint.metadata import name_of
-from esper.tolaria.checkpoint.retention import Retention, abandoned, prune
+from esper.tolaria.checkpoint.retention import Retention, find_abandoned, prune
 
 
 def names(folder: Path) -> set[str]:
@@ -38,8 +38,8 @@ def test_the_last_saves_stay(tmp_path: Path, saves: list[str], keep: int) -> Non
         assert find_checkpoint(folder).path.name == f"epoch-000{name}"
 
 
-def entry(epoch: int, batch: int = 0, *, best: bool = False) -> Entry:
-    return Entry(Path(f"{epoch}-{batch}"), epoch, 10 * epoch + batch, epoch, batch, best)
+def entry(epoch: int, batch: int = 0, *, best: bool = False) -> CheckpointEntry:
+    return CheckpointEntry(Path(f"{epoch}-{batch}"), epoch, 10 * epoch + batch, epoch, batch, best)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def entry(epoch: int, batch: int = 0, *, best: bool = False) -> Entry:
 def test_the_last_the_best_and_every_nth_stay(retention: Retention, stay: list[str]) -> None:
     """Of those that were taken with the best model in place, the last one is the best."""
     entries = [entry(n, best=n in (1, 2, 4)) for n in range(1, 9)] + [entry(8, 5), entry(9)]
-    gone = retention.doomed(entries)
+    gone = retention.to_remove(entries)
     assert [str(e.path) for e in entries if e not in gone] == stay
 
 
@@ -85,8 +85,8 @@ def test_nothing_to_search_is_an_error(tmp_path: Path) -> None:
 BACK = "epoch-0002-batch-000000"  # a name of its own, so that the one it goes back to stays beside it
 
 
-def saved(sequence: int, step: int, *, back: bool = False, batch: int = 0, epoch: int = 0) -> Entry:
-    return Entry(Path(f"s{sequence}"), sequence, step, epoch, batch, rollback=back)
+def saved(sequence: int, step: int, *, back: bool = False, batch: int = 0, epoch: int = 0) -> CheckpointEntry:
+    return CheckpointEntry(Path(f"s{sequence}"), sequence, step, epoch, batch, rollback=back)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def saved(sequence: int, step: int, *, back: bool = False, batch: int = 0, epoch
     ],
 )
 def test_a_rollback_abandons_earlier_saves_of_its_position_and_later_ones(
-    entries: list[Entry], expected: dict[str, str]
+    entries: list[CheckpointEntry], expected: dict[str, str]
 ) -> None:
-    assert {str(path): str(back.path) for path, back in abandoned(entries).items()} == expected
+    assert {str(path): str(back.path) for path, back in find_abandoned(entries).items()} == expected
 
 
 def save(folder: Path, epoch: int, batch: int = 0, *, back: bool = False, name: str = "") -> Path:

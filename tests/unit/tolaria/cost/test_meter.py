@@ -108,5 +108,5 @@ def test_an_isolated_seed_costs_its_own_forward_and_backward(tmp_path: Path) -> 
 def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.progress.train_flops = 5.0
-    run.cost_meter.forwards(2)
+    run.cost_meter.add_forwards(2)
     assert run.progress.train_flops == 5.0 + 2 * by_hand(run)[0]

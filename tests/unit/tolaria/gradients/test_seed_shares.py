@@ -18,14 +18,14 @@ from esper.tolaria.gradients.seed_shares import (
     SHARE,
     SQUARES,
     accumulate,
-    collapse,
+    added_gradient,
     conflicts,
-    differ,
     flat_gradient,
     largest,
     layer_norms,
-    mix,
     resolve_weights,
+    scale_steps,
+    squared_norms,
 )
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def test_every_owner_has_the_squared_norm_of_its_gradients_in_its_place(
     found: list[list[tuple[int, ...] | None]],
 ) -> None:
     rows = gradients(found)
-    squares = collapse(rows, CPU)
+    squares = squared_norms(rows, CPU)
     assert [len(part) for part in squares] == [len(row) for row in rows]
     for part, row in zip(squares, rows, strict=True):
         for value, gradient in zip(part.tolist(), row, strict=True):
@@ -61,7 +61,7 @@ def test_shares_add_up_to_1_and_absent_owners_have_none(
         return
     sums = torch.zeros(len(rows), COLUMNS)
     for _ in range(samples):
-        accumulate(sums, collapse(rows, CPU))
+        accumulate(sums, squared_norms(rows, CPU))
     assert sums[:, SHARE].sum().item() == pytest.approx(samples, rel=1e-5)
     assert torch.equal(sums[:, SAMPLES], torch.full((len(rows),), float(samples)))
     for row, owner in zip(rows, sums, strict=True):
@@ -71,19 +71,19 @@ def test_shares_add_up_to_1_and_absent_owners_have_none(
 
 def test_mixed_dtypes_are_one_measure() -> None:
     rows: list[list[Tensor | None]] = [[torch.ones(4)], [torch.ones(4, dtype=torch.bfloat16)]]
-    assert [part.tolist() for part in collapse(rows, CPU)] == [[4.0], [4.0]]
+    assert [part.tolist() for part in squared_norms(rows, CPU)] == [[4.0], [4.0]]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 def test_mixed_devices_are_one_measure() -> None:
     rows: list[list[Tensor | None]] = [[torch.ones(4)], [torch.ones(4, device="cuda")]]
-    assert [part.tolist() for part in collapse(rows, CPU)] == [[4.0], [4.0]]
+    assert [part.tolist() for part in squared_norms(rows, CPU)] == [[4.0], [4.0]]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
 def test_a_sample_without_a_sound_norm_counts_for_nothing(value: float) -> None:
     sums = torch.zeros(2, COLUMNS)
-    sound = accumulate(sums, collapse([[torch.tensor([value])], []], CPU))
+    sound = accumulate(sums, squared_norms([[torch.tensor([value])], []], CPU))
     assert not sound
     assert torch.equal(sums, torch.zeros(2, COLUMNS))
 
@@ -101,7 +101,7 @@ def test_what_micro_batches_added_is_found_again_in_what_was_accumulated(rows: l
     for row in rows:
         whole = whole + torch.tensor(row)
         now = flat_gradient([whole, None], [whole, torch.zeros(2)])
-        added = differ(now, before)
+        added = added_gradient(now, before)
         assert torch.allclose(added[:3], torch.tensor(row), atol=1e-5)
         assert torch.equal(added[3:], torch.zeros(2))
         before = now
@@ -161,7 +161,7 @@ def test_wrong_lengths_raise_and_nothing_is_nothing() -> None:
 @given(st.dictionaries(st.sampled_from("abc"), st.floats(0.0, 2.0)))
 def test_only_steps_of_named_groups_are_scaled(weights: dict[str, float]) -> None:
     groups = [{"name": name, "lr": 0.25} for name in ("host", *"abc")]
-    mix(groups, weights)
+    scale_steps(groups, weights)
     assert [g["lr"] for g in groups] == [0.25 * weights.get(str(g["name"]), 1.0) for g in groups]
 
 
@@ -169,5 +169,5 @@ def test_only_steps_of_named_groups_are_scaled(weights: dict[str, float]) -> Non
 def test_a_weight_that_cannot_be_raises_and_scales_nothing(weight: float) -> None:
     groups = [{"name": "a", "lr": 0.25}, {"name": "b", "lr": 0.25}]
     with pytest.raises(AggregationError, match="'b'"):
-        mix(groups, {"a": 0.5, "b": weight})
+        scale_steps(groups, {"a": 0.5, "b": weight})
     assert [g["lr"] for g in groups] == [0.25, 0.25]

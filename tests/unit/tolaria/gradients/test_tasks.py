@@ -32,7 +32,7 @@ def test_what_two_tasks_reach_is_shared_and_the_rest_stays_out() -> None:
 def test_tasks_that_share_nothing_are_put_together() -> None:
     tasks = Tasks(("a", "b"), [[A, None], [None, HEAD]])
     assert tasks.shared == []
-    assert tasks.alone() == [A, HEAD]
+    assert tasks.unshared() == [A, HEAD]
 
 
 @pytest.mark.parametrize("rows", [[], [[], []], [[None, None], [None, None]]])

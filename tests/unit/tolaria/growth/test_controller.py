@@ -197,7 +197,7 @@ def test_while_the_breaker_is_open_nothing_germinates_and_culls_go_on() -> None:
     assert "could not follow 3 of the last" in desk.refusals()[-1]["detail"]
     assert desk.decide(tell(CULL, "a", number=3), step=12) == [None]
     assert desk.decide(plant(4, slot=2), step=10 + rebuilds.recovery_steps) == [None]
-    assert not rebuilds.refuses(10 + rebuilds.recovery_steps)
+    assert not rebuilds.is_open(10 + rebuilds.recovery_steps)
 
 
 # -- emergencies ---------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Compares(Notes):
 
     def attach(self, run: TrainingLoop) -> None:
         self.run = run
-        back, settled = run.recovery.rollback.back, run.guard.rolled_back
+        back, settled = run.recovery.rollback.restore, run.guard.rolled_back
 
         def went_back(*args: Any, **options: Any) -> Any:
             result = back(*args, **options)
@@ -55,7 +55,7 @@ class Compares(Notes):
             settled()
             self._keep(run)
 
-        run.recovery.rollback.back = went_back  # type: ignore[method-assign]
+        run.recovery.rollback.restore = went_back  # type: ignore[method-assign]
         run.guard.rolled_back = keep  # type: ignore[method-assign]
 
     def _stands_at(self, run: TrainingLoop, step: int) -> bool:
