@@ -24,7 +24,7 @@ Read = Callable[[], Checkpoint]
 
 
 class _Task:
-    """One read and its result. No other object refers to it, so a result that is late is garbage-collected."""
+    """One read and its result. No other object refers to it, so that a late result is freed."""
 
     def __init__(self, read: Read) -> None:
         self.done = threading.Event()

@@ -1,4 +1,4 @@
-"""Refuses optimisers that cannot follow the schedule or the gradients of the host."""
+"""Rejects optimisers that do not support the learning rate schedule or the host's sparse gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esper.errors import ConfigError
 
 
 def check_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `ConfigError` where a group has no learning rate."""
+    """Raise `ConfigError` if a parameter group has no learning rate."""
     if any("lr" not in group for group in optimizer.param_groups):
         raise ConfigError(
             error_message(
@@ -25,7 +25,7 @@ def check_rates(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_sparse(host: nn.Module, factory: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> None:
-    """Raise `ConfigError` where a layer has sparse gradients and the optimiser cannot use or keep them."""
+    """Raise `ConfigError` if a layer has sparse gradients and the optimiser does not support them."""
     kinds = nn.Embedding | nn.EmbeddingBag
     found = [name for name, m in host.named_modules() if isinstance(m, kinds) and m.sparse]
     if not found:

@@ -1,4 +1,9 @@
-"""An optimiser's state by parameter name: tensors and JSON, bit for bit, deep copies both ways."""
+"""Saves and loads an optimiser's state by parameter name, as tensors and JSON, bit for bit.
+
+In the JSON, None, bool, int, float and str are unchanged, and a list is a list of encoded values. An object
+is a tag: `{"tuple": [...]}`, `{"dict": {...}}` or `{"tensor": {"shape": [...], "on": ...}}`, whose value is the
+tensor of the same path; `on` is "param" (the device of the parameter) or a device type.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +16,32 @@ from torch.optim import Optimizer
 
 from esper.errors import CheckpointError
 
-# where a tensor belongs: the saved one and what it was on ("param": where its parameter is)
+# Moves a saved tensor to its device, given what it was on ("param" for the device of its parameter).
 Placer = Callable[[Tensor, str], Tensor]
 
 
 class EncodedJson(dict[str, Any]):
-    """A table that holds nothing but JSON and was made for whoever gets it: nobody need look again."""
+    """A dict that is known to contain only JSON and is not changed any more: no check or copy is needed."""
 
 
 class Packer:
-    """Packs values and gathers the tensors in them, or with `copy` copies of these."""
+    """Encodes values as JSON and collects the tensors in them, or with `copy` copies of these."""
 
     def __init__(self, *, copy: bool) -> None:
         self._copy = copy
         self.tensors: dict[str, Tensor] = {}
 
     def pack(self, path: str, value: Any, param_device: torch.device) -> Any:
-        """JSON for `value`; `param_device` is the device of the parameter it belongs to. Raises `CheckpointError`."""
+        """Encode a value of the optimiser's state.
+
+        Args:
+            path: the name under which a tensor is saved.
+            value: a tensor, a scalar, or lists, tuples and dicts of them.
+            param_device: the device of the parameter that the value belongs to.
+
+        Raises:
+            CheckpointError: the value is of another type.
+        """
         if isinstance(value, Tensor):
             return self._keep(path, value, param_device)
         if value is None or isinstance(value, bool | int | float | str):
@@ -54,14 +68,14 @@ class Packer:
 
 
 class Unpacker:
-    """Turns what a `Packer` made back into values, with copies of the tensors."""
+    """Decodes what a `Packer` has encoded, with copies of the tensors."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self._used: set[str] = set()
 
     def unpack(self, path: str, packed: Any, place: Placer) -> Any:
-        """The value that was packed under `path`. Raises `CheckpointError`."""
+        """The value that was encoded under `path`. Raises `CheckpointError`."""
         if isinstance(packed, list):
             return [self.unpack(f"{path}/{i}", item, place) for i, item in enumerate(packed)]
         if not isinstance(packed, dict):
@@ -74,11 +88,11 @@ class Unpacker:
             case {"tensor": {"shape": list(shape), "on": str(on)}, **rest} if not rest:
                 return self._take(path, shape, on, place)
         raise CheckpointError(
-            f"{path} was saved as an object of {sorted(packed)}, which this Esper does not know"
+            f"{path} was saved as an object of {sorted(packed)}, which this version of Esper does not know"
         )
 
     def check_all_used(self) -> None:
-        """Raise `CheckpointError` for tensors that nothing refers to."""
+        """Raise `CheckpointError` if there are tensors that were not decoded."""
         if left := sorted(self._tensors.keys() - self._used):
             raise CheckpointError(f"tensors that belong to no state of the optimiser: {', '.join(left[:5])}")
 
@@ -98,13 +112,19 @@ NamedParams = Iterable[tuple[str, Tensor]]
 def named_state(
     optimizer: Optimizer, named_params: NamedParams, *, copy: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copies of the optimiser's tensors, named `<parameter>/<key>`, and JSON for all the rest.
+    """The state of an optimiser: tensors named `<parameter>/<key>`, and the rest as JSON.
 
-    Without `copy` the tensors are the optimiser's own, good until its next step.
+    Args:
+        optimizer: any torch optimiser.
+        named_params: may include parameters that the optimiser does not hold.
+        copy: without it the tensors are the optimiser's own, valid until its next step.
 
-    `named_params` may name more parameters than the optimiser holds. In the JSON, `groups` has for each
-    group its options (JSON values as they are, others tagged) and, as `params`, the names of its parameters.
-    Raises `CheckpointError` for a parameter without a name and for state of a kind that cannot be saved.
+    Returns:
+        The tensors, and the JSON; in it `groups` has the options of each group and, as `params`, the names of
+        its parameters.
+
+    Raises:
+        CheckpointError: a parameter has no name, or a value cannot be saved.
     """
     names = _names(optimizer, named_params)
     extra = _extra_state_keys(optimizer)
@@ -136,11 +156,13 @@ def named_state(
 def load_named_state(
     optimizer: Optimizer, named_params: NamedParams, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Put the optimiser into the state that `named_state` saved: state, options and order of its groups.
+    """Load a state of `named_state`: the state, the options and the order of the groups.
 
-    Groups are recognised by the parameters they hold. Raises `CheckpointError`, the optimiser being as
-    it was, for another class, parameters that are missing, unknown, of another shape or grouped
-    otherwise, and for tensors that are missing or left over.
+    Groups are identified by their parameters.
+
+    Raises:
+        CheckpointError: the class of the optimiser, the names, shapes or groups of parameters differ, or
+            tensors are missing or unused. The optimiser is then unchanged.
     """
     try:
         _load(optimizer, named_params, tensors, meta)
@@ -171,7 +193,7 @@ def _load(
                     unpacker, name, meta["state"][name], params[name], to_param_device
                 )
     unpacker.check_all_used()
-    # from here on nothing can fail
+    # nothing below can fail, so that the state is loaded completely or not at all
     for group, chosen, saved in zip(groups, options, meta["groups"], strict=True):
         group.update(chosen)
         group["params"][:] = [params[name] for name in saved["params"]]
@@ -181,7 +203,7 @@ def _load(
 
 
 def _names(optimizer: Optimizer, named_params: NamedParams) -> dict[Tensor, str]:
-    """The name of each parameter the optimiser holds, in its order."""
+    """The name of each parameter of the optimiser, in its order."""
     named: dict[Tensor, str] = {}
     for name, param in named_params:
         named.setdefault(param, name)
@@ -195,7 +217,7 @@ def _names(optimizer: Optimizer, named_params: NamedParams) -> dict[Tensor, str]
 
 
 def _extra_state_keys(optimizer: Optimizer) -> set[str]:
-    """What an optimiser has to save besides state and groups; asked only where it can be anything."""
+    """The keys of an optimiser's state dict besides state and groups; computed only if there may be any."""
     plain = type(optimizer).state_dict is Optimizer.state_dict
     if plain and not optimizer._optimizer_state_dict_post_hooks:
         return set()
@@ -236,19 +258,19 @@ def _unpack_entries(
 
 
 def _on_device(options: Mapping[str, Any]) -> bool:
-    """Whether torch wants the step count, and a rate that is a tensor, where the parameters are."""
+    """Whether torch needs the step count, and a tensor learning rate, on the device of the parameters."""
     return bool(options.get("capturable") or options.get("fused"))
 
 
 def _placer(param: Tensor, to_param_device: bool) -> Placer:
-    """Where a saved tensor goes: to the parameter's device if it `to_param_device` it and was there before."""
+    """A function that moves a saved tensor to its device: the parameter's if it was there and should be."""
 
     def place(tensor: Tensor, on: str) -> Tensor:
         if on != "param" or not to_param_device:
             return tensor.to("cpu" if on == "param" else on, copy=True)
         if tensor.shape != param.shape:
             return tensor.to(param.device, copy=True)
-        # in the parameter's own memory format, as the optimiser makes them
+        # in the memory format of the parameter, as the optimiser creates it
         return torch.empty_like(param, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
     return place
@@ -260,7 +282,7 @@ def _check_params(
     if missing := sorted(shapes.keys() - params.keys()):
         raise CheckpointError(f"saved for parameters that the optimiser does not hold: {', '.join(missing)}")
     if without_param := sorted(state.keys() - params.keys()):
-        raise CheckpointError(f"state saved for what is no parameter: {', '.join(without_param)}")
+        raise CheckpointError(f"state saved for names that are no parameters: {', '.join(without_param)}")
     if unknown := sorted(params.keys() - shapes.keys()):
         raise CheckpointError(f"nothing saved for parameters that the optimiser holds: {', '.join(unknown)}")
     for name, param in params.items():

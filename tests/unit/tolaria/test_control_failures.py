@@ -217,7 +217,7 @@ def test_an_optimiser_that_goes_on_failing_holds_growth_back() -> None:
         assert desk.decide(plant(number), step=10) == [Refusal.INVALID]
     stubborn(optimizers, False)
     assert desk.decide(plant(4), step=10) == [Refusal.BREAKER]
-    assert "could not follow 3 of the last 3 changes" in desk.refusals()[-1]["detail"]
+    assert "could not be updated after 3 of the last 3 changes" in desk.refusals()[-1]["detail"]
     later = 10 + optimizers.rebuilds.recovery_steps
     assert desk.decide(plant(4), step=later) == [None]
     assert desk.decide(plant(5, slot=1), step=later + 1) == [None]

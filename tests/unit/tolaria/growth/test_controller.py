@@ -194,7 +194,7 @@ def test_while_the_breaker_is_open_nothing_germinates_and_culls_go_on() -> None:
     for _ in range(3):
         rebuilds.failure(10, 1.0, "no room")
     assert desk.decide(plant(2, slot=1), step=11) == [Refusal.BREAKER]
-    assert "could not follow 3 of the last" in desk.refusals()[-1]["detail"]
+    assert "could not be updated after 3 of the last" in desk.refusals()[-1]["detail"]
     assert desk.decide(tell(CULL, "a", number=3), step=12) == [None]
     assert desk.decide(plant(4, slot=2), step=10 + rebuilds.recovery_steps) == [None]
     assert not rebuilds.is_open(10 + rebuilds.recovery_steps)
