@@ -1,18 +1,17 @@
-"""Whose gradient it is: the host's and each seed's part of a step, for telemetry and for weights.
+"""Attributes the gradient of a step to the host and to each seed, for metrics and for weights.
 
-The host is the seeds' teacher; folded seeds and the parameters of a loss are part of it. What is counted
-where:
+The host includes folded seeds and the parameters of a loss.
 
-- Norms and shares are of the gradient that the optimiser is given, before clipping. Host and seeds hold
-  disjoint parameters, so that their squared norms add up to that of the whole, and shares to 1. For the same
-  reason host and seeds, or two seeds, cannot conflict: no parameter is moved by both.
-- Conflicts are counted where they can happen: over one seed's parameters, between the gradients of the
-  micro-batches of a window, or of the objectives where an aggregation other than `sum` takes them singly.
-- A weight is alpha for a seed that has joined, 0 for one that has not. It is reported, and changes nothing
-  unless `apply` is asked for; then it scales the seed's step.
+- Norms and shares are of the gradient that the optimiser gets, before clipping. Host and seeds have disjoint
+  parameters, so their squared norms add up to that of the whole, and shares to 1. For the same reason host
+  and seeds, or two seeds, cannot conflict.
+- Conflicts are counted over one seed's parameters, between the gradients of the micro-batches of a step, or
+  of the objectives if an aggregation other than `sum` computes them separately.
+- A weight is alpha for a seed that has joined, else 0. It is reported; with `apply` it also scales the seed's
+  step.
 
-Every `SAMPLE_STEPS`-th step is looked at, and the first after each change of topology. Nothing waits for the
-device before the epoch is over.
+Every `SAMPLE_STEPS`-th step is sampled, and the first after each change of topology. The device is
+synchronised only at the end of the epoch.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from esper.tolaria.loss.objectives import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
 
-# Looking at a step costs a reading of its gradients: about a tenth of one, so under a percent of all.
+# A sample reads all gradients, which takes about a tenth of a step: under one percent of the run.
 SAMPLE_STEPS = 16
 HOST = "host"
 _WHAT = "the shares of host and seeds in the gradient"
@@ -56,7 +55,7 @@ _WHAT = "the shares of host and seeds in the gradient"
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """Somebody whose gradients are counted; `record` is None for the host."""
+    """The host or a seed, with its parameters; `record` is None for the host."""
 
     key: str
     params: Sequence[nn.Parameter]
@@ -64,12 +63,18 @@ class _Owner:
 
 
 class SeedAttribution:
-    """Gathers what the gradients of a step owe to the host and to each living seed.
+    """Collects norms, shares and conflicts of the gradients of the host and of each living seed.
 
-    Call `microbatch` after each backward pass of a window of several (or `tasks` where their gradients
-    are at hand), `before_step` once gradients have their true size and rates are set, `flush` once an epoch.
-    With `apply` the steps of seeds are scaled by their weights. `layers` is how many of each seed's layers
-    are reported by norm, 0 for none. What only looks at gradients is called through `attempt`, under a name.
+    Call `microbatch` after each backward pass of a step with several (or `tasks` if the tasks' gradients are
+    available), `before_step` when gradients are unscaled and learning rates set, and `flush` once per epoch.
+
+    Args:
+        optimizers: the optimisers with the parameters of host and seeds.
+        seeds: the seed manager.
+        device: where sums are kept.
+        apply: scale the steps of seeds by their weights.
+        layers: the number of layers of each seed whose norms are reported, 0 for none.
+        attempt: calls a function that only measures, under a name, so that its failure does not end the run.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class SeedAttribution:
         layers: int = 0,
         attempt: Callable[[str, Callable[[], None]], object] | None = None,
     ) -> None:
-        self.attempt = attempt or (lambda what, look: look())
+        self.attempt = attempt or (lambda what, measure: measure())
         self.optimizers = optimizers
         self.seeds = seeds
         self.device = device
@@ -105,7 +110,7 @@ class SeedAttribution:
     # -- one window ------------------------------------------------------------------------------
 
     def microbatch(self) -> None:
-        """Note what a micro-batch has just added to the seeds' gradients."""
+        """Record what the last micro-batch has added to the seeds' gradients."""
         self.attempt(_WHAT, self._add_microbatch)
 
     def _add_microbatch(self) -> None:
@@ -116,7 +121,7 @@ class SeedAttribution:
                 self._before[owner.key] = now
 
     def tasks(self, rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[nn.Parameter]) -> None:
-        """Note each task's gradients (a row) for `parameters`; one that does not reach a seed is left out."""
+        """Record each task's gradients (a row) for `parameters`; tasks that do not reach a seed are skipped."""
         places = {id(p): i for i, p in enumerate(parameters)}
         for owner in self._sampled()[1:]:
             for row in rows:
@@ -128,7 +133,7 @@ class SeedAttribution:
         self._rows.setdefault(owner.key, []).append(row)
 
     def before_step(self) -> None:
-        """Look at the whole window's gradients, where this one is looked at; scale steps where asked to."""
+        """Sample the gradients of the step if it is due, and scale the steps of seeds with `apply`."""
         if self.apply:
             scale_steps(self.optimizers.main.param_groups, self._weights())
         self.attempt(_WHAT, self._sample)
@@ -154,7 +159,7 @@ class SeedAttribution:
         }
 
     def _sampled(self) -> list[_Owner]:
-        """Everybody who owns gradients, the host first, where this window is looked at; else nobody."""
+        """The owners of gradients, the host first, if this window is sampled; else an empty list."""
         if self._owners is None:
             groups = [group["name"] for group in self.optimizers.main.param_groups]
             due = self._steps % SAMPLE_STEPS == 0 or groups != self._groups
@@ -177,7 +182,7 @@ class SeedAttribution:
     # -- sums ------------------------------------------------------------------------------------
 
     def _assign_rows(self, owners: Sequence[_Owner]) -> None:
-        """Give everybody a row of sums; those that have one keep it, those that are gone lose it."""
+        """Assign each owner a row of sums; existing owners keep theirs, removed ones lose theirs."""
         order = [owner.key for owner in owners]
         if order != self._order:
             old = dict(zip(self._order, self._sums.unbind(), strict=True))
@@ -200,9 +205,9 @@ class SeedAttribution:
     # -- once an epoch ---------------------------------------------------------------------------
 
     def flush(self, telemetry: Telemetry) -> list[SeedGradients]:
-        """Emit what was seen since the last time and begin anew; waits for the device.
+        """Emit the metrics since the last call and reset them; synchronises with the device.
 
-        Nothing seen: no event. A seed that was taken out in between is not reported.
+        Without a sample there is no event. A seed that was removed meanwhile is not reported.
         """
         table = dict(zip(self._order, self._sums.tolist(), strict=True))
         alive_records = {f"{r.key}@{r.germinated_step}": r for r in self.seeds.model.alive_records()}
@@ -268,7 +273,7 @@ class SeedAttribution:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the saved one stood, in mid-epoch too."""
+        """Restore a saved state, also in the middle of an epoch."""
         self._clear_window()
         self._steps, self._groups = state["steps"], list(state["groups"])
         self._order = list(state["order"])
@@ -278,7 +283,7 @@ class SeedAttribution:
 
 
 class AttributedBackward(PlainBackward):
-    """Plain accumulation that lets the attribution see what each of several micro-batches adds."""
+    """Plain accumulation that reports each of several micro-batches to the attribution."""
 
     def __init__(self, precision: Precision, attribution: SeedAttribution) -> None:
         super().__init__(precision)

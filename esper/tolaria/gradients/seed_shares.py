@@ -1,4 +1,4 @@
-"""Norms and shares of gradients by owner, on the device: the host, then every living seed."""
+"""Norms, shares and weights of gradients by owner (the host, then every living seed), on the device."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from esper.errors import AggregationError
 from esper.leyline import JOINED, SeedStage
 from esper.tolaria.gradients.gram import count_conflicts, gram_matrix
 
-# What is added up for each owner; columns of a matrix with a row an owner.
+# The columns of the matrix of sums, which has a row for each owner.
 SQUARES, SHARE, SAMPLES, CONFLICTS = range(4)
 COLUMNS = 4
 
 
 def squared_norms(gradients: Sequence[Sequence[Tensor | None]], device: torch.device) -> list[Tensor]:
-    """For each owner the squared norm of each of its gradients, in float32 on `device`; 0 for None.
+    """For each owner the squared norms of its gradients, in float32 on `device`; 0 for None.
 
-    One tensor an owner, as long as its list: empty for an owner that took no part. Nothing waits.
+    Does not synchronise with the device.
+
+    Returns:
+        One tensor per owner, as long as its list of gradients.
     """
     known = [_dense(g) for row in gradients for g in row if g is not None]
     if not known:
@@ -45,8 +48,13 @@ def accumulate(sums: Tensor, squares: Sequence[Tensor]) -> Tensor:
     """Add one sample to `sums` (owners, COLUMNS); returns 1 where it was sound, else 0, on the device.
 
     A share is an owner's part of the squared norm of the whole gradient, so that all shares add up to 1. A
-    sample whose norm is zero or not finite (fp16 overflows) counts for nothing. Raises `AggregationError`
-    where there are not as many rows as owners.
+    sample whose norm is zero or not finite (fp16 overflow) is ignored.
+
+    Returns:
+        Whether the sample is valid, a bool tensor on the device.
+
+    Raises:
+        AggregationError: the number of rows is not that of the owners.
     """
     if len(sums) != len(squares):
         raise AggregationError(f"{len(squares)} owners of gradients for {len(sums)} rows; expected one a row")
@@ -61,14 +69,15 @@ def accumulate(sums: Tensor, squares: Sequence[Tensor]) -> Tensor:
 
 
 def added_gradient(now: Tensor, before: Tensor | None) -> Tensor:
-    """What the last micro-batch has added to a gradient that is being accumulated; both flat."""
+    """The gradient of the last micro-batch, from the accumulated gradient after and before it; all flat."""
     return now if before is None else now - before
 
 
 def flat_gradient(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
-    """One owner's gradients as one vector in float32, zeros where there is none; a copy.
+    """A copy of one owner's gradients as one vector in float32, with zeros for None.
 
-    Raises `AggregationError` where there are not as many as parameters.
+    Raises:
+        AggregationError: the numbers of gradients and parameters differ.
     """
     if len(gradients) != len(parameters):
         raise AggregationError(
@@ -79,15 +88,20 @@ def flat_gradient(gradients: Sequence[Tensor | None], parameters: Sequence[Tenso
 
 
 def conflicts(rows: Sequence[Tensor]) -> Tensor:
-    """How many pairs of gradients over the same parameters have a negative inner product; no wait."""
+    """The number of pairs of gradients over the same parameters with a negative inner product."""
     return count_conflicts(gram_matrix(torch.stack(list(rows))))
 
 
 def layer_norms(names: Sequence[str], squares: Sequence[float], samples: float) -> dict[str, float]:
-    """The norm of each layer's gradient, from the summed squares of its parameters, by the layer's name.
+    """The root mean square norm of each layer's gradient over `samples` (zeros if there are none), by layer.
 
-    `names` are the parameters' dotted names; a layer is what stands before the last dot. The root of the
-    mean over `samples`; zeros where there were none. Raises `AggregationError` for lists of unlike lengths.
+    Args:
+        names: the dotted names of the parameters; the part before the last dot is the layer.
+        squares: the summed squared norms of the parameters' gradients.
+        samples: the number of samples.
+
+    Raises:
+        AggregationError: the lists differ in length.
     """
     if len(names) != len(squares):
         raise AggregationError(f"{len(squares)} norms for {len(names)} parameters; expected one for each")
@@ -99,17 +113,19 @@ def layer_norms(names: Sequence[str], squares: Sequence[float], samples: float) 
 
 
 def largest(norms: Mapping[str, float], topk: int) -> dict[str, float]:
-    """The `topk` layers with the largest norms, largest first; equal ones in the seed's own order."""
+    """The `topk` layers with the largest norms, largest first; equal ones in the order of the seed."""
     if topk < 1:
-        raise AggregationError(f"the {topk} largest layers are wanted; expected at least 1")
+        raise AggregationError(f"topk is {topk}; expected at least 1")
     return dict(sorted(norms.items(), key=lambda item: -item[1])[:topk])
 
 
 def resolve_weights(stages: Sequence[SeedStage], alphas: Sequence[float]) -> list[float]:
-    """The weight of each seed in [0, 1]: its alpha where it has joined the host, 0 in any other stage.
+    """The weight of each seed in [0, 1]: its alpha if it has joined the host, 0 in any other stage.
 
-    That is the share of the seed's answer that reaches the host; the host's own weight is 1. Raises
-    `AggregationError` where there are not as many alphas as stages, and for one outside [0, 1] or NaN.
+    That is the share of the seed's output that reaches the host; the host's weight is 1.
+
+    Raises:
+        AggregationError: the lists differ in length, or an alpha is outside of [0, 1].
     """
     if len(stages) != len(alphas):
         raise AggregationError(f"{len(alphas)} alphas for {len(stages)} seeds; expected one for each")
@@ -119,10 +135,12 @@ def resolve_weights(stages: Sequence[SeedStage], alphas: Sequence[float]) -> lis
 
 
 def scale_steps(groups: Iterable[dict[str, Any]], weights: Mapping[str, float]) -> None:
-    """Scale the next step of the parameter groups that `weights` names; all others keep theirs.
+    """Scale the next step of the parameter groups that `weights` names.
 
-    The step and not the gradient is scaled, by the learning rate: Adam would undo the latter. Raises
-    `AggregationError` for a weight that is negative or not finite.
+    The learning rate is scaled instead of the gradient, because Adam normalises the gradient.
+
+    Raises:
+        AggregationError: a weight is negative or not finite.
     """
     if wrong := {name: w for name, w in weights.items() if not 0.0 <= w < math.inf}:
         raise AggregationError(f"weights of seeds are {wrong}; expected finite numbers of at least 0")

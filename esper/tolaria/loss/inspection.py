@@ -1,4 +1,4 @@
-"""Finds out, on the probe batch and before training, what a loss's mean is and what it can be judged by."""
+"""Determines the properties of a loss on the probe batch before training: its divisor and its accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.config import TolariaConfig
-from esper.config import aliases as names
+from esper.config.aliases import DATASETS
 from esper.config.messages import error_message
 from esper.errors import ConfigError, EsperError
 from esper.tolaria.components import TrainingComponents
@@ -29,10 +29,16 @@ _KEY = "optimization.loss_function"
 
 
 def examine(config: TolariaConfig, components: TrainingComponents, probe: ProbeBatch) -> Criterion:
-    """The loss with what is known of it.
+    """Check the loss on the probe batch and determine its properties.
 
-    Raises `ConfigError` where the loss cannot judge the model's output, where it is not one number, where
-    shapes would be broadcast, and where the metric does not fit.
+    Args:
+        config: the run's configuration.
+        components: loss, metric and data of the run.
+        probe: the probe batch with the model.
+
+    Raises:
+        ConfigError: the loss fails on the model's output or is not one number, shapes would be broadcast, or
+            the metric does not fit.
     """
     o = config.optimization
     with torch.no_grad(), probe.in_eval_mode():
@@ -67,17 +73,17 @@ def examine(config: TolariaConfig, components: TrainingComponents, probe: ProbeB
 
 
 def _eval_copy(loss: LossFunction) -> LossFunction:
-    """A copy in eval mode: a loss may keep a state of its own, which is not to be moved."""
+    """A copy in eval mode: a loss may have state, which must not change here."""
     try:
         copied = copy.deepcopy(loss)
-    except Exception:  # noqa: BLE001 - an object of the user's own may refuse
+    except Exception:  # noqa: BLE001 - a user's object may not support it
         return loss
     return copied.eval() if isinstance(copied, nn.Module) else copied
 
 
 @contextmanager
 def _as_config_error(name: str, output: Any, targets: Any) -> Iterator[None]:
-    """What the loss raises becomes a `ConfigError`."""
+    """Turn an exception of the loss into a `ConfigError`."""
     try:
         yield
     except EsperError:
@@ -105,8 +111,8 @@ def _describe(value: Any) -> str:
 
 
 def _may_ignore(config: TolariaConfig, components: TrainingComponents, loss: LossFunction) -> bool:
-    """Whether a label can be the one that the loss ignores: those of a shipped data set are known."""
-    shipped = config.dataset.name in names.DATASETS and components.batch_adapter is pair_adapter
+    """Whether a label can be the one that the loss ignores; the labels of included data sets are known."""
+    shipped = config.dataset.name in DATASETS and components.batch_adapter is pair_adapter
     classes = components.data.num_classes
     ignored = setting(loss, "ignore_index", IGNORED_LABEL)
     return not (shipped and classes is not None and (ignored is None or not 0 <= ignored < classes))
@@ -116,8 +122,7 @@ def _may_ignore(config: TolariaConfig, components: TrainingComponents, loss: Los
 
 
 def _prefers_right_classes(loss: LossFunction, output: Any, targets: Any) -> bool:
-    """Whether a loss prefers scores of the right classes to those of the next ones, as a contrastive one
-    on embeddings does not."""
+    """Whether a loss is lower for scores of the right classes; a contrastive loss on embeddings is not."""
     if not scores_of_classes(output, targets) or torch_loss(loss) is not None:
         return True
     classes = output.shape[1]
@@ -126,7 +131,7 @@ def _prefers_right_classes(loss: LossFunction, output: Any, targets: Any) -> boo
         return False
     try:
         right, wrong = (compute_loss(loss, _scores(labels + shift, output), targets) for shift in (0, 1))
-    except Exception:  # noqa: BLE001 - it has judged the model's output, and that is what counts
+    except Exception:  # noqa: BLE001 - that it accepts the model's own output is sufficient
         return False
     if not (isinstance(right, Tensor) and isinstance(wrong, Tensor)):
         return False

@@ -1,4 +1,4 @@
-"""A loss's values sample by sample, where it really gives them."""
+"""The losses of an evaluation: sample by sample if the loss supports it, else batch by batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.loss.divisors import BatchWeight, torch_loss
 from esper.tolaria.loss.objectives import CombineLosses, Losses, LossFunction, total_loss
 
-# How far sums may be apart that are equal but for rounding; half precision has three digits.
+# The relative tolerance for sums that are equal except for rounding; half precision has three digits.
 _TOLERANCE = 2e-3
 
 
 def unreduced(loss: LossFunction) -> Callable[[Any, Any], Any] | None:
-    """The same loss with `reduction` "none"; None where it has no such setting."""
+    """The same loss with `reduction` "none"; None if it has no such setting."""
     if isinstance(loss, nn.Module):
         if getattr(loss, "reduction", None) not in ("mean", "sum", "batchmean"):
             return None
@@ -38,9 +38,9 @@ def unreduced(loss: LossFunction) -> Callable[[Any, Any], Any] | None:
 class SampleLosses:
     """The losses of a batch's samples, as sums and divisors.
 
-    They are believed only after a check by value: there is one row a sample, the sums add up to the loss of
-    the whole batch, and the first samples alone have the same ones. Many losses have a `reduction` and do
-    not obey it.
+    They are used only after a check of their values, because many losses have a `reduction` and ignore it:
+    there must be one row per sample, the sums must add up to the loss of the whole batch, and the first half
+    of the samples alone must have the same losses.
     """
 
     def __init__(self, criterion: Criterion) -> None:
@@ -51,7 +51,10 @@ class SampleLosses:
     def of(
         self, output: Any, targets: Any, samples: int, loss: Tensor, weight: BatchWeight
     ) -> tuple[Tensor, float | Tensor] | None:
-        """Sums (samples,) and divisors (one for all, or one each), or None; waits for the device once."""
+        """Sums (samples,) and divisors (one for all, or one each), or None if the loss does not support it.
+
+        Synchronises with the device on the first batch.
+        """
         parts = self.divisor.of_samples(targets, samples) if self.single is not None else None
         sums = None if parts is None else self._sums(output, targets, samples)
         if parts is None or sums is None:
@@ -68,7 +71,7 @@ class SampleLosses:
         assert self.single is not None
         try:
             values = self.single(output, targets)
-        except Exception:  # noqa: BLE001 - a loss of the user's own may raise anything
+        except Exception:  # noqa: BLE001 - a user's loss may raise anything
             return None
         if not isinstance(values, Tensor) or values.dim() == 0 or values.shape[0] != samples:
             return None
@@ -86,7 +89,7 @@ class SampleLosses:
 
 
 def _find_factor(found: Tensor, expected: Tensor, parts: float | Tensor) -> float | None:
-    """What makes the sums add up: some losses give a sample's values, some the mean of them."""
+    """The factor with which the sums add up: some losses return a sample's values, some their mean."""
     factors = (1.0,) if isinstance(parts, Tensor) else (1.0, parts)
     return next((factor for factor in factors if _equal(found * factor, expected)), None)
 
@@ -104,7 +107,7 @@ Row = tuple[Tensor, float | Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """The parts of a loss: it is `sums.sum() / weights.sum()`; without `weights` all weigh 1."""
+    """The parts of a mean loss `sums.sum() / weights.sum()`; without `weights` all weights are 1."""
 
     sums: Tensor
     weights: Tensor | None = None
@@ -112,7 +115,7 @@ class LossParts:
 
 
 class KeptLosses:
-    """Keeps the losses of one evaluation. Where one batch has none by sample, all are kept by batch."""
+    """Collects the losses of one evaluation, by sample, or by batch if a batch has none by sample."""
 
     def __init__(self, criterion: Criterion, combine_losses: CombineLosses) -> None:
         self.combine_losses = combine_losses
@@ -121,7 +124,7 @@ class KeptLosses:
         self._samples: list[Row] | None = []
 
     def add(self, losses: Losses, output: Any, targets: Any, samples: int, weight: BatchWeight) -> None:
-        """Note one batch; call it under the precision that the loss was computed with."""
+        """Add one batch; call it with the autocast context that the loss was computed with."""
         loss = total_loss(losses, self.combine_losses).detach().float()
         self._batches.append((weight.sum_of(loss).reshape(1), weight.units))
         if self._samples is None:
@@ -131,7 +134,7 @@ class KeptLosses:
         self._samples = None if row is None else [*self._samples, row]
 
     def read(self) -> LossParts:
-        """What has been kept."""
+        """The collected losses."""
         if self._samples is None:
             return _joined(self._batches, BATCHES)
         return _joined(self._samples, SAMPLES)

@@ -1,4 +1,4 @@
-"""A mean that is added up batch by batch on a device, whatever it is divided by."""
+"""A weighted mean that is accumulated batch by batch on a device, and its standard error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from esper.tolaria.loss.divisors import BatchWeight
 
 
 class RunningMean:
-    """A sum and its divisor. Batches whose divisor is a tensor have sums of their own, in float64 where the
-    device has it: their weights may be of any size.
+    """A sum and its divisor.
+
+    Batches whose divisor is a tensor are summed separately, in float64 if the device supports it, because
+    their weights may be of any size.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -23,7 +25,7 @@ class RunningMean:
         self._weighted: Tensor | None = None
 
     def add(self, value: Tensor, weight: BatchWeight) -> None:
-        """Add a batch's mean, or its sum where it is `summed`; nothing waits for the device."""
+        """Add a batch's mean, or its sum if `weight.summed`, without synchronising with the device."""
         value = value.detach().to(self.device, non_blocking=True)
         if isinstance(weight.units, Tensor):
             wide = widest_dtype(self.device)
@@ -35,7 +37,7 @@ class RunningMean:
         self.units += weight.units
 
     def read(self) -> float:
-        """The mean; NaN where nothing has counted. Waits for the device."""
+        """The mean; NaN if the divisor is 0. Synchronises with the device."""
         total, units = self.total.item(), self.units
         if self._weighted is not None:
             more, by = self._weighted.tolist()
@@ -43,17 +45,17 @@ class RunningMean:
         return total / units if units else float("nan")
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set the sums to zero."""
         self.total.zero_()
         self.units = 0
         self._weighted = None
 
     def weighted(self) -> Tensor | None:
-        """Sum and divisor of the batches whose divisor is a tensor; None where there were none."""
+        """Sum and divisor of the batches whose divisor is a tensor; None if there were none."""
         return self._weighted
 
     def load(self, total: Tensor, units: float, weighted: Tensor | None) -> None:
-        """Go on where a saved one stood."""
+        """Restore saved sums."""
         self.total.copy_(total)
         self.units = units
         self._weighted = None if weighted is None else weighted.to(self.device, copy=True)
@@ -63,8 +65,8 @@ def standard_error(values: Tensor, weights: Tensor | None) -> float:
     """The standard error of R = sum(v) / sum(w) over n independent pairs (v, w); infinite for fewer than two.
 
     By linearisation (Cochran, 1977, section 6): sqrt(n / (n - 1) * sum((v - R w)^2)) / sum(w). Without
-    `weights` all are 1, and it is the standard deviation by sqrt(n). A pair whose weight is 0 counts for
-    nothing. Multiplying all weights by one number, the values with them, changes nothing.
+    `weights` all are 1, and it is the standard deviation divided by sqrt(n). Pairs of weight 0 are ignored.
+    The result does not change if values and weights are multiplied by one number.
     """
     if weights is None:
         n = values.numel()

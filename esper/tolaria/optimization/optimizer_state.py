@@ -1,8 +1,8 @@
 """Saves and loads an optimiser's state by parameter name, as tensors and JSON, bit for bit.
 
 In the JSON, None, bool, int, float and str are unchanged, and a list is a list of encoded values. An object
-is a tag: `{"tuple": [...]}`, `{"dict": {...}}` or `{"tensor": {"shape": [...], "on": ...}}`, whose value is the
-tensor of the same path; `on` is "param" (the device of the parameter) or a device type.
+is a tag: `{"tuple": [...]}`, `{"dict": {...}}` or `{"tensor": {"shape": [...], "on": ...}}`, whose value is
+the tensor of the same path; `on` is "param" (the device of the parameter) or a device type.
 """
 
 from __future__ import annotations
