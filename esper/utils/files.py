@@ -153,7 +153,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def is_being_replaced(parent: Path, name: str = "") -> bool:
-    """Whether the folder `name` (or any) in `parent` is moved aside and its replacement is not in place yet."""
+    """Whether the folder `name` (or any) in `parent` was moved aside and is not replaced yet."""
     try:
         names = [path.name for path in parent.iterdir() if path.name.startswith(_ASIDE)]
     except OSError:

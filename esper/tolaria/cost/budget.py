@@ -17,8 +17,8 @@ class FlopBudget:
     Args:
         model: the growing model.
         forward: counts the FLOPs of the present model, None if they cannot be counted.
-        ratio: the limit as a multiple of the host's FLOPs; None for no limit. If the FLOPs cannot be counted, a
-            limit allows no seed at all.
+        ratio: the limit as a multiple of the host's FLOPs, None for no limit. A limit allows no seed if the
+            FLOPs cannot be counted.
     """
 
     def __init__(

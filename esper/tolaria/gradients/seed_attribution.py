@@ -121,7 +121,7 @@ class SeedAttribution:
                 self._before[owner.key] = now
 
     def tasks(self, rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[nn.Parameter]) -> None:
-        """Record each task's gradients (a row) for `parameters`; tasks that do not reach a seed are skipped."""
+        """Record each task's gradients (a row) for `parameters`; tasks without any for a seed are skipped."""
         places = {id(p): i for i, p in enumerate(parameters)}
         for owner in self._sampled()[1:]:
             for row in rows:

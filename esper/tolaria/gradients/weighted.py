@@ -79,7 +79,7 @@ class Mean(Aggregator):
 
 
 class Weighted(Mean):
-    """The weighted mean: a micro-batch is weighted by its divisor (usually samples), an objective by `weights`.
+    """The weighted mean: micro-batches by their divisor (usually samples), objectives by `weights`.
 
     Args:
         weights: by objective; without it all are equal.

@@ -64,7 +64,7 @@ def test_cpu_and_auto() -> None:
 @pytest.mark.parametrize("name", ["gpu", "", "cpu:-1", "cuda:x"])
 def test_what_is_no_device_is_refused(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=f"device is '{name}', which is no device; expected one of auto.*cpu"
+        ConfigError, match=f"device is '{name}', which is not a device; expected one of auto.*cpu"
     ):
         resolve_device(name)
 
