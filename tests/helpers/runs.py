@@ -74,7 +74,7 @@ class Notes:
         return [{k: v for k, v in record.items() if k not in CLOCK_METRICS} for record in self.epochs]
 
 
-class Plan:
+class PlannedPolicy:
     """A policy that says what it was told to say when so many epochs are over, and remembers."""
 
     def __init__(self, commands: Mapping[int, Sequence[AdaptationCommand]] | None = None) -> None:
@@ -108,7 +108,9 @@ def germinate(
     return replace(command, **changes)
 
 
-def tell(kind: CommandKind, layer: str = "block1", *, number: int, **changes: Any) -> AdaptationCommand:
+def seed_command(
+    kind: CommandKind, layer: str = "block1", *, number: int, **changes: Any
+) -> AdaptationCommand:
     """A command about a seed that is there."""
     command = AdaptationCommand(f"test-{number}", kind, 1.0, 1.0, "a test wants it", layer=layer)
     return replace(command, **changes)
@@ -163,7 +165,7 @@ def load(config: DatasetConfig, seed: int) -> DataBundle:
     return _LOADED[key]
 
 
-def make_parts(
+def make_components(
     config: TolariaConfig,
     run_dir: Path,
     *,
@@ -221,7 +223,7 @@ def make_run(
 ) -> TrainingLoop:
     """A run that is ready to train; its notes are `run.components.records`."""
     config = small_config(**options)
-    made = make_parts(config, run_dir, tamiyo=tamiyo, model=model, notes=notes, **(parts or {}))
+    made = make_components(config, run_dir, tamiyo=tamiyo, model=model, notes=notes, **(parts or {}))
     return TrainingLoop(config, made, run_control)
 
 

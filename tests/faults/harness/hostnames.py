@@ -8,18 +8,18 @@ import socket
 import time
 from pathlib import Path
 
-from faults.harness.lives import Ended, Server, until
+from faults.harness.processes import Ended, Server, until
 from faults.harness.revival import Whole, after
 from faults.harness.runs import command, events
 from faults.harness.tally import Budget, Tally
 
 from esper import train
 
-LIFE = "faults.harness.hostnames:life_on"
+CALL = "faults.harness.hostnames:run_on"
 _CLONE_NEWUTS = 0x04000000
 
 
-def life_on(host: str) -> int:
+def run_on(host: str) -> int:
     """The command, in a process whose host has this name."""
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUTS) == 0:
         socket.sethostname(host)
@@ -28,7 +28,7 @@ def life_on(host: str) -> int:
     return train.main()
 
 
-def renamings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = LIFE) -> Tally:
+def renamings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = CALL) -> Tally:
     """R22: a living holder on another host is not disturbed; killed, it is followed."""
     tally = Tally("R22")
     while budget.lasts(tally):

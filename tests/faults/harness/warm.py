@@ -1,4 +1,4 @@
-"""What a fork server does once, so that not every life of it has to: parsers, caches, and no picture."""
+"""What a fork server does once, so that not every process of it has to: parsers, caches, and no picture."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def composed() -> None:
 
 
 def undrawn() -> None:
-    """Let no life draw its run.png, which takes as long as its training and which no row looks at.
+    """Let no process draw its run.png, which takes as long as its training and which no row looks at.
 
-    A life with an interpreter of its own (`fresh`) draws it.
+    A process with an interpreter of its own (`fresh`) draws it.
     """
     ending.plot_run = lambda run_dir: run_dir / "run.png"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Host
-from helpers.lives import alike, path_of
 from helpers.runs import CPU, checkpoints, make_run, notes_of, restored
+from helpers.scenarios import alike, path_of
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import CPU, Notes, Plan, germinate, make_run, notes_of
+from helpers.runs import CPU, Notes, PlannedPolicy, germinate, make_run, notes_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ def test_nothing_is_recorded_where_nothing_is_tracked(tmp_path: Path) -> None:
 def test_an_epoch_has_the_names_of_leyline_and_its_seeds(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,
-        tamiyo=Plan({1: [germinate()]}),
+        tamiyo=PlannedPolicy({1: [germinate()]}),
         optimization__scheduler="none",
         morphogenetic__max_params_ratio=9.0,
         morphogenetic__seed__blend_steps=8,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored, weights
+from helpers.runs import PlannedPolicy, checkpoints, germinate, make_run, notes_of, restored, weights
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import load_checkpoint
@@ -101,7 +101,7 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_cannot_give_its_memory_costs_the_save_alone(tmp_path: Path) -> None:
-    class Forgetful(Plan):
+    class Forgetful(PlannedPolicy):
         def state_dict(self) -> dict[str, Any]:
             raise ZeroDivisionError("no memory")
 
@@ -166,11 +166,11 @@ def test_without_strict_loading_what_fits_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("saved", [True, False])
 def test_tamiyos_memory_is_saved_where_it_is_asked_for(tmp_path: Path, saved: bool) -> None:
     options = SAVING | {"checkpoint__save_morphogenetic_state": saved}
-    run = saving(tmp_path, tamiyo=Plan({1: [germinate()]}), **options)
+    run = saving(tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), **options)
     owners = load_checkpoint(tmp_path / "checkpoints" / "epoch-0003").state["owners"]
     assert ({"control", "history", "growth", "health"} <= owners.keys()) is saved
     other = restored(
-        make_run(tmp_path / "b", tamiyo=Plan(), **SAVING), tmp_path / "checkpoints" / "epoch-0003"
+        make_run(tmp_path / "b", tamiyo=PlannedPolicy(), **SAVING), tmp_path / "checkpoints" / "epoch-0003"
     )
     assert other.growth is not None
     assert other.growth.controller.counts["applied"] == int(saved)
@@ -347,7 +347,7 @@ def test_the_best_models_copy_is_shared_and_not_copied_again(tmp_path: Path) -> 
 
 def test_memory_of_a_topology_that_has_been_is_not_kept(tmp_path: Path) -> None:
     options = SAVING | {"checkpoint__checkpoint_frequency": 1, "optimization__max_epochs": 3}
-    run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), **options)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), **options)
     run.train()
     assert run.checkpointer._buffers.free_bytes == 0  # closed
     run.progress.epoch += 1

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.lives import LIVES, LONG, life
-from helpers.runs import Plan, germinate, make_run, weights
+from helpers.runs import PlannedPolicy, germinate, make_run, weights
+from helpers.scenarios import LONG, SCENARIOS, make_scenario
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ class Bench:
 
 
 def bench_of(tmp_path: Path, name: str = "blend", **options: Any) -> Bench:
-    return Bench(life(tmp_path, name), **options)
+    return Bench(make_scenario(tmp_path, name), **options)
 
 
 def stands_at(run: TrainingLoop, snapshot: Snapshot) -> bool:
@@ -64,7 +64,7 @@ def same_tensors(a: dict[str, dict[str, torch.Tensor]], b: dict[str, dict[str, t
     )
 
 
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_the_run_is_as_it_was_and_the_snapshot_stays_so(tmp_path: Path, name: str) -> None:
     """State equals the snapshot bit for bit; it is unchanged after ten more steps, and good again."""
     bench = bench_of(tmp_path, name)
@@ -234,7 +234,7 @@ def test_a_snapshot_that_fails_is_made_up_for_by_the_disk(tmp_path: Path) -> Non
     assert "state of model does not fit" in result.error
 
 
-class Stubborn(Plan):
+class Stubborn(PlannedPolicy):
     """Tamiyo takes no memory from anybody, and gives none where it is asked not to."""
 
     gives = True

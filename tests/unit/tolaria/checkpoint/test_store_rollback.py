@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from helpers.faults import FaultyLoss
-from helpers.lives import LONG, alike
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, restored
+from helpers.runs import Notes, PlannedPolicy, germinate, make_run, notes_of, restored
+from helpers.scenarios import LONG, alike
 
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
 from esper.tolaria.loop import TrainingLoop
@@ -61,7 +61,11 @@ def run_of(run_dir: Path, *faults: int, notes: Notes | None = None, **options: A
     """Four epochs of six steps, each saved; from the end of the first on a seed blends for nine steps."""
     given = LONG | {"morphogenetic__seed__blend_steps": 9} | options
     return make_run(
-        run_dir, tamiyo=Plan({1: [germinate()]}), notes=notes, parts={"loss": FaultyLoss(*faults)}, **given
+        run_dir,
+        tamiyo=PlannedPolicy({1: [germinate()]}),
+        notes=notes,
+        parts={"loss": FaultyLoss(*faults)},
+        **given,
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.lives import LONG, StopsAt, alike, path_of
 from helpers.objectives import Heads, heads_loss
-from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored
+from helpers.runs import PlannedPolicy, checkpoints, germinate, make_run, notes_of, restored
+from helpers.scenarios import LONG, StopsAt, alike, path_of
 
 from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Weighted
 from esper.tolaria.loop import TrainingLoop
@@ -20,7 +20,7 @@ def two_headed(run_dir: Path, aggregator: Aggregator | None, **options: Any) -> 
     torch.manual_seed(0)
     parts = {"aggregator": aggregator, "loss": heads_loss}
     given = {"model__target_layers": ["trunk.1"]} | options
-    return make_run(run_dir, tamiyo=Plan(), model=Heads(), parts=parts, **given)
+    return make_run(run_dir, tamiyo=PlannedPolicy(), model=Heads(), parts=parts, **given)
 
 
 def pcgrad() -> PCGrad:
@@ -30,7 +30,7 @@ def pcgrad() -> PCGrad:
 def life(run_dir: Path, *, notes: Any = None, run_control: RunControl | None = None) -> TrainingLoop:
     """Windows of four micro-batches and a remainder of two, a seed that joins on the way, conflicts freed."""
     options = LONG | {"optimization__accumulation_steps": 4, "logging__step_interval": 1}
-    plan = Plan({1: [germinate()]})
+    plan = PlannedPolicy({1: [germinate()]})
     return make_run(
         run_dir, tamiyo=plan, notes=notes, run_control=run_control, parts={"aggregator": pcgrad()}, **options
     )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Grown, Host, batch, make_host, split
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
-from helpers.waits import Waits
+from helpers.runs import Notes, PlannedPolicy, germinate, make_run, notes_of, same, seed_command, weights
+from helpers.synchronisation import SyncDetector
 from torch import Tensor, nn
 
 from esper.leyline import CommandKind, Event
@@ -139,7 +139,7 @@ def test_a_graft_in_mid_epoch_is_seen_at_the_next_step_and_a_cull_too() -> None:
     told = bench.flush()
     assert [(s["layer"], s["seed"]) for s in told["seeds"]] == [("a", 0), ("a", 1), ("b", 0)]
     assert told["tolaria.grad_agg.sampled_steps"] == 2
-    bench.grown.do(tell(CommandKind.CULL, "a", number=4), 3, 3)
+    bench.grown.do(seed_command(CommandKind.CULL, "a", number=4), 3, 3)
     bench.steps(1)
     assert [(s["layer"], s["seed"]) for s in bench.flush()["seeds"]] == [("a", 1), ("b", 0)]
 
@@ -320,7 +320,7 @@ def test_what_was_gathered_is_saved_in_mid_epoch() -> None:
 def test_a_step_that_is_looked_at_waits_for_no_value(sizes: tuple[int, ...], mode: str) -> None:
     bench = Bench(two_joined(), mode, layers=2)
     bench.steps(SAMPLE_STEPS, sizes)
-    with Waits(set()) as waits:
+    with SyncDetector(set()) as waits:
         bench.steps(1, sizes)
         assert waits.found == []
     assert bench.flush()["tolaria.grad_agg.sampled_steps"] == 2  # it was looked at
@@ -349,7 +349,7 @@ def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) ->
 
 @pytest.mark.parametrize("mode", ["none", "report", "apply"])
 def test_a_run_tells_once_an_epoch_where_it_is_asked_to(tmp_path: Any, mode: str) -> None:
-    plan = Plan({1: [germinate("block1")]})
+    plan = PlannedPolicy({1: [germinate("block1")]})
     run = make_run(tmp_path, tamiyo=plan, trainer__seed_weighting=mode)
     run.train()
     told = notes_of(run).named("tolaria.grad_agg.seeds")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.grown import Grown, make_host
 from helpers.packets import health
-from helpers.runs import germinate, tell
+from helpers.runs import germinate, seed_command
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -136,7 +136,7 @@ def test_an_isolated_seed_tells_its_objective_and_takes_its_slot() -> None:
 def test_an_embargoed_slot_is_not_free() -> None:
     grown = make_host(blend_steps=0, embargo_epochs=3)
     grown.do(germinate("a", "mlp"))
-    change = grown.do(tell(CommandKind.CULL, "a", number=2))
+    change = grown.do(seed_command(CommandKind.CULL, "a", number=2))
     grown.seeds.embargo(change.moves[0].record, 0, TrainingPosition(1, 1))
     packet = build(grown)
     assert packet.seeds[0].stage is SeedStage.EMBARGOED

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Grown, adam, make_host
-from helpers.runs import germinate, tell
+from helpers.runs import germinate, seed_command
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError, ConfigError
@@ -61,8 +61,8 @@ class RandomChanges:
         record.impact = Impact(0.1, 0.01, 0.0, 100)
         command = {
             "graft": germinate(record.layer, "low_rank", number=self.number, seed_index=record.index),
-            "cull": tell(CommandKind.CULL, record.layer, number=self.number, seed_index=record.index),
-            "fossilize": tell(
+            "cull": seed_command(CommandKind.CULL, record.layer, number=self.number, seed_index=record.index),
+            "fossilize": seed_command(
                 CommandKind.FOSSILIZE, record.layer, number=self.number, seed_index=record.index
             ),
         }[chosen]

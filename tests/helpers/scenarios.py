@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
+from helpers.runs import Notes, PlannedPolicy, germinate, make_run, notes_of, same, seed_command, weights
 
 from esper.leyline import CommandKind
 from esper.tolaria.loop import TrainingLoop
@@ -19,14 +19,14 @@ LONG = {
     "morphogenetic__max_params_ratio": 99.0,
     "optimization__scheduler_params": {"warmup_steps": 4},
 }
-LIVES: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
+SCENARIOS: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
     "no growth": ({}, {}),
     # a blend of nine steps is under way at the end of epoch 2, and of every epoch's middle
     "blend": ({1: [germinate()]}, {"morphogenetic__seed__blend_steps": 9}),
     "isolation": ({1: [germinate()]}, {"morphogenetic__seed__isolation_steps": 9}),
     "gated": ({1: [germinate()]}, {"morphogenetic__seed__blend_mode": "gated"}),
     "reversed": (
-        {1: [germinate()], 2: [tell(CommandKind.CULL, number=2)], 3: [germinate("block2", number=3)]},
+        {1: [germinate()], 2: [seed_command(CommandKind.CULL, number=2)], 3: [germinate("block2", number=3)]},
         {"morphogenetic__seed__blend_steps": 15, "morphogenetic__seed__embargo_epochs": 1},
     ),
     "accumulation": (
@@ -50,11 +50,13 @@ LIVES: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
 }
 
 
-def life(
+def make_scenario(
     run_dir: Path, name: str, *, notes: Notes | None = None, run_control: RunControl | None = None
 ) -> TrainingLoop:
-    commands, options = LIVES[name]
-    return make_run(run_dir, tamiyo=Plan(commands), notes=notes, run_control=run_control, **LONG | options)
+    commands, options = SCENARIOS[name]
+    return make_run(
+        run_dir, tamiyo=PlannedPolicy(commands), notes=notes, run_control=run_control, **LONG | options
+    )
 
 
 def path_of(run_dir: Path, name: str) -> Path:

@@ -24,12 +24,12 @@ OURS = ("esper.", "helpers.", "torch.optim", "torch.amp", "torch.nn", "omegaconf
 CLOSED = (Snapshots, Snapshot, BufferPool, Notes)
 NO_STATE = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type, torch.device, torch.dtype)
 
-Found = dict[str, Any]
+StateTable = dict[str, Any]
 
 
-def census(root: Any) -> Found:
+def walk_state(root: Any) -> StateTable:
     """Every value that can be reached from `root`, by the shortest path to it."""
-    found: Found = {}
+    found: StateTable = {}
     seen: dict[int, Any] = {id(root): root}
     todo: deque[tuple[str, Any]] = deque([("run", root)])
     while todo:
@@ -49,7 +49,7 @@ def census(root: Any) -> Found:
     return found
 
 
-def differences(a: Found, b: Found) -> list[str]:
+def differences(a: StateTable, b: StateTable) -> list[str]:
     """Paths whose value is another, or that only one of them has."""
     return sorted(path for path in a.keys() | b.keys() if a.get(path) != b.get(path))
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Waits(TorchDispatchMode):
+class SyncDetector(TorchDispatchMode):
     """Notes every operation that hands a value from the device to the program: the device is waited for.
 
     `exempt` are the addresses of tensors that live on the processor anyway.
