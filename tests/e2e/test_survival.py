@@ -40,7 +40,7 @@ def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(tmp_pa
         saved = esper_ctl(str(run), "checkpoint")
         name = saved.stdout.split()[-1]
         assert saved.returncode == 0 and (run / "checkpoints" / name / "manifest.json").is_file(), saved
-        # a second run, whatever it asks for, is told who has the folder, and touches nothing in it
+        # a second run gets an error that names the holder of the folder, and changes nothing in it
         before = touched(run)
         for arguments in (("checkpoint.resume_from_checkpoint=auto",), ("--multirun", "hydra.sweep.dir=.")):
             target = "hydra.sweep.subdir=run" if "--multirun" in arguments else "run_dir=run"

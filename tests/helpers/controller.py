@@ -1,4 +1,4 @@
-"""A control loop over a small host, with a policy that says what it is told to."""
+"""A growth controller over a small host, with a scripted policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from esper.tolaria.growth.controller import GrowthController
 
 
 class ScriptedPolicy:
-    """A policy that gives the commands it holds at the time, and remembers what became of them."""
+    """A policy that returns the commands in `next` and records their outcomes."""
 
     def __init__(self) -> None:
         self.next: Sequence[Any] = ()
@@ -38,7 +38,7 @@ class ScriptedPolicy:
 
 @dataclass
 class ControllerSetup:
-    """A control loop over a small host, with a clock that is set by hand."""
+    """A growth controller over a small host, with a clock that tests set."""
 
     loop: GrowthController
     policy: ScriptedPolicy

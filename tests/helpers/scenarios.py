@@ -1,4 +1,4 @@
-"""Lives of small runs, stopped and taken up again."""
+"""Small runs that are stopped and resumed in tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = {
 }
 SCENARIOS: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
     "no growth": ({}, {}),
-    # a blend of nine steps is under way at the end of epoch 2, and of every epoch's middle
+    # a blend of nine steps is in progress at the end of epoch 2, and in the middle of every epoch
     "blend": ({1: [germinate()]}, {"morphogenetic__seed__blend_steps": 9}),
     "isolation": ({1: [germinate()]}, {"morphogenetic__seed__isolation_steps": 9}),
     "gated": ({1: [germinate()]}, {"morphogenetic__seed__blend_mode": "gated"}),
@@ -64,7 +64,7 @@ def path_of(run_dir: Path, name: str) -> Path:
 
 
 def alike(resumed: TrainingLoop, whole: TrainingLoop) -> bool:
-    """Whether a run that was taken up ended exactly as the one that was never stopped."""
+    """Whether a resumed run ended exactly as the one that was never stopped."""
     epochs = notes_of(resumed).comparable()
     return (
         epochs == notes_of(whole).comparable()[-len(epochs) :]
@@ -76,7 +76,7 @@ def alike(resumed: TrainingLoop, whole: TrainingLoop) -> bool:
 
 
 def comparable(run: TrainingLoop) -> dict[str, Any]:
-    """Everything else that a run remembers, but for the time it took."""
+    """The state of a run without times."""
     _, state = run.state.capture()
     for name in ("wall_s", "cpu_s"):
         del state["run"]["progress"][name]
@@ -86,7 +86,7 @@ def comparable(run: TrainingLoop) -> dict[str, Any]:
 
 
 class StopsAt(Notes):
-    """A watcher that asks the run to stop after so many steps."""
+    """A progress callback that requests a stop after `steps` steps."""
 
     def __init__(self, run_control: RunControl, steps: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Finds out who waits for the device, on a machine that has none."""
+"""Detects synchronisations with the device, on a machine without one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class SyncDetector(TorchDispatchMode):
-    """Notes every operation that hands a value from the device to the program: the device is waited for.
+    """Records every operation that copies a value from the device to the program, which synchronises.
 
-    `exempt` are the addresses of tensors that live on the processor anyway.
+    `exempt` are the addresses of tensors that are on the CPU anyway.
     """
 
     HANDS_OVER = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select")

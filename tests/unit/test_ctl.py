@@ -64,8 +64,8 @@ def test_requests_are_passed_on(stub: RunStub, capsys: pytest.CaptureFixture[str
 def test_a_checkpoint_is_named_once_it_is_saved(stub: RunStub, capsys: pytest.CaptureFixture[str]) -> None:
     assert output_of(capsys, str(stub.folder), "checkpoint", "--timeout", "0.2")[0] == ctl.NO_ANSWER
     stub.run_control.reject("the run is over")
-    code, said = output_of(capsys, str(stub.folder), "checkpoint")
-    assert code == ctl.NO_ANSWER and "the run is over" in said
+    code, message = output_of(capsys, str(stub.folder), "checkpoint")
+    assert code == ctl.NO_ANSWER and "the run is over" in message
 
 
 def test_status_tells_where_the_run_is(stub: RunStub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,12 +78,12 @@ def test_status_tells_where_the_run_is(stub: RunStub, capsys: pytest.CaptureFixt
     stub.status.event(event(EventName.SEED_STAGE, **move))
     inside = stub.folder / "checkpoints"
     inside.mkdir()
-    code, said = output_of(capsys, str(inside), "status")
+    code, message = output_of(capsys, str(inside), "status")
     assert code == 0
-    assert said.startswith("starting: epoch 0 of 3, step 0, process ")
-    assert "  loss   training 0.2500, validation (50.0 %)\n" in said.replace("  (", " (")
-    assert "  seed   b[0] mlp: blending, alpha 0.50\n  seed   c[1] noise: training\n" in said
-    assert "  saved  epoch-0003\n  alarm  emergency level 2\n" in said
+    assert message.startswith("starting: epoch 0 of 3, step 0, process ")
+    assert "  loss   training 0.2500, validation (50.0 %)\n" in message.replace("  (", " (")
+    assert "  seed   b[0] mlp: blending, alpha 0.50\n  seed   c[1] noise: training\n" in message
+    assert "  saved  epoch-0003\n  alarm  emergency level 2\n" in message
     found = json.loads(output_of(capsys, str(inside), "status", "--json")[1])
     assert (found["loss"], found["paused"], found["last_checkpoint"]) == (0.25, False, "epoch-0003")
     stub.status.event(event(EventName.SEED_STAGE, **move | {"to": SeedStage.CULLED}))
@@ -102,11 +102,13 @@ def test_a_run_that_is_over_is_told_from_its_files(
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 7, "step": 70, "train_loss": 0.1}\n{"epo')
     saved = {"name": "checkpoint_saved", "data": {"name": "epoch-0007"}}
     (tmp_path / "events.jsonl").write_text(json.dumps(saved) + "\nnull\n")
-    code, said = output_of(capsys, str(tmp_path), "status")
+    code, message = output_of(capsys, str(tmp_path), "status")
     assert code == 0
-    assert said.startswith(f"{state} by {stopped_by}: epoch 7, step 70\n") and "saved  epoch-0007" in said
-    code, said = output_of(capsys, str(tmp_path), "pause")
-    assert code == ctl.NOT_RUNNING and state in said
+    assert (
+        message.startswith(f"{state} by {stopped_by}: epoch 7, step 70\n") and "saved  epoch-0007" in message
+    )
+    code, message = output_of(capsys, str(tmp_path), "pause")
+    assert code == ctl.NOT_RUNNING and state in message
 
 
 def test_a_dead_run_is_called_dead_and_a_deaf_one_alive(
@@ -116,12 +118,12 @@ def test_a_dead_run_is_called_dead_and_a_deaf_one_alive(
     stub.server.close()
     (stub.folder / "control.json").write_bytes(note)  # as a killed run leaves it
     for command in ("status", "stop"):
-        code, said = output_of(capsys, str(stub.folder), command)
+        code, message = output_of(capsys, str(stub.folder), command)
         assert code == ctl.NOT_RUNNING
-        assert "ended without closing the run" in said and "resume_from_checkpoint=auto" in said
+        assert "ended without closing the run" in message and "resume_from_checkpoint=auto" in message
     lock = FolderLock.take(stub.folder)
-    code, said = output_of(capsys, str(stub.folder), "status")
-    assert code == 0 and said.startswith("running: epoch 0")
+    code, message = output_of(capsys, str(stub.folder), "status")
+    assert code == 0 and message.startswith("running: epoch 0")
     lock.release()
 
 
@@ -147,9 +149,9 @@ def test_what_is_no_file_of_a_run_is_passed_over(
         os.truncate(path, 1 << 40)
     if name == "summary.json":
         (tmp_path / "metrics.jsonl").write_text('{"epoch": 7}\n')
-    code, said = output_of(capsys, str(tmp_path), "status")
+    code, message = output_of(capsys, str(tmp_path), "status")
     died = name == "summary.json"
-    assert said.splitlines()[0] == (
+    assert message.splitlines()[0] == (
         "died: epoch 7, step 0" if died else "stopped by sigterm: epoch 0, step 0"
     )
     assert code == (ctl.NOT_RUNNING if died else ctl.DONE)
@@ -227,7 +229,7 @@ def test_a_host_that_was_renamed_is_still_asked_and_another_is_named(
     note = path.read_bytes()
     stub.server.close()
     path.write_bytes(note)
-    code, said = output_of(capsys, str(stub.folder), "status")
+    code, message = output_of(capsys, str(stub.folder), "status")
     assert code == ctl.NOT_RUNNING
-    assert f"process {json.loads(note)['pid']} was started on host pod-1, this is " in said
-    assert "ask it there, if it still runs; to go on: esper-train" in said
+    assert f"process {json.loads(note)['pid']} was started on host pod-1, this is " in message
+    assert "ask it there, if it still runs; to go on: esper-train" in message

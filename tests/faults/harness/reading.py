@@ -118,7 +118,7 @@ def _acknowledged(folder: Path) -> int:
 
 def _load(folder: Path, before: int) -> str:
     with warnings.catch_warnings():
-        # of a run that is at work it is true, and said: it has begun what is not saved yet
+        # for an active run the warning is right: it has started an epoch that is not saved yet
         warnings.filterwarnings("ignore", message=".*its later state was not saved, or not yet")
         return _constant(esper.load(folder), before)
 

@@ -105,7 +105,7 @@ def _refused(server: Server, run: Path, reason: str, call: str) -> list[str]:
         f"{name} was removed or changed" for name, text in before.items() if _work(run).get(name) != text
     ]
     if "Traceback" in ended.err or reason not in " ".join(ended.err.split()):
-        wrong.append(f"{reason!r} is not said: {ended.err[-400:]}")
+        wrong.append(f"{reason!r} is not in the output: {ended.err[-400:]}")
     return wrong
 
 

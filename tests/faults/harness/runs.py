@@ -1,4 +1,4 @@
-"""The growing run that is killed: what it is told, how far it is, and what it ended with."""
+"""The growing run that is killed: its command line, its progress and its results."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from faults.harness.runs import command
 
 from esper.cli.flags import Flags
 from esper.cli.plan import make_plan
-from esper.runs import finalize as ending
+from esper.runs import finalize
 
 
 def composed() -> None:
@@ -23,4 +23,4 @@ def undrawn() -> None:
 
     A process with an interpreter of its own (`fresh`) draws it.
     """
-    ending.plot_run = lambda run_dir: run_dir / "run.png"
+    finalize.plot_run = lambda run_dir: run_dir / "run.png"

@@ -191,7 +191,7 @@ def test_a_file_with_a_defaults_list_extends_the_shipped_configuration() -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("sed: 3\n", "sed: given an unknown key"),
         ("optimization: {learning_rat: 3}\n", "nearest: optimization.learning_rate"),
@@ -202,10 +202,10 @@ def test_a_file_with_a_defaults_list_extends_the_shipped_configuration() -> None
         ("defaults: [{model: resnet19}]\n", "model: given 'resnet19'"),
     ],
 )
-def test_a_file_that_is_wrong(content: str, said: str) -> None:
+def test_a_file_that_is_wrong(content: str, message: str) -> None:
     Path("d").mkdir()
     Path("d/bad.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         plan_of("--config-dir", "d", "--config-name", "bad")
 
 

@@ -240,7 +240,7 @@ def test_so_many_may_wait_for_a_checkpoint_and_the_others_are_answered(short: Pa
 
 
 @pytest.mark.parametrize(
-    ("note", "error", "said"),
+    ("note", "error", "message"),
     [
         (ControlAddress("/nowhere/s", 7, "elsewhere"), NotListeningError, "on host elsewhere"),
         (ControlAddress("/nowhere/s", 7, ""), NotListeningError, "nobody listens"),
@@ -248,9 +248,9 @@ def test_so_many_may_wait_for_a_checkpoint_and_the_others_are_answered(short: Pa
         (ControlAddress("a\0b", 7, ""), NotListeningError, "nobody listens"),
     ],
 )
-def test_a_note_that_leads_nowhere(note: ControlAddress, error: type[Exception], said: str) -> None:
+def test_a_note_that_leads_nowhere(note: ControlAddress, error: type[Exception], message: str) -> None:
     here = note if note.host else ControlAddress(note.socket, note.pid, socket.gethostname())
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         send_request(here, "status", timeout_s=1)
 
 

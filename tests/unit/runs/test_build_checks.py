@@ -78,7 +78,7 @@ def test_what_one_option_breaks_is_told_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda c: setattr(c.model, "num_classes", 3), "model.num_classes: given 3, expected null or 10"),
         (lambda c: setattr(c.model, "pretrained", "no.safetensors"), "model.pretrained: given"),
@@ -92,11 +92,11 @@ def test_what_one_option_breaks_is_told_once() -> None:
         (lambda c: setattr(c.dataset, "batch_form", "json.loads"), "dataset.batch_form: given 'json.loads'"),
     ],
 )
-def test_each_part_is_tried(change: Any, said: str) -> None:
+def test_each_part_is_tried(change: Any, message: str) -> None:
     config = quick()
     change(config)
     [text] = check_run(config)
-    assert said in text
+    assert message in text
 
 
 def test_missing_files_say_where_it_looked() -> None:

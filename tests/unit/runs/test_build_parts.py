@@ -120,15 +120,15 @@ def test_a_model_of_the_users_own_gets_the_classes_that_it_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("no_model", "torch.nn.Module"), ("broken", "ZeroDivisionError: oops")]
+    ("name", "message"), [("no_model", "torch.nn.Module"), ("broken", "ZeroDivisionError: oops")]
 )
 def test_a_target_that_makes_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     write_module(tmp_path, "own_net", OWN_MODEL, monkeypatch)
     config = digits(architecture=f"own_net.{name}")
     config.allowed_targets = ["own_net"]
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build_model(config, UNKNOWN)
 
 
@@ -157,8 +157,8 @@ def test_an_mlp_takes_data_of_any_shape(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(5,), (4, 6)])
 def test_a_model_of_images_says_what_takes_other_shapes(architecture: str, shape: tuple[int, ...]) -> None:
     """D0"""
-    said = rf"expected mlp, or a dotted target: {architecture} needs images .* has the shape \({shape[0]},"
-    with pytest.raises(ConfigError, match=said):
+    message = rf"expected mlp, or a dotted target: {architecture} needs images .* has the shape \({shape[0]},"
+    with pytest.raises(ConfigError, match=message):
         build_model(digits(architecture=architecture), replace(UNKNOWN, num_classes=3, input_shape=shape))
 
 

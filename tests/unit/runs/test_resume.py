@@ -27,10 +27,10 @@ def config(**options: Any) -> TolariaConfig:
 
 
 def run(folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
-    """The summary of a run, and what it said."""
-    said = io.StringIO()
-    trainer = TolariaTrainer(config(**options), run_dir=folder, console=Console(file=said, width=200))
-    return trainer.run_training(), said.getvalue()
+    """The summary of a run, and its output."""
+    message = io.StringIO()
+    trainer = TolariaTrainer(config(**options), run_dir=folder, console=Console(file=message, width=200))
+    return trainer.run_training(), message.getvalue()
 
 
 def problems(folder: Path, **options: Any) -> list[str]:
@@ -53,9 +53,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_finished_run_is_left_as_it_is_and_said_to_be(done: Path) -> None:
     before = content(done)
-    summary, said = run(done, **AUTO)
+    summary, message = run(done, **AUTO)
     assert summary == summary_of(done)
-    assert "is finished (max_epochs, 2 epochs): nothing to do. A greater optimization.max_epochs" in said
+    assert "is finished (max_epochs, 2 epochs): nothing to do. A greater optimization.max_epochs" in message
     assert content(done) == before
 
 
@@ -75,9 +75,9 @@ def test_more_epochs_are_explicit_and_said(tmp_path: Path) -> None:
     """Pains 16."""
     run(tmp_path)
     lines = metrics_of(tmp_path)
-    summary, said = run(tmp_path, **AUTO, optimization__max_epochs=3)
-    assert said.startswith(f"resumed from {tmp_path / 'checkpoints' / 'epoch-0002'}: epoch 2, step 12\n")
-    assert "  changed: optimization.max_epochs: saved 2, given 3 (from here on the learning rate" in said
+    summary, message = run(tmp_path, **AUTO, optimization__max_epochs=3)
+    assert message.startswith(f"resumed from {tmp_path / 'checkpoints' / 'epoch-0002'}: epoch 2, step 12\n")
+    assert "  changed: optimization.max_epochs: saved 2, given 3 (from here on the learning rate" in message
     (event,) = events_of(tmp_path, "run_resumed")
     change = event["changed"]["optimization.max_epochs"]
     assert change == {"saved": 2, "given": 3, "allowed": True}
@@ -102,14 +102,16 @@ def test_another_runs_checkpoint_begins_a_folder_of_its_own(done: Path, tmp_path
 def test_what_does_not_fit_is_taken_as_far_as_it_fits_where_that_is_asked_for(
     done: Path, tmp_path: Path
 ) -> None:
-    _, said = run(
+    _, message = run(
         tmp_path,
         checkpoint__resume_from_checkpoint=str(done),
         checkpoint__strict_loading=False,
         optimization__accumulation_steps=2,
         optimization__max_epochs=3,
     )
-    assert "not as saved, by strict_loading=false: optimization.accumulation_steps: saved 1, given 2" in said
+    assert (
+        "not as saved, by strict_loading=false: optimization.accumulation_steps: saved 1, given 2" in message
+    )
     (event,) = events_of(tmp_path, "run_resumed")
     assert event["changed"]["optimization.accumulation_steps"]["allowed"] is False
 
@@ -121,8 +123,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) ->
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".tmp-epoch-0001-0123abcd").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
-    _, said = run(tmp_path, **AUTO)
-    assert "resumed" not in said
+    _, message = run(tmp_path, **AUTO)
+    assert "resumed" not in message
     assert [line["epoch"] for line in metrics_of(tmp_path)] == [1, 2]
     (notice,) = [n["message"] for n in events_of(tmp_path, "notice")]
     assert "begins anew" in notice and "steps.jsonl -> steps.jsonl.before-1" in notice
@@ -167,8 +169,8 @@ def test_lines_after_the_checkpoint_are_cut_also_a_torn_one(tmp_path: Path) -> N
 def test_a_finished_run_without_checkpoints_is_not_lost(tmp_path: Path) -> None:
     run(tmp_path, checkpoint__save_checkpoints=False)
     before = content(tmp_path)
-    summary, said = run(tmp_path, checkpoint__save_checkpoints=False, **AUTO)
-    assert summary["epochs_run"] == 2 and "nothing to do" in said
+    summary, message = run(tmp_path, checkpoint__save_checkpoints=False, **AUTO)
+    assert summary["epochs_run"] == 2 and "nothing to do" in message
     (refused,) = problems(tmp_path, **AUTO, checkpoint__save_checkpoints=False, optimization__max_epochs=5)
     assert "is finished and kept none" in refused
     assert content(tmp_path) == before

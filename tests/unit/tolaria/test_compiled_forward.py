@@ -168,14 +168,14 @@ class Ragged(nn.Module):
 def test_too_many_shapes_end_in_the_eager_path_not_in_an_error() -> None:
     grown = make_host(host=Host)
     grown.model.host = Ragged()
-    told: list[str] = []
+    logged: list[str] = []
     forward = TrainingForward(
-        grown.model, compile_model=True, backend="eager", batch_size=2, on_fallback=told.append
+        grown.model, compile_model=True, backend="eager", batch_size=2, on_fallback=logged.append
     )
     for length in range(1, 30):
         x = torch.ones(2, length, 4)
         assert torch.equal(forward(2, (x,), {}), grown.model.host(x))
-    assert len(told) <= 1
+    assert len(logged) <= 1
 
 
 def test_the_rehearsal_leaves_no_trace() -> None:

@@ -83,7 +83,7 @@ def test_a_policy_without_its_memory_is_a_checkpoint_error(where: str) -> None:
 
 
 class Fragile(nn.Module):
-    """A blueprint's module that raises whatever it is told to, in its forward."""
+    """A blueprint's module that raises a given exception in its forward."""
 
     def __init__(self, error: type[Exception]) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "act", "said"),
+    ("name", "act", "message"),
     [
         ("nan", lambda x: x * torch.nan, "NaN or infinite"),
         ("first", lambda x: x[:1], "of 3 samples"),  # broadcasting would hide it
@@ -146,17 +146,17 @@ class Odd(nn.Module):
     ],
 )
 def test_a_blueprint_whose_module_would_spoil_the_host_is_refused(
-    name: str, act: Callable[[Tensor], Tensor], said: str
+    name: str, act: Callable[[Tensor], Tensor], message: str
 ) -> None:
     """Alpha 0 times NaN is NaN, so it must not even be born."""
     setup = make_controller()
     assert setup.decide(germination(1, blueprint=register(f"odd_{name}", lambda: Odd(act)))) == [Refusal.GATE]
-    assert said in setup.refusals()[0]["detail"]
+    assert message in setup.refusals()[0]["detail"]
     assert list(setup.grown.model.seeds) == []
 
 
 class Stubborn(torch.optim.SGD):
-    """An optimiser that takes no further groups while it is told not to."""
+    """An optimiser that accepts no further groups while a flag is set."""
 
     stubborn = False
 
@@ -179,7 +179,7 @@ def test_an_optimiser_that_raises_undoes_the_seed_and_the_command() -> None:
     assert "ArithmeticError: no more groups" in setup.refusals()[0]["detail"]
     assert setup.grown.model.topology() == before
     assert setup.structural == []
-    assert setup.notes.named("seed_stage") == []  # nothing happened, so nothing is told
+    assert setup.notes.named("seed_stage") == []  # nothing happened, so nothing is logged
     stubborn(setup.grown.optimizers, False)
     assert setup.decide(germination(1)) == [None]
 

@@ -114,7 +114,7 @@ def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
 
 
 def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None:
-    """No snapshot fits; the stop waits for the epoch's end, and that has been said."""
+    """No snapshot fits; the stop waits for the end of the epoch, and a notice has said so."""
     run_control = RunControl()
     run = growing(tmp_path, run_control, CallsOut(8, lambda: run_control.stop("sigterm")))
     run.guard.snapshots.limit_bytes = 100

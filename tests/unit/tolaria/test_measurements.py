@@ -126,8 +126,8 @@ def test_an_impact_that_fails_leaves_a_seed_unjudged(tmp_path: Path) -> None:
     assert record.impact is None and run.progress.train_flops is None
     assert notes_of(run).named("seed_impact") == []
     assert [seed["impact_at_end"] for seed in summarize(run, None, 0)["seeds"]] == [None]
-    told = [event.data["message"] for event in notes_of(run).named("notice")]
-    assert [text.split(":")[0] for text in told] == [
+    logged = [event.data["message"] for event in notes_of(run).named("notice")]
+    assert [text.split(":")[0] for text in logged] == [
         "the impact of the seeds",
         "the impact of the seeds at the end",
     ]

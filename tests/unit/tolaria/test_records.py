@@ -39,7 +39,7 @@ def test_steps_are_recorded_at_their_interval(tmp_path: Path) -> None:
     notes = notes_of(run)
     assert [line["step"] for line in notes.steps] == [4, 8]  # of nine
     assert all(line["loss"] > 0 and line["grad_norm"] > 0 for line in notes.steps)
-    assert notes.places == [1, 2, 3] * 3  # the watcher is told of steps, not of batches
+    assert notes.places == [1, 2, 3] * 3  # progress is reported by steps, not by batches
 
 
 def test_nothing_is_recorded_where_nothing_is_tracked(tmp_path: Path) -> None:

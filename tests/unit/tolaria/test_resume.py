@@ -151,8 +151,8 @@ def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "more", tamiyo=PlannedPolicy(), **LONG | {"optimization__max_epochs": 7})
     restored(run, path_of(tmp_path, "epoch-0004")).train()
     assert (run.progress.epoch, run.progress.stopped_by) == (7, "max_epochs")
-    (told,) = [e for e in notes_of(run).named("notice") if "planned for" in e.data["message"]]
-    assert "24 steps, 6 an epoch; from here on it is for 42 steps" in told.data["message"]
+    (logged,) = [e for e in notes_of(run).named("notice") if "planned for" in e.data["message"]]
+    assert "24 steps, 6 an epoch; from here on it is for 42 steps" in logged.data["message"]
 
 
 def test_steps_recorded_before_a_stop_are_not_lost(tmp_path: Path) -> None:

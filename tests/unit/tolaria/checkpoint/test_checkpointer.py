@@ -230,7 +230,7 @@ def on_disk(run_dir: Path, disk: Disk, **options: Any) -> TrainingLoop:
 def test_the_run_goes_on_while_it_is_written_and_what_is_written_is_the_moment_of_the_save(
     tmp_path: Path,
 ) -> None:
-    """The copy is taken on the loop, the rest is the background's; told only once it is durable."""
+    """The loop only copies, the rest runs in the background; logged only once it is durable."""
     disk = Disk()
     run = on_disk(tmp_path, disk)
     disk.go.clear()

@@ -142,13 +142,13 @@ def test_what_does_not_fit_is_an_error_that_names_the_owner() -> None:
 
 def test_tolerant_loading_takes_what_fits_and_tells_the_rest() -> None:
     tensors, state = manager(a=Owner(1), b=Owner(2)).capture()
-    told: list[str] = []
+    logged: list[str] = []
     other = Owner()
-    manager(a=Picky(), b=other, c=Owner()).restore(tensors, state, on_mismatch=told.append)
+    manager(a=Picky(), b=other, c=Owner()).restore(tensors, state, on_mismatch=logged.append)
     assert other.value == 2
-    assert len(told) == 2
-    assert "state of a" in told[0]
-    assert "state of c" in told[1]
+    assert len(logged) == 2
+    assert "state of a" in logged[0]
+    assert "state of c" in logged[1]
 
 
 def draws() -> list[float]:

@@ -1,4 +1,4 @@
-"""A size-capped LRU of snapshots with exact accounts; what is refused is said."""
+"""A size-limited LRU of snapshots with exact sizes; a refusal gives its reason."""
 
 from __future__ import annotations
 

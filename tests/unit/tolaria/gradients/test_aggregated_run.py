@@ -60,12 +60,12 @@ def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
     run.train()
     notes = notes_of(run)
     for line in notes.epochs:
-        told = line["grad_agg"]
-        assert told["microbatches_total"] == 6 * line["epoch"]
-        assert 0 <= told["conflict_ratio"] <= 1
-        assert told["pcgrad_applied"] <= told["steps"]
+        logged = line["grad_agg"]
+        assert logged["microbatches_total"] == 6 * line["epoch"]
+        assert 0 <= logged["conflict_ratio"] <= 1
+        assert logged["pcgrad_applied"] <= logged["steps"]
         of_steps = [s for s in notes.steps if line["step"] - 2 < s["step"] <= line["step"]]
-        assert sum(s["grad_agg"]["conflicts"] for s in of_steps) == told["conflicts"]
+        assert sum(s["grad_agg"]["conflicts"] for s in of_steps) == logged["conflicts"]
     assert [event.data for event in notes.named("tolaria.grad_agg")] == [e["grad_agg"] for e in notes.epochs]
 
 
@@ -98,7 +98,7 @@ def test_objectives_are_told_apart(
 
 
 def test_several_objectives_are_not_compiled_and_the_numbers_stay(tmp_path: Path) -> None:
-    """With the reason told once; a compiled graph can be differentiated only once."""
+    """With the reason logged once; a compiled graph can be differentiated only once."""
     eager = two_headed(tmp_path / "eager", pcgrad())
     asked = two_headed(tmp_path / "asked", pcgrad(), compile_model=True, trainer__compile_backend="aot_eager")
     eager.train()

@@ -267,14 +267,14 @@ def test_running_statistics_move_once_a_forward() -> None:
 
 
 def test_objectives_weigh_as_told() -> None:
-    told = {"first": 3.0, "second": 1.0}
+    logged = {"first": 3.0, "second": 1.0}
     options: dict[str, Any] = {"host": lambda: TwoHeads("layer")}
 
     def total(output: Any, targets: Tensor) -> Tensor:
         losses = two_losses(output, targets)
         return 0.75 * losses["first"] + 0.25 * losses["second"]
 
-    found = gradients(Weighted(told), [7, 5], loss=two_losses, **options)
+    found = gradients(Weighted(logged), [7, 5], loss=two_losses, **options)
     assert close(found, gradients(None, [12], loss=total, **options))
 
 

@@ -1,4 +1,4 @@
-"""Conflicts counted without a wait, and told once an epoch."""
+"""Conflicts are counted without a synchronisation, and logged once per epoch."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_new_epoch_begins_at_zero_but_for_the_total() -> None:
     assert (second["microbatches_total"], second["conflicts"], second["weights_mean"]) == (2, 0, None)
 
 
-@pytest.mark.parametrize(("threshold", "told"), [(0.5, 1), (0.7, 0)])
-def test_many_conflicts_are_an_event(threshold: float, told: int) -> None:
+@pytest.mark.parametrize(("threshold", "logged"), [(0.5, 1), (0.7, 0)])
+def test_many_conflicts_are_an_event(threshold: float, logged: int) -> None:
     conflict_stats, notes = ConflictStats(CPU, threshold), Notes()
     conflict_stats.add(OPPOSED, Combined([]), 3)
     conflict_stats.flush(Telemetry(notes))
-    assert len(notes.named("grad_conflict_high")) == told
+    assert len(notes.named("grad_conflict_high")) == logged
 
 
 def test_an_aggregation_that_never_has_several_tasks_says_so_once() -> None:

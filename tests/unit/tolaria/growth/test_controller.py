@@ -32,7 +32,7 @@ def test_a_command_within_all_limits_is_applied_and_logged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "refusal", "said"),
+    ("changes", "options", "refusal", "message"),
     [
         ({"confidence": 0.69}, {}, Refusal.CONFIDENCE, "0.690 is below 0.7"),
         ({"urgency": 0.49}, {}, Refusal.URGENCY, "0.490 is below 0.5"),
@@ -47,14 +47,14 @@ def test_a_command_within_all_limits_is_applied_and_logged() -> None:
     ],
 )
 def test_each_refusal_names_its_limit_and_changes_nothing(
-    changes: dict[str, Any], options: dict[str, Any], refusal: Refusal, said: str
+    changes: dict[str, Any], options: dict[str, Any], refusal: Refusal, message: str
 ) -> None:
     setup = make_controller(**options)
     before, topology = weights(setup.grown.model), copy.deepcopy(setup.grown.model.topology())
     assert setup.decide(replace(germination(1), **changes)) == [refusal]
-    (told,) = setup.refusals()
-    assert told["refusal"] == refusal.value
-    assert said in told["detail"]
+    (logged,) = setup.refusals()
+    assert logged["refusal"] == refusal.value
+    assert message in logged["detail"]
     assert same(weights(setup.grown.model), before)
     assert setup.grown.model.topology() == topology
     assert setup.policy.outcomes[0].refusal is refusal

@@ -32,8 +32,8 @@ def test_the_order_of_an_epochs_end(tmp_path: Path) -> None:
     """Gates, health, impact, decisions, then the checkpoint."""
     plan = PlannedPolicy({1: [germinate()], 3: [seed_command(CommandKind.CULL, number=2)]})
     run = trained(tmp_path, plan, checkpoint__save_checkpoints=True, checkpoint__checkpoint_frequency=1)
-    told = "tolaria.grad_agg.seeds"  # every 16th step is looked at: none of epoch 3 is
-    assert names(notes_of(run), 2) == ["seed_stage", "seed_health", told, "checkpoint_saved"]
+    logged = "tolaria.grad_agg.seeds"  # every 16th step is looked at: none of epoch 3 is
+    assert names(notes_of(run), 2) == ["seed_stage", "seed_health", logged, "checkpoint_saved"]
     assert names(notes_of(run), 3) == [
         "seed_health",
         "seed_impact",

@@ -28,7 +28,7 @@ def same_blueprints_after() -> Iterator[None]:
 
 
 def builder(
-    grown: Grown, *, ratio: float = 4.0, told: list[str] | None = None, **changes: Any
+    grown: Grown, *, ratio: float = 4.0, logged: list[str] | None = None, **changes: Any
 ) -> PacketBuilder:
     given: dict[str, Any] = {"blueprints": ["mlp", "conv_light"], "history": History(3)}
     return PacketBuilder(
@@ -37,7 +37,7 @@ def builder(
         max_params_ratio=ratio,
         max_epochs=10,
         steps_per_epoch=20,
-        on_broken=(told if told is not None else []).append,
+        on_broken=(logged if logged is not None else []).append,
         **given | changes,
     )
 
@@ -169,14 +169,14 @@ def test_a_blueprint_that_raises_is_withdrawn_and_told_once() -> None:
 
     register_blueprint("broken_fits", fits=fits)(lambda shape: nn.Identity())
     grown = make_host()
-    told: list[str] = []
-    made = builder(grown, blueprints=["broken_fits", "mlp"], told=told)
+    logged: list[str] = []
+    made = builder(grown, blueprints=["broken_fits", "mlp"], logged=logged)
     for _ in range(2):
         packet = made.build(step=1, epoch=1, train_loss=1.0, health={})
         assert {c.blueprint for site in packet.sites for c in site.candidates} == {"mlp"}
-    assert len(told) == 1
-    assert "broken_fits" in told[0]
-    assert "ZeroDivisionError: a blueprint of the user's" in told[0]
+    assert len(logged) == 1
+    assert "broken_fits" in logged[0]
+    assert "ZeroDivisionError: a blueprint of the user's" in logged[0]
 
 
 def test_hardware_is_measured() -> None:

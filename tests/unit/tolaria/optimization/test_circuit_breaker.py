@@ -1,4 +1,4 @@
-"""Rebuilds are counted and told, and a breaker holds growth back after repeated failures."""
+"""Updates of the optimisers are counted and logged, and repeated failures open a breaker."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_configured_schedule_has_its_warm_up_and_floor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"optimization__scheduler": "cosin"}, "optimization.scheduler"),
         ({"optimization__scheduler_params": {"gamma": 0.5}}, "gamma"),
@@ -168,9 +168,9 @@ def test_a_configured_schedule_has_its_warm_up_and_floor() -> None:
     ],
 )
 def test_a_policy_or_parameter_that_is_unknown_or_out_of_range_raises(
-    options: dict[str, object], said: str
+    options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         schedule_factory(small_config(**options))(Horizon(30, 10))
 
 
@@ -244,7 +244,7 @@ def test_every_policy_with_its_warm_up_is_torchs_through_a_resume_and_a_graft(
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_longer_run_follows_torchs_policy_of_its_new_length_and_says_so(name: str) -> None:
-    """Extending at resume is explicit, and told."""
+    """Extending at resume is explicit, and logged."""
     short, long = Horizon(24, 6), Horizon(48, 6)
     first = LearningRate(POLICIES[name][0](short), short)
     first.reduce(0.5)

@@ -144,7 +144,7 @@ def test_frozen_parameters_stay_frozen() -> None:
 
 
 class Stubborn(torch.optim.SGD):
-    """An optimiser that takes no further groups once it has been told so."""
+    """An optimiser that accepts no further groups once a flag is set."""
 
     stubborn = False
 

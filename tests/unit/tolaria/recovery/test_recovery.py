@@ -418,8 +418,8 @@ def test_where_no_snapshot_fits_the_newest_good_checkpoint_is_gone_back_to(tmp_p
     assert (event.data["tier"], event.step) == ("full", 12)
     assert [line["epoch"] for line in notes_of(run).epochs] == [1, 2, 3, 4]
     assert run.progress.stopped_by == "max_epochs"
-    told = [e.data["message"] for e in notes_of(run).named("notice")]
-    assert len([text for text in told if "no state is kept in memory" in text]) == 1
+    logged = [e.data["message"] for e in notes_of(run).named("notice")]
+    assert len([text for text in logged if "no state is kept in memory" in text]) == 1
 
 
 def test_where_there_is_nothing_to_go_back_to_the_run_halts_and_saves_nothing(tmp_path: Path) -> None:
