@@ -1,4 +1,4 @@
-"""C6, pain 8: a status file a job, an exit code, a table at the end."""
+"""A status file for each job, an exit code, and a table at the end."""
 
 from __future__ import annotations
 
@@ -143,7 +143,6 @@ def test_a_status_that_cannot_be_written_does_not_cost_the_run(
 def test_a_full_disk_is_a_sentence_and_another_error_of_the_system_a_crash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """R6."""
 
     def full() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")

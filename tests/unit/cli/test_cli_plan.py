@@ -1,4 +1,4 @@
-"""C3, X2: every job of a command line is composed before any of them starts."""
+"""Every job of a command line is composed before any of them starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ def problems_of(*argv: str) -> list[str]:
 
 
 def test_one_run_has_a_folder_of_its_own_to_the_microsecond() -> None:
-    """C8"""
     first, second = plan_of(), plan_of()
     assert not first.sweep
     assert first.folder != second.folder
@@ -41,7 +40,7 @@ def test_one_run_has_a_folder_of_its_own_to_the_microsecond() -> None:
 
 
 def test_the_defaults_need_no_download_and_use_their_recipe() -> None:
-    """C2: the recipe of the dataset is loaded, and the command line still wins."""
+    """The recipe of the dataset is loaded, and the command line still wins."""
     [job] = plan_of().jobs
     assert (job.config.dataset.name, job.config.model.architecture) == ("digits", "convnet")
     assert job.config.morphogenetic.adaptation_cooldown == 0.0
@@ -157,7 +156,7 @@ def test_folders_and_hydra_cannot_be_swept(argv: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["mine", "config", "schema", "from_file"])
 def test_a_saved_file_runs_as_it_was_saved(name: str) -> None:
-    """C7: whatever its name, also one that a shipped file has."""
+    """Whatever its name, also one that a shipped file has."""
     config = TolariaConfig(seed=7, session_description="costs ${5}, \\${6}")
     config.optimization.optimizer_params = {"betas": [0.5, 0.6]}
     config.morphogenetic.policy = {"_target_": "random", "latest": 0.25}

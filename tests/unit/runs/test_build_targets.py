@@ -1,4 +1,4 @@
-"""C4: a target is judged by its text first, then by the object that it resolves to."""
+"""A target is checked by its text first, then by the object that it resolves to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spec `resume_from_checkpoint`, S2, pains 12 and 16: what a job starts from, and whether it may."""
+"""`checkpoint.resume_from_checkpoint`: what a job resumes from, and whether it may."""
 
 from __future__ import annotations
 
@@ -72,7 +72,6 @@ def test_changes_that_may_not_be_are_refused_by_name_beside_those_that_may(done:
 
 
 def test_more_epochs_are_explicit_and_said(tmp_path: Path) -> None:
-    """Pains 16."""
     run(tmp_path)
     lines = metrics_of(tmp_path)
     summary, message = run(tmp_path, **AUTO, optimization__max_epochs=3)
@@ -117,7 +116,7 @@ def test_what_does_not_fit_is_taken_as_far_as_it_fits_where_that_is_asked_for(
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
-    """Its files are cleared, torn ones included; the loggers go on under their ids (pains 12)."""
+    """Its files are cleared, torn ones included; the loggers go on under their ids."""
     for name in ("metrics.jsonl", "events.jsonl", "steps.jsonl"):
         (tmp_path / name).write_text('{"epoch": 1}\n{"epo')
     (tmp_path / "checkpoints").mkdir()
@@ -146,7 +145,7 @@ def test_only_files_of_the_run_folder_are_cleared(tmp_path: Path) -> None:
 
 
 def test_lines_after_the_checkpoint_are_cut_also_a_torn_one(tmp_path: Path) -> None:
-    """S2: metric file offsets; a line that SIGKILL tore in two."""
+    """Metric file offsets; a line that SIGKILL tore in two."""
     steps = {"logging__step_interval": 4}
     whole, _ = run(tmp_path / "whole", optimization__max_epochs=3, **steps)
     folder = tmp_path / "killed"
@@ -216,7 +215,6 @@ def test_looking_changes_nothing(done: Path, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing_and_takes_the_lock(done: Path, tmp_path: Path) -> None:
-    """C6, R20."""
     before = content(done)
     quiet = Console(quiet=True)
     assert "block1" in TolariaTrainer(config(**AUTO), run_dir=done, console=quiet).dry_run()
@@ -231,7 +229,7 @@ def test_a_dry_run_writes_nothing_and_takes_the_lock(done: Path, tmp_path: Path)
 
 
 def test_the_final_model_is_loaded_from_its_file_alone(done: Path, tmp_path: Path) -> None:
-    """K2: with its topology, where nothing else of the run is there."""
+    """With its topology, where nothing else of the run is there."""
     file = tmp_path / "m.safetensors"
     file.write_bytes((done / "models" / "final_model.safetensors").read_bytes())
     expected, found = esper.load(done).state_dict(), esper.load(file).state_dict()

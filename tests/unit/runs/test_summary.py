@@ -1,4 +1,4 @@
-"""C9: the summary tells of one model, the best one."""
+"""The summary is about one model, the best one."""
 
 from __future__ import annotations
 

@@ -411,9 +411,9 @@ def test_no_second_write_is_begun_before_the_first_is_waited_for() -> None:
 def test_a_process_that_ends_by_an_error_still_ends_its_write(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from esper.tolaria.checkpoint.checkpointer import Writer\n"
+        "from esper.tolaria.checkpoint.checkpointer import BackgroundWriter\n"
         "def write():\n    time.sleep(0.3); Path(sys.argv[1]).write_text('whole')\n"
-        "Writer().start(write)\nraise SystemExit(1)"
+        "BackgroundWriter().start(write)\nraise SystemExit(1)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], timeout=60, check=False)
     assert done.returncode == 1
