@@ -9,6 +9,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
+from esper.config.familiar import familiar_value
 from esper.config.messages import error_message, unknown_key
 from esper.config.targets import children
 from esper.errors import ConfigError
@@ -130,7 +131,6 @@ class _Reader:
 
     def __init__(self, root: type) -> None:
         self.valid = list(option_names(root))
-        self.groups = sorted({name.rpartition(".")[0] for name in self.valid} - {""}) or self.valid
         self.problems: list[str] = []
 
     def group(self, cls: type, data: Any, prefix: str) -> Any:
@@ -140,8 +140,7 @@ class _Reader:
         hints = option_types(cls)
         for name in data:
             if name not in hints:
-                valid = self.groups if isinstance(data[name], Mapping) else self.valid
-                self.problems.append(unknown_key(f"{prefix}{name}", data[name], valid))
+                self.problems.append(unknown_key(f"{prefix}{name}", data[name], self.valid))
         group = cls()
         for name, hint in hints.items():
             if name in data:
@@ -157,7 +156,7 @@ class _Reader:
         if unset:
             self.problems += unset
         elif fitting is None:
-            self.problems.append(error_message(key, value, describe_type(hint)))
+            self.problems.append(error_message(key, value, describe_type(hint), familiar_value(key, value)))
         else:
             setattr(group, name, float(value) if fitting is float else _plain(value))
 
