@@ -29,12 +29,10 @@ def explain(error: Exception) -> str:
         return _unreadable(error)
     if isinstance(error, MissingConfigException):
         return _missing(error)
-    chosen = re.match(
-        r"Multiple values for (\S+)\. To override a value use 'override \S+: (\S+)'", str(error)
-    )
+    chosen = re.match(r"Multiple values for (\S+)\. To override a value", str(error))
     if chosen:
-        word = f"{chosen[1]}={chosen[2]}"
-        return error_message(chosen[1], f"+{word}", f"{word} without +: the group is already there", word)
+        expected = f"{chosen[1]}=<option> without +: the group is already there"
+        return error_message(chosen[1], f"+{chosen[1]}", expected, chosen[1])
     inner = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(inner, OmegaConfBaseException):
         return _omegaconf(inner, error)
