@@ -100,7 +100,7 @@ class Killer:
             self._before(owned, Files, name)
         self._before(owned, LoggerHub, "rewind")
         self._before(owned, DivergenceGuard, "rolled_back")
-        back, warn = Rollback.back, Telemetry.warn
+        back, warn = Rollback.restore, Telemetry.warn
 
         def went_back(*arguments: Any, **options: Any) -> Any:
             result = back(*arguments, **options)
