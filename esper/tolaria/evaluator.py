@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,11 +14,10 @@ from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
 from esper.tolaria.loss.criterion import as_criterion
 from esper.tolaria.loss.loss_state import evaluating
-from esper.tolaria.loss.objectives import CombineLosses, LossFunction, compute_loss, sum_losses
+from esper.tolaria.loss.objectives import LossFunction, compute_loss
 from esper.tolaria.loss.per_sample import SAMPLES, KeptLosses, LossParts
 from esper.tolaria.loss.running_mean import standard_error
-from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchAdapter, RunningMetrics, batch_length, targets_to
+from esper.tolaria.task import RunningMetrics, Task, batch_length, targets_to
 from esper.utils.device_and_rng import seeded_rng
 
 
@@ -53,47 +52,27 @@ class Evaluator:
 
     Args:
         model: the model.
-        loss: the loss function or a `Criterion`.
-        batch_adapter: splits a batch into model arguments and targets.
-        precision: autocast.
-        device: where metrics are accumulated.
+        task: loss, batches and precision.
         rng_seed: seed of the generators during evaluation.
-        combine_losses: makes one loss of several objectives.
         poll: called before every batch; if it raises, the model's mode is restored.
     """
 
     def __init__(
         self,
         model: MorphableModel,
-        loss: LossFunction,
-        batch_adapter: BatchAdapter,
-        precision: Precision,
-        device: torch.device,
+        task: Task,
         rng_seed: int = 0,
-        combine_losses: CombineLosses = sum_losses,
         poll: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
-        self.loss = as_criterion(loss)
-        self.batch_adapter = batch_adapter
-        self.precision = precision
-        self.device = device
+        self.task = task
+        self.loss = as_criterion(task.loss)
         self.rng_seed = rng_seed
-        self.combine_losses = combine_losses
         self.poll = poll
 
     def of(self, model: MorphableModel, loss: LossFunction | None = None) -> Evaluator:
         """An evaluator with the same settings for another model, and another loss if one is given."""
-        return Evaluator(
-            model,
-            loss or self.loss,
-            self.batch_adapter,
-            self.precision,
-            self.device,
-            self.rng_seed,
-            self.combine_losses,
-            self.poll,
-        )
+        return Evaluator(model, replace(self.task, loss=loss or self.loss), self.rng_seed, self.poll)
 
     def run(self, batches: Iterable[Any], *, keep_losses: bool = False) -> Evaluation:
         """Evaluate the model on `batches`.
@@ -104,12 +83,12 @@ class Evaluator:
         """
         was_training = self.model.training
         self.model.eval()
-        meter = RunningMetrics(self.device, self.combine_losses, self.loss.accuracy)
-        kept = KeptLosses(self.loss, self.combine_losses) if keep_losses else None
+        meter = RunningMetrics(self.task.device, self.task.combine_losses, self.loss.accuracy)
+        kept = KeptLosses(self.loss, self.task.combine_losses) if keep_losses else None
         if self.loss.metric is not None:
             self.loss.metric.reset()
         try:
-            with torch.no_grad(), seeded_rng(self.rng_seed, self.device), evaluating(self.loss):
+            with torch.no_grad(), seeded_rng(self.rng_seed, self.task.device), evaluating(self.loss):
                 for batch in batches:
                     self.poll()
                     self._batch(batch, meter, kept)
@@ -124,8 +103,8 @@ class Evaluator:
         )
 
     def _batch(self, batch: Any, meter: RunningMetrics, kept: KeptLosses | None) -> None:
-        args, kwargs, targets = self.batch_adapter(batch)
-        with self.precision.autocast():
+        args, kwargs, targets = self.task.batch_adapter(batch)
+        with self.task.precision.autocast():
             self.model.count_forward()
             output = self.model.forward(*args, **kwargs)
             targets = targets_to(targets, output)
@@ -167,7 +146,7 @@ class Evaluator:
             seed.alpha.copy_(alpha)
 
     def _size(self, batch: Any) -> int:
-        return batch_length(self.batch_adapter(batch)[2])
+        return batch_length(self.task.batch_adapter(batch)[2])
 
     def _usable(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches of more than one sample; all if the first has one, or without batch norms."""

@@ -23,7 +23,7 @@ from esper.tolaria.growth.epoch_hooks import Growth
 from esper.tolaria.interrupts import RunInterrupted
 from esper.tolaria.loss.objectives import compute_loss, total_loss
 from esper.tolaria.profiler import StepProfiler
-from esper.tolaria.records import epoch_record
+from esper.tolaria.records import TrainingMetrics, epoch_record
 from esper.tolaria.recovery import DivergenceError
 from esper.tolaria.run_control import RunControl
 from esper.tolaria.task import BatchMetric, batch_length, targets_to
@@ -227,14 +227,12 @@ class TrainingLoop(RunWiring):
         self.report_steps()
         record = epoch_record(
             self.progress,
-            train,
+            TrainingMetrics(*train, self.meter.objectives(), aggregated),
             validation,
             self.seeds,
             learning_rate=self.optimizers.main.param_groups[0]["lr"],
             epoch_time=epoch_time,
             growing=self.growth is not None,
-            objectives=self.meter.objectives(),
-            aggregated=aggregated,
         )
         self.components.callbacks.on_epoch_end(self, record)
         if self.config.logging.track_metrics:

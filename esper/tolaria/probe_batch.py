@@ -17,9 +17,8 @@ from esper.kasmina import MorphableModel
 from esper.kasmina.host_checks import where_raised
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.loss.loss_state import evaluating
-from esper.tolaria.loss.objectives import CombineLosses, LossFunction, compute_loss, sum_losses, total_loss
-from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchAdapter, batch_length, targets_to
+from esper.tolaria.loss.objectives import compute_loss, total_loss
+from esper.tolaria.task import Task, batch_length, targets_to
 from esper.utils.device_and_rng import seeded_rng
 
 
@@ -30,26 +29,22 @@ class ProbeBatch:
         self,
         model: MorphableModel,
         batches: BatchSource,
-        batch_adapter: BatchAdapter,
-        loss: LossFunction,
-        precision: Precision,
+        task: Task,
         config: SeedConfig,
         *,
-        device: torch.device,
         rng_seed: int,
-        combine_losses: CombineLosses = sum_losses,
     ) -> None:
         self.model = model
         self.batches = batches
-        self.batch_adapter = batch_adapter
-        self.loss_function = loss
-        self.combine_losses = combine_losses
-        self.precision = precision
+        self.batch_adapter = task.batch_adapter
+        self.loss_function = task.loss
+        self.combine_losses = task.combine_losses
+        self.precision = task.precision
         self.impact_samples = config.impact_samples
-        self.device = device
+        self.device = task.device
         self.rng_seed = rng_seed
         self.batch = take_samples(next(iter(batches.batches(0))), config.probe_samples)
-        args, kwargs, targets = batch_adapter(self.batch)
+        args, kwargs, targets = self.batch_adapter(self.batch)
         self.samples = batch_length(targets)
         self._observe(args, kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -71,37 +72,50 @@ class StepMetrics:
         self._pending.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingMetrics:
+    """Results of training for one epoch.
+
+    Args:
+        loss: mean loss.
+        accuracy: share of right answers, or None.
+        objectives: mean of each objective, if the loss has several.
+        aggregated: statistics of combined gradients, if gradients were combined.
+    """
+
+    loss: float
+    accuracy: float | None
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    aggregated: Mapping[str, Any] | None = None
+
+
 def epoch_record(
     progress: Progress,
-    train: tuple[float, float | None],
+    train: TrainingMetrics,
     validation: Evaluation,
     seeds: SeedManager,
     *,
     learning_rate: float,
     epoch_time: float,
     growing: bool,
-    objectives: Mapping[str, float] | None = None,
-    aggregated: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """The record of an epoch: the names of `leyline.EPOCH_METRICS` and the seeds' current state.
 
     Args:
         progress: the loop's counters.
-        train: mean training loss, and accuracy or None.
+        train: the results of training.
         validation: the validation results.
         seeds: the seeds' lifecycle.
         learning_rate: base rate of the epoch's last step.
         epoch_time: seconds.
         growing: whether the run grows its network.
-        objectives: mean of each training objective, if the loss has several.
-        aggregated: statistics of combined gradients, if gradients were combined.
     """
     stats = seeds.model.get_model_stats()
     return {
         "epoch": progress.epoch,
         "step": progress.step,
-        "train_loss": train[0],
-        "train_accuracy": train[1],
+        "train_loss": train.loss,
+        "train_accuracy": train.accuracy,
         "val_loss": validation.loss,
         "val_accuracy": validation.accuracy,
         "epoch_time": epoch_time,
@@ -122,7 +136,11 @@ def epoch_record(
             for record in seeds.model.alive_records()
         ],
         **_without_empty(
-            {"train_losses": objectives, "val_losses": validation.objectives, "grad_agg": aggregated},
+            {
+                "train_losses": train.objectives,
+                "val_losses": validation.objectives,
+                "grad_agg": train.aggregated,
+            },
         ),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from esper.tolaria.loss.accuracy import Accuracy
 from esper.tolaria.loss.divisors import BatchWeight
-from esper.tolaria.loss.objectives import CombineLosses, Losses, sum_losses, total_loss
+from esper.tolaria.loss.objectives import CombineLosses, Losses, LossFunction, sum_losses, total_loss
 from esper.tolaria.loss.running_mean import RunningMean
+from esper.tolaria.optimization.precision import Precision
 
 BatchAdapter = Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any], Any]]
 
@@ -39,6 +41,25 @@ def targets_to(targets: Any, output: Any) -> Any:
     if isinstance(targets, Tensor) and isinstance(output, Tensor) and targets.device != output.device:
         return targets.to(output.device, non_blocking=True)
     return targets
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How a batch becomes a loss, whatever the model.
+
+    Args:
+        loss: the loss function or a `Criterion`.
+        batch_adapter: splits a batch into model arguments and targets.
+        precision: autocast and gradient scaling.
+        device: where metrics are accumulated.
+        combine_losses: makes one loss of several objectives.
+    """
+
+    loss: LossFunction
+    batch_adapter: BatchAdapter
+    precision: Precision
+    device: torch.device
+    combine_losses: CombineLosses = sum_losses
 
 
 class BatchMetric(Protocol):

@@ -11,15 +11,13 @@ from torch import Tensor
 from esper.kasmina import SeedManager
 from esper.tolaria.compiled_forward import TrainingForward, tensors
 from esper.tolaria.gradients import Backward, PlainBackward
-from esper.tolaria.gradients.seed_attribution import SeedAttribution
 from esper.tolaria.loss.criterion import as_criterion
 from esper.tolaria.loss.divisors import BatchWeight, shares
-from esper.tolaria.loss.objectives import LossFunction, compute_loss
-from esper.tolaria.optimization.clipping import clip, gradient_norm
+from esper.tolaria.loss.objectives import compute_loss
+from esper.tolaria.optimization.clipping import NO_CLIPPING, Clipping, clip, gradient_norm
 from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
-from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import BatchAdapter, BatchMetric, batch_length, targets_to
+from esper.tolaria.task import BatchMetric, Task, batch_length, targets_to
 
 # Steps between two samples of seeds' gradient norms (for health): a norm costs one kernel per tensor.
 GRADIENT_SAMPLE_STEPS = 16
@@ -33,13 +31,10 @@ class Stepper:
         optimizers: the main optimizer and one for each isolated seed.
         seeds: the seeds' lifecycle.
         schedule: learning rates.
-        loss: the loss function.
-        batch_adapter: splits a batch into model arguments and targets.
-        precision: autocast and gradient scaling.
-        clip_norm: greatest gradient norm; None does not clip.
-        backward: how gradients of micro-batches and objectives are combined; plain sums by default.
-        attribution: measures seeds' shares of the gradient.
-        clip_scope: "all" clips one norm over all parameters, "group" one for each group.
+        task: loss, batches and precision.
+        clipping: limit of the gradient norm.
+        backward: how gradients of micro-batches and objectives are combined, and whether the seeds' shares of
+            the gradient are measured; plain sums by default.
     """
 
     def __init__(
@@ -48,25 +43,19 @@ class Stepper:
         optimizers: OptimizerManager,
         seeds: SeedManager,
         schedule: LearningRate,
-        loss: LossFunction,
-        batch_adapter: BatchAdapter,
-        precision: Precision,
-        clip_norm: float | None,
+        task: Task,
+        clipping: Clipping = NO_CLIPPING,
         backward: Backward | None = None,
-        attribution: SeedAttribution | None = None,
-        clip_scope: str = "all",
     ) -> None:
         self.forward = forward
         self.optimizers = optimizers
         self.seeds = seeds
         self.schedule = schedule
-        self.loss = as_criterion(loss)
-        self.batch_adapter = batch_adapter
-        self.precision = precision
-        self.clip_norm = clip_norm
-        self.backward = backward or PlainBackward(precision)
-        self.attribution = attribution
-        self.clip_scope = clip_scope
+        self.loss = as_criterion(task.loss)
+        self.batch_adapter = task.batch_adapter
+        self.precision = task.precision
+        self.clipping = clipping
+        self.backward = backward or PlainBackward(task.precision)
 
     def step(
         self, window: Sequence[Any], meters: Sequence[BatchMetric], at: int, *, return_norm: bool = False
@@ -110,8 +99,8 @@ class Stepper:
         main = self.optimizers.main
         self.schedule.apply(main, at)
         self.precision.unscale(main)
-        if self.attribution is not None:
-            self.attribution.before_step()
+        if self.backward.attribution is not None:
+            self.backward.attribution.before_step()
         norm = self._clip(return_norm)
         if at % GRADIENT_SAMPLE_STEPS == 0:
             self._sample_gradients()
@@ -122,9 +111,9 @@ class Stepper:
         return norm
 
     def _clip(self, return_norm: bool) -> Tensor | None:
-        if self.clip_norm is not None:
+        if self.clipping.norm is not None:
             groups = [group["params"] for group in self.optimizers.main.param_groups]
-            return clip(groups, self.clip_norm, self.clip_scope)
+            return clip(groups, self.clipping.norm, self.clipping.scope)
         if return_norm:
             return gradient_norm(self.optimizers.shared_parameters())
         return None
@@ -135,7 +124,7 @@ class Stepper:
                 self.seeds.model.seed_module(record).record_gradients()
 
     def _step_isolated(self, at: int) -> None:
-        self.seeds.learn(self.clip_norm, at)
+        self.seeds.learn(self.clipping.norm, at)
         for optimizer in self.optimizers.isolated.values():
             self.schedule.apply_isolated(optimizer)
             optimizer.step()

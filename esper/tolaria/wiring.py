@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.checkpoint.snapshots import Snapshots
 from esper.tolaria.compiled_forward import TrainingForward, compile_obstacle
 from esper.tolaria.components import TrainingComponents
-from esper.tolaria.cost.budget import FlopBudget, decision_interval
+from esper.tolaria.cost.budget import FlopBudget, GrowthLimits, decision_interval
 from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.evaluator import Evaluator
 from esper.tolaria.events import Telemetry
-from esper.tolaria.gradients import ConflictStats, TaskBackward
-from esper.tolaria.gradients.seed_attribution import AttributedBackward, SeedAttribution
+from esper.tolaria.gradients import ConflictStats, PlainBackward, TaskBackward
+from esper.tolaria.gradients.seed_attribution import SeedAttribution
 from esper.tolaria.growth import CandidateSearch, Lookahead
 from esper.tolaria.growth.controller import GrowthController
 from esper.tolaria.growth.epoch_hooks import Growth
@@ -38,8 +39,9 @@ from esper.tolaria.loss.loss_state import LossState
 from esper.tolaria.loss.objectives import sum_losses
 from esper.tolaria.measurements import Measurements
 from esper.tolaria.optimization.circuit_breaker import RECOVERY_EPOCHS, CircuitBreaker
+from esper.tolaria.optimization.clipping import Clipping
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.probe_batch import ProbeBatch
 from esper.tolaria.records import StepMetrics
@@ -52,7 +54,7 @@ from esper.tolaria.recovery import (
     StepBuffer,
 )
 from esper.tolaria.run_control import RunControl
-from esper.tolaria.task import RunningMetrics
+from esper.tolaria.task import RunningMetrics, Task
 from esper.tolaria.train_state import EarlyStopping, Progress
 from esper.tolaria.training_step import Stepper
 
@@ -91,24 +93,18 @@ class RunWiring:
         aggregator = components.aggregator
         self.combine_losses = sum_losses if aggregator is None else aggregator.combine_losses
         self.precision = Precision(config.mixed_precision, components.device)
-        self.probe = ProbeBatch(
-            self.model,
-            self.val_batches,
-            components.batch_adapter,
-            components.loss,
-            self.precision,
-            config.morphogenetic.seed,
-            device=components.device,
-            rng_seed=config.seed,
-            combine_losses=self.combine_losses,
-        )
         adapter, device = components.batch_adapter, components.device
+        task = Task(components.loss, adapter, self.precision, device, self.combine_losses)
+        self.probe = ProbeBatch(
+            self.model, self.val_batches, task, config.morphogenetic.seed, rng_seed=config.seed
+        )
         refuse_single_samples(self.model, components.train, adapter, self.precision, device)
         step_interval = config.logging.step_interval if config.logging.track_metrics else 0
         self.loss_state = LossState(components.loss)
         if self.loss_state.has_uninitialized:
             self.probe.has_objectives()  # lazy parameters are created by the first forward
         self.loss = examine(config, components, self.probe)
+        self.task = replace(task, loss=self.loss)
         accuracy = self.loss.accuracy
         self.meter = RunningMetrics(device, self.combine_losses, accuracy)
         self.step_metrics = StepMetrics(step_interval, device, self.combine_losses, accuracy)
@@ -125,10 +121,12 @@ class RunWiring:
         self.optimizers = OptimizerManager(
             self.model,
             components.optimizer,
-            lr=o.learning_rate,
-            seed_lr=o.learning_rate * seed.learning_rate_scale,
-            isolation_lr=seed.isolation_learning_rate,
-            warmup_steps=seed.warmup_steps,
+            rates=BaseRates(
+                o.learning_rate,
+                o.learning_rate * seed.learning_rate_scale,
+                seed.isolation_learning_rate,
+                seed.warmup_steps,
+            ),
             rebuilds=CircuitBreaker(self.telemetry, recovery_steps=RECOVERY_EPOCHS * self.steps_per_epoch),
             loss=components.loss,
         )
@@ -148,16 +146,7 @@ class RunWiring:
             Horizon(self.steps_per_epoch * o.max_epochs, self.steps_per_epoch)
         )
         self.stepper = self._build_stepper(self.schedule)
-        self.evaluator = Evaluator(
-            self.model,
-            self.loss,
-            components.batch_adapter,
-            self.precision,
-            components.device,
-            rng_seed=c.seed,
-            combine_losses=self.combine_losses,
-            poll=self._poll,
-        )
+        self.evaluator = Evaluator(self.model, self.task, c.seed, self._poll)
         self.cost_meter = CostMeter(self.model, self.progress, self.probe, self.measurements)
         self.early_stopping = EarlyStopping(o.early_stopping_patience, o.early_stopping_min_delta)
         self.best = BestModel(self.model, self.loss_state, higher_is_better=self.loss.higher_is_better)
@@ -174,7 +163,7 @@ class RunWiring:
             self.precision,
             self.optimizers.shared_parameters,
             conflict_stats,
-            self.attribution.tasks if self.config.trainer.seed_weighting != "none" else None,
+            self.attribution if self.config.trainer.seed_weighting != "none" else None,
         )
 
     def _build_attribution(self) -> SeedAttribution:
@@ -189,32 +178,19 @@ class RunWiring:
         )
 
     def _build_stepper(self, schedule: LearningRate) -> Stepper:
-        o, components = self.config.optimization, self.components
+        o = self.config.optimization
         attribute_seeds = self.config.trainer.seed_weighting != "none"
-        plain = AttributedBackward(self.precision, self.attribution) if attribute_seeds else None
-        return Stepper(
-            self.forward,
-            self.optimizers,
-            self.seeds,
-            schedule,
-            self.loss,
-            components.batch_adapter,
-            self.precision,
-            o.gradient_clip_norm,
-            self.tasks or plain,
-            self.attribution if attribute_seeds else None,
-            o.gradient_clip_scope,
-        )
+        plain = PlainBackward(self.precision, self.attribution if attribute_seeds else None)
+        clipping = Clipping(o.gradient_clip_norm, o.gradient_clip_scope)
+        backward = self.tasks or plain
+        return Stepper(self.forward, self.optimizers, self.seeds, schedule, self.task, clipping, backward)
 
     def _build_growth(self) -> Growth:
         c, m = self.config, self.config.morphogenetic
         assert self.components.tamiyo is not None
         packets = PacketBuilder(
             self.seeds,
-            session_name=c.session_name,
-            blueprints=m.blueprints,
-            max_params_ratio=m.max_params_ratio,
-            max_epochs=c.optimization.max_epochs,
+            config=c,
             steps_per_epoch=self.steps_per_epoch,
             history=self.history,
             on_broken=lambda reason: self.telemetry.warn(EventName.KASMINA_ERROR, {"reason": reason}),
@@ -227,10 +203,8 @@ class RunWiring:
             self.optimizers,
             self.telemetry,
             m,
-            max_params=packets.max_params,
-            hook_budget_ms=c.trainer.hook_budget_ms,
+            limits=GrowthLimits(packets.max_params, self.flops, c.trainer.hook_budget_ms),
             on_structure=self._topology_changed,
-            flops=self.flops,
             select=self._build_candidate_search().select if m.lookahead_steps else None,
         )
         monitor = HealthMonitor(self.model, m.performance_window) if self.model.telemetry_enabled else None
@@ -240,11 +214,9 @@ class RunWiring:
             monitor,
             self.evaluator,
             self.probe,
-            self.telemetry,
             self.cost_meter,
             m,
             self.measurements,
-            self._poll,
         )
 
     def _build_candidate_search(self) -> CandidateSearch:
@@ -269,24 +241,19 @@ class RunWiring:
             DivergenceDetector(t.governor_loss_factor, overflows=self.precision.scaler is not None),
             snapshots,
             self.telemetry,
-            c.checkpoint.snapshot_interval_steps,
+            c.checkpoint,
             loss=self.loss_state.module,
         )
         self.emergency_notifier = EmergencyNotifier(self.components.run_dir, c.session_name, self.telemetry)
         self.recovery = Recovery(
-            self.model,
             self.cost_meter,
             self.guard,
             Rollback(self.state, snapshots, saver, read=self._read_newest),
             self.schedule,
             None if self.growth is None else self.growth.controller,
             self.emergency_notifier,
-            self.telemetry,
             self._rewind,
-            max_rollbacks=t.max_rollbacks,
-            lr_factor=t.rollback_lr_factor,
-            deadline_ms=t.rollback_deadline_ms,
-            embargo_epochs=c.morphogenetic.seed.embargo_epochs,
+            c,
         )
         self.state.register("governor", self.guard)
         self.state.register("recovery", self.recovery)

@@ -26,11 +26,12 @@ from esper.kasmina import SeedManager, TrainingPosition, wrap
 from esper.leyline import AdaptationCommand, CommandKind
 from esper.models import build
 from esper.tolaria.compiled_forward import TrainingForward
-from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
+from esper.tolaria.gradients import PlainBackward
+from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_adapter
+from esper.tolaria.task import RunningMetrics, Task, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -53,10 +54,7 @@ class Bench:
         optimizers = OptimizerManager(
             model,
             lambda groups: torch.optim.AdamW(groups, lr=1e-3),
-            lr=1e-3,
-            seed_lr=1e-3,
-            isolation_lr=1e-3,
-            warmup_steps=0,
+            rates=BaseRates(1e-3, 1e-3, 1e-3, 0),
         )
         for number, layer in enumerate(model.get_layer_names()[:2]):
             command = AdaptationCommand(
@@ -76,12 +74,8 @@ class Bench:
             optimizers,
             seeds,
             LearningRate(constant(Horizon(10, 5))),
-            nn.CrossEntropyLoss(),
-            pair_adapter,
-            precision,
-            None,
-            None if attribution is None else AttributedBackward(precision, attribution),
-            attribution,
+            Task(nn.CrossEntropyLoss(), pair_adapter, precision, CPU),
+            backward=PlainBackward(precision, attribution),
         )
         self.meter = RunningMetrics(CPU)
         self.at = 0

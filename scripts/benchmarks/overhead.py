@@ -160,7 +160,7 @@ def bench_epoch(rounds: int) -> None:
 
 
 def bench_graft(rounds: int) -> None:
-    from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+    from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 
     for name in IMAGES:
         host, x, y = host_and_batch(name)
@@ -173,10 +173,7 @@ def bench_graft(rounds: int) -> None:
             optimizers = OptimizerManager(
                 model,
                 lambda groups: torch.optim.AdamW(groups, lr=1e-3),
-                lr=1e-3,
-                seed_lr=1e-3,
-                isolation_lr=1e-3,
-                warmup_steps=100,
+                rates=BaseRates(1e-3, 1e-3, 1e-3, 100),
             )
             nn.functional.cross_entropy(model(x[:2]), y[:2]).backward()
             optimizers.main.step()

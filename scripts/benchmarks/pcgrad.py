@@ -28,9 +28,9 @@ from esper.kasmina import SeedManager
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.gradients import ConflictStats, PCGrad, PlainBackward, TaskBackward
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_adapter
+from esper.tolaria.task import RunningMetrics, Task, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -159,10 +159,7 @@ def stepper_step(host: nn.Module, window: list[tuple[Tensor, Tensor]]) -> Callab
     optimizers = OptimizerManager(
         model,
         lambda groups: torch.optim.SGD(groups, lr=1e-3),
-        lr=1e-3,
-        seed_lr=1e-3,
-        isolation_lr=1e-3,
-        warmup_steps=0,
+        rates=BaseRates(1e-3, 1e-3, 1e-3, 0),
     )
     forward = TrainingForward(
         model, compile_model=False, backend="eager", batch_size=BATCH, on_fallback=lambda why: None
@@ -170,7 +167,7 @@ def stepper_step(host: nn.Module, window: list[tuple[Tensor, Tensor]]) -> Callab
     rate = LearningRate(constant(Horizon(10, 5)))
     precision, loss = Precision(False, CPU), nn.functional.cross_entropy
     stepper = Stepper(
-        forward, optimizers, SeedManager(model, SeedConfig()), rate, loss, pair_adapter, precision, None
+        forward, optimizers, SeedManager(model, SeedConfig()), rate, Task(loss, pair_adapter, precision, CPU)
     )
     meter = RunningMetrics(CPU)
     return lambda: [stepper.step(window, [meter], 1), None][1]

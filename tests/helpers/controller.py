@@ -12,6 +12,7 @@ from helpers.runs import Notes, germinate
 
 from esper.config import MorphogeneticConfig
 from esper.leyline import AdaptationCommand, Outcome, Refusal
+from esper.tolaria.cost.budget import GrowthLimits
 from esper.tolaria.events import Telemetry
 from esper.tolaria.growth.controller import GrowthController
 
@@ -62,6 +63,7 @@ def make_controller(
     grown = grown or make_host(slots=4)
     policy, notes, now = policy or ScriptedPolicy(), Notes(), [1000.0]
     given = {"adaptation_cooldown": 0.0, "max_adaptations_per_epoch": 100}
+    limits = GrowthLimits(max_params, hook_budget_ms=options.pop("hook_budget_ms", 1e9))
     structural: list[int] = []
     loop = GrowthController(
         policy,
@@ -69,11 +71,10 @@ def make_controller(
         grown.optimizers,
         Telemetry(notes),
         MorphogeneticConfig(**(given | options)),
-        max_params=max_params,
-        hook_budget_ms=options.pop("hook_budget_ms", 1e9),
+        limits=limits,
         on_structure=lambda change: structural.append(len(change.moves)),
-        clock=lambda: now[0],
     )
+    loop.clock = lambda: now[0]
     return ControllerSetup(loop, policy, grown, notes, now, structural)
 
 

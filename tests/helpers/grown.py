@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from esper.config import SeedConfig
 from esper.kasmina import MorphableModel, SeedManager, TopologyChange, TrainingPosition, wrap
 from esper.leyline import AdaptationCommand
-from esper.tolaria.optimization.optimizer_manager import OptimizerFactory, OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerFactory, OptimizerManager
 
 SHAPE = (12,)
 
@@ -86,7 +86,7 @@ def make_host(
     model = wrap(host(), targets, slots)
     model.observe(torch.zeros(2, *SHAPE))
     seeds = SeedManager(model, SeedConfig(**({"blend_steps": 4, "warmup_steps": 2} | seed_options)))
-    optimizers = OptimizerManager(model, factory, lr=0.1, seed_lr=0.05, isolation_lr=0.02, warmup_steps=2)
+    optimizers = OptimizerManager(model, factory, rates=BaseRates(0.1, 0.05, 0.02, 2))
     return Grown(model, seeds, optimizers)
 
 

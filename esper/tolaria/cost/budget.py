@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from esper.config import MorphogeneticConfig
 from esper.kasmina import MorphableModel, SiteShape, get_blueprint
@@ -73,16 +74,28 @@ class FlopBudget:
         return "" if used + flops <= limit else f"{used + flops:,} FLOPs a sample with it, at most {limit:,}"
 
 
-def over_budget(
-    command: AdaptationCommand, model: MorphableModel, max_params: int, flops: FlopBudget | None
-) -> str:
+@dataclass(frozen=True, slots=True)
+class GrowthLimits:
+    """What growth may cost.
+
+    Args:
+        max_params: greatest number of parameters of the grown network.
+        flops: budget of the FLOPs of a forward; None for no limit.
+        hook_budget_ms: a slower decision or epoch hook is reported.
+    """
+
+    max_params: int
+    flops: FlopBudget | None = None
+    hook_budget_ms: float = math.inf
+
+
+def over_budget(command: AdaptationCommand, model: MorphableModel, limits: GrowthLimits) -> str:
     """Why a germination exceeds a budget; empty if it does not, or for other commands.
 
     Args:
         command: what the policy requests.
         model: the growing model.
-        max_params: the limit of the model's parameters.
-        flops: the limit of FLOPs, if there is one.
+        limits: what growth may cost.
 
     Raises:
         GrowthError: the blueprint cannot be attached to the layer at all.
@@ -92,9 +105,9 @@ def over_budget(
     shape = model.site_shape(command.layer, command.placement)
     cost = get_blueprint(command.blueprint).cost(shape, **command.options)
     total = model.total_params() + cost.params
-    if total > max_params:
-        return f"{total:,} parameters with it, at most {max_params:,}"
-    return "" if flops is None else flops.excess(cost.flops)
+    if total > limits.max_params:
+        return f"{total:,} parameters with it, at most {limits.max_params:,}"
+    return "" if limits.flops is None else limits.flops.excess(cost.flops)
 
 
 def seed_flops(record: SeedRecord) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,17 @@ from esper.tolaria.gradients.tasks import Row, Tasks
 from esper.tolaria.loss.objectives import Losses, scaled, total_loss
 from esper.tolaria.optimization.precision import Precision
 
+if TYPE_CHECKING:
+    from esper.tolaria.gradients.seed_attribution import SeedAttribution
+
 
 class Backward(Protocol):
-    """Accumulates the gradient of a window, the micro-batches of one step, in the parameters' `grad`."""
+    """Accumulates the gradient of a window, the micro-batches of one step, in the parameters' `grad`.
+
+    `attribution` measures the seeds' shares of the gradient before the step; None if nothing does.
+    """
+
+    attribution: SeedAttribution | None
 
     def begin(self, microbatches: int = 1) -> None:
         """Start a window of so many micro-batches."""
@@ -29,10 +37,16 @@ class Backward(Protocol):
 
 
 class PlainBackward:
-    """Plain accumulation: the gradient of the sum of all losses, in one backward pass per micro-batch."""
+    """Plain accumulation: the gradient of the sum of all losses, in one backward pass per micro-batch.
 
-    def __init__(self, precision: Precision) -> None:
+    Args:
+        precision: scales the losses.
+        attribution: is notified of each of several micro-batches.
+    """
+
+    def __init__(self, precision: Precision, attribution: SeedAttribution | None = None) -> None:
         self.precision = precision
+        self.attribution = attribution
         self.microbatches = 1
 
     def begin(self, microbatches: int = 1) -> None:
@@ -42,6 +56,8 @@ class PlainBackward:
         loss = total_loss(losses)
         if loss.requires_grad:  # not if everything is frozen and no seed has joined yet
             self.precision.backward(scaled(loss, share))
+        if self.attribution is not None and self.microbatches > 1:
+            self.attribution.microbatch()
 
     def finish(self) -> None:
         """Nothing to do: the gradients are accumulated already."""
@@ -60,7 +76,7 @@ class TaskBackward:
         precision: scales the losses.
         parameters: returns the parameters whose gradients are aggregated.
         conflict_stats: counts conflicts.
-        on_tasks: called with the gradients of several tasks, one row per task, and their parameters.
+        attribution: gets the gradients of several tasks, one row per task, and their parameters.
     """
 
     def __init__(
@@ -69,9 +85,9 @@ class TaskBackward:
         precision: Precision,
         parameters: Callable[[], Sequence[nn.Parameter]],
         conflict_stats: ConflictStats,
-        on_tasks: Callable[[Sequence[Row], Sequence[nn.Parameter]], None] | None = None,
+        attribution: SeedAttribution | None = None,
     ) -> None:
-        self.on_tasks = on_tasks
+        self.attribution = attribution
         self.aggregator = aggregator
         self.precision = precision
         self.parameters = parameters
@@ -118,8 +134,8 @@ class TaskBackward:
             combined = self.aggregator.combine(tasks)
             self.conflict_stats.add(tasks.products if tasks.shared else None, combined, len(tasks.rows))
             gradients = combined.gradients
-            if self.on_tasks is not None:
-                self.on_tasks(tasks.rows, self.parameters())
+            if self.attribution is not None:
+                self.attribution.tasks(tasks.rows, self.parameters())
         for parameter, gradient in zip(self.parameters(), gradients, strict=True):
             parameter.grad = gradient
         self._clear()

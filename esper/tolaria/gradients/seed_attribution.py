@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from esper.kasmina import SeedManager, SeedRecord
 from esper.leyline import EventName, Level
 from esper.tolaria.events import Telemetry
-from esper.tolaria.gradients.backward import PlainBackward
 from esper.tolaria.gradients.seed_metrics import PREFIX, SeedGradients, update_metrics, warnings
 from esper.tolaria.gradients.seed_shares import (
     COLUMNS,
@@ -43,9 +42,7 @@ from esper.tolaria.gradients.seed_shares import (
     scale_steps,
     squared_norms,
 )
-from esper.tolaria.loss.objectives import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
-from esper.tolaria.optimization.precision import Precision
 
 # A sample reads all gradients, which takes about a tenth of a step: under one percent of the run.
 SAMPLE_STEPS = 16
@@ -280,16 +277,3 @@ class SeedAttribution:
         self._sums = state["sums"].to(self.device, copy=True)
         self._pairs, self._last_shares = dict(state["pairs"]), dict(state["last_shares"])
         self._squares = {key: value.to(self.device, copy=True) for key, value in state["squares"].values()}
-
-
-class AttributedBackward(PlainBackward):
-    """Plain accumulation that reports each of several micro-batches to the attribution."""
-
-    def __init__(self, precision: Precision, attribution: SeedAttribution) -> None:
-        super().__init__(precision)
-        self.attribution = attribution
-
-    def add(self, losses: Losses, share: float | Tensor) -> None:
-        super().add(losses, share)
-        if self.microbatches > 1:
-            self.attribution.microbatch()

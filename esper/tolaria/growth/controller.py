@@ -20,7 +20,7 @@ from esper.leyline import (
     SeedStage,
     SystemStatePacket,
 )
-from esper.tolaria.cost.budget import FlopBudget, over_budget
+from esper.tolaria.cost.budget import GrowthLimits, over_budget
 from esper.tolaria.event_payloads import move_payload, outcome_payload
 from esper.tolaria.events import Telemetry
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
@@ -47,11 +47,8 @@ class GrowthController:
         optimizers: updated together with the seeds.
         telemetry: receives events.
         config: thresholds, cap and cooldowns.
-        max_params: greatest number of parameters of the grown network.
-        hook_budget_ms: a slower decision or epoch hook is reported.
+        limits: what growth may cost.
         on_structure: called after every change of the forward.
-        clock: wall clock in seconds; read only if a cooldown in seconds is set.
-        flops: budget of FLOPs.
         select: picks one of a germination's shortlist.
     """
 
@@ -63,11 +60,8 @@ class GrowthController:
         telemetry: Telemetry,
         config: MorphogeneticConfig,
         *,
-        max_params: int,
-        hook_budget_ms: float,
+        limits: GrowthLimits,
         on_structure: Callable[[TopologyChange], None],
-        clock: Callable[[], float] = time.monotonic,
-        flops: FlopBudget | None = None,
         select: Callable[[AdaptationCommand], AdaptationCommand] | None = None,
     ) -> None:
         self.tamiyo = tamiyo
@@ -75,11 +69,10 @@ class GrowthController:
         self.optimizers = optimizers
         self.telemetry = telemetry
         self.config = config
-        self.max_params = max_params
-        self.hook_budget_ms = hook_budget_ms
+        self.limits = limits
         self.on_structure = on_structure
-        self.clock = clock
-        self.flops = flops
+        # wall clock in seconds; read only if a cooldown in seconds is set
+        self.clock: Callable[[], float] = time.monotonic
         self.select = select
         # why the topology must not be changed now; empty if it may be
         self.conservative: Callable[[], str] = lambda: ""
@@ -139,8 +132,8 @@ class GrowthController:
 
     def check_budget(self, what: str, spent_ms: float) -> None:
         """Warn if a hook took longer than its budget."""
-        if spent_ms > self.hook_budget_ms:
-            facts = {"hook": what, "elapsed_ms": spent_ms, "budget_ms": self.hook_budget_ms}
+        if spent_ms > self.limits.hook_budget_ms:
+            facts = {"hook": what, "elapsed_ms": spent_ms, "budget_ms": self.limits.hook_budget_ms}
             self.telemetry.warn(EventName.HOOK_BUDGET_EXCEEDED, facts)
 
     def _cooling(self, running_epoch: int) -> str:
@@ -223,14 +216,14 @@ class GrowthController:
     def _fits(self, command: AdaptationCommand) -> bool:
         model = self.seeds.model
         free = model.record(command.layer, command.seed_index).stage is SeedStage.DORMANT
-        return free and not over_budget(command, model, self.max_params, self.flops)
+        return free and not over_budget(command, model, self.limits)
 
     def _apply(self, command: AdaptationCommand, now: TrainingPosition) -> tuple[Refusal | None, str]:
         if command.kind is CommandKind.PAUSE:
             self._paused_until = now.epoch + command.pause_epochs
         else:
             try:
-                if detail := over_budget(command, self.seeds.model, self.max_params, self.flops):
+                if detail := over_budget(command, self.seeds.model, self.limits):
                     return Refusal.BUDGET, detail
                 change = self.seeds.apply(command, now)
                 self._update_optimizers(change, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,6 @@ from esper.kasmina.model_buffers import preserve_buffers
 from esper.leyline import EventName, HealthSignal, Impact, Level, SeedStage, SystemStatePacket
 from esper.tolaria.cost.meter import CostMeter
 from esper.tolaria.evaluator import Evaluator
-from esper.tolaria.events import Telemetry
 from esper.tolaria.growth.controller import GrowthController
 from esper.tolaria.growth.state_packet import PacketBuilder
 from esper.tolaria.measurements import Measurements
@@ -36,22 +35,20 @@ class Growth:
         monitor: HealthMonitor | None,
         evaluator: Evaluator,
         probe: ProbeBatch,
-        telemetry: Telemetry,
         cost_meter: CostMeter,
         config: MorphogeneticConfig,
         measurements: Measurements,
-        poll: Callable[[], None] = lambda: None,
     ) -> None:
         self.controller = controller
         self.packets = packets
         self.monitor = monitor
         self.evaluator = evaluator
-        self.telemetry = telemetry
+        self.telemetry = controller.telemetry
         self.cost_meter = cost_meter
         self.config = config
         self.probe = probe
         self.measurements = measurements
-        self.poll = poll
+        self.poll = evaluator.poll
         self.health: dict[str, HealthSignal] = {}
 
     @property

@@ -86,7 +86,7 @@ class Lookahead:
         optimizer = self.optimizer([{"params": params, "name": "trial", "base_lr": rate, "lr": rate}])
         forward, both = self._costs(trial)
         model.train()
-        with seeded_rng(self.evaluator.rng_seed + position.step, self.evaluator.device):
+        with seeded_rng(self.evaluator.rng_seed + position.step, self.evaluator.task.device):
             for at, batch in enumerate(self._upcoming(position, steps)):
                 self.evaluator.poll()
                 optimizer.param_groups[0]["lr"] = rate * _factor(at, steps)
@@ -129,11 +129,11 @@ class Lookahead:
         return samples
 
     def _loss(self, trial: Evaluator, batch: Any) -> tuple[Tensor, int]:
-        args, kwargs, targets = trial.batch_adapter(batch)
-        with trial.precision.autocast():
+        args, kwargs, targets = trial.task.batch_adapter(batch)
+        with trial.task.precision.autocast():
             output = trial.model.forward(*args, **kwargs)
             losses = compute_loss(trial.loss, output, targets_to(targets, output))
-            return total_loss(losses, trial.combine_losses), batch_length(targets)
+            return total_loss(losses, trial.task.combine_losses), batch_length(targets)
 
 
 def _own_copy(criterion: Criterion) -> Criterion:

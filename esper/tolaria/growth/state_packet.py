@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 
+from esper.config import TolariaConfig
 from esper.kasmina import Blueprint, MorphableModel, SeedManager, get_blueprint
 from esper.kasmina.record import SeedRecord
 from esper.kasmina.target_layers import WHOLE_HOST, layer_module
@@ -58,10 +59,7 @@ class PacketBuilder:
         self,
         seeds: SeedManager,
         *,
-        session_name: str,
-        blueprints: Sequence[str],
-        max_params_ratio: float,
-        max_epochs: int,
+        config: TolariaConfig,
         steps_per_epoch: int,
         history: History,
         on_broken: Callable[[str], None],
@@ -71,10 +69,10 @@ class PacketBuilder:
         self.facts = facts or hardware
         self.seeds = seeds
         self.model: MorphableModel = seeds.model
-        self.session_name = session_name
-        self.blueprints = list(blueprints)
-        self.max_params = int(max_params_ratio * self.model.host_params())
-        self.max_epochs = max_epochs
+        self.session_name = config.session_name
+        self.blueprints = list(config.morphogenetic.blueprints)
+        self.max_params = int(config.morphogenetic.max_params_ratio * self.model.host_params())
+        self.max_epochs = config.optimization.max_epochs
         self.steps_per_epoch = steps_per_epoch
         self.history = history
         self.on_broken = on_broken

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 CLIP_SCOPES = ("all", "group")
+
+
+@dataclass(frozen=True, slots=True)
+class Clipping:
+    """Limit of the gradient norm.
+
+    Args:
+        norm: the upper limit; None does not clip.
+        scope: "all" clips one norm over all parameters, "group" one for each parameter group.
+    """
+
+    norm: float | None = None
+    scope: str = "all"
+
+
+NO_CLIPPING = Clipping()
 
 
 def clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float, scope: str = "all") -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,23 @@ _FLAGS = "trainable"
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
+@dataclass(frozen=True, slots=True)
+class BaseRates:
+    """Learning rates before schedule and warm-up.
+
+    Args:
+        host: of host and loss.
+        seed: of joined seeds.
+        isolation: of seeds in isolation.
+        warmup_steps: optimiser steps of the warm-up of a seed that has joined.
+    """
+
+    host: float
+    seed: float
+    isolation: float
+    warmup_steps: int
+
+
 class OptimizerManager:
     """Optimises exactly the trainable parameters, through every change of topology.
 
@@ -36,10 +54,7 @@ class OptimizerManager:
     Args:
         model: the growing model.
         factory: makes an optimiser from parameter groups.
-        lr: base learning rate of host and loss.
-        seed_lr: base learning rate of joined seeds.
-        isolation_lr: learning rate of seeds in isolation.
-        warmup_steps: optimiser steps of the warm-up of a seed that has joined.
+        rates: base learning rates.
         rebuilds: counts the results of the changes.
         clock: in seconds.
         loss: the loss function, whose parameters are trained if it is a module.
@@ -53,10 +68,7 @@ class OptimizerManager:
         model: MorphableModel,
         factory: OptimizerFactory,
         *,
-        lr: float,
-        seed_lr: float,
-        isolation_lr: float,
-        warmup_steps: int,
+        rates: BaseRates,
         rebuilds: CircuitBreaker | None = None,
         clock: Callable[[], float] = time.perf_counter,
         loss: Any = None,
@@ -64,17 +76,14 @@ class OptimizerManager:
         self.model = model
         self.trainable = Trainable(model, loss)
         self.factory = factory
-        self.lr = lr
-        self.seed_lr = seed_lr
-        self.isolation_lr = isolation_lr
-        self.warmup_steps = warmup_steps
+        self.rates = rates
         self.rebuilds = rebuilds or CircuitBreaker()
         self.clock = clock
         self._create_optimizers()
 
     def _create_optimizers(self) -> None:
         """Create the optimisers of all trainable parameters, without state."""
-        host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.lr}
+        host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.rates.host}
         of_loss = self.trainable.loss_parameters()
         self.main = self.factory([host, *([self._loss_group(of_loss)] if of_loss else [])])
         check_rates(self.main)
@@ -85,10 +94,10 @@ class OptimizerManager:
             seed = self.model.seed_module(record)
             self._isolate(record.key, seed)
             if record.joined:
-                self._join(record.key, seed, step=-self.warmup_steps)
+                self._join(record.key, seed, step=-self.rates.warmup_steps)
 
     def _loss_group(self, params: list[nn.Parameter]) -> dict[str, Any]:
-        return {"params": params, "name": LOSS, "base_lr": self.lr}
+        return {"params": params, "name": LOSS, "base_lr": self.rates.host}
 
     # -- parameters ------------------------------------------------------------------------------
 
@@ -155,7 +164,12 @@ class OptimizerManager:
     def _isolate(self, key: str, seed: Seed) -> None:
         params = _trainable(seed)
         if params:
-            group = {"params": params, "name": key, "base_lr": self.isolation_lr, "lr": self.isolation_lr}
+            group = {
+                "params": params,
+                "name": key,
+                "base_lr": self.rates.isolation,
+                "lr": self.rates.isolation,
+            }
             self.isolated[key] = self.factory([group])
 
     def _join(self, key: str, seed: Seed, step: int) -> None:
@@ -167,9 +181,9 @@ class OptimizerManager:
             {
                 "params": params,
                 "name": key,
-                "base_lr": self.seed_lr,
+                "base_lr": self.rates.seed,
                 "born_step": step,
-                "warmup_steps": self.warmup_steps,
+                "warmup_steps": self.rates.warmup_steps,
             }
         )
         for param in params:

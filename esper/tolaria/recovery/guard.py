@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from esper.config import CheckpointConfig
 from esper.kasmina import MorphableModel
 from esper.leyline import EventName
 from esper.tolaria.checkpoint.snapshots import Snapshot, SnapshotRefused, Snapshots
@@ -37,7 +38,7 @@ class DivergenceGuard:
     The state is the detector's history alone: buffered steps must be read before anything is saved.
 
     Args:
-        interval_steps: steps between snapshots within an epoch; None takes none there.
+        config: steps between snapshots within an epoch; None takes none there.
         loss: the loss if it is a module, whose weights are checked as well.
     """
 
@@ -49,7 +50,7 @@ class DivergenceGuard:
         detector: DivergenceDetector,
         snapshots: Snapshots,
         telemetry: Telemetry,
-        interval_steps: int | None,
+        config: CheckpointConfig,
         loss: nn.Module | None = None,
     ) -> None:
         self.model = model
@@ -59,7 +60,7 @@ class DivergenceGuard:
         self.detector = detector
         self.snapshots = snapshots
         self.telemetry = telemetry
-        self.interval_steps = interval_steps
+        self.interval_steps = config.snapshot_interval_steps
         self._trial: list[int] = []
         self._notified = False
 

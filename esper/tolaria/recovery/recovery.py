@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from esper.kasmina import MorphableModel, SeedRecord, TrainingPosition
+from esper.config import TolariaConfig
+from esper.kasmina import SeedRecord, TrainingPosition
 from esper.leyline import EmergencyLevel, EventName, Level
 from esper.tolaria.checkpoint.rollback import Rollback, RollbackResult
 from esper.tolaria.cost.meter import CostMeter
-from esper.tolaria.events import Telemetry
 from esper.tolaria.growth.controller import GrowthController
 from esper.tolaria.optimization.lr_schedule import LearningRate
 from esper.tolaria.recovery.emergency_notifier import EmergencyNotifier
@@ -36,22 +36,16 @@ class Recovery:
 
     def __init__(
         self,
-        model: MorphableModel,
         cost_meter: CostMeter,
         guard: DivergenceGuard,
         rollback: Rollback,
         schedule: LearningRate,
         controller: GrowthController | None,
         notifier: EmergencyNotifier,
-        telemetry: Telemetry,
         rewind: Callable[[Mapping[str, Any]], None],
-        *,
-        max_rollbacks: int,
-        lr_factor: float,
-        deadline_ms: float,
-        embargo_epochs: int,
+        config: TolariaConfig,
     ) -> None:
-        self.model = model
+        self.model = guard.model
         self.cost_meter = cost_meter
         self.progress = cost_meter.progress
         self.guard = guard
@@ -59,12 +53,12 @@ class Recovery:
         self.schedule = schedule
         self.controller = controller
         self.notifier = notifier
-        self.telemetry = telemetry
+        self.telemetry = guard.telemetry
         self.rewind = rewind
-        self.max_rollbacks = max_rollbacks
-        self.lr_factor = lr_factor
-        self.deadline_ms = deadline_ms
-        self.embargo_epochs = max(1, embargo_epochs)
+        self.max_rollbacks = config.trainer.max_rollbacks
+        self.lr_factor = config.trainer.rollback_lr_factor
+        self.deadline_ms = config.trainer.rollback_deadline_ms
+        self.embargo_epochs = max(1, config.morphogenetic.seed.embargo_epochs)
         self.rollbacks = 0
         self.state_valid = True
         self._failed_step = -1

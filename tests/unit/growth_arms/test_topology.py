@@ -11,7 +11,7 @@ from helpers.packets import packet
 from helpers.packets import site as site_of
 from torch import nn
 
-from esper.config import MorphogeneticConfig, SeedConfig
+from esper.config import MorphogeneticConfig, SeedConfig, TolariaConfig
 from esper.kasmina import MorphableModel, SeedManager, get_blueprint, wrap
 from esper.leyline import SeedStage, SystemStatePacket
 from esper.models import build
@@ -29,12 +29,12 @@ def host() -> MorphableModel:
 
 
 def offers(model: MorphableModel, ratio: float = 4.0) -> SystemStatePacket:
+    config = TolariaConfig(session_name="test")
+    config.morphogenetic.blueprints, config.morphogenetic.max_params_ratio = list(CATALOGUE), ratio
+    config.optimization.max_epochs = 1
     builder = PacketBuilder(
         SeedManager(model, SeedConfig()),
-        session_name="test",
-        blueprints=CATALOGUE,
-        max_params_ratio=ratio,
-        max_epochs=1,
+        config=config,
         steps_per_epoch=1,
         history=History(1),
         on_broken=pytest.fail,

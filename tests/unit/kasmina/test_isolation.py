@@ -30,10 +30,11 @@ from esper.kasmina.seed import OBJECTIVE_FIRST, OBJECTIVE_NOW
 from esper.kasmina.tap import ActivationTap
 from esper.leyline import SeedStage
 from esper.tolaria.compiled_forward import TrainingForward
+from esper.tolaria.optimization.clipping import Clipping
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, cosine
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import pair_adapter
+from esper.tolaria.task import Task, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -81,17 +82,15 @@ def loop(name: str, *, clip: float | None = 0.5, precision: bool | str = False, 
     optimizers = OptimizerManager(
         model,
         lambda groups: torch.optim.AdamW(groups, lr=1e-3),
-        lr=1e-3,
-        seed_lr=1e-3,
-        isolation_lr=1e-2,
-        warmup_steps=0,
+        rates=BaseRates(1e-3, 1e-3, 1e-2, 0),
     )
     forward = TrainingForward(
         model, compile_model=False, backend="eager", batch_size=6, on_fallback=lambda why: None
     )
     schedule = LearningRate(cosine(Horizon(200, 20)))
-    parts = (nn.CrossEntropyLoss(), pair_adapter, Precision(precision, CPU), clip)
-    return Loop(model, manager, optimizers, Stepper(forward, optimizers, manager, schedule, *parts), name)
+    task = Task(nn.CrossEntropyLoss(), pair_adapter, Precision(precision, CPU), CPU)
+    stepper = Stepper(forward, optimizers, manager, schedule, task, Clipping(clip))
+    return Loop(model, manager, optimizers, stepper, name)
 
 
 def both(name: str, steps: int, plant: Callable[[Loop], None], **options: Any) -> tuple[Loop, Loop]:

@@ -47,7 +47,7 @@ from esper.kasmina import (
     wrap,
 )
 from esper.leyline import GATES, LEGAL_MOVES, CommandKind, Gate, SeedStage
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 
 S = SeedStage
 NOW = TrainingPosition(0, 0)
@@ -506,10 +506,7 @@ def optimizers_of(model: MorphableModel) -> OptimizerManager:
     return OptimizerManager(
         model,
         lambda groups: torch.optim.AdamW(groups, lr=1e-3),
-        lr=1e-3,
-        seed_lr=1e-3,
-        isolation_lr=1e-3,
-        warmup_steps=0,
+        rates=BaseRates(1e-3, 1e-3, 1e-3, 0),
     )
 
 

@@ -202,8 +202,7 @@ def test_an_optimiser_that_raises_when_a_seed_joins_leaves_it_where_it_was() -> 
 
 
 def test_over_its_budget_is_an_event_and_no_more() -> None:
-    setup = make_controller()
-    setup.loop.hook_budget_ms = 0.0
+    setup = make_controller(hook_budget_ms=0.0)
     assert setup.decide(germination(1)) == [None]
     (event,) = setup.notes.named("tolaria.hook_budget_exceeded")
     assert (event.data["hook"], event.data["budget_ms"], event.level) == ("decision", 0.0, "warning")

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from esper.tolaria.evaluator import Evaluator, batch_statistics
 from esper.tolaria.loss.criterion import Criterion
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import pair_adapter
+from esper.tolaria.task import Task, pair_adapter
 
 CPU = torch.device("cpu")
 LOSS = nn.CrossEntropyLoss()
 
 
 def evaluator(grown: Grown, loss: Any = LOSS) -> Evaluator:
-    return Evaluator(grown.model, loss, pair_adapter, Precision(False, CPU), CPU)
+    return Evaluator(grown.model, Task(loss, pair_adapter, Precision(False, CPU), CPU))
 
 
 def with_seed(*, alpha: float = 1.0, **host: Any) -> Grown:

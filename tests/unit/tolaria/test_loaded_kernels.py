@@ -10,7 +10,7 @@ from torch import nn
 from esper.config import SeedConfig
 from esper.kasmina import KernelStore, SeedManager, TrainingPosition, extract, wrap
 from esper.leyline import AdaptationCommand, CommandKind
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 
 
 def test_a_loaded_kernel_is_optimised_like_any_joined_seed(tmp_path: Path) -> None:
@@ -31,10 +31,7 @@ def test_a_loaded_kernel_is_optimised_like_any_joined_seed(tmp_path: Path) -> No
     optimizers = OptimizerManager(
         model,
         lambda groups: torch.optim.Adam(groups, lr=1e-3),
-        lr=1e-3,
-        seed_lr=1e-3,
-        isolation_lr=1e-3,
-        warmup_steps=10,
+        rates=BaseRates(1e-3, 1e-3, 1e-3, 10),
     )
     held = [id(p) for p in optimizers.shared_parameters()]
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)

@@ -26,7 +26,7 @@ from esper.tolaria.loss.inspection import examine
 from esper.tolaria.loss.objectives import from_model
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.probe_batch import ProbeBatch
-from esper.tolaria.task import pair_adapter
+from esper.tolaria.task import Task, pair_adapter
 
 CPU = torch.device("cpu")
 SAMPLES, SIZES = 40, (1, 7, 32, 40)
@@ -278,9 +278,8 @@ def criterion_of(grown: Grown, loss: Any, loader: Loader) -> Criterion:
     config = replace(config, dataset=replace(config.dataset, name="own.data"))
     source = BatchSource(loader)
     seed = SeedConfig()
-    probe = ProbeBatch(
-        grown.model, source, pair_adapter, loss, Precision(False, CPU), seed, device=CPU, rng_seed=0
-    )
+    task = Task(loss, pair_adapter, Precision(False, CPU), CPU)
+    probe = ProbeBatch(grown.model, source, task, seed, rng_seed=0)
     parts: Any = SimpleNamespace(
         loss=loss, batch_adapter=pair_adapter, metric=None, data=SimpleNamespace(num_classes=None)
     )
@@ -295,7 +294,8 @@ class Found:
         self.loader = Loader(numbers(12), case.targets(), size)
         loss = case.loss if factor == 1 else Times(case.loss)
         self.criterion = criterion_of(self.grown, loss, self.loader)
-        self.evaluator = Evaluator(self.grown.model, self.criterion, pair_adapter, Precision(False, CPU), CPU)
+        task = Task(self.criterion, pair_adapter, Precision(False, CPU), CPU)
+        self.evaluator = Evaluator(self.grown.model, task)
         evaluation = self.evaluator.run(self.loader.batches(0))
         self.loss, self.accuracy = evaluation.loss, evaluation.accuracy
 

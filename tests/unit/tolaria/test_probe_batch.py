@@ -14,7 +14,7 @@ from esper.config import SeedConfig
 from esper.tolaria.batches import BatchSource
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.probe_batch import ProbeBatch, take_samples
-from esper.tolaria.task import pair_adapter
+from esper.tolaria.task import Task, pair_adapter
 
 Pair = namedtuple("Pair", "inputs targets")
 
@@ -25,11 +25,8 @@ def make_probe(**seed_options: Any) -> ProbeBatch:
     return ProbeBatch(
         parts.model,
         BatchSource(parts.validation),
-        pair_adapter,
-        nn.CrossEntropyLoss(),
-        Precision(False, CPU),
+        Task(nn.CrossEntropyLoss(), pair_adapter, Precision(False, CPU), CPU),
         SeedConfig(**seed_options),
-        device=CPU,
         rng_seed=0,
     )
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel
 from esper.tolaria.compiled_forward import TrainingForward
+from esper.tolaria.optimization.clipping import Clipping
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_adapter
+from esper.tolaria.task import RunningMetrics, Task, pair_adapter
 from esper.tolaria.training_step import GRADIENT_SAMPLE_STEPS, Stepper
 
 CPU = torch.device("cpu")
@@ -35,10 +36,8 @@ def stepper(grown: Grown, *, precision: bool | str = False, clip_norm: float | N
         grown.optimizers,
         grown.seeds,
         LearningRate(constant(Horizon(10, 5))),
-        LOSS,
-        pair_adapter,
-        Precision(precision, CPU),
-        clip_norm,
+        Task(LOSS, pair_adapter, Precision(precision, CPU), CPU),
+        Clipping(clip_norm),
     )
 
 

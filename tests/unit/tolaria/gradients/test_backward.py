@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.gradients import Aggregator, ConflictStats, Mean, PCGrad, TaskBackward, Weighted
 from esper.tolaria.gradients.pcgrad import draw_orders
+from esper.tolaria.optimization.clipping import Clipping
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_adapter
+from esper.tolaria.task import RunningMetrics, Task, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -51,8 +52,8 @@ def stepper(
         parameters = grown.optimizers.shared_parameters
         backward = TaskBackward(aggregator, exact, parameters, ConflictStats(CPU, 1.0))
     rate = LearningRate(constant(Horizon(10, 5)))
-    parts = (loss, pair_adapter, exact, clip_norm, backward)
-    return Stepper(forward, grown.optimizers, grown.seeds, rate, *parts)
+    task = Task(loss, pair_adapter, exact, CPU)
+    return Stepper(forward, grown.optimizers, grown.seeds, rate, task, Clipping(clip_norm), backward)
 
 
 class Seen:

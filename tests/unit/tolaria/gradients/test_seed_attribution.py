@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from esper.leyline import CommandKind, Event
 from esper.tolaria.compiled_forward import TrainingForward
 from esper.tolaria.events import Telemetry
-from esper.tolaria.gradients import ConflictStats, Mean, TaskBackward
-from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, AttributedBackward, SeedAttribution
+from esper.tolaria.gradients import ConflictStats, Mean, PlainBackward, TaskBackward
+from esper.tolaria.gradients.seed_attribution import SAMPLE_STEPS, SeedAttribution
 from esper.tolaria.optimization.lr_schedule import Horizon, LearningRate, constant
 from esper.tolaria.optimization.precision import Precision
-from esper.tolaria.task import RunningMetrics, pair_adapter
+from esper.tolaria.task import RunningMetrics, Task, pair_adapter
 from esper.tolaria.training_step import Stepper
 
 CPU = torch.device("cpu")
@@ -54,21 +54,17 @@ class Bench:
         forward = TrainingForward(
             grown.model, compile_model=False, backend="eager", batch_size=8, on_fallback=pytest.fail
         )
-        backward: Any = AttributedBackward(made, self.attribution) if mode != "none" else None
+        backward: Any = PlainBackward(made, self.attribution) if mode != "none" else None
         if tasks:
             shared = grown.optimizers.shared_parameters
-            backward = TaskBackward(Mean(), made, shared, ConflictStats(device, 1.0), self.attribution.tasks)
+            backward = TaskBackward(Mean(), made, shared, ConflictStats(device, 1.0), self.attribution)
         self.stepper = Stepper(
             forward,
             grown.optimizers,
             grown.seeds,
             LearningRate(constant(Horizon(10, 5))),
-            loss,
-            pair_adapter,
-            made,
-            None,
-            backward,
-            None if mode == "none" else self.attribution,
+            Task(loss, pair_adapter, made, CPU),
+            backward=backward,
         )
 
     def steps(self, count: int, sizes: Sequence[int] = (8,)) -> None:

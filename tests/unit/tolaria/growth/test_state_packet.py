@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from esper.config import TolariaConfig
 from esper.kasmina import SiteShape, TrainingPosition, get_blueprint, register_blueprint
 from esper.kasmina.blueprints import registry
 from esper.leyline import CommandKind, Impact, SeedStage, SystemStatePacket
@@ -30,12 +31,14 @@ def same_blueprints_after() -> Iterator[None]:
 def builder(
     grown: Grown, *, ratio: float = 4.0, logged: list[str] | None = None, **changes: Any
 ) -> PacketBuilder:
-    given: dict[str, Any] = {"blueprints": ["mlp", "conv_light"], "history": History(3)}
+    config = TolariaConfig(session_name="test")
+    config.optimization.max_epochs = 10
+    config.morphogenetic.max_params_ratio = ratio
+    config.morphogenetic.blueprints = changes.pop("blueprints", ["mlp", "conv_light"])
+    given: dict[str, Any] = {"history": History(3)}
     return PacketBuilder(
         grown.seeds,
-        session_name="test",
-        max_params_ratio=ratio,
-        max_epochs=10,
+        config=config,
         steps_per_epoch=20,
         on_broken=(logged if logged is not None else []).append,
         **given | changes,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from esper.errors import CheckpointError, GrowthError
 from esper.kasmina import TrainingPosition
 from esper.leyline import CommandKind, Impact, SeedStage
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 
 
 def plant(grown: Grown, layer: str = "a", number: int = 1, slot: int = 0, step: int = 0) -> str:
@@ -248,7 +248,7 @@ def test_no_order_of_events_breaks_the_bond(events: list[str], isolation_steps: 
 def copy_of(grown: Grown, factory: Any = adam) -> OptimizerManager:
     """A fresh manager for an equal model, seeds planted."""
     model = copy.deepcopy(grown.model)
-    return OptimizerManager(model, factory, lr=0.1, seed_lr=0.05, isolation_lr=0.02, warmup_steps=2)
+    return OptimizerManager(model, factory, rates=BaseRates(0.1, 0.05, 0.02, 2))
 
 
 def half_grown() -> Grown:

@@ -22,7 +22,7 @@ from esper.runs import build_loss
 from esper.tolaria.checkpoint import load_checkpoint
 from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.loss.loss_state import LossState
-from esper.tolaria.optimization.optimizer_manager import OptimizerManager
+from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 from esper.tolaria.optimization.trainable import check_tensors
 from esper.tolaria.recovery import DivergenceError
 
@@ -269,9 +269,7 @@ def test_a_thawed_parameter_is_stepped_with_fresh_state_and_the_others_keep_thei
     grown = make_host(factory=factory)
     host = grown.model.host
     host.a.requires_grad_(False)
-    grown.optimizers = OptimizerManager(
-        grown.model, factory, lr=0.1, seed_lr=0.05, isolation_lr=0.02, warmup_steps=2
-    )
+    grown.optimizers = OptimizerManager(grown.model, factory, rates=BaseRates(0.1, 0.05, 0.02, 2))
     grown.train_step(0)
     kept = copy.deepcopy(dict(grown.optimizers.main.state[host.b.weight]))
     host.a.requires_grad_(True)
@@ -286,9 +284,7 @@ def test_a_thawed_parameter_is_stepped_with_fresh_state_and_the_others_keep_thei
 def test_a_change_of_topology_takes_late_parameters_in() -> None:
     grown = make_host(factory=adam)
     grown.model.host.a.requires_grad_(False)
-    grown.optimizers = OptimizerManager(
-        grown.model, adam, lr=0.1, seed_lr=0.05, isolation_lr=0.02, warmup_steps=2
-    )
+    grown.optimizers = OptimizerManager(grown.model, adam, rates=BaseRates(0.1, 0.05, 0.02, 2))
     grown.model.host.a.requires_grad_(True)
     grown.do(germinate("b", "mlp"))
     held = {id(p) for p in grown.optimizers.main.param_groups[0]["params"]}
@@ -349,7 +345,7 @@ def _by(output: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
 def test_trainable_tensors_that_nothing_would_find_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"given 'Hides', .*scale is a tensor that requires a gradient"):
         run_of(tmp_path, loss=Hides())
-    with pytest.raises(ConfigError, match=r"head belongs to a loss that is no torch\.nn\.Module"):
+    with pytest.raises(ConfigError, match=r"head belongs to a loss that is not a torch\.nn\.Module"):
         check_tensors(functools.partial(_by, head=nn.Linear(3, 3)), "optimization.loss_function")
     config = TolariaConfig(allowed_targets=["torch"])
     assert isinstance(build_loss(config), nn.Module)
