@@ -89,7 +89,7 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 class _Loader(ConfigLoaderImpl):
-    """Hydra's loader; what was composed for the checks is returned, and not composed again, when Hydra runs it."""
+    """Hydra's loader; it returns what was composed for the checks instead of composing it again."""
 
     kept: DictConfig | None = None
 
