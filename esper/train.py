@@ -42,6 +42,7 @@ from esper.cli.jobs import (
 )
 from esper.cli.launch import launch
 from esper.cli.plan import Plan, PlannedRun, compose_shown, make_plan
+from esper.cli.show import shown_text
 from esper.config import TolariaConfig
 from esper.config.messages import error_message
 from esper.errors import ConfigError
@@ -208,12 +209,12 @@ def _prepare(plan: Plan, owned: ExitStack) -> None:
 
 
 def _show(flags: Flags) -> int:
-    if flags.composes:
+    if flags.shows[0] == "--help":
         groups, composed = compose_shown(flags)
-        if flags.shows[0] == "--help":
-            print_flushed(help_text(groups, composed))
-            return DONE
-    return _hydra(flags.arguments(flags.config_name, flags.overrides))
+        print_flushed(help_text(groups, composed))
+    else:
+        print_flushed(shown_text(flags))
+    return DONE
 
 
 def _run(plan: Plan) -> int:

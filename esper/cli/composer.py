@@ -160,6 +160,13 @@ class Composer:
         _, repository = self.loader._parse_overrides_and_create_caching_repo(self.config_name, extra)
         return dict(_groups(repository, ""))
 
+    def unchosen(self, overrides: Sequence[str]) -> list[str]:
+        """The groups in the defaults list of which nothing is chosen; looked for where a group is added."""
+        if not any(line.startswith("+") and "." not in line.partition("=")[0] for line in overrides):
+            return []
+        choices = self.compose((), RunMode.RUN).hydra.runtime.choices
+        return [str(group) for group, name in choices.items() if name is None]
+
     def _primary(self, flags: Flags) -> str:
         if flags.config_name is None:
             return CONFIG_NAME

@@ -18,6 +18,7 @@ from omegaconf.errors import (
 )
 
 from esper.config import TolariaConfig
+from esper.config.familiar import translate_choice
 from esper.config.messages import error_message, nearest_name, unknown_key
 from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
 
@@ -28,6 +29,10 @@ def explain(error: Exception) -> str:
         return _unreadable(error)
     if isinstance(error, MissingConfigException):
         return _missing(error)
+    chosen = re.match(r"Multiple values for (\S+)\. To override a value", str(error))
+    if chosen:
+        expected = f"{chosen[1]}=<option> without +: the group is already there"
+        return error_message(chosen[1], f"+{chosen[1]}", expected, chosen[1])
     inner = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(inner, OmegaConfBaseException):
         return _omegaconf(inner, error)
@@ -52,7 +57,10 @@ def unknown_option(key: str, given: Any, present: Sequence[str] = ()) -> str:
 def unknown_choice(group: str, given: str, options: Sequence[str]) -> str:
     """The sentence for an option that a group of configurations does not have."""
     expected = f"one of {', '.join(options)}" if options else "a group that has options"
-    return error_message(group, given, expected, nearest_name(given, options))
+    found = translate_choice(group, given)
+    if found is None:
+        return error_message(group, given, expected, nearest_name(given, options))
+    return error_message(group, given, f"{expected} ({found.note})" if found.note else expected, found.words)
 
 
 def _unreadable(error: OverrideParseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -11,7 +10,8 @@ from dataclasses import dataclass, field
 
 from hydra._internal.utils import get_args_parser
 
-from esper.config.messages import error_message, nearest_name
+from esper.cli.unknown_flags import unknown_flags
+from esper.config.messages import error_message
 from esper.errors import ConfigError
 
 
@@ -42,7 +42,7 @@ class Flags:
 
 def parse_flags(argv: Sequence[str]) -> Flags:
     """Raises `ConfigError` for a flag that is unknown, incomplete, refused or contradicts another."""
-    given = _parse(get_args_parser(), argv)
+    given = _parse(get_args_parser(), _with_all(argv))
     shows = _shows(given)
     problems = [
         error_message(flag, value, expected) for flag, value, expected in _refused(given, shows) if value
@@ -59,28 +59,35 @@ def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
             return parser.parse_intermixed_args(argv)
     except SystemExit:
         flags = [name for action in parser._actions for name in action.option_strings]
-        raise ConfigError(_unparsed(argv, flags, said.getvalue())) from None
+        raise ConfigError(unknown_flags(argv, flags) or _unparsed(argv, said.getvalue())) from None
 
 
-def _unparsed(argv: Sequence[str], flags: Sequence[str], said: str) -> str:
+def _with_all(argv: Sequence[str]) -> list[str]:
+    """`--info` before an override means all of it; Hydra's parser would take the override for its value."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        if word in ("--info", "-i") and "=" in "".join(words[place + 1 : place + 2]):
+            words.insert(place + 1, "all")
+    return words
+
+
+def _unparsed(argv: Sequence[str], said: str) -> str:
     reason = said.rpartition("error: ")[2].strip()
-    named = re.match(r"argument (--[\w-]+)", reason)
-    unknown = next((word for word in argv if word.startswith("-") and word not in flags), "the flags")
-    expected = f"what Hydra's parser takes ({reason})"
-    if named:
-        return error_message(named[1], " ".join(argv), expected)
-    return error_message(unknown, " ".join(argv), expected, nearest_name(unknown, flags))
+    named = next((word.partition("/")[0] for word in reason.split() if word.startswith("--")), "the flags")
+    return error_message(named.rstrip(":"), " ".join(argv), f"what Hydra's parser takes ({reason})")
 
 
 def _refused(given: Namespace, shows: Sequence[str]) -> list[tuple[str, object, str]]:
     """Flag, value and what is expected instead, for each combination that is not possible, if it is given."""
-    running = "--multirun" if given.multirun else "--run" if given.run else None
+    sweeps = given.multirun and given.cfg  # of which there is one for each job
+    running = "--multirun" if sweeps else "--run" if given.run else None
     alone = given.resolve and not (given.cfg or given.help)
     return [
         ("--experimental-rerun", given.experimental_rerun, "a configuration in YAML: a pickle is never read"),
         ("--config-path", given.config_path, "--config-dir, which adds a folder and keeps the shipped ones"),
         (str(running), running and shows and " ".join([running, *shows]), "one of the two flags"),
         ("--resolve", alone, "--cfg or --help beside it"),
+        ("--package", None if given.cfg else given.package, "--cfg beside it"),
     ]
 
 

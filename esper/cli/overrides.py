@@ -6,7 +6,7 @@ Hydra stops at the first wrong one; here all of them are found, and by name.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from types import UnionType
 from typing import Any, get_args
@@ -19,7 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from esper.cli.explain import explain, unknown_choice, unknown_option
 from esper.cli.quoting import key_and_value, quoted, quoted_list
+from esper.cli.words import split_words
 from esper.config import TolariaConfig
+from esper.config.familiar import familiar_value
 from esper.config.messages import error_message, nearest_name, unknown_key
 from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
 
@@ -30,7 +32,7 @@ _ARGUMENTS = {"model": "model.model_params", "dataset": "dataset.dataset_params"
 
 def override_problems(lines: Sequence[str], groups: Groups, parser: OverridesParser) -> list[str]:
     """A sentence for everything wrong in these overrides, taken one by one."""
-    problems: list[str] = []
+    lines, problems = split_words(lines, groups)
     for line in lines:
         try:
             [override] = parser.parse_overrides([line])
@@ -48,6 +50,16 @@ def add_free_keys(lines: Sequence[str], parser: OverridesParser) -> list[str]:
     What such a dictionary may hold is checked where it is used.
     """
     return [_free(line, parser) for line in lines]
+
+
+def without_plus(lines: Sequence[str], unchosen: Collection[str]) -> list[str]:
+    """The same overrides, `+group=option` without its `+` for the groups of which nothing is chosen yet.
+
+    Hydra takes a group that stands as null in the defaults list for one that is there, and refuses the `+`.
+    """
+    return [
+        line[1:] if line[:1] == "+" and line[1:].partition("=")[0] in unchosen else line for line in lines
+    ]
 
 
 def comma_hint(override: Override, parser: OverridesParser) -> str:
@@ -154,10 +166,8 @@ def _no_choice(override: Override, groups: Groups, parser: OverridesParser) -> I
 
 def _choice(override: Override, groups: Groups) -> Iterator[str]:
     key = override.key_or_group
-    if (override.is_add() or override.is_force_add()) and not key.startswith("hydra/"):
-        yield error_message(
-            key, override.input_line, f"{key}=<option> without +: the group is already there", key
-        )
+    if override.is_force_add() and not key.startswith("hydra/"):
+        yield error_message(key, override.input_line, f"{key}=<option> without ++", key)
     for value in values_of(override):
         for name in value if isinstance(value, list) else [value]:
             if name is not None and not override.is_delete() and str(name) not in groups[key]:
@@ -193,12 +203,7 @@ def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
 
 
 def _unknown(key: str, given: Any, groups: Groups) -> str:
-    """A text for a key without a dot is more likely meant as the choice of a group."""
-    names = list(option_names(TolariaConfig))
-    if "." in key or not isinstance(given, str):
-        return unknown_key(key, given, names)
-    near = nearest_name(key, groups, 0.7) or nearest_name(key, names, 0.8)
-    return unknown_key(key, given, [near] if near else names)
+    return unknown_key(key, given, list(option_names(TolariaConfig)), groups)
 
 
 def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
@@ -212,7 +217,7 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
     except OmegaConfBaseException as error:
         inner = error.full_key or key
         if inner == key:
-            yield error_message(key, value, describe_type(hint))
+            yield error_message(key, value, describe_type(hint), familiar_value(key, value))
         elif option_type(TolariaConfig, inner) is None:
             yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:

@@ -16,7 +16,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from esper.cli.composer import Composer, plain
 from esper.cli.explain import COMPOSE_ERRORS, explain
 from esper.cli.flags import Flags
-from esper.cli.overrides import Groups, add_free_keys, comma_hint, override_problems, values_of
+from esper.cli.overrides import (
+    Groups,
+    add_free_keys,
+    comma_hint,
+    override_problems,
+    values_of,
+    without_plus,
+)
 from esper.config import TolariaConfig
 from esper.config.messages import error_message
 from esper.config.serialization import parse
@@ -91,13 +98,14 @@ def compose_shown(flags: Flags) -> tuple[Groups, DictConfig]:
     try:
         groups = composer.groups(flags.overrides)
         _check_overrides(composer, flags.overrides, groups)
-        return groups, composer.compose(flags.overrides, RunMode.RUN)
+        return groups, composer.compose(flags.overrides, RunMode.MULTIRUN if flags.multirun else RunMode.RUN)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
 
 def _with_free_keys(composer: Composer, flags: Flags) -> Flags:
-    return replace(flags, overrides=tuple(add_free_keys(flags.overrides, composer.parser)))
+    lines = add_free_keys(flags.overrides, composer.parser)
+    return replace(flags, overrides=tuple(without_plus(lines, composer.unchosen(lines))))
 
 
 def _check_overrides(composer: Composer, lines: Sequence[str], groups: Groups) -> None:

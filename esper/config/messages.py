@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from esper.config.familiar import Choices, Translation, translate
 
 _LONGEST = 80  # characters of a given value that are repeated in a message
 
@@ -25,12 +27,24 @@ def error_message(key: str, given: Any, expected: str, nearest: str | None = Non
     return f"{key}: given {format_value(given)}, expected {expected}{hint}"
 
 
-def unknown_key(key: str, given: Any, valid: Sequence[str]) -> str:
-    """The sentence for an option that does not exist; `valid` holds every dotted name that does."""
+def unknown_key(key: str, given: Any, valid: Sequence[str], choices: Choices | None = None) -> str:
+    """The sentence for an option that does not exist.
+
+    Args:
+        key: the dotted key as it was given.
+        given: its value.
+        valid: the dotted name of every option that exists.
+        choices: the groups of configurations with their names, on the command line.
+    """
     group = key.rpartition(".")[0]
     place = f"an option of {group}" if any(name.startswith(f"{group}.") for name in valid) else "an option"
-    near = nearest_key(key, valid)
-    return f"{key}: given an unknown key (value {format_value(given)}), expected {place}; nearest: {near}"
+    found = translate(key, given, valid, choices)
+    if found is None:
+        found = Translation(_nearest(key, given, valid, choices or {}) or "")
+    if found.note:
+        place = f"{found.words.partition('=')[0] or 'no such option'} ({found.note})"
+    hint = f"; nearest: {found.words}" if found.words else ""
+    return f"{key}: given an unknown key (value {format_value(given)}), expected {place}{hint}"
 
 
 def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.0) -> str | None:
@@ -50,3 +64,17 @@ def nearest_key(key: str, valid: Sequence[str]) -> str | None:
         if found is not None:
             return names[found]
     return nearest_name(key, valid)
+
+
+def _nearest(key: str, given: Any, valid: Sequence[str], choices: Choices) -> str | None:
+    """The word that a misspelt key most likely stands for."""
+    if isinstance(given, Mapping):
+        groups = sorted({name.rpartition(".")[0] for name in valid} - {""})
+        return nearest_name(key, groups, 0.7) or nearest_key(key, valid)
+    if "." in key or not isinstance(given, str):
+        return nearest_key(key, valid)
+    # a text for a key without a dot is more likely meant as the choice of a group
+    group = nearest_name(key, choices, 0.7)
+    if group is not None:
+        return f"{group}={given}" if given in choices[group] else group
+    return nearest_name(key, valid, 0.8) or nearest_key(key, valid)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from esper.config.familiar import familiar_value
 from esper.config.messages import error_message, nearest_name
 from esper.config.serialization import option_types
 from esper.config.targets import is_dotted
@@ -47,7 +48,9 @@ class Rule:
     def problems(self, key: str, value: Any) -> Iterator[str]:
         if value is None or self.holds(value):
             return
-        near = nearest_name(value, self.names) if isinstance(value, str) and self.names else None
+        near = familiar_value(key, value)
+        if near is None and isinstance(value, str) and self.names:
+            near = nearest_name(value, self.names)
         yield error_message(key, value, self.expected, near)
 
 

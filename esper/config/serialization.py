@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 from esper.config.aliases import short_name
+from esper.config.familiar import familiar_value
 from esper.config.messages import error_message, unknown_key
 from esper.config.targets import TARGET, children
 from esper.errors import ConfigError
@@ -148,7 +149,6 @@ class _Reader:
 
     def __init__(self, root: type) -> None:
         self.valid = list(option_names(root))
-        self.groups = sorted({name.rpartition(".")[0] for name in self.valid} - {""}) or self.valid
         self.problems: list[str] = []
 
     def group(self, cls: type[ConfigGroup], data: Any, prefix: str) -> Any:
@@ -158,8 +158,7 @@ class _Reader:
         hints = option_types(cls)
         for name in data:
             if name not in hints:
-                valid = self.groups if isinstance(data[name], Mapping) else self.valid
-                self.problems.append(unknown_key(f"{prefix}{name}", data[name], valid))
+                self.problems.append(unknown_key(f"{prefix}{name}", data[name], self.valid))
         group = cls()
         for name, hint in hints.items():
             if name in data:
@@ -179,7 +178,7 @@ class _Reader:
         if unset:
             self.problems += unset
         elif fitting is None:
-            self.problems.append(error_message(key, value, describe_type(hint)))
+            self.problems.append(error_message(key, value, describe_type(hint), familiar_value(key, value)))
         else:
             setattr(group, name, float(value) if fitting is float else _plain(value))
 

@@ -17,7 +17,7 @@ from typing import Any
 from esper.control.protocol import REQUEST_LIMIT_BYTES, decode, encode
 from esper.control.socket_path import ADDRESS_FILE, ControlAddress, render_address
 from esper.utils.files import write_bytes_atomic
-from esper.utils.forks import closed_in_children
+from esper.utils.lock import closed_in_children
 
 _log = logging.getLogger("esper.control")
 

@@ -25,7 +25,7 @@ from esper.data.splits import split
 from esper.data.transforms import BatchTransform, Statistics, channel_statistics
 from esper.data.validation import augmentation_of
 from esper.errors import DataError
-from esper.utils.streams import derive_seed
+from esper.utils.device_and_rng import derive_seed
 
 Labels = NDArray[np.int64]
 PARTS = ("train", "validation", "test")

@@ -15,7 +15,7 @@ from esper.data.map_style import Collate
 from esper.data.params import FileParams, FolderParams, SyntheticParams
 from esper.data.validation import data_root, dataset_params, inspect_data, is_custom
 from esper.errors import DataError
-from esper.utils.streams import derive_seed
+from esper.utils.device_and_rng import derive_seed
 
 __all__ = ["DataBundle", "build_data"]
 

@@ -13,7 +13,7 @@ from esper.data.files import fetch_dataset, path_of
 from esper.data.formats import Bytes, check_labels, read_cifar, read_idx
 from esper.data.params import FileParams, SyntheticParams, size_of
 from esper.errors import DataError
-from esper.utils.streams import derive_seed
+from esper.utils.device_and_rng import derive_seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from esper.data.transforms import BatchTransform
-from esper.utils.streams import derive_seed
+from esper.utils.device_and_rng import derive_seed
 
 
 class Loader(Protocol):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from esper.data.in_memory import BatchPlan
 from esper.data.transforms import BatchTransform
 from esper.errors import DataError
-from esper.utils.streams import derive_seed
+from esper.utils.device_and_rng import derive_seed
 
 Collate = Callable[[list[Any]], Any]
 Key = tuple[int, int]

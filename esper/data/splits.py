@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper.errors import DataError
-from esper.utils.streams import derive_seed
+from esper.utils.device_and_rng import derive_seed
 
 Indices = NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from esper.data.params import Augmentation
-from esper.utils.streams import derive_seed
+from esper.utils.device_and_rng import derive_seed
 
 
 @dataclass(frozen=True, slots=True)

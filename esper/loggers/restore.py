@@ -8,8 +8,7 @@ from typing import Any
 
 from esper.loggers.jsonl_reader import METRICS_FILE
 from esper.loggers.metrics_copy import EPOCHS, MetricsCopy
-from esper.utils.files import write_bytes_atomic
-from esper.utils.move_aside import names_aside
+from esper.utils.files import names_aside, write_bytes_atomic
 
 
 def restore_metrics(run_dir: Path, saved: Mapping[str, Any]) -> str:

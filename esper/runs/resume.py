@@ -28,7 +28,7 @@ from esper.tolaria.checkpoint.folder import is_same_folder
 from esper.tolaria.loop import TrainingLoop
 from esper.utils.bounded_read import read_object
 from esper.utils.device_and_rng import set_threads
-from esper.utils.move_aside import move_aside
+from esper.utils.files import move_aside
 
 SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"

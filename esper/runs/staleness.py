@@ -10,7 +10,7 @@ from typing import Any
 
 from esper.loggers.jsonl_reader import METRICS_FILE
 from esper.tolaria.checkpoint import Checkpoint
-from esper.tolaria.checkpoint.index import is_checkpoint
+from esper.tolaria.checkpoint.format import is_checkpoint
 from esper.utils.bounded_read import read_object, read_regular
 
 _TAIL_BYTES = 1 << 20

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from esper.kasmina import MorphableModel, Seed
 from esper.leyline import Impact
 from esper.tolaria.loss.criterion import as_criterion
-from esper.tolaria.loss.evaluated import SAMPLES, KeptLosses, Parts
 from esper.tolaria.loss.loss_state import evaluating
 from esper.tolaria.loss.objectives import CombineLosses, LossFunction, compute_loss, sum_losses
-from esper.tolaria.loss.standard_error import standard_error
+from esper.tolaria.loss.per_sample import SAMPLES, KeptLosses, LossParts
+from esper.tolaria.loss.running_mean import standard_error
 from esper.tolaria.optimization.precision import Precision
 from esper.tolaria.task import BatchAdapter, RunningMetrics, batch_length, targets_to
 from esper.utils.device_and_rng import seeded_rng
@@ -118,7 +118,7 @@ class Evaluator:
         loss, accuracy = meter.read()
         if self.loss.metric is not None and meter.samples:
             accuracy = float(self.loss.metric.compute())
-        parts = Parts(torch.zeros(0)) if kept is None else kept.read()
+        parts = LossParts(torch.zeros(0)) if kept is None else kept.read()
         return Evaluation(
             loss, accuracy, meter.samples, parts.sums, meter.objectives(), parts.weights, parts.over
         )

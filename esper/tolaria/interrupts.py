@@ -74,7 +74,7 @@ class InterruptHandler:
 
     def answer_requests(self) -> None:
         """Resolve all pending checkpoint requests with the checkpoint of the current position."""
-        saved = self.checkpointer.holds(self.progress.to_json())
+        saved = self.checkpointer.is_saved(self.progress.to_json())
         self._resolve(self.run_control.take_requests(), name_of(self.progress.to_json()) if saved else None)
 
     def _save_current(self) -> None:
@@ -87,7 +87,7 @@ class InterruptHandler:
         if self.run_control.pending and self.phase_start is not None:
             requests, progress = self.run_control.take_requests(), self.phase_start.state["run"]["progress"]
             self.checkpointer.save_snapshot(self.phase_start)
-            self._resolve(requests, name_of(progress) if self.checkpointer.holds(progress) else None)
+            self._resolve(requests, name_of(progress) if self.checkpointer.is_saved(progress) else None)
 
     def _resolve(self, requests: list[Future[str]], name: str | None) -> None:
         saves = self.checkpointer.config.checkpoint.save_checkpoints

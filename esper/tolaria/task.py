@@ -12,7 +12,7 @@ from torch import Tensor
 from esper.tolaria.loss.accuracy import Accuracy
 from esper.tolaria.loss.divisors import BatchWeight
 from esper.tolaria.loss.objectives import CombineLosses, Losses, sum_losses, total_loss
-from esper.tolaria.loss.running_mean import Mean
+from esper.tolaria.loss.running_mean import RunningMean
 
 BatchAdapter = Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any], Any]]
 
@@ -63,9 +63,9 @@ class RunningMetrics:
     ) -> None:
         self.combine_losses = combine_losses
         self.accuracy = accuracy or Accuracy()
-        self.loss = Mean(device)
-        self.named: dict[str, Mean] = {}
-        self.hits = Mean(device, torch.int64)
+        self.loss = RunningMean(device)
+        self.named: dict[str, RunningMean] = {}
+        self.hits = RunningMean(device, torch.int64)
         self.samples = 0
 
     def add(
@@ -75,7 +75,7 @@ class RunningMetrics:
         weight = weight or BatchWeight(samples)
         if isinstance(losses, Mapping):
             for name, loss in losses.items():
-                self.named.setdefault(name, Mean(self.loss.device)).add(loss, weight)
+                self.named.setdefault(name, RunningMean(self.loss.device)).add(loss, weight)
         self.loss.add(total_loss(losses, self.combine_losses), weight)
         self.samples += samples
         counted = self.accuracy.count(output, targets)
@@ -121,7 +121,7 @@ class RunningMetrics:
         self.samples = state["samples"]
         self.loss.load(state["loss"], state.get("units", self.samples), weighted.get("loss"))
         self.hits.load(state["hits"], state["judged"], weighted.get("hits"))
-        self.named = {name: Mean(self.loss.device) for name in state["objectives"]}
+        self.named = {name: RunningMean(self.loss.device) for name in state["objectives"]}
         for name, mean in self.named.items():
             parts = weighted.get("objectives", {}).get(name)
             mean.load(state["objectives"][name], state["objective_samples"][name], parts)

@@ -137,7 +137,7 @@ class Stepper:
     def _step_isolated(self, at: int) -> None:
         self.seeds.learn(self.clip_norm, at)
         for optimizer in self.optimizers.isolated.values():
-            self.schedule.apply_alone(optimizer)
+            self.schedule.apply_isolated(optimizer)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -106,7 +106,7 @@ class RunWiring:
         refuse_single_samples(self.model, components.train, adapter, self.precision, device)
         step_interval = config.logging.step_interval if config.logging.track_metrics else 0
         self.loss_state = LossState(components.loss)
-        if self.loss_state.waits:
+        if self.loss_state.has_uninitialized:
             self.probe.has_objectives()  # lazy parameters are created by the first forward
         self.loss = examine(config, components, self.probe)
         accuracy = self.loss.accuracy

@@ -1,4 +1,4 @@
-"""Reads small files that anything may be in the place of: a FIFO, a device, a file of any size or content."""
+"""Reads small files safely: at the path there may be a FIFO, a device, or a file of any size or content."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ LIMIT_BYTES = 16 << 20
 
 
 def read_regular(path: Path, limit_bytes: int = LIMIT_BYTES, *, tail: bool = False) -> bytes:
-    """The bytes of a regular file; with `tail` at most its last `limit_bytes`.
+    """Read a regular file; never blocks, as opening a FIFO would.
 
-    Never waits for another process, as opening a FIFO would. Raises `OSError` for what is no regular file and
-    for one that is longer than `limit_bytes`, and `ValueError` for a path with a null byte.
+    Args:
+        path: the file.
+        limit_bytes: the largest size that is read.
+        tail: read the last `limit_bytes` of a longer file instead of raising.
+
+    Raises:
+        OSError: it is not a regular file, or longer than `limit_bytes`.
+        ValueError: the path contains a null byte.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with os.fdopen(descriptor, "rb") as file:
         if found.st_size > limit_bytes:
             if not tail:
@@ -32,7 +38,7 @@ def read_regular(path: Path, limit_bytes: int = LIMIT_BYTES, *, tail: bool = Fal
 
 
 def read_object(path: Path, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; raises as `read_regular` does, and `ValueError` for any other content."""
+    """The JSON object in a file; raises as `read_regular`, and `ValueError` for any other content."""
     return parse_object(read_regular(path, limit_bytes))
 
 
@@ -41,7 +47,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError(f"a JSON {type(found).__name__}, expected an object")
     return found

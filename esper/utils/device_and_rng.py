@@ -1,7 +1,8 @@
-"""The process a run lives in: its device, its threads and its random numbers."""
+"""Settings of the process: device, threads, determinism and random number generators."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -17,15 +18,16 @@ from torch import Tensor
 from esper import __version__
 from esper.errors import CheckpointError, ConfigError
 
-_PYTHON_WORDS = 625  # the Mersenne Twister's, and its position
-_NUMPY_WORDS = 624  # the same generator, whose position is kept beside it
-_TORCH = "torch."  # what the names of torch's generators in a saved state begin with
+_PYTHON_WORDS = 625  # the words of the Mersenne Twister, and its position
+_NUMPY_WORDS = 624  # the same generator; its position is separate
+_TORCH = "torch."  # the prefix of torch's generators in a saved state
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of this name, with its index; `auto` is cuda, then mps, then cpu.
+    """The device of this name, with its index; `auto` is the first available of cuda, mps and cpu.
 
-    Raises `ConfigError` for a name that is no device and for a device this machine does not have.
+    Raises:
+        ConfigError: there is no device of this name, or this machine does not have it.
     """
     here = _available()
     if name == "auto":
@@ -34,23 +36,23 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = _with_index(torch.device(name))
     except RuntimeError as error:
-        raise ConfigError(f"device is {name!r}, which is no device; expected one of {known}") from error
+        raise ConfigError(f"device is {name!r}, which is not a device; expected one of {known}") from error
     if device not in here:
         raise ConfigError(f"device is {name!r}, which this machine does not have; expected one of {known}")
     return device
 
 
 def set_threads(count: int | None) -> int:
-    """Set how many threads torch computes with, None leaving it as it is; returns the count now in use."""
+    """Set the number of torch's threads (None: unchanged); returns the number in use."""
     if count is not None:
         torch.set_num_threads(count)
     return torch.get_num_threads()
 
 
 def set_deterministic(flag: bool) -> None:
-    """Have torch use deterministic algorithms only, or let it choose again.
+    """Make torch use deterministic algorithms only, or any.
 
-    To be called before the first CUDA operation of the process: cuBLAS reads its setting once.
+    Call it before the first CUDA operation of the process: cuBLAS reads its setting once.
     """
     if flag:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -60,7 +62,7 @@ def set_deterministic(flag: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers of a run may depend on."""
+    """The versions that the results of a run may depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -71,17 +73,19 @@ def versions() -> dict[str, str]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch (on every device)."""
+    """Seed the global generators of Python, NumPy and torch (on all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Where every global generator stands: tensors, and JSON for the rest.
+    """The state of all global generators: tensors, and JSON for the rest.
 
-    Generators of CUDA devices are included once the process has used CUDA. Raises `CheckpointError`
-    where NumPy draws from another generator than its own Mersenne Twister.
+    Generators of CUDA devices are included once the process has used CUDA.
+
+    Raises:
+        CheckpointError: NumPy uses another generator than MT19937.
     """
     version, python, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
@@ -96,10 +100,14 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore_rng_state(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> list[str]:
-    """Put every global generator back to where `rng_state` found it.
+    """Restore a state of `rng_state`.
 
-    Returns a sentence for each generator that one side has and the other has not; where there is one,
-    what follows does not repeat exactly. Raises `CheckpointError` for a state that is not whole.
+    Returns:
+        A message for each generator that is only in the saved state or only in this process; if there is one,
+        the run does not repeat exactly.
+
+    Raises:
+        CheckpointError: the state is incomplete.
     """
     saved = {name.removeprefix(_TORCH): state for name, state in tensors.items() if name.startswith(_TORCH)}
     here = _generators()
@@ -111,15 +119,15 @@ def restore_rng_state(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) ->
                 _set(device, saved[device])
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"the saved state of the random generators is not whole: {error!r}") from error
-    gone = (f"the generator of {name} was saved, but is not here" for name in saved if name not in here)
-    return [*gone, *(f"the generator of {name} was not saved" for name in here if name not in saved)]
+    missing = (f"the generator of {name} was saved, but is not here" for name in saved if name not in here)
+    return [*missing, *(f"the generator of {name} was not saved" for name in here if name not in saved)]
 
 
 @contextmanager
 def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Run a block in which torch draws, on the CPU and `device`, as if just seeded; then go on as before.
+    """Within the block torch's generators of the CPU and `device` are seeded; afterwards they are restored.
 
-    Copies a few kilobytes on the host and waits for no device.
+    Copies a few kilobytes on the CPU and does not synchronise with a device.
     """
     devices = ["cpu"] if device.type == "cpu" else ["cpu", str(device)]
     before = {name: _get(name) for name in devices}
@@ -133,7 +141,7 @@ def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _available() -> list[torch.device]:
-    """The devices this process can use, best first."""
+    """The devices that this process can use, fastest first."""
     names = (
         [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
@@ -143,7 +151,7 @@ def _available() -> list[torch.device]:
 
 
 def _with_index(device: torch.device) -> torch.device:
-    """As the tensors on it will name it, so that devices can be compared."""
+    """The device with the index that tensors on it have, so that devices can be compared."""
     if device.type == "cpu":
         return torch.device("cpu") if not device.index else device
     if device.index is not None:
@@ -153,7 +161,7 @@ def _with_index(device: torch.device) -> torch.device:
 
 
 def _generators() -> list[str]:
-    """Devices whose generators this process has touched or may touch without starting a device."""
+    """Devices whose generators can be read without initialising a device."""
     cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     mps = ["mps:0"] if torch.backends.mps.is_available() else []
     return ["cpu", *(f"cuda:{index}" for index in cuda), *mps]
@@ -177,7 +185,7 @@ def _index(device: str) -> tuple[str, ...]:
 
 def _restore_python(words: Tensor, meta: Mapping[str, Any]) -> None:
     if words.shape != (_PYTHON_WORDS,):
-        # a list of them takes many times their memory
+        # checked first: converting them to a list takes many times their memory
         raise ValueError(f"Python's state has shape {tuple(words.shape)}, not ({_PYTHON_WORDS},)")
     random.setstate((meta["version"], tuple(words.tolist()), meta["gauss"]))
 
@@ -187,6 +195,15 @@ def _restore_numpy(words: Tensor, meta: Mapping[str, Any]) -> None:
     if key.shape != (_NUMPY_WORDS,):
         raise ValueError(f"NumPy's state has shape {key.shape}, not ({_NUMPY_WORDS},)")
     if not 0 <= meta["pos"] <= len(key):
-        # NumPy would read beyond the end of its state
+        # NumPy does not check it and would read beyond the end of its state
         raise ValueError(f"position {meta['pos']} in NumPy's state of {len(key)} numbers")
     np.random.set_state(("MT19937", key, meta["pos"], meta["has_gauss"], meta["gauss"]))
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed of 63 bits that depends on all parts and their order, equal on all machines.
+
+    Seeds of different parts (the run's seed and a purpose) give independent random streams.
+    """
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""Files and folders that are either there whole or not there at all, also after a crash."""
+"""Atomic and durable writes of files and folders, also in case of a crash."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _LEFTOVER = re.compile(r"\.(tmp|old)-(?P<name>.+)-[0-9a-f]{8}")
 
 
 class Files:
-    """The file operations a commit is made of; a fault test passes one that breaks or counts them."""
+    """The file operations of an atomic write; tests pass a subclass that fails or counts."""
 
     def mkdir(self, path: Path) -> None:
         path.mkdir()
@@ -53,23 +54,28 @@ FILES = Files()
 
 
 def write_json_atomic(path: Path, obj: Any, *, io: Files = FILES) -> None:
-    """Write `obj` as indented JSON in one step; numbers that are not finite stand as NaN and Infinity.
+    """Write `obj` as indented JSON atomically; numbers that are not finite are written as NaN and Infinity.
 
-    Raises `TypeError` for what JSON cannot hold, `OSError` where the file cannot be written.
+    Raises:
+        TypeError: a value is not JSON.
+        OSError: the file cannot be written.
     """
     write_bytes_atomic(path, (json.dumps(obj, indent=2) + "\n").encode(), io=io)
 
 
 def write_bytes_atomic(path: Path, data: bytes, *, io: Files = FILES) -> None:
-    """Replace the file by `data` in one durable step; after an error the old content stands.
+    """Replace the content of a file atomically and durably; after an error it is unchanged.
 
-    Missing parent folders are made. Raises `OSError` where the file cannot be written.
+    Missing parent folders are created.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     write_atomic(path, data, io=io)
 
 
 def write_atomic(path: Path, content: Content, *, io: Files = FILES) -> None:
-    """As `write_bytes_atomic`, for content that may also be a function that writes the file."""
+    """As `write_bytes_atomic`; `content` may also be a function that writes the file at a path."""
     temp = _beside(path, _TEMP)
     try:
         _make_folder(path.parent, io)
@@ -83,11 +89,18 @@ def write_atomic(path: Path, content: Content, *, io: Files = FILES) -> None:
 
 
 def commit_folder(final: Path, files: Mapping[str, Content], *, io: Files = FILES) -> Path:
-    """Make the folder `final` of these files and a manifest of their SHA-256 and sizes, by one rename.
+    """Create the folder `final` with these files and a manifest of their SHA-256 and sizes, by one rename.
 
-    Every file is on the disk before the rename, the rename before the return. A folder of that name
-    is replaced, and goes only after the new one is durable. Raises `CheckpointError` where something
-    cannot be written: the folder is then as it was, or, where only the last fsync failed, the new one.
+    All files are durable before the rename, and the rename before the return. A folder of that name is
+    replaced and removed only after the new one is durable.
+
+    Args:
+        final: the folder.
+        files: content by file name.
+        io: the file operations.
+
+    Raises:
+        CheckpointError: a write failed. The folder is then unchanged or, if only the last fsync failed, new.
     """
     for name in files:
         check_name(final, name)
@@ -97,17 +110,18 @@ def commit_folder(final: Path, files: Mapping[str, Content], *, io: Files = FILE
         _fill(temp, files, io)
         _put_in_place(temp, final, io)
     except OSError as error:
-        raise CheckpointError(f"{final} could not be written; what was there stands: {error}") from error
+        raise CheckpointError(f"{final} could not be written; what was there is kept: {error}") from error
     finally:
-        # a leftover that cannot be removed now has a name that remove_stale knows
+        # if it cannot be removed now, remove_stale recognises its name later
         shutil.rmtree(temp, ignore_errors=True)
     return final
 
 
 def discard_folder(path: Path, *, io: Files = FILES) -> None:
-    """Remove a folder so that no crash leaves half of it under its own name.
+    """Remove a folder; a crash never leaves a part of it under its name.
 
-    Raises `CheckpointError` where it cannot be removed.
+    Raises:
+        CheckpointError: it cannot be removed.
     """
     temp = _beside(path, _TEMP)
     try:
@@ -118,25 +132,28 @@ def discard_folder(path: Path, *, io: Files = FILES) -> None:
 
 
 def remove_stale(parent: Path) -> list[str]:
-    """Clear what a killed process left half done in `parent`; returns the names that were cleared.
+    """Remove unfinished writes of a killed process in `parent`; returns their names.
 
-    A folder that was set aside for a replacement that never came gets its name back. Only for the
-    owner of `parent`: what another live process is writing would go, too. Raises `CheckpointError`.
+    A folder that was moved aside for a replacement that was never completed is moved back. Only for the
+    process that owns `parent`: unfinished writes of another live process would be removed, too.
+
+    Raises:
+        CheckpointError: one cannot be removed.
     """
     try:
         leftovers = sorted(filter(is_leftover, parent.iterdir())) if parent.is_dir() else []
-        return [path.name for path in leftovers if not _taken_back(path)]
+        return [path.name for path in leftovers if not _restore_or_remove(path)]
     except OSError as error:
         raise CheckpointError(f"{parent} could not be cleared of unfinished files: {error}") from error
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether the name is one of a write that is not finished."""
+    """Whether the name is that of an unfinished write."""
     return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def is_being_replaced(parent: Path, name: str = "") -> bool:
-    """Whether a folder in `parent` was set aside for one that is not in place yet; `name` may say which."""
+    """Whether the folder `name` (or any) in `parent` was moved aside and is not replaced yet."""
     try:
         names = [path.name for path in parent.iterdir() if path.name.startswith(_ASIDE)]
     except OSError:
@@ -181,14 +198,14 @@ def _make_folder(path: Path, io: Files) -> None:
     _make_folder(path.parent, io)
     try:
         io.mkdir(path)
-    except FileExistsError:  # another thread or process has made it meanwhile
+    except FileExistsError:  # another thread or process has created it meanwhile
         if not path.is_dir():
             raise
     io.fsync_dir(path.parent)
 
 
-def _taken_back(path: Path) -> bool:
-    """Give a folder that was set aside its name back if that is free; remove any other leftover."""
+def _restore_or_remove(path: Path) -> bool:
+    """Move a folder that was moved aside back if its name is free; remove any other leftover."""
     match = _LEFTOVER.fullmatch(path.name)
     assert match is not None
     original = path.with_name(match["name"])
@@ -207,5 +224,33 @@ def _beside(path: Path, prefix: str) -> Path:
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path if something is there, else the nearest of its parents that exists."""
+    """The path if it exists, else the nearest of its parents that exists."""
     return next(each for each in (path, *path.absolute().parents) if each.exists())
+
+
+def move_aside(paths: Sequence[Path]) -> list[str]:
+    """Rename files of an earlier run to `<name>.before-1`, or all to the first number that is free for all.
+
+    TensorBoard event files are moved to a folder `before-1` instead, which TensorBoard shows as another run.
+
+    Returns:
+        `<old name> -> <new name>` for each.
+    """
+    moved = []
+    for path, new in zip(paths, names_aside(paths), strict=True):
+        new.parent.mkdir(exist_ok=True)
+        path.rename(new)
+        moved.append(f"{path.name} -> {new.relative_to(path.parent)}")
+    return moved
+
+
+def names_aside(paths: Sequence[Path]) -> list[Path]:
+    """The paths that `move_aside` would use for these files."""
+    names = ([_name_aside(path, number) for path in paths] for number in count(1))
+    return next(row for row in names if not any(path.exists() for path in row))
+
+
+def _name_aside(path: Path, number: int) -> Path:
+    if "tfevents" in path.name:
+        return path.parent / f"before-{number}" / path.name
+    return path.with_name(f"{path.name}.before-{number}")

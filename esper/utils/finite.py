@@ -1,4 +1,4 @@
-"""Finds NaN and infinite values in a model: on its own device, or in copies by another thread with NumPy."""
+"""Finds NaN and infinite values in a model, on its device; or in copies, with NumPy in another thread."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# as much as fits into a processor's cache, and few enough that no other thread waits for it
+# small enough for the CPU's cache, and short enough not to block other threads
 _CHUNK = 1 << 18
 _NARROW = (torch.float16, torch.bfloat16)
 
 
 def non_finite_names(model: nn.Module) -> list[str]:
-    """Names of the parameters that hold a NaN or an infinity, and of the buffers that hold a NaN.
+    """Names of the parameters that contain NaN or infinity, and of the buffers that contain NaN.
 
-    A buffer may be infinite on purpose, as an attention mask is. Waits for the device once.
+    A buffer may be infinite on purpose, as an attention mask. Synchronises with the device once.
     """
     weights = _floats(model.named_parameters())
     buffers = _floats(model.named_buffers())
@@ -39,10 +39,10 @@ def _floats(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
 
 
 def find_non_finite(tensors: Mapping[str, Tensor], is_buffer: Callable[[str], bool]) -> str:
-    """The first value of a model that is none: a sentence, or nothing where all is sound.
+    """A message for the first tensor that is not finite; empty if there is none.
 
-    Parameters have to be finite. Buffers may hold an infinity (attention masks do), but no NaN. Meant for
-    another thread than the one that trains: NumPy adds up, for torch would start a second set of workers.
+    Parameters must be finite. Buffers may contain infinity (as attention masks), but no NaN. For another
+    thread than the one that trains: it uses NumPy, because torch would start a second pool of threads.
     """
     for name, tensor in tensors.items():
         found = _worst(tensor) if tensor.is_floating_point() else ""
@@ -55,7 +55,7 @@ def _worst(tensor: Tensor) -> str:
     worst = ""
     for chunk in _chunks(tensor):
         with np.errstate(all="ignore"):
-            # a sum is finite only where every term is, and costs a third of looking at each
+            # a sum is finite only if every term is, and takes a third of the time of np.isfinite
             total = chunk.sum(dtype=np.float64)
         if not np.isfinite(total):
             if np.isnan(chunk).any():
@@ -73,7 +73,7 @@ def _chunks(tensor: Tensor) -> Iterator[np.ndarray]:
 
 
 def is_buffer(model: nn.Module, name: str) -> bool:
-    """Whether `name` is that of a buffer; the module may change meanwhile, so nothing is listed."""
+    """Whether `name` is that of a buffer; without a list of all, because the module may change meanwhile."""
     path, _, leaf = name.rpartition(".")
     try:
         return leaf in model.get_submodule(path)._buffers

@@ -1,4 +1,4 @@
-"""What a committed folder holds: a SHA-256 and a size for each file, and the check against them."""
+"""The manifest of a folder: SHA-256 and size of each file, and the verification against them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class FileEntry:
 
 
 def check_name(folder: Path, name: str) -> None:
-    """Raise `CheckpointError` unless `name` is a plain file name that a folder may hold."""
+    """Raise `CheckpointError` unless `name` is a plain file name."""
     if not _PLAIN.fullmatch(name) or name == MANIFEST:
         raise CheckpointError(
-            f"{folder}: {name!r} is no name for a file in it; expected letters, digits, '.', '_' and '-'"
+            f"{folder}: {name!r} is not a valid file name; expected letters, digits, '.', '_' and '-'"
         )
 
 
@@ -45,16 +45,17 @@ def hash_file(path: Path) -> FileEntry:
 
 
 def render_manifest(entries: Mapping[str, FileEntry]) -> bytes:
-    """The one spelling of a manifest with these entries."""
+    """The bytes of a manifest with these entries; equal entries give equal bytes."""
     files = {name: asdict(entry) for name, entry in sorted(entries.items())}
     return (json.dumps({"format": _FORMAT, "version": VERSION, "files": files}, indent=2) + "\n").encode()
 
 
 def read_manifest(folder: Path | OpenFolder) -> dict[str, FileEntry]:
-    """The entries of the folder's manifest, with names, kinds and sizes of its files checked, contents not.
+    """Read a folder's manifest and check names, kinds and sizes of its files, but not their contents.
 
-    Raises `CheckpointError` for a manifest that is missing, altered or of a later version, for a file
-    that is missing, foreign, a link or not a plain file, and for a size that differs.
+    Raises:
+        CheckpointError: the manifest is missing, altered or of a later version; or a file is missing,
+            foreign, not a plain file, or of another size.
     """
     with opened_folder(folder) as files:
         entries = _parse(files.path, files.file(MANIFEST).read(LIMIT_BYTES))
@@ -70,7 +71,7 @@ def read_manifest(folder: Path | OpenFolder) -> dict[str, FileEntry]:
 
 
 def verify_folder(folder: Path | OpenFolder) -> dict[str, FileEntry]:
-    """The entries of a folder whose every file is what was written. Raises `CheckpointError` otherwise."""
+    """As `read_manifest`, and check the SHA-256 of all files; raises `CheckpointError` if one differs."""
     with opened_folder(folder) as files:
         entries = read_manifest(files)
         for name, entry in entries.items():
@@ -104,7 +105,7 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
 
 
 def parse_json_object(path: Path, raw: bytes) -> dict[str, Any]:
-    """The JSON object in `raw`, which stands in `path`. Raises `CheckpointError`."""
+    """The JSON object in `raw`, the content of `path`. Raises `CheckpointError`."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -115,7 +116,7 @@ def parse_json_object(path: Path, raw: bytes) -> dict[str, Any]:
 
 
 def check_format(path: Path, found: Mapping[str, Any], name: str, version: int) -> None:
-    """Raise `CheckpointError` unless `found` says that it is of this format and version."""
+    """Raise `CheckpointError` unless `found` declares this format, and at most this version."""
     if found.get("format") != name:
         raise CheckpointError(f"{path} says its format is {found.get('format')!r}; expected {name!r}")
     given = found.get("version")
@@ -141,6 +142,6 @@ def _parse(folder: Path, raw: bytes) -> dict[str, FileEntry]:
     except TypeError as error:
         raise CheckpointError(f"{path} does not give a SHA-256 and a size for each file: {error}") from error
     if render_manifest(entries) != raw:
-        # one spelling only: no flipped bit, doubled key or hidden field passes
+        # only the exact bytes are accepted: no changed bit, duplicate key or additional field
         raise CheckpointError(f"{path} was altered: it is not written as Esper writes it")
     return entries

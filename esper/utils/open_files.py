@@ -1,7 +1,7 @@
-"""Files that are opened once and read from there on, whatever becomes of their names meanwhile.
+"""Files that are opened once and read by their descriptor, also if they are renamed or removed meanwhile.
 
-A run that saves also removes its old checkpoints, and replaces its files by renaming. Who looks a name up
-twice may find two files, or none; who has opened them all reads what was there, to the end.
+A run removes its old checkpoints and replaces its files by renaming. Opening a path twice may give two files,
+or none; open descriptors give consistent content.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from esper.errors import CheckpointError
 
-# where an open file has a name for libraries that only take names
+# where an open descriptor has a path, for libraries that accept paths only
 _OPEN_FILES = next((folder for folder in (Path("/proc/self/fd"), Path("/dev/fd")) if folder.is_dir()), None)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """An open file; `path` is where it was found, for messages."""
+    """An open file; `path` is where it was opened, for messages."""
 
     path: Path
     file: BufferedReader
@@ -33,12 +33,12 @@ class OpenFile:
         return os.fstat(self.file.fileno()).st_size
 
     @property
-    def place(self) -> Path:
-        """A path that leads to this very file, also once it was removed or replaced."""
+    def readable_path(self) -> Path:
+        """A path of the open file, also after it was removed or replaced."""
         return self.path if _OPEN_FILES is None else _OPEN_FILES / str(self.file.fileno())
 
     def read(self, limit_bytes: int) -> bytes:
-        """All of it. Raises `CheckpointError` where it is longer than `limit_bytes` or cannot be read."""
+        """The content. Raises `CheckpointError` if it is longer than `limit_bytes` or cannot be read."""
         if self.size > limit_bytes:
             raise CheckpointError(
                 f"{self.path} is {self.size} bytes long; at most {limit_bytes} are expected"
@@ -51,7 +51,7 @@ class OpenFile:
 
 
 class OpenFolder:
-    """A folder and those of its files that were asked for; each stays open until the end."""
+    """An open folder; files opened through it stay open until it is closed."""
 
     def __init__(self, path: Path, owned: ExitStack) -> None:
         self.path = path
@@ -66,14 +66,14 @@ class OpenFolder:
         owned.callback(os.close, self._handle)
 
     def names(self) -> set[str]:
-        """The names of everything in it. Raises `CheckpointError`."""
+        """The names of all its entries. Raises `CheckpointError`."""
         try:
             return set(os.listdir(self._handle))  # noqa: PTH208 - by its handle, not by its name
         except OSError as error:
             raise CheckpointError(f"{self.path} cannot be listed: {error}") from error
 
     def file(self, name: str) -> OpenFile:
-        """A plain file of it. Raises `CheckpointError` for one that is missing, a link or something else."""
+        """A plain file in the folder. Raises `CheckpointError` if it is missing or not a plain file."""
         if name not in self._files:
             try:
                 self._files[name] = self._opened(name)
@@ -86,15 +86,15 @@ class OpenFolder:
     def _opened(self, name: str) -> OpenFile:
         status = os.stat(name, dir_fd=self._handle, follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{self.path}: {name} is no plain file but a link, folder or device")
-        # what has become of it since is neither followed nor waited for
+            raise CheckpointError(f"{self.path}: {name} is not a plain file but a link, folder or device")
+        # if it was replaced since, a link is not followed, and a FIFO does not block
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=self._handle)
         return OpenFile(self.path / name, self._owned.enter_context(os.fdopen(descriptor, "rb")))
 
 
 def plain_size(path: Path) -> int:
-    """The size in bytes of a file that is no link, folder or device. Raises `CheckpointError`."""
+    """The size in bytes of a plain file. Raises `CheckpointError` for links, folders and devices."""
     try:
         status = path.lstat()
     except FileNotFoundError as error:
@@ -102,13 +102,13 @@ def plain_size(path: Path) -> int:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path.parent}: {path.name} is no plain file but a link, folder or device")
+        raise CheckpointError(f"{path.parent}: {path.name} is not a plain file but a link, folder or device")
     return status.st_size
 
 
 @contextmanager
 def opened_folder(folder: Path | OpenFolder) -> Iterator[OpenFolder]:
-    """The folder, open within the block; one that is open already stays so. Raises `CheckpointError`."""
+    """Open a folder within the block; one that is open already stays open. Raises `CheckpointError`."""
     if isinstance(folder, OpenFolder):
         yield folder
         return
@@ -118,7 +118,7 @@ def opened_folder(folder: Path | OpenFolder) -> Iterator[OpenFolder]:
 
 @contextmanager
 def opened_file(path: Path | OpenFile) -> Iterator[OpenFile]:
-    """The file, open within the block; links are followed. Raises `CheckpointError`."""
+    """Open a file within the block, following links. Raises `CheckpointError`."""
     if isinstance(path, OpenFile):
         yield path
         return

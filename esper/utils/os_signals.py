@@ -1,9 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP: before training they end the process, in training they are stop requests.
+"""SIGINT, SIGTERM and SIGHUP: before training they end the process, during training they are stop requests.
 
-Before a run trains there is nothing to save: there a signal ends the process at once, with 128 plus its
-number as the exit code. While it trains, the first signal asks it to save and end, and the second ends it at
-once; but not SIGHUP, which a closing terminal and its shell both send. SIGHUP is left alone where the process
-was started with it ignored, as `nohup` does.
+Before training there is nothing to save: a signal ends the process at once, with 128 plus its number as the
+exit code. During training the first signal requests that the run saves and ends, and the second ends it at
+once, except SIGHUP, which a closing terminal and its shell both send. SIGHUP stays ignored if the process was
+started with it ignored, as by `nohup`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from types import FrameType
 
 REASONS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm", signal.SIGHUP: "sighup"}
 
-# What `exit_now` still does, each in the process that asked for it; the last first.
+# The callbacks of `exit_now`, each with its process; the last is called first.
 _exit_callbacks: list[tuple[int, Callable[[int], object]]] = []
 
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Within the block a signal ends the process without any more of its code, except for `before_exit`.
+    """Within the block a signal ends the process at once; only `before_exit` callbacks run.
 
-    An exception raised by a handler would be lost, or become a traceback, where it meets an import or a
-    callback from C. Within another such block this one changes nothing.
+    An exception raised by a signal handler could be lost, or printed as a traceback, during an import or in a
+    callback from C. A nested block changes nothing.
     """
     if signal.getsignal(signal.SIGTERM) is exit_now:
         yield
@@ -39,9 +39,11 @@ def exit_on_signals() -> Iterator[None]:
 def stop_on_signals(
     stop: Callable[[str], None], starting: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Within the block the first signal only calls `stop(reason)`; then the handlers of before are back.
+    """Within the block the first signal calls `stop(reason)` and restores the former handlers.
 
-    While `starting()` holds, a signal is handled as it was before the block.
+    Args:
+        stop: called with a value of `REASONS`.
+        starting: while it returns True, a signal is handled as before the block.
     """
     terminals = [stream for stream in (0, 1, 2) if os.isatty(stream)]
     before = {number: signal.getsignal(number) for number in REASONS}
@@ -67,9 +69,9 @@ def stop_on_signals(
 
 @contextmanager
 def before_exit(last: Callable[[int], object]) -> Iterator[None]:
-    """Within the block `last(exit_code)` is called where a signal ends the process at once.
+    """Within the block `last(exit_code)` is called if a signal ends the process at once.
 
-    It is called inside of the signal's handler: it has to be short, and may wait for nothing.
+    It is called in the signal handler, so it must be short and must not block.
     """
     step = (os.getpid(), last)
     _exit_callbacks.append(step)
@@ -82,14 +84,14 @@ def before_exit(last: Callable[[int], object]) -> Iterator[None]:
 def exit_now(number: int, frame: FrameType | None = None) -> None:
     """The handler that ends the process, with 128 plus the signal's number as the exit code."""
     for process, last in reversed(_exit_callbacks):
-        if process == os.getpid():  # and not a child that was forked from it
+        if process == os.getpid():  # not in a forked child
             with suppress(Exception):
                 last(128 + number)
     os._exit(128 + number)
 
 
 def exit_code(stopped_by: str) -> int:
-    """The process's exit code for the way a run ended: 128 plus the signal's number, 3 for a halt, or 0."""
+    """The exit code for the reason a run ended: 128 plus the signal's number, 3 for a halt, or 0."""
     if stopped_by == "emergency":
         return 3
     for number, reason in REASONS.items():
@@ -102,14 +104,14 @@ def exit_code(stopped_by: str) -> int:
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Install a handler for all three signals within the block.
 
-    Outside of the main thread Python allows no handlers, so there the block changes nothing.
+    Python allows handlers in the main thread only; in other threads the block changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in REASONS}
     if before[signal.SIGHUP] == signal.SIG_IGN:
-        del before[signal.SIGHUP]  # as `nohup` wants it
+        del before[signal.SIGHUP]  # keep it ignored, for `nohup`
     for number in before:
         signal.signal(number, handler)
     try:
@@ -120,9 +122,9 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 
 
 def _detach_closed_terminals(terminals: list[int]) -> None:
-    """Redirect what went to a terminal that has been closed to nowhere: writing there would fail."""
+    """Redirect standard streams of a closed terminal to the null device, because writing would fail."""
     for stream in terminals:
         if not os.isatty(stream):
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, stream)
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_RDWR)
+            os.dup2(devnull, stream)
+            os.close(devnull)

@@ -1,4 +1,4 @@
-"""Named tensors in safetensors files, whatever their layout and whoever shares them."""
+"""Named tensors in safetensors files, with support for any strides and for shared tensors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from esper.errors import CheckpointError
 from esper.utils.files import FILES, Files, write_atomic
 from esper.utils.open_files import OpenFile, opened_file
 
-# room for some 60,000 tensors; a header is parsed in memory before anything in it can be believed
+# enough for about 60,000 tensors; a header is parsed in memory before its content can be verified
 HEADER_LIMIT_BYTES = 8 << 20
 
 _SUFFIX = ".safetensors"
-# one key only: the library writes several in random order, and equal content must be equal bytes
+# one key only: the library writes several keys in random order, and equal content must give equal bytes
 _NOTE = "esper"
-# the last is torch's, for a file that it cannot map into memory
+# the last is raised by torch for a file that it cannot map into memory
 _UNREADABLE = (SafetensorError, OSError, RuntimeError)
 _DTYPES = frozenset(
     {
@@ -37,11 +37,18 @@ _DTYPES = frozenset(
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write tensors and a JSON `metadata` to a `.safetensors` file.
+    """Write tensors and metadata to a `.safetensors` file.
 
-    Any shape, stride and device; values are kept bit for bit, strides are not. A tensor under two
-    names is written once. Raises `CheckpointError` for what the format cannot hold, `OSError` where the
-    file cannot be written.
+    A tensor with two names is written once.
+
+    Args:
+        path: the file.
+        tensors: by name, of any shape, strides and device; values are saved bit for bit, strides are not.
+        metadata: JSON values.
+
+    Raises:
+        CheckpointError: the format does not support a tensor.
+        OSError: the file cannot be written.
     """
     plain, note = _plain(tensors, metadata)
     try:
@@ -55,11 +62,14 @@ def save_tensors(
 def write_tensors_atomic(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, io: Files = FILES
 ) -> None:
-    """Replace a `.safetensors` file in one durable step; after an error the old content stands.
+    """Replace a `.safetensors` file atomically and durably; after an error it is unchanged.
 
-    For readers that know nothing of Esper: every name has a tensor of its own, also where two share one, and
-    `metadata` stands in the header as it is. Missing parent folders are made. Raises `CheckpointError` for
-    what the format cannot hold, `OSError` where the file cannot be written.
+    For any reader: a tensor with two names is written twice, and `metadata` is in the header unchanged.
+    Missing parent folders are created.
+
+    Raises:
+        CheckpointError: the format does not support a tensor.
+        OSError: the file cannot be written.
     """
     storages: set[tuple[torch.device, int]] = set()
     for name, tensor in tensors.items():
@@ -84,19 +94,21 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | No
 def load_tensors(
     path: Path | OpenFile, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, copied to `device`, and the metadata of a `.safetensors` file.
+    """Load the tensors, copied to `device`, and the metadata of a `.safetensors` file.
 
-    Names that shared a tensor share it again. A file that is replaced while it is read is read as it was.
-    Raises `CheckpointError` for a file that is missing, damaged or of another kind.
+    Names that shared a tensor share it again. If the file is replaced meanwhile, the old content is read.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another kind.
     """
     with _checked(path) as source:
         try:
-            with safe_open(source.place, framework="pt") as file:
+            with safe_open(source.readable_path, framework="pt") as file:
                 note = (file.metadata() or {}).get(_NOTE)
-                # a copy: the file's own pages would change under the tensors if the file did
+                # a copy: otherwise the tensors would change with the mapped file
                 tensors = {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118
         except _UNREADABLE as error:
-            raise CheckpointError(f"{source.path} is damaged or no safetensors file: {error}") from error
+            raise CheckpointError(f"{source.path} is damaged or not a safetensors file: {error}") from error
     metadata, aliases = _parse_note(source.path, note)
     for alias, name in aliases.items():
         if alias in tensors or name not in tensors:
@@ -106,30 +118,30 @@ def load_tensors(
 
 
 def check_tensors(path: Path | OpenFile) -> None:
-    """Raise `CheckpointError` unless the file's header is of bounded size, sound and covers the file exactly.
+    """Raise `CheckpointError` unless the header is valid, of bounded size, and covers the file exactly.
 
     No tensor is read.
     """
     with _checked(path) as source:
         try:
-            with safe_open(source.place, framework="pt"):
+            with safe_open(source.readable_path, framework="pt"):
                 pass
         except _UNREADABLE as error:
-            raise CheckpointError(f"{source.path} is damaged or no safetensors file: {error}") from error
+            raise CheckpointError(f"{source.path} is damaged or not a safetensors file: {error}") from error
 
 
 @contextmanager
 def _checked(path: Path | OpenFile) -> Iterator[OpenFile]:
-    """The file, open, its suffix and the size of its header checked."""
+    """The open file, after a check of its suffix and the size of its header."""
     name = path.path if isinstance(path, OpenFile) else path
     if name.suffix != _SUFFIX:
-        raise CheckpointError(f"{name} is no {_SUFFIX} file; weights in other formats are never read")
+        raise CheckpointError(f"{name} is not a {_SUFFIX} file; weights in other formats are never read")
     with opened_file(path) as source:
         source.file.seek(0)
         size = int.from_bytes(source.file.read(8), "little")
         if size > HEADER_LIMIT_BYTES:
             raise CheckpointError(
-                f"{name} is damaged or no safetensors file: it announces a header of {size} bytes, "
+                f"{name} is damaged or not a safetensors file: it announces a header of {size} bytes, "
                 f"at most {HEADER_LIMIT_BYTES} are accepted"
             )
         yield source
@@ -143,7 +155,7 @@ def _header_size(path: Path) -> int:
 def _plain(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None
 ) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """What the library can write (dense, contiguous, none sharing storage), and the header's note."""
+    """Tensors as the library needs them (dense, contiguous, no shared storage), and the header's metadata."""
     kept: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
@@ -170,15 +182,15 @@ def _plain(
 def _own(tensor: Tensor, storages: set[tuple[torch.device, int]]) -> Tensor:
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     storage = plain.untyped_storage()
-    place = (plain.device, storage.data_ptr())
-    if place in storages or storage.nbytes() != plain.nbytes:
+    readable_path = (plain.device, storage.data_ptr())
+    if readable_path in storages or storage.nbytes() != plain.nbytes:
         return plain.clone()
-    storages.add(place)
+    storages.add(readable_path)
     return plain
 
 
 def check_storable(name: str, tensor: Tensor) -> None:
-    """Raise `CheckpointError` for a tensor that a safetensors file cannot hold."""
+    """Raise `CheckpointError` for a tensor that the safetensors format does not support."""
     if name == "__metadata__":
         raise CheckpointError("a tensor cannot be saved under the name '__metadata__': the format needs it")
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:

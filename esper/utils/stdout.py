@@ -1,4 +1,4 @@
-"""Lines on the standard streams, whose reader may go away, as `head` does after ten lines."""
+"""Prints to the standard streams, whose reader may close the pipe, as `head` does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def print_flushed(text: str, stream: TextIO | None = None) -> None:
 
 
 def flush_output() -> None:
-    """Write what others have printed; without this the interpreter complains at its end of a closed pipe."""
+    """Flush the standard streams; otherwise the interpreter reports a closed pipe when it exits."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -31,7 +31,7 @@ def flush_output() -> None:
 
 
 def _redirect_to_devnull(stream: TextIO) -> None:
-    """Let the stream write to nowhere: what it still holds is written once more at the interpreter's end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    """Discard the rest of the stream, whose buffer is flushed once more when the interpreter exits."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)

@@ -130,7 +130,7 @@ def going_back(bench: Bench, rounds: int) -> str:
         for _ in range(2):
             bench.step()
         bench.timed("snapshot", lambda: snapshots.take(run.progress))
-        snapshots.good(run.progress.step)
+        snapshots.mark_good(run.progress.step)
         held = snapshots.nearest(run.progress.step)
         assert held is not None
         before = copy.deepcopy(held.tensors)
@@ -164,11 +164,11 @@ def deadline(bench: Bench) -> None:
 
 
 def exceed(rollback: Rollback) -> None:
-    assert rollback.back(250).deadline_exceeded
+    assert rollback.restore(250).deadline_exceeded
 
 
 def succeed(rollback: Rollback) -> None:
-    result = rollback.back(1e6)
+    result = rollback.restore(1e6)
     assert result.ok, result
 
 

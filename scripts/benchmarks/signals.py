@@ -52,7 +52,7 @@ HOSTS: dict[str, dict[str, Any]] = {
     },
 }
 SIZE_BAND = 0.15  # candidates of "nearly equal size" differ by no more than this from one another's middle
-LEAST_SHARE = 0.2  # of the room, that they have to use: smaller ones bring too little to be told apart
+LEAST_SHARE = 0.2  # of the budget that they must use: the gain of smaller ones is too small to distinguish
 Offer = tuple[SiteState, Candidate]
 
 

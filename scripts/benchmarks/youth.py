@@ -74,7 +74,7 @@ def outcome(host: str, seed: int, variant: str, *, early: bool) -> dict[str, flo
         return {"accuracy": 100 * rows["val_accuracy"][-1], "loss": rows["val_loss"][-1]}
 
 
-def told(variant: str, own: list[Mapping[str, float]], base: list[Mapping[str, float]]) -> str:
+def result_line(variant: str, own: list[Mapping[str, float]], base: list[Mapping[str, float]]) -> str:
     """A line of the table: mean difference from the defaults and its standard error."""
     parts = []
     for name, digits in (("accuracy", 2), ("loss", 4)):
@@ -108,7 +108,7 @@ def main() -> None:
                     mean = statistics.mean(run["accuracy"] for run in own)
                     print(f"{host}, {'early' if early else 'late'}: {mean:.2f} % by {variant}", flush=True)
                 else:
-                    print(told(variant, list(own), base), flush=True)
+                    print(result_line(variant, list(own), base), flush=True)
 
 
 if __name__ == "__main__":

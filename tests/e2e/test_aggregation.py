@@ -36,10 +36,10 @@ def test_micro_batches_by_name(tmp_path: Path) -> None:
         *SHORT, "trainer.aggregation=pcgrad", "optimization.accumulation_steps=4", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    told = [line["grad_agg"] for line in metrics_of(tmp_path / "run")]
-    assert told == events_of(tmp_path / "run", "tolaria.grad_agg")
-    assert told[1]["microbatches_total"] == 2 * told[0]["microbatches_total"] > 0
-    assert sum(epoch["conflicts"] for epoch in told) > 0
+    logged = [line["grad_agg"] for line in metrics_of(tmp_path / "run")]
+    assert logged == events_of(tmp_path / "run", "tolaria.grad_agg")
+    assert logged[1]["microbatches_total"] == 2 * logged[0]["microbatches_total"] > 0
+    assert sum(epoch["conflicts"] for epoch in logged) > 0
 
 
 def test_a_model_that_returns_its_losses_by_an_aggregator_of_torchjd(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("line", "key", "said"), REAL, ids=[row[0][:60] for row in REAL])
-def test_the_real_command_says_the_same(line: str, key: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "key", "message"), REAL, ids=[row[0][:60] for row in REAL])
+def test_the_real_command_says_the_same(line: str, key: str, message: str, tmp_path: Path) -> None:
     done = esper_train(*shlex.split(line), cwd=tmp_path)
-    assert wrong_with(Answer(done.returncode, done.stdout, done.stderr), key, said) == []
+    assert wrong_with(Answer(done.returncode, done.stdout, done.stderr), key, message) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,9 +118,9 @@ def _cpu_s() -> float:
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"), [(["--help"], "  dataset: cifar10, "), (["--cfg", "job"], "seed: 0")]
+    ("argv", "message"), [(["--help"], "  dataset: cifar10, "), (["--cfg", "job"], "seed: 0")]
 )
-def test_help_and_cfg_are_quick_and_load_no_torch(argv: list[str], said: str, tmp_path: Path) -> None:
+def test_help_and_cfg_are_quick_and_load_no_torch(argv: list[str], message: str, tmp_path: Path) -> None:
     """In processor time a few times what the import of Hydra takes on this machine."""
     code = (
         f"import sys; sys.argv = ['esper-train', *{argv!r}]; from esper.train import main; code = main();"
@@ -133,7 +133,7 @@ def test_help_and_cfg_are_quick_and_load_no_torch(argv: list[str], said: str, tm
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     spent = _cpu_s() - before
-    assert said in done.stdout
+    assert message in done.stdout
     assert "loaded: False False" in done.stdout
     assert spent < 6 * (before - bare)
     assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import zoo
-from helpers import zoo_layers as layers
-from helpers import zoo_state as state
+from helpers import zoo, zoo_layers, zoo_state
 from helpers.runs import same
 from helpers.zoo import CASES, Case
 from torch import Tensor, nn
@@ -137,9 +135,11 @@ def test_a_host_that_is_killed_goes_on_as_if_it_had_not_been(name: str, tmp_path
 def test_a_parametrised_layer_costs_what_the_plain_one_does(name: str, tmp_path: Path) -> None:
     """The norms themselves are no matrix products, which alone are counted."""
     model = esper.wrap(CASES[name].host(), ["body"])
-    x = torch.randn(4, layers.WIDTH)
-    dense = 2 * layers.WIDTH * (2 * layers.WIDTH + layers.CLASSES)
-    to_inputs = 2 * layers.WIDTH * (layers.WIDTH + layers.CLASSES)  # the first layer's input needs none
+    x = torch.randn(4, zoo_layers.WIDTH)
+    dense = 2 * zoo_layers.WIDTH * (2 * zoo_layers.WIDTH + zoo_layers.CLASSES)
+    to_inputs = (
+        2 * zoo_layers.WIDTH * (zoo_layers.WIDTH + zoo_layers.CLASSES)
+    )  # the first layer's input needs none
     assert count_flops(model, lambda: model(x).sum(), 4) == (dense, 2 * dense + to_inputs)
 
 
@@ -147,43 +147,52 @@ def test_a_parametrised_layer_costs_what_the_plain_one_does(name: str, tmp_path:
 
 
 def on_meta() -> nn.Module:
-    host = layers.Plain()
-    host.body = nn.Linear(layers.WIDTH, layers.WIDTH, device="meta")
+    host = zoo_layers.Plain()
+    host.body = nn.Linear(zoo_layers.WIDTH, zoo_layers.WIDTH, device="meta")
     return host
 
 
 def of_complex128() -> nn.Module:
-    host = layers.Plain()
+    host = zoo_layers.Plain()
     host.body.register_buffer("turn", torch.zeros(2, dtype=torch.complex128))
     return host
 
 
 def around(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     """A host with this module as its body."""
-    return lambda: layers.Plain(make())
+    return lambda: zoo_layers.Plain(make())
 
 
 REFUSED: Mapping[str, tuple[Case, str]] = {
     "meta": (Case(on_meta), r"module 'body' \(Linear\): weight is on the meta device"),
-    "lock": (Case(around(state.Locked)), r"module 'body' \(Locked\) cannot be copied: .*preserve_original"),
-    "one way": (Case(around(state.OneWay)), r"module 'body' \(OneWay\) has get_extra_state and no set_"),
-    "opaque": (Case(around(state.Opaque)), "extra state of module 'body' cannot be saved: it holds a .*type"),
+    "lock": (
+        Case(around(zoo_state.Locked)),
+        r"module 'body' \(Locked\) cannot be copied: .*preserve_original",
+    ),
+    "one way": (Case(around(zoo_state.OneWay)), r"module 'body' \(OneWay\) has get_extra_state and no set_"),
+    "opaque": (
+        Case(around(zoo_state.Opaque)),
+        "extra state of module 'body' cannot be saved: it holds a .*type",
+    ),
     "complex128": (Case(of_complex128), "'body.turn' cannot be saved: its dtype is torch.complex128"),
     "parallel": (
-        Case(lambda: nn.DataParallel(layers.Plain()), "module.body"),
+        Case(lambda: nn.DataParallel(zoo_layers.Plain()), "module.body"),
         r"the model \(DataParallel\) runs copies of a model; expected the model inside it",
     ),
     "made in forward": (
-        Case(around(state.MadeInForward), "head"),
+        Case(around(zoo_state.MadeInForward), "head"),
         "parameter 'body.late.weight' is made by the model's first forward.*LazyLinear",
     ),
-    "lazy and unused": (Case(state.LazyUnused), r"module 'spare' \(LazyLinear\) is lazy and the first batch"),
-    "failing": (Case(around(state.Failing), "head"), r"does not pass through module 'body' \(Failing\)"),
-    "scripted": (Case(layers.scripted), r"What is scripted \('body'\) takes no hooks"),
-    "inside scripted": (Case(layers.scripted, "body.0"), "pass the model before torch.jit.script"),
-    "scripted whole": (Case(layers.scripted_whole, "."), r"What is scripted \(the whole model\)"),
+    "lazy and unused": (
+        Case(zoo_state.LazyUnused),
+        r"module 'spare' \(LazyLinear\) is lazy and the first batch",
+    ),
+    "failing": (Case(around(zoo_state.Failing), "head"), r"does not pass through module 'body' \(Failing\)"),
+    "scripted": (Case(zoo_layers.scripted), r"What is scripted \('body'\) takes no hooks"),
+    "inside scripted": (Case(zoo_layers.scripted, "body.0"), "pass the model before torch.jit.script"),
+    "scripted whole": (Case(zoo_layers.scripted_whole, "."), r"What is scripted \(the whole model\)"),
     "sparse with adam": (
-        Case(partial(layers.Embeddings, sparse=True)),
+        Case(partial(zoo_layers.Embeddings, sparse=True)),
         "the sparse gradients of 'words', or sparse=False there",
     ),
 }
@@ -200,7 +209,7 @@ def test_what_cannot_be_right_is_refused_by_name_before_the_first_step(name: str
 
 
 def test_a_model_that_cannot_be_copied_is_grown_itself_where_that_is_asked_for(tmp_path: Path) -> None:
-    case = Case(around(state.Locked))
+    case = Case(around(zoo_state.Locked))
     made = zoo.trainer(case, tmp_path, model__preserve_original=False)
     assert made.run_training()["seeds"]
     with pytest.raises(esper.errors.GrowthError, match=r"module 'host.body' \(Locked\) cannot be copied"):

@@ -52,11 +52,11 @@ def signalled(
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.001)
         process.send_signal(number)
-        said = process.communicate(timeout=20)[0]
+        message = process.communicate(timeout=20)[0]
     finally:
         process.kill()
         process.wait()
-    return process.returncode, said
+    return process.returncode, message
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_a_signal_while_a_job_is_built_ends_the_sweep_and_is_in_the_status(tmp_p
         sweep.send(signal.SIGTERM)
         ended = sweep.wait()
     assert ended.code == 143
-    said = ended.out + ended.err
-    assert [line for line in said.splitlines() if "[HYDRA]" not in line] == []
+    message = ended.out + ended.err
+    assert [line for line in message.splitlines() if "[HYDRA]" not in line] == []
     status = json.loads((job / "status.json").read_text())
     assert (status["status"], status["exit_code"]) == ("terminated", 143)
     assert not (job / "run.lock").exists()
@@ -103,8 +103,8 @@ def test_a_disk_without_room_for_the_first_files_is_one_sentence(tmp_path: Path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_esper_ctl_without_a_word(tmp_path: Path, number: signal.Signals) -> None:
     command = (sys.executable, "-m", "esper.ctl", "absent", "status")
-    code, said = signalled(command, tmp_path, number, caught)
-    assert (code, said) == (128 + number, "")
+    code, message = signalled(command, tmp_path, number, caught)
+    assert (code, message) == (128 + number, "")
 
 
 def test_a_run_whose_terminal_is_closed_saves_and_stops(tmp_path: Path) -> None:

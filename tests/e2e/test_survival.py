@@ -40,7 +40,7 @@ def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(tmp_pa
         saved = esper_ctl(str(run), "checkpoint")
         name = saved.stdout.split()[-1]
         assert saved.returncode == 0 and (run / "checkpoints" / name / "manifest.json").is_file(), saved
-        # a second run, whatever it asks for, is told who has the folder, and touches nothing in it
+        # a second run gets an error that names the holder of the folder, and changes nothing in it
         before = touched(run)
         for arguments in (("checkpoint.resume_from_checkpoint=auto",), ("--multirun", "hydra.sweep.dir=.")):
             target = "hydra.sweep.subdir=run" if "--multirun" in arguments else "run_dir=run"
@@ -59,7 +59,7 @@ def test_a_run_locked_steered_killed_and_resumed_ends_as_one_never_killed(tmp_pa
     assert metrics_of(run) == metrics_of(tmp_path / "whole")
     mine, theirs = (load_file(p / "models/final_model.safetensors") for p in (run, tmp_path / "whole"))
     assert all((mine[key] == theirs[key]).all() for key in theirs)
-    assert any("ended without giving this folder free" in n["message"] for n in events_of(run, "notice"))
+    assert any("ended without releasing this folder" in n["message"] for n in events_of(run, "notice"))
     again = esper_train(*resume, cwd=tmp_path)
     assert again.returncode == 0 and "is finished (max_epochs, 6 epochs)" in again.stdout
     over = esper_ctl(str(run), "status")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults.harness.lives import on_growth
+from faults.harness.processes import on_growth
 from faults.harness.shared import Shared
 
 

@@ -1,4 +1,4 @@
-"""Runs the real command in a process of its own."""
+"""Runs the real command in a separate process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from faults.harness.lives import Life
+from faults.harness.processes import ChildProcess
 from helpers import forkserver
 
 Done = subprocess.CompletedProcess[str]
@@ -41,8 +41,8 @@ def fresh_esper_train(*arguments: str, cwd: Path, timeout_s: float = 240) -> Don
     )
 
 
-def _done(life: Life, arguments: tuple[str, ...], timeout_s: float) -> Done:
-    ended = life.wait(timeout_s)
+def _done(process: ChildProcess, arguments: tuple[str, ...], timeout_s: float) -> Done:
+    ended = process.wait(timeout_s)
     return subprocess.CompletedProcess(arguments, ended.code, ended.out, ended.err)
 
 

@@ -17,7 +17,7 @@ CIFAR100_FILES = ("train.bin", "test.bin")
 
 
 def cifar_records(count: int, *, classes: int = 10, label_bytes: int = 1, seed: int = 0) -> bytes:
-    """Records with the classes in turn; images of a class are bright in a place of its own."""
+    """Records with the classes in turn; images of a class have their own bright area."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     images = rng.integers(0, 100, (count, 3, 32, 32), dtype=np.uint8)

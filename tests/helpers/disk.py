@@ -1,4 +1,4 @@
-"""A disk that fails where it is told to, and remembers what it was asked."""
+"""File operations that fail at a given call, and record all calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from esper.utils.files import Content, Files
 
 
 class Disk(Files):
-    """Notes every call; the k-th fails with `code`, a write after half of its bytes."""
+    """Records every call; the k-th fails with `code`, a write after half of its bytes."""
 
     def __init__(self, fail_at: int = 0, code: int = errno.ENOSPC) -> None:
         self.calls: list[tuple[str, Path]] = []

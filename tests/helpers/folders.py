@@ -1,4 +1,4 @@
-"""Runs in little, through the trainer, in folders that are looked at before and after."""
+"""Small runs of the trainer, in folders whose content is compared before and after."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def config(**options: Any) -> TolariaConfig:
 
 
 def run(folder: Path, **options: Any) -> str:
-    """What a run says."""
-    said = io.StringIO()
+    """The console output of a run."""
+    message = io.StringIO()
     TolariaTrainer(
-        config(**options), run_dir=folder, context=RunContext(console=Console(file=said, width=200))
+        config(**options), run_dir=folder, context=RunContext(console=Console(file=message, width=200))
     ).run_training()
-    return said.getvalue()
+    return message.getvalue()
 
 
 def refused(folder: Path, **options: Any) -> str:
     before = content(folder)
     with pytest.raises(ConfigError) as caught:
         run(folder, **options)
-    assert content(folder) == before, "a refusal touches nothing"
+    assert content(folder) == before, "a rejected run changes nothing"
     (problem,) = caught.value.problems
     return problem
 

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from faults.harness.lives import Life, Server
+from faults.harness.processes import ChildProcess, Server
 from faults.harness.server import function
 
 TRAIN = "esper.train:main"
@@ -30,7 +30,7 @@ def start(
     call: str = TRAIN,
     environment: Mapping[str, str] | None = None,
     file_limit: int | None = None,
-) -> Life:
+) -> ChildProcess:
     """The command `call` with these arguments, running.
 
     Args:

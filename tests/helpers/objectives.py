@@ -26,7 +26,7 @@ class TwoHeads(nn.Module):
 
 
 def two_losses(output: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """Which class it is, and a number that is to be far from the class's; these are in conflict."""
+    """The class, and a number that should be far from the class's; these objectives conflict."""
     first = nn.functional.cross_entropy(output["first"], targets)
     number = torch.tanh(output["second"].squeeze(1).float())
     return {"first": first, "second": -3 * (number * (targets - 1)).mean()}

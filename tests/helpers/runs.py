@@ -1,4 +1,4 @@
-"""Whole runs in little: real data, real models, real parts, and a recorder that only remembers."""
+"""Small runs with real data, models and components, and records that are kept in memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Notes:
-    """Records and watcher of a run: keeps what it is told."""
+    """Records and progress callback of a run, which keep everything in memory."""
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -74,8 +74,8 @@ class Notes:
         return [{k: v for k, v in record.items() if k not in CLOCK_METRICS} for record in self.epochs]
 
 
-class Plan:
-    """A policy that says what it was told to say when so many epochs are over, and remembers."""
+class PlannedPolicy:
+    """A policy that returns the planned commands by the number of completed epochs, and records outcomes."""
 
     def __init__(self, commands: Mapping[int, Sequence[AdaptationCommand]] | None = None) -> None:
         self.commands = dict(commands or {})
@@ -108,14 +108,16 @@ def germinate(
     return replace(command, **changes)
 
 
-def tell(kind: CommandKind, layer: str = "block1", *, number: int, **changes: Any) -> AdaptationCommand:
-    """A command about a seed that is there."""
+def seed_command(
+    kind: CommandKind, layer: str = "block1", *, number: int, **changes: Any
+) -> AdaptationCommand:
+    """A command for an existing seed."""
     command = AdaptationCommand(f"test-{number}", kind, 1.0, 1.0, "a test wants it", layer=layer)
     return replace(command, **changes)
 
 
 def small_config(**options: Any) -> TolariaConfig:
-    """Digits, six batches of 32 an epoch, three epochs, decisions every epoch; `group__name` sets options."""
+    """Three epochs of digits, six batches of 32 each, with decisions; `group__name` sets options."""
     given = {
         "dataset__name": "digits",
         "dataset__test_split": 0.2,
@@ -156,14 +158,14 @@ _LOADED: dict[str, DataBundle] = {}
 
 
 def load(config: DatasetConfig, seed: int) -> DataBundle:
-    """The data, read once a process: loaders have no state of their own."""
+    """The data, read once per process: loaders have no state."""
     key = f"{seed} {config}"
     if key not in _LOADED:
         _LOADED[key] = build_data(config, seed=seed, device=CPU)
     return _LOADED[key]
 
 
-def make_parts(
+def make_components(
     config: TolariaConfig,
     run_dir: Path,
     *,
@@ -172,7 +174,7 @@ def make_parts(
     notes: Notes | None = None,
     **changes: Any,
 ) -> TrainingComponents:
-    """Real parts for `config`: what `esper.runs` would make, in little."""
+    """Real components for `config`, as `esper.runs` makes them."""
     data = load(config.dataset, config.seed)
     seed_everything(config.seed)
     if model is None:
@@ -221,7 +223,7 @@ def make_run(
 ) -> TrainingLoop:
     """A run that is ready to train; its notes are `run.components.records`."""
     config = small_config(**options)
-    made = make_parts(config, run_dir, tamiyo=tamiyo, model=model, notes=notes, **(parts or {}))
+    made = make_components(config, run_dir, tamiyo=tamiyo, model=model, notes=notes, **(parts or {}))
     return TrainingLoop(config, made, run_control)
 
 
@@ -231,7 +233,7 @@ def notes_of(run: TrainingLoop) -> Notes:
 
 
 def restored(run: TrainingLoop, checkpoint: Path) -> TrainingLoop:
-    """The same run, taken up from a checkpoint's files."""
+    """The same run, restored from a checkpoint."""
     run.checkpointer.restore(load_checkpoint(checkpoint))
     return run
 

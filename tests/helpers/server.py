@@ -1,4 +1,4 @@
-"""A file server on this machine that can be told to misbehave."""
+"""A local file server that can simulate faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Services on this machine that answer well, badly, slowly or not at all."""
+"""Local services that answer correctly, wrongly, slowly or not at all."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tcp_service(behaviour: Behaviour) -> Iterator[tuple[str, int]]:
             try:
                 behaviour(self.request, over)
             except OSError:
-                return  # the other side has gone, as it may
+                return  # the client has disconnected
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         try:
@@ -53,18 +53,18 @@ def tcp_service(behaviour: Behaviour) -> Iterator[tuple[str, int]]:
 
 
 def hang(connection: socket.socket, over: threading.Event) -> None:
-    """Take the connection and never say a word."""
+    """Accept the connection and send nothing."""
     over.wait(10)
 
 
 def trickle(connection: socket.socket, over: threading.Event) -> None:
-    """Say something all the time, and never finish a line."""
+    """Send bytes all the time, but never a complete line."""
     while not over.wait(0.05):
         connection.sendall(b"H")
 
 
 def say(answer: bytes) -> Behaviour:
-    """Answer whatever comes with the same bytes, and keep the line open."""
+    """Answer every request with the same bytes, and keep the connection open."""
 
     def behaviour(connection: socket.socket, over: threading.Event) -> None:
         while connection.recv(4096):
@@ -74,7 +74,7 @@ def say(answer: bytes) -> Behaviour:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
     return port

@@ -1,4 +1,4 @@
-"""A module of the user's own in an empty working folder, as `allowed_targets` is meant for."""
+"""A user's module in an empty working folder, for `allowed_targets`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def write_module(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write `<folder>/<name>.py` and go there; path and loaded modules are put back after the test."""
+    """Write `<folder>/<name>.py` and change to the folder; path and modules are restored after the test."""
     (folder / f"{name}.py").write_text(source)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from helpers import zoo_layers as layers
-from helpers import zoo_state as state
+from helpers import zoo_layers, zoo_state
 from helpers.runs import with_options
 from rich.console import Console
 from torch import Tensor, nn
@@ -30,8 +29,8 @@ EPOCHS = 2
 def points(split: str = "train") -> TensorDataset:
     """Points (8,) and the largest of their first three coordinates."""
     generator = torch.Generator().manual_seed(len(split))
-    x = torch.randn(64 if split == "train" else 24, layers.WIDTH, generator=generator)
-    return TensorDataset(x, x[:, : layers.CLASSES].argmax(1))
+    x = torch.randn(64 if split == "train" else 24, zoo_layers.WIDTH, generator=generator)
+    return TensorDataset(x, x[:, : zoo_layers.CLASSES].argmax(1))
 
 
 def two_inputs(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any], Any]:
@@ -78,57 +77,57 @@ class Case:
 
 LSTM, GRU = nn.LSTM, nn.GRU
 CASES = {
-    "plain": Case(layers.Plain),
-    "weight_norm": Case(layers.parametrized("weight_norm")),
-    "spectral_norm": Case(layers.parametrized("spectral_norm")),
-    "orthogonal": Case(layers.parametrized("orthogonal")),
-    "old weight_norm": Case(layers.reparametrized("weight_norm")),
-    "old spectral_norm": Case(layers.reparametrized("spectral_norm")),
-    "tied": Case(layers.Tied),
-    "shared": Case(layers.Shared),
-    "unused": Case(layers.Unused),
-    "lazy": Case(layers.Lazy),
-    "lazy convolution": Case(layers.LazyConvolution, blueprint="conv_light"),
-    "scripted": Case(layers.scripted, "inp"),
-    "traced": Case(layers.traced, "head"),
-    "lstm": Case(partial(layers.Recurrent, LSTM)),
-    "gru": Case(partial(layers.Recurrent, GRU, num_layers=2, dropout=0.1)),
-    "time first": Case(layers.TimeFirst),
-    "attention": Case(layers.Attention),
-    "encoder": Case(layers.Encoder),
-    "checkpointed": Case(partial(layers.Checkpointed, reentrant=False)),
-    "checkpointed reentrant": Case(partial(layers.Checkpointed, reentrant=True)),
-    "in place": Case(layers.InPlace),
-    "norms": Case(layers.Norms, blueprint="conv_light"),
-    "frozen norm": Case(layers.FrozenNorm),
-    "embeddings": Case(partial(layers.Embeddings, sparse=False)),
-    "sparse embeddings": Case(partial(layers.Embeddings, sparse=True), optimizer="sgd"),
-    "convolutions": Case(layers.Convolutions, blueprint="conv_light"),
-    "nested": Case(layers.Nested, "inner.a/b.0"),
-    "deep": Case(layers.deep),
-    "functional": Case(layers.Functional, "."),
-    "own function": Case(layers.OwnFunction),
-    "hooked": Case(layers.Hooked),
-    "remembering": Case(layers.Remembering),
-    "two inputs": Case(state.TwoInputs, form="two_inputs"),
-    "dict input": Case(state.DictInput, form="dict_input"),
-    "dict output": Case(state.DictOutput),
-    "tuple output": Case(state.TupleOutput),
-    "dataclass output": Case(state.DataclassOutput),
-    "frozen": Case(state.frozen, learns=False),
-    "partly frozen": Case(state.partly_frozen),
-    "thawing": Case(state.Thawing),
-    "parameterless": Case(state.Parameterless, grows=False, learns=False),  # twice nothing is no room
-    "complex": Case(state.Complex),
-    "double": Case(state.Double),
-    "mixed types": Case(state.MixedTypes),
-    "integer weights": Case(state.IntegerWeights),
-    "extra state": Case(state.ExtraState),
-    "growing buffer": Case(state.GrowingBuffer),
-    "late buffers": Case(state.LateBuffers),
-    "transient": Case(state.Transient),
-    "counting": Case(state.Counting),
-    "slots": Case(state.slotted),
+    "plain": Case(zoo_layers.Plain),
+    "weight_norm": Case(zoo_layers.parametrized("weight_norm")),
+    "spectral_norm": Case(zoo_layers.parametrized("spectral_norm")),
+    "orthogonal": Case(zoo_layers.parametrized("orthogonal")),
+    "old weight_norm": Case(zoo_layers.reparametrized("weight_norm")),
+    "old spectral_norm": Case(zoo_layers.reparametrized("spectral_norm")),
+    "tied": Case(zoo_layers.Tied),
+    "shared": Case(zoo_layers.Shared),
+    "unused": Case(zoo_layers.Unused),
+    "lazy": Case(zoo_layers.Lazy),
+    "lazy convolution": Case(zoo_layers.LazyConvolution, blueprint="conv_light"),
+    "scripted": Case(zoo_layers.scripted, "inp"),
+    "traced": Case(zoo_layers.traced, "head"),
+    "lstm": Case(partial(zoo_layers.Recurrent, LSTM)),
+    "gru": Case(partial(zoo_layers.Recurrent, GRU, num_layers=2, dropout=0.1)),
+    "time first": Case(zoo_layers.TimeFirst),
+    "attention": Case(zoo_layers.Attention),
+    "encoder": Case(zoo_layers.Encoder),
+    "checkpointed": Case(partial(zoo_layers.Checkpointed, reentrant=False)),
+    "checkpointed reentrant": Case(partial(zoo_layers.Checkpointed, reentrant=True)),
+    "in place": Case(zoo_layers.InPlace),
+    "norms": Case(zoo_layers.Norms, blueprint="conv_light"),
+    "frozen norm": Case(zoo_layers.FrozenNorm),
+    "embeddings": Case(partial(zoo_layers.Embeddings, sparse=False)),
+    "sparse embeddings": Case(partial(zoo_layers.Embeddings, sparse=True), optimizer="sgd"),
+    "convolutions": Case(zoo_layers.Convolutions, blueprint="conv_light"),
+    "nested": Case(zoo_layers.Nested, "inner.a/b.0"),
+    "deep": Case(zoo_layers.deep),
+    "functional": Case(zoo_layers.Functional, "."),
+    "own function": Case(zoo_layers.OwnFunction),
+    "hooked": Case(zoo_layers.Hooked),
+    "remembering": Case(zoo_layers.Remembering),
+    "two inputs": Case(zoo_state.TwoInputs, form="two_inputs"),
+    "dict input": Case(zoo_state.DictInput, form="dict_input"),
+    "dict output": Case(zoo_state.DictOutput),
+    "tuple output": Case(zoo_state.TupleOutput),
+    "dataclass output": Case(zoo_state.DataclassOutput),
+    "frozen": Case(zoo_state.frozen, learns=False),
+    "partly frozen": Case(zoo_state.partly_frozen),
+    "thawing": Case(zoo_state.Thawing),
+    "parameterless": Case(zoo_state.Parameterless, grows=False, learns=False),  # twice nothing is no room
+    "complex": Case(zoo_state.Complex),
+    "double": Case(zoo_state.Double),
+    "mixed types": Case(zoo_state.MixedTypes),
+    "integer weights": Case(zoo_state.IntegerWeights),
+    "extra state": Case(zoo_state.ExtraState),
+    "growing buffer": Case(zoo_state.GrowingBuffer),
+    "late buffers": Case(zoo_state.LateBuffers),
+    "transient": Case(zoo_state.Transient),
+    "counting": Case(zoo_state.Counting),
+    "slots": Case(zoo_state.slotted),
 }
 
 

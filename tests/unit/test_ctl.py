@@ -23,8 +23,8 @@ from esper.tolaria.run_control import RunControl
 from esper.utils.lock import FolderLock
 
 
-class Desk:
-    """A run without its loop: wishes, what is known, and the door."""
+class RunStub:
+    """A run without its loop: run control, status and the control server."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "run"
@@ -37,57 +37,57 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    made = Desk(tmp_path_factory.mktemp("s"))
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunStub]:
+    made = RunStub(tmp_path_factory.mktemp("s"))
     yield made
     made.server.close()
 
 
-def told(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
+def output_of(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
     code = ctl.main(argv)
     captured = capsys.readouterr()
     return code, captured.out + captured.err
 
 
-def test_wishes_are_passed_on(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    run = str(desk.folder)
-    assert told(capsys, run, "resume") == (0, "it was not paused\n")
-    assert told(capsys, run, "pause") == (0, "it is held after the present batch\n")
-    assert desk.run_control.paused
-    assert told(capsys, run, "resume") == (0, "it goes on\n")
-    assert not desk.run_control.paused
-    assert told(capsys, run, "stop") == (0, "it saves and ends after the present batch\n")
-    assert desk.run_control.stop_reason == "stopped"
-    assert told(capsys, run, "stop") == (0, "the run is ending already\n")
+def test_requests_are_passed_on(stub: RunStub, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(stub.folder)
+    assert output_of(capsys, run, "resume") == (0, "it was not paused\n")
+    assert output_of(capsys, run, "pause") == (0, "it is held after the present batch\n")
+    assert stub.run_control.paused
+    assert output_of(capsys, run, "resume") == (0, "it goes on\n")
+    assert not stub.run_control.paused
+    assert output_of(capsys, run, "stop") == (0, "it saves and ends after the present batch\n")
+    assert stub.run_control.stop_reason == "stopped"
+    assert output_of(capsys, run, "stop") == (0, "the run is ending already\n")
 
 
-def test_a_checkpoint_is_named_once_it_is_saved(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, str(desk.folder), "checkpoint", "--timeout", "0.2")[0] == ctl.NO_ANSWER
-    desk.run_control.reject("the run is over")
-    code, said = told(capsys, str(desk.folder), "checkpoint")
-    assert code == ctl.NO_ANSWER and "the run is over" in said
+def test_a_checkpoint_is_named_once_it_is_saved(stub: RunStub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output_of(capsys, str(stub.folder), "checkpoint", "--timeout", "0.2")[0] == ctl.NO_ANSWER
+    stub.run_control.reject("the run is over")
+    code, message = output_of(capsys, str(stub.folder), "checkpoint")
+    assert code == ctl.NO_ANSWER and "the run is over" in message
 
 
-def test_status_tells_where_the_run_is(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_tells_where_the_run_is(stub: RunStub, capsys: pytest.CaptureFixture[str]) -> None:
     seed = {"layer": "b", "seed": 0, "blueprint": "mlp", "stage": "blending", "alpha": 0.5}
     record = {"train_loss": 0.25, "val_loss": float("nan"), "val_accuracy": 0.5, "seeds": [seed]}
-    desk.status.epoch(record)
-    desk.status.event(event(EventName.CHECKPOINT_SAVED, name="epoch-0003"))
-    desk.status.event(event(EventName.EMERGENCY_ESCALATED, level=2))
+    stub.status.epoch(record)
+    stub.status.event(event(EventName.CHECKPOINT_SAVED, name="epoch-0003"))
+    stub.status.event(event(EventName.EMERGENCY_ESCALATED, level=2))
     move = {"layer": "c", "seed": 1, "blueprint": "noise", "to": SeedStage.TRAINING}
-    desk.status.event(event(EventName.SEED_STAGE, **move))
-    inside = desk.folder / "checkpoints"
+    stub.status.event(event(EventName.SEED_STAGE, **move))
+    inside = stub.folder / "checkpoints"
     inside.mkdir()
-    code, said = told(capsys, str(inside), "status")
+    code, message = output_of(capsys, str(inside), "status")
     assert code == 0
-    assert said.startswith("starting: epoch 0 of 3, step 0, process ")
-    assert "  loss   training 0.2500, validation (50.0 %)\n" in said.replace("  (", " (")
-    assert "  seed   b[0] mlp: blending, alpha 0.50\n  seed   c[1] noise: training\n" in said
-    assert "  saved  epoch-0003\n  alarm  emergency level 2\n" in said
-    found = json.loads(told(capsys, str(inside), "status", "--json")[1])
+    assert message.startswith("starting: epoch 0 of 3, step 0, process ")
+    assert "  loss   training 0.2500, validation (50.0 %)\n" in message.replace("  (", " (")
+    assert "  seed   b[0] mlp: blending, alpha 0.50\n  seed   c[1] noise: training\n" in message
+    assert "  saved  epoch-0003\n  alarm  emergency level 2\n" in message
+    found = json.loads(output_of(capsys, str(inside), "status", "--json")[1])
     assert (found["loss"], found["paused"], found["last_checkpoint"]) == (0.25, False, "epoch-0003")
-    desk.status.event(event(EventName.SEED_STAGE, **move | {"to": SeedStage.CULLED}))
-    assert [s["layer"] for s in desk.status.facts()["seeds"]] == ["b"]
+    stub.status.event(event(EventName.SEED_STAGE, **move | {"to": SeedStage.CULLED}))
+    assert [s["layer"] for s in stub.status.facts()["seeds"]] == ["b"]
 
 
 def event(kind: str, **data: object) -> Event:
@@ -102,26 +102,28 @@ def test_a_run_that_is_over_is_told_from_its_files(
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 7, "step": 70, "train_loss": 0.1}\n{"epo')
     saved = {"name": "checkpoint_saved", "data": {"name": "epoch-0007"}}
     (tmp_path / "events.jsonl").write_text(json.dumps(saved) + "\nnull\n")
-    code, said = told(capsys, str(tmp_path), "status")
+    code, message = output_of(capsys, str(tmp_path), "status")
     assert code == 0
-    assert said.startswith(f"{state} by {stopped_by}: epoch 7, step 70\n") and "saved  epoch-0007" in said
-    code, said = told(capsys, str(tmp_path), "pause")
-    assert code == ctl.NOT_RUNNING and state in said
+    assert (
+        message.startswith(f"{state} by {stopped_by}: epoch 7, step 70\n") and "saved  epoch-0007" in message
+    )
+    code, message = output_of(capsys, str(tmp_path), "pause")
+    assert code == ctl.NOT_RUNNING and state in message
 
 
 def test_a_dead_run_is_called_dead_and_a_deaf_one_alive(
-    desk: Desk, capsys: pytest.CaptureFixture[str]
+    stub: RunStub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note = (desk.folder / "control.json").read_bytes()
-    desk.server.close()
-    (desk.folder / "control.json").write_bytes(note)  # as a killed run leaves it
+    note = (stub.folder / "control.json").read_bytes()
+    stub.server.close()
+    (stub.folder / "control.json").write_bytes(note)  # as a killed run leaves it
     for command in ("status", "stop"):
-        code, said = told(capsys, str(desk.folder), command)
+        code, message = output_of(capsys, str(stub.folder), command)
         assert code == ctl.NOT_RUNNING
-        assert "ended without closing the run" in said and "resume_from_checkpoint=auto" in said
-    lock = FolderLock.take(desk.folder)
-    code, said = told(capsys, str(desk.folder), "status")
-    assert code == 0 and said.startswith("running: epoch 0")
+        assert "ended without closing the run" in message and "resume_from_checkpoint=auto" in message
+    lock = FolderLock.take(stub.folder)
+    code, message = output_of(capsys, str(stub.folder), "status")
+    assert code == 0 and message.startswith("running: epoch 0")
     lock.release()
 
 
@@ -147,16 +149,16 @@ def test_what_is_no_file_of_a_run_is_passed_over(
         os.truncate(path, 1 << 40)
     if name == "summary.json":
         (tmp_path / "metrics.jsonl").write_text('{"epoch": 7}\n')
-    code, said = told(capsys, str(tmp_path), "status")
+    code, message = output_of(capsys, str(tmp_path), "status")
     died = name == "summary.json"
-    assert said.splitlines()[0] == (
+    assert message.splitlines()[0] == (
         "died: epoch 7, step 0" if died else "stopped by sigterm: epoch 0, step 0"
     )
     assert code == (ctl.NOT_RUNNING if died else ctl.DONE)
 
 
 def test_no_run_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, str(tmp_path), "status") == (
+    assert output_of(capsys, str(tmp_path), "status") == (
         2,
         f"esper-ctl: {tmp_path} is no run folder and lies in none\n",
     )
@@ -201,7 +203,7 @@ def test_an_ended_run_is_at_the_step_that_it_stopped_at(
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "step": 40, "train_loss": 0.5}\n')
     event = {"time": 0, "name": "run_finished", "level": "info", "step": step, "epoch": epoch, "data": {}}
     (tmp_path / "events.jsonl").write_text(json.dumps(event) + "\n")
-    code, text = told(capsys, str(tmp_path), "status", "--json")
+    code, text = output_of(capsys, str(tmp_path), "status", "--json")
     state = json.loads(text)
     assert (code, state["step"], state["epoch"]) == (0, max(step, 40), max(epoch, 1))
     assert state["train_loss"] == 0.5
@@ -211,23 +213,23 @@ def test_how_to_go_on_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = tmp_path / "a=b, it's"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("")
-    code, text = told(capsys, str(folder), "status")
+    code, text = output_of(capsys, str(folder), "status")
     command = text.partition("to go on: ")[2]
     assert code == 3
     assert shlex.split(command)[1] == f'run_dir="{folder}"'
 
 
 def test_a_host_that_was_renamed_is_still_asked_and_another_is_named(
-    desk: Desk, capsys: pytest.CaptureFixture[str]
+    stub: RunStub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What answers is the run, whatever its host was called when it started."""
-    path = desk.folder / "control.json"
+    path = stub.folder / "control.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "pod-1"}))
-    assert told(capsys, str(desk.folder), "status")[1].startswith("starting: epoch 0 of 3")
+    assert output_of(capsys, str(stub.folder), "status")[1].startswith("starting: epoch 0 of 3")
     note = path.read_bytes()
-    desk.server.close()
+    stub.server.close()
     path.write_bytes(note)
-    code, said = told(capsys, str(desk.folder), "status")
+    code, message = output_of(capsys, str(stub.folder), "status")
     assert code == ctl.NOT_RUNNING
-    assert f"process {json.loads(note)['pid']} was started on host pod-1, this is " in said
-    assert "ask it there, if it still runs; to go on: esper-train" in said
+    assert f"process {json.loads(note)['pid']} was started on host pod-1, this is " in message
+    assert "ask it there, if it still runs; to go on: esper-train" in message

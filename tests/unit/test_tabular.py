@@ -94,7 +94,7 @@ def test_a_model_of_images_is_refused_for_a_table(tmp_path: Path, monkeypatch: p
     write_module(tmp_path, "esper_table", SOURCE, monkeypatch)
     with pytest.raises(
         ConfigError, match=r"mlp, or a dotted .*resnet18 needs images .* shape \(30,\)"
-    ) as said:
+    ) as message:
         TolariaTrainer(config(tmp_path / "run", "resnet18"))
-    assert len(said.value.problems) == 1
+    assert len(message.value.problems) == 1
     assert not (tmp_path / "run").exists()

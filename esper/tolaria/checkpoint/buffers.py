@@ -10,26 +10,32 @@ from torch import Tensor
 _Layout = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
 
 
-class Buffers:
+class BufferPool:
     """A pool of tensors by shape, stride, dtype and device.
 
     Fresh memory costs many times more than the copy into it (the system allocates it page by page, on first
-    touch), so returned tensors are reused. Not thread-safe.
+    touch), so released tensors are reused. Not thread-safe.
     """
 
     def __init__(self) -> None:
         self._free: dict[_Layout, list[Tensor]] = {}
-        self._lent: dict[int, tuple[_Layout, Tensor]] = {}
+        self._in_use: dict[int, tuple[_Layout, Tensor]] = {}
 
     @property
     def free_bytes(self) -> int:
-        """Bytes that are held and not lent."""
+        """Bytes of the tensors that are not in use."""
         return sum(t.nbytes for row in self._free.values() for t in row)
 
     def copy(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """Copies of named tensors, lent until they are given back; nothing waits for a device.
+        """Copy named tensors into tensors of the pool, which are in use until `release`.
 
-        Where there is no memory for all of them, none is lent.
+        Does not synchronise with a device. If memory runs out, all copies made so far are released.
+
+        Args:
+            groups: tensors by owner and path.
+
+        Returns:
+            The copies, under the same names.
         """
         copies: dict[str, dict[str, Tensor]] = {name: {} for name in groups}
         sources, targets = [], []
@@ -43,19 +49,19 @@ class Buffers:
                 if targets:
                     torch._foreach_copy_(targets, sources)
         except BaseException:
-            self.give(copies)
+            self.release(copies)
             raise
         return copies
 
-    def give(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take back what was lent of these tensors; others among them are none of the pool's."""
+    def release(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Return tensors to the pool; those that the pool did not hand out are ignored."""
         for group in groups.values():
             for tensor in group.values():
-                if (lent := self._lent.pop(id(tensor), None)) is not None:
-                    self._free.setdefault(lent[0], []).append(tensor)
+                if (entry := self._in_use.pop(id(tensor), None)) is not None:
+                    self._free.setdefault(entry[0], []).append(tensor)
 
     def trim(self, limit_bytes: int) -> None:
-        """Let go of what is not lent until at most `limit_bytes` of it are left, the largest first."""
+        """Free unused tensors, largest first, until at most `limit_bytes` of them are left."""
         excess = self.free_bytes - limit_bytes
         for row in sorted(self._free.values(), key=lambda row: -row[0].nbytes if row else 0):
             while row and excess > 0:
@@ -66,5 +72,5 @@ class Buffers:
         layout = like.shape, like.stride(), like.dtype, like.device
         row = self._free.get(layout)
         tensor = row.pop() if row else torch.empty_like(like, requires_grad=False)
-        self._lent[id(tensor)] = layout, tensor
+        self._in_use[id(tensor)] = layout, tensor
         return tensor

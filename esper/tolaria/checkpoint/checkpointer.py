@@ -2,39 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from esper.config import TolariaConfig
 from esper.errors import CheckpointError
 from esper.leyline import EventName, Level
-from esper.tolaria.checkpoint.buffers import Buffers
-from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, save_checkpoint
-from esper.tolaria.checkpoint.index import list_checkpoints
+from esper.tolaria.checkpoint.buffers import BufferPool
+from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, list_checkpoints, save_checkpoint
 from esper.tolaria.checkpoint.metadata import Metadata, name_of, position
 from esper.tolaria.checkpoint.registry import Generators, State, StateRegistry, Tensors
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot
-from esper.tolaria.checkpoint.writer import EXPECTED, Writer
 from esper.tolaria.components import TrainingComponents
 from esper.tolaria.events import Telemetry
-from esper.tolaria.optimization.packing import EncodedJson
+from esper.tolaria.optimization.optimizer_state import EncodedJson
 from esper.tolaria.train_state import Progress
 from esper.utils.files import FILES, Files
 from esper.utils.finite import find_non_finite, is_buffer
 
-# Owners that hold what Tamiyo and the control loop remember.
+
+class BackgroundWriter:
+    """Runs one write at a time in a background thread.
+
+    The thread lives until `close`, because starting a thread takes longer than a step may wait. The
+    interpreter joins it at exit, so a process that ends by an exception still completes its write.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "esper-checkpoint")
+        self._write: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._write is not None and not self._write.done()
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Start a write; `wait` must have been called for the previous one."""
+        assert self._write is None, "the last write has not been waited for"
+        self._write = self._pool.submit(write)
+
+    def wait(self) -> BaseException | None:
+        """Wait for the write, if there is one.
+
+        Returns:
+            Its exception if that is one of `SAVE_ERRORS`; any other is a defect and is raised.
+        """
+        write, self._write = self._write, None
+        failure = write.exception() if write is not None else None
+        if failure is not None and not isinstance(failure, SAVE_ERRORS):
+            raise failure
+        return failure
+
+    def close(self) -> None:
+        """Wait for the write and end the thread; the next write starts a new one."""
+        self._pool.shutdown()
+        self._pool = ThreadPoolExecutor(1, "esper-checkpoint")
+
+
+# Exceptions of a save that fails because of disk, memory or state: the run continues without it.
+SAVE_ERRORS = (OSError, CheckpointError, MemoryError, torch.OutOfMemoryError)
+
+
+# Owners of the state of Tamiyo and of the growth controller.
 MORPHOGENETIC = ("history", "control", "growth", "health")
 
 
 @dataclass(slots=True)
-class Saved:
-    """Outcome of a save: `error` is why it failed, `note` what else went wrong."""
+class SaveResult:
+    """The result of a save: `error` is the reason of a failure, `note` a problem that did not prevent it."""
 
     name: str
     path: Path
@@ -46,9 +89,16 @@ class Saved:
 class Checkpointer:
     """Saves the state of a run into its checkpoint folder, and restores it.
 
-    Every checkpoint is complete: it also holds the best model so far, so any one of them is enough to resume
-    from and to end with the right result. The copy is taken on the caller's thread and written in the
-    background; a failed save is an event, and the run continues with the previous checkpoint intact.
+    Every checkpoint is complete: it also holds the best model so far, so one checkpoint is enough to resume
+    and to end with the same result. The state is copied on the caller's thread and written in the background.
+    A failed save is logged as an event, and the run continues with the previous checkpoint intact.
+
+    Args:
+        config: the run's configuration.
+        components: model, loss, data description and records of the run.
+        registry: the owners whose state is saved.
+        telemetry: receives the events of saves.
+        io: the file operations; tests inject faults here.
     """
 
     def __init__(
@@ -69,48 +119,54 @@ class Checkpointer:
         c = config.checkpoint
         keep = 1 if c.keep_best_only else c.max_checkpoints
         self.retention = Retention(keep, c.keep_every, best=not c.keep_best_only)
-        self._buffers = Buffers()
-        self._writer = Writer()
-        self._pending: Saved | None = None
+        self._buffers = BufferPool()
+        self._writer = BackgroundWriter()
+        self._pending: SaveResult | None = None
         self._position: tuple[int, int, int] | None = None
-        self._failure = ""  # why the last save that failed did
+        self._failure = ""  # the reason of the last failed save
 
     # -- saving ----------------------------------------------------------------------------------
 
     def save(self, progress: Progress, *, improved: bool = False, final: bool = False) -> Path | None:
-        """Save where one is due: each `checkpoint_frequency` epochs and at the end; returns its folder-to-be.
+        """Save if a checkpoint is due: every `checkpoint_frequency` epochs and at the end of the run.
 
-        With `keep_best_only` one is due whenever the best model has improved instead. What is returned is
-        durable when `flush` says so; a `final` one is when this returns, or None is returned.
+        Args:
+            progress: the position of the run.
+            improved: whether the best model has improved; with `keep_best_only` only this makes one due.
+            final: the last checkpoint of the run, which is always due and waited for.
+
+        Returns:
+            The folder of the checkpoint, or None if none is due or the save failed. Without `final` the
+            write may still be running; `flush` waits for it.
         """
         self.poll()
         c = self.config.checkpoint
         regular = improved if c.keep_best_only else progress.epoch % c.checkpoint_frequency == 0
         if not c.save_checkpoints or not (regular or final):
             return None
-        self.flush()  # the next waits for the last, and tries again where that one failed
+        self.flush()  # only one write at a time; if the previous one failed, this position is saved again
         if position(progress.to_json()) == self._position:
             return None
-        saved = self._named(progress.to_json())
+        saved = self._new_result(progress.to_json())
         try:
             metadata = self.metadata.make(progress)
             tensors, owners = self.registry.capture(self._buffers)
-            self._buffers.trim(0)  # what is left over is of a topology that has been
-        except EXPECTED as error:
+            self._buffers.trim(0)  # unused buffers belong to a former topology
+        except SAVE_ERRORS as error:
             self._emit_failure(saved, error)
             return None
         self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
-        return self._durable(saved) if final else saved.path
+        return self._finish(saved) if final else saved.path
 
     def save_end(self, progress: Progress) -> None:
-        """Save where the run ends, also at a position whose checkpoint is not in the folder any more."""
+        """Save at the end of the run, also if the checkpoint of this position was removed from the folder."""
         self.flush()
         if not (self.folder / name_of(progress.to_json())).is_dir():
             self._position = None
         self.save(progress, final=True)
 
     def why_unsaved(self, progress: Progress) -> str:
-        """Why this position could not be taken up from the folder, as a sentence; empty where it could."""
+        """The reason why the run cannot be resumed from this position, or an empty string if it can."""
         if not self.config.checkpoint.save_checkpoints:
             return ""
         path = self.folder / name_of(progress.to_json())
@@ -122,37 +178,43 @@ class Checkpointer:
         return f"the last checkpoint, {path.name}, is not saved: {reason}" if reason else ""
 
     def save_snapshot(self, snapshot: Snapshot) -> Path | None:
-        """Write what is in memory already as a checkpoint; returns its folder, durable, or None."""
+        """Write a snapshot as a checkpoint and wait for it; returns its folder, or None if not saved."""
         self.flush()
         progress = snapshot.state["run"]["progress"]
         if not self.config.checkpoint.save_checkpoints or position(progress) == self._position:
             return None
-        saved = self._named(progress)
+        saved = self._new_result(progress)
         self._start(saved, snapshot.tensors, snapshot.state)
-        return self._durable(saved)
+        return self._finish(saved)
 
     def save_rollback(
         self, progress: Progress, records: Mapping[str, Any], failed_step: int, event: Mapping[str, Any]
     ) -> bool:
-        """Save the state that a rollback has brought back, with what was decided; wait until it is durable.
+        """Save the state that a rollback has restored, and wait until it is durable.
 
-        From then on the checkpoints of the course that is left are abandoned, and they are removed. `records`
-        is what the records are to be cut back to once this returns, not before: until the new checkpoint is
-        durable a restart goes on from an old one, with all of its records. `event` is what will be logged
-        then, and what a restart from here logs instead; empty means nothing.
+        From then on later checkpoints are abandoned, and they are removed.
 
-        Returns False where nothing was saved and a restart would take a checkpoint of the course that is
-        left: the run may not go on. With `save_checkpoints` false nothing is ever durable, and it goes on.
+        Args:
+            progress: the position that the run was rolled back to.
+            records: the lengths to which the records are truncated after this returns. Not before: until the
+                new checkpoint is durable, a restart resumes from an old one with all of its records.
+            failed_step: the step that made the rollback necessary.
+            event: the data of the event that the caller logs afterwards, and that a run resumed from this
+                checkpoint logs instead; empty for none.
+
+        Returns:
+            False if nothing was saved and a restart would resume from an abandoned checkpoint: the run must
+            not continue. With `save_checkpoints=false` there is nothing to resume from, and it continues.
         """
         self.flush()
         if not self.config.checkpoint.save_checkpoints:
             return True
-        saved = self._named(progress.to_json())
+        saved = self._new_result(progress.to_json())
         try:
             metadata = self.metadata.make(progress, self.components.records.rewound(records))
             metadata["rollback"] = {"failed_step": failed_step, "event": dict(event)}
             tensors, owners = self.registry.capture(self._buffers)
-        except EXPECTED as error:
+        except SAVE_ERRORS as error:
             self._emit_failure(saved, error)
         else:
             self._start(saved, tensors, EncodedJson({"run": metadata, "owners": owners}))
@@ -163,16 +225,16 @@ class Checkpointer:
         try:
             entries = list_checkpoints(self.folder)[0] if self.folder.is_dir() else []
         except (CheckpointError, OSError):
-            return True  # nobody can tell
+            return True  # unknown, so the safe answer
         return any(entry.position > here for entry in entries)
 
     def poll(self) -> None:
-        """Report a write that has finished since the last call; for the loop, waits for nothing."""
+        """Log the result of a write that has finished since the last call; does not wait."""
         if self._pending is not None and not self.busy:
             self.flush()
 
-    def flush(self) -> Saved | None:
-        """Wait until all is durable and log it; returns the outcome of a pending save."""
+    def flush(self) -> SaveResult | None:
+        """Wait for the pending save and log its result; returns the result, or None if there was none."""
         saved, self._pending = self._pending, None
         failure = self._writer.wait()
         if saved is None:
@@ -191,35 +253,35 @@ class Checkpointer:
             self.flush()
         finally:
             self._writer.close()
-            self._buffers = Buffers()
+            self._buffers = BufferPool()
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
         return self._writer.busy
 
-    def holds(self, progress: Mapping[str, Any]) -> bool:
-        """Whether the state of this position is the one that was last saved, and is durable."""
+    def is_saved(self, progress: Mapping[str, Any]) -> bool:
+        """Whether the last save is that of this position and durable; waits for a pending save."""
         self.flush()
         return position(progress) == self._position
 
-    def rolled_back(self) -> None:
-        """The run is at another position: the next save is one, also at a position that was saved before."""
+    def forget_position(self) -> None:
+        """Make the next save write, also at a position that was saved before a rollback."""
         self._position = None
 
-    def _named(self, progress: Mapping[str, Any]) -> Saved:
+    def _new_result(self, progress: Mapping[str, Any]) -> SaveResult:
         name = name_of(progress)
-        return Saved(name, self.folder / name, progress)
+        return SaveResult(name, self.folder / name, progress)
 
-    def _start(self, saved: Saved, tensors: Tensors, state: State) -> None:
+    def _start(self, saved: SaveResult, tensors: Tensors, state: State) -> None:
         self._pending, self._position = saved, position(saved.progress)
         self._writer.start(partial(self._write, saved, tensors, state))
 
-    def _durable(self, saved: Saved) -> Path | None:
+    def _finish(self, saved: SaveResult) -> Path | None:
         self.flush()
         return None if saved.error else saved.path
 
-    def _emit_failure(self, saved: Saved, error: BaseException) -> None:
+    def _emit_failure(self, saved: SaveResult, error: BaseException) -> None:
         self._position = None
         self._failure = saved.error = f"{type(error).__name__}: {error}"
         facts = {"name": saved.name, "reason": saved.error}
@@ -227,7 +289,7 @@ class Checkpointer:
 
     # -- in the background -----------------------------------------------------------------------
 
-    def _write(self, saved: Saved, tensors: Tensors, state: State) -> None:
+    def _write(self, saved: SaveResult, tensors: Tensors, state: State) -> None:
         try:
             found = find_non_finite(tensors.get("model", {}), partial(is_buffer, self.components.model))
             if isinstance(self.components.loss, nn.Module):
@@ -236,11 +298,11 @@ class Checkpointer:
                 )
             if found:
                 raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
-            self.components.records.sync()  # the checkpoint speaks of their lengths
+            self.components.records.sync()  # the checkpoint contains their lengths
             self.folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(self.folder, saved.name, tensors=tensors, state=state, io=self.io)
         finally:
-            self._buffers.give(tensors)
+            self._buffers.release(tensors)
         try:
             prune(self.folder, self.retention)
         except CheckpointError as error:
@@ -249,19 +311,22 @@ class Checkpointer:
     # -- restoring -------------------------------------------------------------------------------
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up a saved run; raises `CheckpointError` where the checkpoint does not fit this one.
+        """Restore a saved run.
 
-        Without `strict_loading` what fits is loaded, and each part that does not is told in an event; so is
-        everything by which this process differs from the one that saved, for numbers may differ then.
+        Without `strict_loading` only the matching parts are loaded, and each mismatch is logged as an event.
+        Differences of this process from the one that saved are logged too, because results may differ then.
+
+        Raises:
+            CheckpointError: the checkpoint does not match this run.
         """
         metadata, strict = checkpoint.state["run"], self.config.checkpoint.strict_loading
-        self._check_data(metadata, strict)
+        self.metadata.check_splits(metadata, None if strict else self._warn)
         self.registry.restore(
             checkpoint.tensors,
             checkpoint.state["owners"],
-            # left out by checkpoint.save_morphogenetic_state=false: Tamiyo then begins anew
+            # absent with checkpoint.save_morphogenetic_state=false: Tamiyo then starts without history
             optional=MORPHOGENETIC,
-            on_misfit=None if strict else self._warn,
+            on_mismatch=None if strict else self._warn,
         )
         self._position = position(metadata["progress"])
         generators = [owner for owner in self.registry.owners.values() if isinstance(owner, Generators)]
@@ -272,22 +337,12 @@ class Checkpointer:
         self._log_rollback(checkpoint)
 
     def _log_rollback(self, checkpoint: Checkpoint) -> None:
-        """Log the rollback that a checkpoint was saved at: it was to be logged once that was durable."""
+        """Log the rollback that this checkpoint is the result of: the run may have ended before it did."""
         rollback = checkpoint.state["run"].get("rollback")
         event = rollback.get("event") if isinstance(rollback, dict) else None
         own = checkpoint.path.resolve().parent == self.folder.resolve()
         if own and event and isinstance(event, dict):
             self.telemetry.warn(EventName.ROLLBACK_DONE, event)
-
-    def _check_data(self, metadata: Mapping[str, Any], strict: bool) -> None:
-        """Other splits than the saved run's would validate and test on what it has learnt from."""
-        differing = self.metadata.other_splits(metadata)
-        if not differing:
-            return
-        problem = f"the saved run had other splits of the data: {', '.join(differing)} differ"
-        if strict:
-            raise CheckpointError(f"{problem}; expected those of the saved run, or strict_loading=false")
-        self._warn(problem)
 
     def _warn(self, problem: str) -> None:
         self.telemetry.warn(EventName.NOTICE, {"message": problem})

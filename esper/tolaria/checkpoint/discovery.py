@@ -1,4 +1,4 @@
-"""The checkpoint to start from: the newest good one of whatever folder one has at hand."""
+"""Finds the newest valid checkpoint of a run folder, a checkpoint folder or a checkpoint's own path."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from esper.errors import CheckpointError
-from esper.tolaria.checkpoint.abandoned import abandoned, refuse_abandoned, why_abandoned
 from esper.tolaria.checkpoint.folder import CONFIG_FILE, checkpoint_folder, why_missing
-from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint, load_checkpoint
-from esper.tolaria.checkpoint.index import Entry, is_checkpoint, list_checkpoints
+from esper.tolaria.checkpoint.format import (
+    Checkpoint,
+    CheckpointEntry,
+    check_checkpoint,
+    is_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+)
+from esper.tolaria.checkpoint.retention import check_not_abandoned, find_abandoned, why_abandoned
 from esper.utils.files import is_being_replaced
 from esper.utils.manifest import LIMIT_BYTES, MANIFEST, read_bounded
 
-# A run that saves and removes all the time can be faster than one look, but not than so many.
-_MOST_LOOKS = 50
+# A run that saves and removes checkpoints may change the folder during one search, but not during so many.
+_MAX_ATTEMPTS = 50
 _PAUSE_S = 0.01
 
 T = TypeVar("T")
@@ -27,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCheckpoint:
-    """A verified checkpoint, and a sentence for each one that was refused on the way."""
+    """A verified checkpoint, and a message for each newer one that was rejected."""
 
     path: Path
     refused: tuple[str, ...]
@@ -38,25 +44,29 @@ class _ChangedError(Exception):
 
 
 def find_checkpoint(path: Path) -> VerifiedCheckpoint:
-    """The newest good one in `path`: a checkpoint, a folder of them, or the folder of a run.
+    """Find the newest valid checkpoint in `path`.
 
-    A run's own config.yaml says where its checkpoints are; without one they are in `checkpoints/`.
-    A checkpoint that is named itself is taken or refused; among several, damaged ones are passed over, and so
-    are those that a rollback has abandoned. One that its run removes meanwhile was neither: the folder is
-    looked through again.
-    Raises `CheckpointError` saying where it looked and why each one was refused.
+    The config.yaml of a run names its checkpoint folder; the default is `checkpoints/`. In a folder, damaged
+    checkpoints and those abandoned by a rollback are skipped. If a checkpoint is removed by its run during
+    the search, the folder is searched again.
+
+    Args:
+        path: a checkpoint, a folder of checkpoints, or the folder of a run.
+
+    Raises:
+        CheckpointError: none was found; the message says where was searched and why each was rejected.
     """
-    return _newest(path, check_checkpoint)[0]
+    return _find_newest(path, check_checkpoint)[0]
 
 
 def find_and_load(path: Path) -> tuple[VerifiedCheckpoint, Checkpoint]:
-    """The same, with its content, which is read once: also of a run that removes it a moment later."""
-    return _newest(path, load_checkpoint)
+    """As `find_checkpoint`, with the content, read once, so that a run may remove the checkpoint later."""
+    return _find_newest(path, load_checkpoint)
 
 
 def find_config(path: Path) -> tuple[VerifiedCheckpoint, dict[str, Any]]:
-    """The same, with the configuration of the run that saved it."""
-    found, content = _newest(path, check_checkpoint)
+    """As `find_checkpoint`, with the configuration of the run that saved it."""
+    found, content = _find_newest(path, check_checkpoint)
     return found, config_of(found.path, content["state"])
 
 
@@ -65,15 +75,15 @@ def config_of(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     run = state.get("run")
     config = run.get("config") if isinstance(run, dict) else None
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} was saved by no run of Esper: it holds no configuration")
+        raise CheckpointError(f"{path} was not saved by a run of Esper: it holds no configuration")
     return config
 
 
-def _newest(path: Path, read: Callable[[Path], T]) -> tuple[VerifiedCheckpoint, T]:
-    """What `read` gives of the newest good checkpoint; it raises `CheckpointError` for one that is not."""
-    for number in range(_MOST_LOOKS):
+def _find_newest(path: Path, read: Callable[[Path], T]) -> tuple[VerifiedCheckpoint, T]:
+    """The newest checkpoint for which `read` raises no `CheckpointError`, and its result."""
+    for number in range(_MAX_ATTEMPTS):
         try:
-            return _look(path, read, last=number == _MOST_LOOKS - 1)
+            return _search_once(path, read, last=number == _MAX_ATTEMPTS - 1)
         except _ChangedError as error:
             reason = error
             time.sleep(_PAUSE_S)
@@ -83,46 +93,46 @@ def _newest(path: Path, read: Callable[[Path], T]) -> tuple[VerifiedCheckpoint, 
     )
 
 
-def _look(path: Path, read: Callable[[Path], T], *, last: bool) -> tuple[VerifiedCheckpoint, T]:
-    _refuse_other(path)
+def _search_once(path: Path, read: Callable[[Path], T], *, last: bool) -> tuple[VerifiedCheckpoint, T]:
+    _check_path(path)
     if is_checkpoint(path):
-        content = _steady(path, read)
-        refuse_abandoned(path)
+        content = _read_unchanged(path, read)
+        check_not_abandoned(path)
         return VerifiedCheckpoint(path, ()), content
     own = checkpoint_folder(path)
     folder = own if own.is_dir() else path
-    missing = "" if own == folder else _why_not_there(path, own)
-    return _steady(folder, partial(_search, read=read, missing=missing, last=last))
+    missing = "" if own == folder else _missing_reason(path, own)
+    return _read_unchanged(folder, partial(_search, read=read, missing=missing, last=last))
 
 
 def _search(
     folder: Path, read: Callable[[Path], T], missing: str, *, last: bool
 ) -> tuple[VerifiedCheckpoint, T]:
-    entries, refused = _listed(folder) if not last else list_checkpoints(folder)
-    left = abandoned(entries)
+    entries, refused = _list_unchanged(folder) if not last else list_checkpoints(folder)
+    left = find_abandoned(entries)
     for entry in reversed(entries):
         if entry.path in left:
             refused.append(why_abandoned(entry.path, left[entry.path]))
             continue
         try:
-            content = _steady(entry.path, read)
+            content = _read_unchanged(entry.path, read)
         except CheckpointError as error:
             refused.append(str(error))
         else:
             return VerifiedCheckpoint(entry.path, tuple(refused)), content
-    raise _none_of(folder, refused, missing)
+    raise _no_checkpoint_error(folder, refused, missing)
 
 
-def _none_of(folder: Path, refused: list[str], missing: str) -> Exception:
-    """What is raised where no checkpoint is good; `_ChangedError` where there is one after all."""
+def _no_checkpoint_error(folder: Path, refused: list[str], missing: str) -> Exception:
+    """The error for a folder without a valid checkpoint; `_ChangedError` if one is being written."""
     if not refused and (is_being_replaced(folder) or list_checkpoints(folder) != ([], [])):
         return _ChangedError(f"the only checkpoint in {folder} is being replaced")
     reasons = "".join(f"\n  {sentence}" for sentence in refused)
     return CheckpointError(f"{folder} holds no {'good ' if refused else ''}checkpoint{missing}{reasons}")
 
 
-def _listed(folder: Path) -> tuple[list[Entry], list[str]]:
-    """`list_checkpoints` at a moment at which each checkpoint has its name; else raises `_ChangedError`."""
+def _list_unchanged(folder: Path) -> tuple[list[CheckpointEntry], list[str]]:
+    """`list_checkpoints`; raises `_ChangedError` if the folder changes meanwhile."""
     before = _names(folder)
     listed = list_checkpoints(folder)
     if _names(folder) != before or is_being_replaced(folder):
@@ -130,8 +140,8 @@ def _listed(folder: Path) -> tuple[list[Entry], list[str]]:
     return listed
 
 
-def _steady(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` gives of the folder; raises `_ChangedError` where it fails because that has changed."""
+def _read_unchanged(path: Path, read: Callable[[Path], T]) -> T:
+    """The result of `read`; raises `_ChangedError` if it fails and the folder has changed meanwhile."""
     before = _identity(path)
     try:
         return read(path)
@@ -142,10 +152,10 @@ def _steady(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _identity(path: Path) -> tuple[Any, ...] | None:
-    """Which folder has this name now, and what is in it; None where there is none.
+    """A value that changes whenever the folder is replaced or its content changes; None if it is missing.
 
-    The times of a folder are too coarse to tell two saves apart, and its number is given again. The names of
-    unfinished writes are all different, and so are the manifests of two saves.
+    Modification times are too coarse to distinguish two saves, and inode numbers are reused. Names of
+    unfinished writes are unique, and so are the manifests of two saves.
     """
     try:
         status = path.stat()
@@ -163,17 +173,17 @@ def _names(folder: Path) -> frozenset[str]:
         raise CheckpointError(f"{folder} cannot be searched for checkpoints: {error}") from error
 
 
-def _why_not_there(run_dir: Path, own: Path) -> str:
-    """What is said of a run that has checkpoints elsewhere, as it says itself, where they are not."""
-    told = (run_dir / CONFIG_FILE).is_file() or own.is_symlink()
-    return f"; {why_missing(own)}" if told else ""
+def _missing_reason(run_dir: Path, own: Path) -> str:
+    """The clause for a run whose configured checkpoint folder is missing; empty if none is configured."""
+    configured = (run_dir / CONFIG_FILE).is_file() or own.is_symlink()
+    return f"; {why_missing(own)}" if configured else ""
 
 
-def _refuse_other(path: Path) -> None:
+def _check_path(path: Path) -> None:
     try:
         is_folder, exists = path.is_dir(), path.exists()
-    except OSError as error:  # a name that is too long, say
-        raise CheckpointError(f"{path} cannot be looked at: {error.strerror}") from error
+    except OSError as error:  # for example a name that is too long
+        raise CheckpointError(f"{path} cannot be accessed: {error.strerror}") from error
     if not exists and (is_being_replaced(path.parent, path.name) or path.exists()):
         raise _ChangedError(f"{path} is being replaced")
     if not is_folder:
@@ -182,12 +192,15 @@ def _refuse_other(path: Path) -> None:
 
 
 def load_latest(folder: Path, at_or_before_step: int = sys.maxsize) -> Checkpoint:
-    """The newest good checkpoint in `folder` whose run stood at or before a step; every file is read once.
+    """Load the newest valid checkpoint in `folder` of a step up to `at_or_before_step`.
 
-    Those that a rollback has abandoned do not count. Raises `CheckpointError` saying why each was refused.
+    Every file is read once. Checkpoints that a rollback has abandoned are skipped.
+
+    Raises:
+        CheckpointError: there is none; the message says why each candidate was rejected.
     """
     entries, refused = list_checkpoints(folder)
-    left = abandoned(entries)
+    left = find_abandoned(entries)
     for entry in reversed(entries):
         if entry.step <= at_or_before_step and entry.path not in left:
             try:

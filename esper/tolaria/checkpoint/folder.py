@@ -1,4 +1,4 @@
-"""The folder in which a run keeps its checkpoints: which one it is, and why it cannot be used."""
+"""The checkpoint folder of a run: its path, and why it cannot be used."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from esper.utils.manifest import read_bounded
 CONFIG_FILE = "config.yaml"  # in the folder of a run
 DEFAULT_FOLDER = "checkpoints"
 
-_CONFIG_LIMIT_BYTES = 64 << 10  # some ten times the default one; its parser reads 100 KB a second
+_CONFIG_LIMIT_BYTES = 64 << 10  # about ten times the default file; the YAML parser reads 100 KB a second
 
 
 def checkpoint_folder(run_dir: Path) -> Path:
-    """Where a run keeps its checkpoints, whether it has any yet or not."""
+    """The checkpoint folder of a run, which need not exist yet."""
     return run_dir / (_configured(run_dir / CONFIG_FILE) or DEFAULT_FOLDER)
 
 
 def is_same_folder(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one folder that exists, by whatever links and mounts."""
+    """Whether two paths are the same existing folder, through links and mounts."""
     try:
         return one.samefile(other)
     except OSError:
@@ -32,28 +32,28 @@ def is_same_folder(one: Path, other: Path) -> bool:
 
 
 def why_missing(folder: Path) -> str:
-    """Why there is no such folder, as a clause; empty where there is one."""
+    """The reason why the folder does not exist, as a clause; empty if it exists."""
     try:
         if folder.is_dir():
             return ""
         return _blocked(folder) or f"{folder} does not exist"
     except OSError as error:
-        return f"{folder} cannot be looked at: {error.strerror}"
+        return f"{folder} cannot be accessed: {error.strerror}"
 
 
 def why_unwritable(folder: Path) -> str:
-    """Why nothing can be saved in the folder, or why it cannot be made, as a clause; empty where it can."""
+    """The reason why the folder cannot be written to or created, as a clause; empty if it can."""
     try:
         if blocked := _blocked(folder):
             return blocked
         above = nearest_existing(folder.absolute())
         return "" if os.access(above, os.W_OK | os.X_OK) else f"{above} cannot be written to"
     except OSError as error:
-        return f"{folder} cannot be looked at: {error.strerror}"
+        return f"{folder} cannot be accessed: {error.strerror}"
 
 
 def _blocked(folder: Path) -> str:
-    """What on the way to a folder is none; a link that leads nowhere is named with its target."""
+    """The clause for a part of the path that is a file or a broken link; empty if there is none."""
     for path in (folder, *folder.parents):
         if path.is_symlink() and not path.exists():
             return f"{path} is a link to {path.readlink()}, which is not there: is its disk mounted?"
@@ -63,9 +63,9 @@ def _blocked(folder: Path) -> str:
 
 
 def _configured(file: Path) -> str | None:
-    """`checkpoint_dir` as a run's configuration names it, in a file that nobody has verified."""
+    """`checkpoint_dir` from the configuration of a run, a file whose content is not trusted."""
     try:
-        # the nodes only: building values from them could unfold a small file into a full memory
+        # nodes only: constructing values could expand a small file (aliases) until memory is exhausted
         root = yaml.compose(read_bounded(file, _CONFIG_LIMIT_BYTES), Loader=yaml.SafeLoader)
     except (CheckpointError, yaml.YAMLError, RecursionError, UnicodeDecodeError):
         return None

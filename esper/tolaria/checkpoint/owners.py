@@ -1,4 +1,4 @@
-"""Whose state is saved and restored, and in which order."""
+"""Registers the owners of a run's state, in the order in which they are restored."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def register_owners(run: RunWiring) -> StateRegistry:
-    """A state manager with every owner of state that the loop moves; safety adds its own.
+    """A registry with every owner of state of the loop; recovery registers its own.
 
-    The model comes first: it plants its seeds, and what follows is about their parameters.
+    The model comes first: loading it attaches its seeds, and later owners refer to their parameters.
     """
     state = StateRegistry()
     state.register("model", run.model, use="copies")
     if not run.loss_state.empty:
-        # of a checkpoint that an older Esper wrote, a loss keeps what it begins with
+        # absent in checkpoints of earlier versions: the loss then keeps its initial state
         state.register("loss", run.loss_state, use="copies", optional=True)
     state.register("optimizers", run.optimizers, use="copies")
     state.register("rebuilds", run.optimizers.rebuilds)

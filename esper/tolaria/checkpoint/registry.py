@@ -1,4 +1,4 @@
-"""What the state of a run is, in one place: every owner registers itself, and nothing is saved besides."""
+"""The registry of all state of a run: only registered owners are saved and restored."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from esper.errors import CheckpointError, EsperError
-from esper.tolaria.checkpoint.buffers import Buffers
-from esper.tolaria.optimization.packing import EncodedJson
+from esper.tolaria.checkpoint.buffers import BufferPool
+from esper.tolaria.optimization.optimizer_state import EncodedJson
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 
 # The only key of a mapping that stands for a tensor.
 REFERENCE = "$tensor"
 
-# most of a state is small tables of these: asked by type, for a save waits for the answers
+# most of a state is small tables of these; compared by exact type because that is faster than isinstance
 _PLAIN = frozenset({type(None), bool, int, float, str})
 _STRING = frozenset({str})
 _KINDS = frozenset({dict, list, Tensor, EncodedJson})
@@ -24,13 +24,13 @@ _KINDS = frozenset({dict, list, Tensor, EncodedJson})
 Tensors = dict[str, dict[str, Tensor]]
 State = dict[str, Any]
 
-# What an owner does with the tensors that it is given to load: it keeps them as its own, it copies them into
-# its own, or it only ever reads them (and replaces those it gives, rather than change them).
+# What an owner does with the tensors that it loads: it keeps them as its own, it copies them into its own, or
+# it only reads them (and replaces its tensors instead of changing them in place).
 Use = Literal["keeps", "copies", "reads"]
 
 
-# What loading may raise where a state is not what the owner gave: anything may stand in a file.
-MISFITS = (
+# What `load_state_dict` may raise for a state that does not match: a file may contain anything.
+LOAD_ERRORS = (
     EsperError,
     LookupError,
     TypeError,
@@ -44,7 +44,7 @@ MISFITS = (
 class Stateful(Protocol):
     """An owner of state: nested dicts and lists of JSON values and tensors.
 
-    What it gives may be its own tensors: the manager copies them.
+    `state_dict` may return the owner's own tensors: the registry copies them.
     """
 
     def state_dict(self) -> Mapping[str, Any]: ...
@@ -53,27 +53,27 @@ class Stateful(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
-    """All state at one moment: the owners' own tensors by owner and path, and the rest as JSON.
+class CollectedState:
+    """The state of all owners, not copied: tensors by owner and path, and the rest as JSON.
 
-    Good until the run moves on; those of owners in `shared` are good for ever.
+    Valid until the next change of the run; tensors of owners in `shared` stay valid.
     """
 
     tensors: Tensors
     state: State
     shared: frozenset[str]
 
-    def copy(self, into: Buffers | None = None) -> Tensors:
-        """Copies of the tensors, in kept memory where there is some; those that are shared as they are."""
+    def copy(self, into: BufferPool | None = None) -> Tensors:
+        """Copies of the tensors, in memory of the pool `into`; tensors of `shared` owners are not copied."""
         own = {name: group for name, group in self.tensors.items() if name not in self.shared}
-        copies = (Buffers() if into is None else into).copy(own)
+        copies = (BufferPool() if into is None else into).copy(own)
         return {name: copies.get(name) or dict(group) for name, group in self.tensors.items()}
 
 
 class StateRegistry:
-    """Collects the state of all registered owners and gives it back to them.
+    """Collects the state of all registered owners and restores it, in the order of registration.
 
-    Order matters and is that of registration: the model first (it plants its seeds), then what follows it.
+    The model must be registered first: loading it attaches its seeds, to which later owners refer.
     """
 
     def __init__(self) -> None:
@@ -82,19 +82,24 @@ class StateRegistry:
         self._optional: set[str] = set()
 
     def register(self, name: str, owner: Stateful, *, use: Use = "keeps", optional: bool = False) -> None:
-        """Add an owner; `use` says what becomes of its tensors, and so how often they have to be copied.
+        """Add an owner.
 
-        With `optional` a state that has none of this owner is whole all the same.
+        Args:
+            name: the key of its state, unique.
+            owner: has `state_dict` and `load_state_dict`.
+            use: what the owner does with loaded tensors, which decides how often they are copied.
+            optional: whether a saved state without this owner is accepted.
         """
         assert name not in self.owners, f"two owners of state are called {name}"
         self.owners[name] = owner
         self._use[name] = use
         self._optional |= {name} if optional else set()
 
-    def collect(self) -> Collected:
-        """All state as it is now, nothing copied yet.
+    def collect(self) -> CollectedState:
+        """The present state of all owners, without copies of tensors.
 
-        Raises `CheckpointError` for state that JSON cannot hold or whose names would not lead back to it.
+        Raises:
+            CheckpointError: a value cannot be saved as JSON, or two tensors have the same path.
         """
         tensors: Tensors = {}
         state: State = {}
@@ -103,13 +108,18 @@ class StateRegistry:
             state[name] = _split(owner.state_dict(), name, "", found)
             if found:
                 tensors[name] = found
-        return Collected(tensors, state, frozenset(name for name in tensors if self._use[name] == "reads"))
+        return CollectedState(
+            tensors, state, frozenset(name for name in tensors if self._use[name] == "reads")
+        )
 
-    def capture(self, into: Buffers | None = None) -> tuple[Tensors, State]:
+    def capture(self, into: BufferPool | None = None) -> tuple[Tensors, State]:
         """Copies of all state: tensors by owner and path, and the rest as JSON with references to them.
 
-        With `into` the copies are lent by that pool, and the caller gives them back. Raises `CheckpointError`
-        as `collect` does.
+        Args:
+            into: a pool for the copies; the caller must release them to it.
+
+        Raises:
+            CheckpointError: as `collect`.
         """
         collected = self.collect()
         return collected.copy(into), collected.state
@@ -120,15 +130,21 @@ class StateRegistry:
         state: Mapping[str, Any],
         *,
         optional: Collection[str] = (),
-        on_misfit: Callable[[str], None] | None = None,
+        on_mismatch: Callable[[str], None] | None = None,
         copy: bool = False,
     ) -> None:
-        """Give every owner its state back.
+        """Load the saved state into every owner.
 
-        With `copy` the tensors are as they were afterwards, and whatever the run does then.
-        Owners in `optional` may have none and then keep what they have. Raises `CheckpointError` for any
-        other that is missing or does not fit, unless `on_misfit` is there to be told of it instead; what
-        fits is loaded all the same.
+        Args:
+            tensors: by owner and path, as `capture` returns them.
+            state: the JSON part.
+            optional: owners whose state may be missing; they keep what they have.
+            on_mismatch: called with a message for each owner whose state is missing or does not fit, instead
+                of raising; the other owners are loaded.
+            copy: guarantee that the run never changes `tensors` afterwards.
+
+        Raises:
+            CheckpointError: the state of an owner is missing or does not fit.
         """
         may_lack = self._optional.union(optional)
         for name, owner in self.owners.items():
@@ -141,15 +157,15 @@ class StateRegistry:
                 if copy and self._use[name] == "keeps":
                     group = {path: tensor.clone() for path, tensor in group.items()}
                 owner.load_state_dict(_join(state[name], group))
-            except MISFITS as error:
+            except LOAD_ERRORS as error:
                 problem = f"the saved state of {name} does not fit: {error}"
-                if on_misfit is None:
+                if on_mismatch is None:
                     raise CheckpointError(problem) from error
-                on_misfit(problem)
+                on_mismatch(problem)
 
 
 def _split(value: Any, owner: str, path: str, found: dict[str, Tensor]) -> Any:
-    """`value` as JSON of its own, its tensors gone to `found`."""
+    """A copy of `value` as JSON, with its tensors moved to `found`."""
     kind = _kind_of(value)
     if kind in (str, EncodedJson):
         return value
@@ -160,7 +176,7 @@ def _split(value: Any, owner: str, path: str, found: dict[str, Tensor]) -> Any:
             return list(value)
         return [_split(item, owner, f"{path}/{i}", found) for i, item in enumerate(value)]
     if kind is Tensor:
-        return _refer(value, owner, path, found)
+        return _add_reference(value, owner, path, found)
     raise CheckpointError(
         f"the state of {owner} holds a {kind.__qualname__} at {path!r}, which JSON cannot hold: {value!r:.80}"
     )
@@ -175,11 +191,11 @@ def _split_table(table: Mapping[str, Any], owner: str, path: str, found: dict[st
         if kind in _PLAIN:
             split[key] = item
         else:
-            split[key] = (_refer if kind is Tensor else _split)(item, owner, start + key, found)
+            split[key] = (_add_reference if kind is Tensor else _split)(item, owner, start + key, found)
     return split
 
 
-def _refer(tensor: Tensor, owner: str, path: str, found: dict[str, Tensor]) -> dict[str, str]:
+def _add_reference(tensor: Tensor, owner: str, path: str, found: dict[str, Tensor]) -> dict[str, str]:
     if path in found:
         raise CheckpointError(f"two tensors of {owner} would be saved as {path!r}")
     found[path] = tensor
@@ -187,7 +203,7 @@ def _refer(tensor: Tensor, owner: str, path: str, found: dict[str, Tensor]) -> d
 
 
 def _kind_of(value: Any) -> type:
-    """What `value` is saved as: dict, list, Tensor, str (for what JSON holds as it is), else its own type."""
+    """The type that `value` is saved as: dict, list, Tensor, str (for JSON scalars), else its own type."""
     kind = type(value)
     if kind in _KINDS:
         return kind
@@ -223,7 +239,7 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 class Generators:
-    """Every random generator of the process, as an owner of state."""
+    """All random generators of the process, as an owner of state."""
 
     def __init__(self) -> None:
         self.inexact: list[str] = []
@@ -233,12 +249,12 @@ class Generators:
         return {"tensors": tensors, "meta": meta}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put the generators back; `inexact` then says which could not be."""
+        """Restore the generators; `inexact` then lists those that could not be."""
         self.inexact = restore_rng_state(state["tensors"], state["meta"])
 
 
 def state_of(owner: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Any:
-    """What an owner gave, from the tensors and the state of all; empty where it gave none."""
+    """The state dict of one owner, from the tensors and the state of all; empty if it has none."""
     return _join(state.get(owner, {}), tensors.get(owner, {}))
 
 

@@ -1,4 +1,4 @@
-"""What growth may still use of the FLOPs that a forward may cost, and how often it is decided on."""
+"""The FLOP and parameter budgets of growth, and the interval of its decisions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from esper.leyline import AdaptationCommand, CommandKind
 
 
 class FlopBudget:
-    """The FLOPs of a forward of one sample: the host's, those of the seeds, and what they may add up to.
+    """The FLOPs of a forward of one sample: of the host, of the seeds, and the limit of their sum.
 
-    `forward` counts the model as it is; None where it cannot. `ratio` bounds the sum as a multiple of the
-    host's; None: no bound. Where nothing can be counted a bound leaves no room at all.
+    Args:
+        model: the growing model.
+        forward: counts the FLOPs of the present model, None if they cannot be counted.
+        ratio: the limit as a multiple of the host's FLOPs, None for no limit. A limit allows no seed if the
+            FLOPs cannot be counted.
     """
 
     def __init__(
@@ -28,14 +31,14 @@ class FlopBudget:
 
     @property
     def host(self) -> int | None:
-        """Of the host alone, counted once; None where it could not be counted."""
+        """FLOPs of the host alone, counted once; None if they could not be counted."""
         if self._host is None and (forward := self.forward()) is not None:
             joined = sum(seed_flops(r) for r in self.model.alive_records() if r.joined)
             self._host = round(forward) - joined
         return self._host
 
     def state_dict(self) -> dict[str, int | None]:
-        """The host's count: among seeds that have joined it could only be guessed at."""
+        """The host's count, which cannot be measured any more once seeds have joined."""
         return {"host": self._host}
 
     def load_state_dict(self, state: Mapping[str, int | None]) -> None:
@@ -43,7 +46,7 @@ class FlopBudget:
 
     @property
     def used(self) -> int | None:
-        """Of the host and every living seed, as if all had joined; None where the host's are not known."""
+        """FLOPs of the host and every living seed, as if all had joined; None if the host's are unknown."""
         host = self.host
         return None if host is None else host + sum(map(seed_flops, self.model.alive_records()))
 
@@ -54,28 +57,35 @@ class FlopBudget:
 
     @property
     def left(self) -> float:
-        """FLOPs that further seeds may cost; infinite where nothing bounds them."""
+        """FLOPs that further seeds may cost; infinite without a limit."""
         if self.ratio is None:
             return math.inf
         limit, used = self.limit, self.used
         return 0 if limit is None or used is None else limit - used
 
     def excess(self, flops: int) -> str:
-        """Why a seed of so many FLOPs is too much, or nothing where it is not."""
+        """Why a seed of so many FLOPs exceeds the limit; empty if it does not."""
         if self.ratio is None:
             return ""
         limit, used = self.limit, self.used
         if limit is None or used is None:
-            return "the FLOPs of a forward could not be counted, so max_flops_ratio leaves no room"
+            return "the FLOPs of a forward could not be counted, so max_flops_ratio allows no seed"
         return "" if used + flops <= limit else f"{used + flops:,} FLOPs a sample with it, at most {limit:,}"
 
 
 def over_budget(
     command: AdaptationCommand, model: MorphableModel, max_params: int, flops: FlopBudget | None
 ) -> str:
-    """Why there is no room for what a germination asks to plant; nothing where there is, or for other kinds.
+    """Why a germination exceeds a budget; empty if it does not, or for other commands.
 
-    Raises `GrowthError` where it could not be planted anyway.
+    Args:
+        command: what the policy requests.
+        model: the growing model.
+        max_params: the limit of the model's parameters.
+        flops: the limit of FLOPs, if there is one.
+
+    Raises:
+        GrowthError: the blueprint cannot be attached to the layer at all.
     """
     if command.kind is not CommandKind.GERMINATE:
         return ""
@@ -88,13 +98,13 @@ def over_budget(
 
 
 def seed_flops(record: SeedRecord) -> int:
-    """What a forward of this seed costs for one sample."""
+    """The FLOPs of a forward of this seed for one sample."""
     shape = SiteShape(record.layout, record.in_shape, record.out_shape)
     return get_blueprint(record.blueprint).cost(shape, **record.options).flops
 
 
 def decision_interval(config: MorphogeneticConfig, steps_per_epoch: int) -> int | None:
-    """Optimiser steps between two rounds of decisions inside an epoch; None where there are none."""
+    """Optimiser steps between two decisions within an epoch; None if there are none within an epoch."""
     if config.decision_interval_steps is not None or config.decision_interval_epochs is None:
         return config.decision_interval_steps
     return max(1, round(config.decision_interval_epochs * steps_per_epoch))

@@ -1,4 +1,4 @@
-"""Training FLOPs: counted once a topology, times samples."""
+"""Counts training FLOPs per sample; once per topology."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def conv_backward_flops(
     out_shape: Any = None,
     **_: Any,
 ) -> int:
-    """Either gradient of a convolution costs what its forward does: the same products, summed otherwise.
+    """Each gradient of a convolution costs as much as its forward: the same products, in another order.
 
-    torch's own formula (2.13) takes no account of groups in the gradient of the weight: for a depthwise
-    convolution of C channels it counts C times as much.
+    torch's formula (2.13) ignores groups in the gradient of the weight: for a depthwise convolution of C
+    channels it counts C times as much.
     """
     forward = conv_flop_count(list(x), list(weight), list(grad_out), transposed=transposed)
     return forward * (bool(output_mask[0]) + bool(output_mask[1]))
@@ -43,10 +43,10 @@ _MAPPING = {torch.ops.aten.convolution_backward: conv_backward_flops}
 
 
 class _Untracked:
-    """In place of torch's module tracker: everything is counted as the whole model's.
+    """Replaces torch's module tracker: everything is counted for the whole model.
 
-    The tracker hangs hooks at the inputs of every module. With a parametrisation (weight_norm, spectral_norm,
-    orthogonal) such an input is a parameter itself, and `torch.autograd.grad` then raises a RuntimeError.
+    The tracker registers hooks at the inputs of every module. With a parametrisation (weight_norm,
+    spectral_norm, orthogonal) such an input is a parameter, and `torch.autograd.grad` raises a RuntimeError.
     """
 
     parents = frozenset({"Global"})
@@ -59,7 +59,7 @@ class _Untracked:
 
 
 def flop_counter() -> FlopCounterMode:
-    """A `FlopCounterMode` that counts grouped convolutions at their real price and parametrised modules."""
+    """A `FlopCounterMode` that counts grouped convolutions correctly and supports parametrised modules."""
     counter = FlopCounterMode(display=False, custom_mapping=_MAPPING)
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]
     return counter
@@ -70,15 +70,20 @@ def count_flops(
 ) -> tuple[float, float]:
     """FLOPs of one sample: (forward, forward and backward), as `torch.utils.flop_counter` counts them.
 
-    `probe` runs `samples` samples through the model and returns the loss; it is run in eval mode and no
-    `.grad` and no buffer is touched. The gradients of a `criterion` with parameters of its own count, too.
+    No `.grad` and no buffer is changed.
+
+    Args:
+        model: the growing model, run in eval mode.
+        probe: runs `samples` samples through the model and returns the loss.
+        samples: the number of samples.
+        criterion: the loss; if it has parameters, their gradients are counted.
     """
     counter = flop_counter()
     with preserve_buffers(model), probe_mode(model), counter:
         loss = probe()
         forward = counter.get_total_flops()
         if loss.requires_grad:
-            own = criterion.parameters() if isinstance(criterion, nn.Module) else ()
-            params = [p for p in (*model.parameters(), *own) if p.requires_grad]
+            of_loss = criterion.parameters() if isinstance(criterion, nn.Module) else ()
+            params = [p for p in (*model.parameters(), *of_loss) if p.requires_grad]
             torch.autograd.grad(loss, params, allow_unused=True)
     return forward / samples, counter.get_total_flops() / samples

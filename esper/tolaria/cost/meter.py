@@ -1,6 +1,6 @@
-"""What a run has cost so far: time, FLOPs and parameter-steps, exact through changes of topology.
+"""The cost of a run so far: time, FLOPs and parameter-steps, exact through changes of topology.
 
-FLOPs that cannot be counted make the sum unknown (None): a number would be too low.
+If FLOPs cannot be counted, the sum is unknown (None), because a number would be too low.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ from esper.tolaria.train_state import Progress
 
 
 class CostMeter:
-    """Adds up costs in `progress`. FLOPs are counted anew, lazily, after a change of topology, and where
-    other parameters of the model are frozen than before: their gradients are not computed.
+    """Adds up costs in `progress`.
 
-    Without `measurements` a count that fails is raised.
+    FLOPs are counted again, lazily, after a change of topology and when other parameters are frozen, because
+    their gradients are not computed.
+
+    Args:
+        model: the growing model.
+        progress: the counters of the run.
+        probe: the probe batch.
+        measurements: catches a failing count; without it the exception is raised.
     """
 
     def __init__(
@@ -37,17 +43,17 @@ class CostMeter:
         self.measurements = measurements
         self._flops: tuple[float, float] | None = None
         self.topology_changed()
-        self._began = self._began_cpu = 0.0
+        self._start = self._start_cpu = 0.0
 
     def start_clock(self) -> None:
-        """From now on time counts, on top of what an earlier part of the run took."""
-        self._began = time.perf_counter() - self.progress.wall_s
-        self._began_cpu = time.process_time() - self.progress.cpu_s
+        """Start the clocks, adding to the times of earlier parts of the run."""
+        self._start = time.perf_counter() - self.progress.wall_s
+        self._start_cpu = time.process_time() - self.progress.cpu_s
 
     def read_clock(self) -> None:
-        """Bring the times in `progress` up to date."""
-        self.progress.wall_s = time.perf_counter() - self._began
-        self.progress.cpu_s = time.process_time() - self._began_cpu
+        """Update the times in `progress`."""
+        self.progress.wall_s = time.perf_counter() - self._start
+        self.progress.cpu_s = time.process_time() - self._start_cpu
 
     def topology_changed(self) -> None:
         self.params = self.model.total_params()
@@ -55,7 +61,7 @@ class CostMeter:
         self._trained: list[bool] | None = None
 
     def step(self, samples: int, passes: int = 1) -> None:
-        """One optimiser step on so many samples, with so many backward passes a forward."""
+        """Add an optimiser step on so many samples, with so many backward passes per forward."""
         self.progress.samples_seen += samples
         self.progress.param_steps += self.params
         flops = self.per_sample()
@@ -66,32 +72,32 @@ class CostMeter:
             self.add(None)
 
     def spent(self) -> tuple[float | None, int]:
-        """FLOPs and parameter-steps so far, for `charge`; the times are brought up to date."""
+        """FLOPs and parameter-steps so far, for `charge`; also updates the times."""
         self.read_clock()
         return self.progress.train_flops, self.progress.param_steps
 
     def charge(self, spent: tuple[float | None, int]) -> None:
-        """Count what had been spent before a rollback: the work that it undid was done all the same."""
+        """Set the costs to those before a rollback: undone work was done nevertheless."""
         self.progress.train_flops, self.progress.param_steps = spent
         self.read_clock()
 
-    def forwards(self, samples: int) -> None:
-        """Forwards made for the seeds' sake: health probes and impact."""
+    def add_forwards(self, samples: int) -> None:
+        """Add forwards made for measurements of seeds: health probes and impact."""
         forward = self.forward_flops()
         self.add(None if forward is None else samples * forward)
 
     def add(self, flops: float | None) -> None:
-        """Charge so many FLOPs; None where nobody knows how many, and then the sum is not known either."""
+        """Add FLOPs; None, for an unknown number, makes the sum unknown."""
         total = self.progress.train_flops
         self.progress.train_flops = None if flops is None or total is None else total + flops
 
     def forward_flops(self) -> float | None:
-        """FLOPs of a forward of one sample; None where they could not be counted."""
+        """FLOPs of a forward of one sample; None if they could not be counted."""
         flops = self.per_sample()
         return None if flops is None else flops[0]
 
     def per_sample(self) -> tuple[float, float] | None:
-        """FLOPs of a forward, and of a step, for one sample at the present topology; None where unknown."""
+        """FLOPs of a forward, and of a step, for one sample at the present topology; None if unknown."""
         trained = [p.requires_grad for p in self._parameters]
         if trained != self._trained:
             self._trained = trained
@@ -103,7 +109,7 @@ class CostMeter:
 
     def _count(self) -> tuple[float, float]:
         forward, both = count_flops(self.model, self.probe.loss, self.probe.samples, self.probe.loss_function)
-        # an isolated seed is not on the probe's way: its own forward, and backward at twice its price
+        # the probe does not include isolated seeds: their forward, and a backward of twice its cost
         return forward, both + 3 * self._isolated()
 
     def _isolated(self) -> int:

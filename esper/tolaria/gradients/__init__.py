@@ -1,19 +1,19 @@
-"""Gradients of several tasks made one: plain, averaged, weighted, or freed of conflicts.
+"""Aggregates the gradients of several tasks: sum, mean, weighted mean, or PCGrad (`trainer.aggregation`).
 
-What `trainer.aggregation` names. A task is a micro-batch of a step's window, or, where a loss has several by
-name, an objective. Everything is over the parameters that at least two tasks reach; a gradient that a single
-task has (of its own head) is taken as it is by `sum`, `pcgrad` and matrix aggregators, times its weight by
-`mean` and `weighted`.
+A task is a micro-batch of a step, or an objective if the loss has several by name. Aggregation is over the
+parameters that at least two tasks reach; a gradient that only one task has (of its head) is unchanged by
+`sum`, `pcgrad` and matrix aggregators, and multiplied by its weight by `mean` and `weighted`.
 
-| | micro-batches | objectives |
+| aggregation | micro-batches | objectives |
 |---|---|---|
 | `sum` | the gradient of the window as one big batch | the gradient of the sum of the objectives |
 | `mean` | the mean of the micro-batches' own gradients, whatever their sizes | the gradient of their mean |
-| `weighted` | as `sum`: each weighs by its samples | the gradient of their mean by `weights` |
-| `pcgrad` | `sum`, after each has lost what it has against the others | the same |
-| a matrix aggregator | what it makes of the gradients whose sum is `sum` | what it makes of them |
+| `weighted` | as `sum`: weighted by samples | the gradient of their mean with `weights` |
+| `pcgrad` | the sum of the gradients after the projection of conflicting ones | the same |
+| a matrix aggregator | its result for the gradients whose sum is `sum` | its result for them |
 
-`sum` is one backward pass a micro-batch, with no copy. All others take one a task and count conflicts.
+`sum` takes one backward pass per micro-batch, without a copy. All others take one per task and count
+conflicts.
 """
 
 from esper.tolaria.gradients.aggregator import Aggregator

@@ -1,4 +1,4 @@
-"""What it takes to make one gradient of several tasks'."""
+"""The interface of an aggregator of gradients."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from esper.tolaria.loss.objectives import sum_losses
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """One gradient a parameter, None where no task reaches it.
+    """The aggregated gradients.
 
-    `weights` are those of the tasks, where there are any; `projected` says, on the device, whether PCGrad
-    took anything away.
+    Attributes:
+        gradients: one for each parameter, None if no task reaches it.
+        weights: those of the tasks, if the aggregator has any.
+        projected: whether PCGrad changed a gradient, a bool tensor on the device.
     """
 
     gradients: Sequence[Tensor | None]
@@ -27,24 +29,24 @@ class Combined:
 
 
 class Aggregator(ABC):
-    """Combines the gradients of tasks. Its state is saved with the run's.
+    """Combines the gradients of tasks. Its state is saved with the run.
 
-    With `by_share` a micro-batch's gradient comes multiplied by its share of the window's mean, so that
-    the plain sum is the gradient of one big batch; else it is that of the micro-batch's own mean.
+    With `by_share` a micro-batch's gradient is multiplied by its share of the step's mean, so that the sum is
+    the gradient of one big batch; else it is that of the micro-batch's own mean.
     """
 
     by_share = True
 
     @abstractmethod
     def combine(self, tasks: Tasks) -> Combined:
-        """One gradient of several; there are at least two tasks. Does not change what it is given."""
+        """Aggregate the gradients of at least two tasks, without changing them."""
 
     def combine_losses(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The one number that stands for several objectives: their sum."""
+        """The reported loss of several objectives: their sum."""
         return sum_losses(losses)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most have no state
-        """Take up a saved state."""
+        """Restore a saved state."""

@@ -1,4 +1,4 @@
-"""From the losses of a step's window to the gradients that the optimiser is given."""
+"""The backward passes of a step: from the losses of its micro-batches to the gradients for the optimiser."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from esper.tolaria.optimization.precision import Precision
 
 
 class Backward(Protocol):
-    """Takes the losses of one window after the other and leaves its gradient in the parameters' `grad`."""
+    """Accumulates the gradient of a window, the micro-batches of one step, in the parameters' `grad`."""
 
     def begin(self, microbatches: int = 1) -> None:
-        """A new window of so many micro-batches."""
+        """Start a window of so many micro-batches."""
 
     def add(self, losses: Losses, share: float | Tensor) -> None:
-        """Differentiate a micro-batch that has this share of the window's mean, and free its graph."""
+        """Differentiate a micro-batch with this share of the window's mean, and free its graph."""
 
     def finish(self) -> None:
-        """The window is whole."""
+        """End the window: the gradients are complete."""
 
 
 class PlainBackward:
-    """Plain accumulation: the gradient of the sum of everything, in one backward pass a micro-batch."""
+    """Plain accumulation: the gradient of the sum of all losses, in one backward pass per micro-batch."""
 
     def __init__(self, precision: Precision) -> None:
         self.precision = precision
@@ -40,23 +40,27 @@ class PlainBackward:
 
     def add(self, losses: Losses, share: float | Tensor) -> None:
         loss = total_loss(losses)
-        if loss.requires_grad:  # not where everything is frozen, before a seed has joined
+        if loss.requires_grad:  # not if everything is frozen and no seed has joined yet
             self.precision.backward(scaled(loss, share))
 
     def finish(self) -> None:
-        """Everything is in place already."""
+        """Nothing to do: the gradients are accumulated already."""
 
 
 class TaskBackward:
-    """Gives each task a gradient of its own, by one vector-Jacobian product, and has them combined.
+    """Computes a separate gradient for each task, by one vector-Jacobian product, and aggregates them.
 
-    The tasks are the objectives where the loss has names for them (their gradients add up over the window),
-    else its micro-batches. A window with a single task is left as it is. All gradients are kept until the
-    window ends: as many times the model's size as there are tasks, and once more while they are combined.
+    The tasks are the objectives if the loss has several by name (their gradients are summed over the window),
+    else the micro-batches. With a single task its gradient is unchanged. Memory: the size of the model times
+    the number of tasks, and once more while they are combined. Seeds in isolation get the gradient of the
+    plain sum. `passes` is the number of backward passes of the last micro-batch.
 
-    Seeds in isolation hear what they would hear of the plain sum. `on_tasks` is shown the gradients of
-    several tasks, one row a task, and the parameters they are for. `passes` is how many backward passes the
-    last micro-batch took.
+    Args:
+        aggregator: combines the gradients.
+        precision: scales the losses.
+        parameters: returns the parameters whose gradients are aggregated.
+        conflict_stats: counts conflicts.
+        on_tasks: called with the gradients of several tasks, one row per task, and their parameters.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class TaskBackward:
         self.begin()
 
     def begin(self, microbatches: int = 1) -> None:
-        # also what a window left that was never finished
+        # also what is left of a window that did not end
         self._clear()
         self.conflict_stats.begin()
 
@@ -102,8 +106,8 @@ class TaskBackward:
         if not loss.requires_grad:
             return [None] * len(parameters)
         value = self.precision.scaled(scaled(loss, factor))
-        wanted = [p for p in parameters if p.requires_grad]  # some may be frozen for now
-        found = iter(torch.autograd.grad(value, wanted, retain_graph=not last, allow_unused=True))
+        trainable = [p for p in parameters if p.requires_grad]  # some may be frozen now
+        found = iter(torch.autograd.grad(value, trainable, retain_graph=not last, allow_unused=True))
         return [next(found) if p.requires_grad else None for p in parameters]
 
     def finish(self) -> None:
@@ -112,7 +116,7 @@ class TaskBackward:
             gradients: Row = tasks.rows[0]
         else:
             combined = self.aggregator.combine(tasks)
-            self.conflict_stats.note(tasks.products if tasks.shared else None, combined, len(tasks.rows))
+            self.conflict_stats.add(tasks.products if tasks.shared else None, combined, len(tasks.rows))
             gradients = combined.gradients
             if self.on_tasks is not None:
                 self.on_tasks(tasks.rows, self.parameters())
@@ -129,5 +133,5 @@ class TaskBackward:
 
 
 def _added(row: Row, other: Row) -> Row:
-    # out of place: what autograd gives may share memory
+    # out of place: gradients returned by autograd may share memory
     return [a if b is None else b if a is None else a + b for a, b in zip(row, other, strict=True)]

@@ -1,4 +1,4 @@
-"""How much tasks are at odds, counted on the device and read once an epoch."""
+"""Counts conflicts between the gradients of tasks, on the device, read once per epoch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ class ConflictStats:
     """Counts the conflicts of steps with several tasks.
 
     A conflict is a pair of tasks whose gradients have a negative inner product over the shared parameters.
-    `conflict_ratio` is their share of all pairs, in [0, 1]; `grad_conflict_rate` is the mean over steps of
-    conflicts by n - 1, which may pass 1; `pcgrad_applied` is how many steps PCGrad changed. A ratio above
-    `threshold` over an epoch is an event of its own.
+    `conflict_ratio` is the share of conflicts in all pairs, in [0, 1]; `grad_conflict_rate` is the mean over
+    steps of conflicts / (n - 1), which may exceed 1; `pcgrad_applied` is the number of steps that PCGrad
+    changed.
+
+    Args:
+        device: where the counts are kept.
+        threshold: a `conflict_ratio` above it emits an event.
     """
 
     def __init__(self, device: torch.device, threshold: float) -> None:
@@ -30,14 +34,20 @@ class ConflictStats:
         self._sums = torch.zeros(4, dtype=widest_dtype(device), device=device)
         self._steps = self._weighted = self._pairs = 0
         self._last: tuple[Tensor, int] | None = None
-        self._idle_told = False
+        self._idle_emitted = False
 
     def begin(self) -> None:
-        """A new window."""
+        """Start a window (the micro-batches of one step)."""
         self._last = None
 
-    def note(self, products: Tensor | None, combined: Combined, count: int) -> None:
-        """One step of `count` tasks with this Gram matrix (None: they share nothing); no wait."""
+    def add(self, products: Tensor | None, combined: Combined, count: int) -> None:
+        """Add a step of `count` tasks, without synchronising with the device.
+
+        Args:
+            products: the Gram matrix (count, count) of the gradients; None if no parameter is shared.
+            combined: the result of the aggregator.
+            count: the number of tasks.
+        """
         conflicts, rates, weights, projected = self._sums.unbind()
         found = self._sums.new_zeros(())
         if products is not None:
@@ -55,7 +65,7 @@ class ConflictStats:
         self._last = found, count
 
     def last(self) -> Mapping[str, Tensor]:
-        """The conflicts of the last step, on the device; empty where it had a single task."""
+        """The conflicts of the last step, on the device; empty if it had a single task."""
         if self._last is None:
             return {}
         conflicts, count = self._last
@@ -66,7 +76,7 @@ class ConflictStats:
         }
 
     def flush(self, telemetry: Telemetry) -> dict[str, Any]:
-        """Emit what the steps since the last time come to, and begin anew; waits for the device."""
+        """Emit the statistics since the last call and reset them; synchronises with the device."""
         conflicts, rates, weights, projected = self._sums.tolist()
         ratio = conflicts / self._pairs if self._pairs else 0.0
         found = {
@@ -78,10 +88,10 @@ class ConflictStats:
             "weights_mean": weights / self._weighted if self._weighted else None,
             "pcgrad_applied": int(projected),
         }
-        if not self._steps and not self._idle_told:
+        if not self._steps and not self._idle_emitted:
             notes = "trainer.aggregation is idle: no step had several tasks (micro-batches or objectives)"
             telemetry.emit(EventName.OPTION_IDLE, {"notes": notes})
-            self._idle_told = True
+            self._idle_emitted = True
         self._sums.zero_()
         self._steps = self._weighted = self._pairs = 0
         telemetry.emit(EventName.GRAD_AGG, found, level=Level.DEBUG)

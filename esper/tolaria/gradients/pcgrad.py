@@ -1,8 +1,8 @@
 """PCGrad: projecting conflicting gradients (Yu et al., 2020, arXiv:2001.06782, algorithm 1).
 
-Each gradient loses, one other after the other, what it has against that other's *original* gradient. All
-results lie in the span of the gradients, so the algorithm runs on their n by n Gram matrix and ends with one
-weight a gradient: nothing of the parameters' length is touched but once before and once after.
+Each gradient is projected, for one other gradient after the other, onto the normal plane of that other's
+*original* gradient if they conflict. All results are in the span of the gradients, so the algorithm works on
+their (n, n) Gram matrix and ends with one weight per gradient: the gradients themselves are read only twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from esper.errors import AggregationError
 from esper.tolaria.gradients.aggregator import Aggregator, Combined
-from esper.tolaria.gradients.gram import mix
+from esper.tolaria.gradients.gram import weighted_sum
 from esper.tolaria.gradients.tasks import Tasks
 
 
@@ -25,11 +25,14 @@ def draw_orders(count: int, generator: torch.Generator) -> Tensor:
 
 
 def pcgrad_weights(products: Tensor, orders: Tensor, epsilon: float) -> Tensor:
-    """The weight with which each gradient enters the sum of the projected ones: (n,).
+    """The weight of each gradient in the sum of the projected ones: (n,).
 
-    `products` is the Gram matrix (n, n) in float64; row i of `orders` (n, n) says in which order gradient i
-    meets the others (itself is passed over). On a gradient of a norm of at most `epsilon` nothing is
-    projected. Waits for no device.
+    Does not synchronise with the device.
+
+    Args:
+        products: the Gram matrix (n, n) in float64.
+        orders: (n, n); row i is the order in which gradient i is projected (i itself is skipped).
+        epsilon: the norm up to which a gradient counts as zero, for which there is no projection.
     """
     count = products.shape[0]
     weights = torch.eye(count, dtype=products.dtype, device=products.device)
@@ -37,7 +40,7 @@ def pcgrad_weights(products: Tensor, orders: Tensor, epsilon: float) -> Tensor:
     itself = torch.arange(count, device=products.device).unsqueeze(1)
     against = (squares > epsilon**2) & (orders != itself)
     shares = torch.where(against, -1 / squares, 0.0)
-    # one turn lets every gradient meet its next
+    # each turn projects every gradient for its next one
     turns = zip(products[orders].unbind(1), shares.split(1, 1), orders.split(1, 1), strict=True)
     for others, share, other in turns:
         inner = torch.linalg.vecdot(weights, others).unsqueeze(1)
@@ -46,9 +49,14 @@ def pcgrad_weights(products: Tensor, orders: Tensor, epsilon: float) -> Tensor:
 
 
 class PCGrad(Aggregator):
-    """The sum of the projected gradients; the order is drawn from `generator`, whose state is saved.
+    """The sum of the projected gradients.
 
-    `epsilon` is the norm up to which a gradient counts as zero. Raises `AggregationError` for a negative one.
+    Args:
+        generator: draws the orders; its state is saved.
+        epsilon: the norm up to which a gradient counts as zero.
+
+    Raises:
+        AggregationError: `epsilon` is negative.
     """
 
     def __init__(self, generator: torch.Generator, epsilon: float = 1e-12) -> None:
@@ -59,11 +67,11 @@ class PCGrad(Aggregator):
 
     def combine(self, tasks: Tasks) -> Combined:
         if not tasks.shared:
-            return Combined(tasks.alone())
+            return Combined(tasks.unshared())
         orders = draw_orders(len(tasks.rows), self.generator)
         orders = orders.to(tasks.products.device, non_blocking=True)
         weights = pcgrad_weights(tasks.products, orders, self.epsilon)
-        return Combined(tasks.with_shared(mix(weights, tasks.matrix)), weights, (weights != 1).any())
+        return Combined(tasks.with_shared(weighted_sum(weights, tasks.matrix)), weights, (weights != 1).any())
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state()}

@@ -1,18 +1,17 @@
-"""Whose gradient it is: the host's and each seed's part of a step, for telemetry and for weights.
+"""Attributes the gradient of a step to the host and to each seed, for metrics and for weights.
 
-The host is the seeds' teacher; folded seeds and the parameters of a loss are part of it. What is counted
-where:
+The host includes folded seeds and the parameters of a loss.
 
-- Norms and shares are of the gradient that the optimiser is given, before clipping. Host and seeds hold
-  disjoint parameters, so that their squared norms add up to that of the whole, and shares to 1. For the same
-  reason host and seeds, or two seeds, cannot conflict: no parameter is moved by both.
-- Conflicts are counted where they can happen: over one seed's parameters, between the gradients of the
-  micro-batches of a window, or of the objectives where an aggregation other than `sum` takes them singly.
-- A weight is alpha for a seed that has joined, 0 for one that has not. It is reported, and changes nothing
-  unless `apply` is asked for; then it scales the seed's step.
+- Norms and shares are of the gradient that the optimiser gets, before clipping. Host and seeds have disjoint
+  parameters, so their squared norms add up to that of the whole, and shares to 1. For the same reason host
+  and seeds, or two seeds, cannot conflict.
+- Conflicts are counted over one seed's parameters, between the gradients of the micro-batches of a step, or
+  of the objectives if an aggregation other than `sum` computes them separately.
+- A weight is alpha for a seed that has joined, else 0. It is reported; with `apply` it also scales the seed's
+  step.
 
-Every `SAMPLE_STEPS`-th step is looked at, and the first after each change of topology. Nothing waits for the
-device before the epoch is over.
+Every `SAMPLE_STEPS`-th step is sampled, and the first after each change of topology. The device is
+synchronised only at the end of the epoch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from esper.kasmina import SeedManager, SeedRecord
 from esper.leyline import EventName, Level
 from esper.tolaria.events import Telemetry
 from esper.tolaria.gradients.backward import PlainBackward
-from esper.tolaria.gradients.seed_layers import largest, layer_norms
 from esper.tolaria.gradients.seed_metrics import PREFIX, SeedGradients, update_metrics, warnings
 from esper.tolaria.gradients.seed_shares import (
     COLUMNS,
@@ -36,17 +34,20 @@ from esper.tolaria.gradients.seed_shares import (
     SAMPLES,
     SHARE,
     accumulate,
-    collapse,
+    added_gradient,
     conflicts,
-    differ,
     flat_gradient,
+    largest,
+    layer_norms,
+    resolve_weights,
+    scale_steps,
+    squared_norms,
 )
-from esper.tolaria.gradients.seed_weights import mix, resolve_weights
 from esper.tolaria.loss.objectives import Losses
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.optimization.precision import Precision
 
-# Looking at a step costs a reading of its gradients: about a tenth of one, so under a percent of all.
+# A sample reads all gradients, which takes about a tenth of a step: under one percent of the run.
 SAMPLE_STEPS = 16
 HOST = "host"
 _WHAT = "the shares of host and seeds in the gradient"
@@ -54,7 +55,7 @@ _WHAT = "the shares of host and seeds in the gradient"
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """Somebody whose gradients are counted; `record` is None for the host."""
+    """The host or a seed, with its parameters; `record` is None for the host."""
 
     key: str
     params: Sequence[nn.Parameter]
@@ -62,12 +63,18 @@ class _Owner:
 
 
 class SeedAttribution:
-    """Gathers what the gradients of a step owe to the host and to each living seed.
+    """Collects norms, shares and conflicts of the gradients of the host and of each living seed.
 
-    Call `microbatch` after each backward pass of a window of several (or `tasks` where their gradients
-    are at hand), `before_step` once gradients have their true size and rates are set, `flush` once an epoch.
-    With `apply` the steps of seeds are scaled by their weights. `layers` is how many of each seed's layers
-    are reported by norm, 0 for none. What only looks at gradients is called through `attempt`, under a name.
+    Call `microbatch` after each backward pass of a step with several (or `tasks` if the tasks' gradients are
+    available), `before_step` when gradients are unscaled and learning rates set, and `flush` once per epoch.
+
+    Args:
+        optimizers: the optimisers with the parameters of host and seeds.
+        seeds: the seed manager.
+        device: where sums are kept.
+        apply: scale the steps of seeds by their weights.
+        layers: the number of layers of each seed whose norms are reported, 0 for none.
+        attempt: calls a function that only measures, under a name, so that its failure does not end the run.
     """
 
     def __init__(
@@ -80,7 +87,7 @@ class SeedAttribution:
         layers: int = 0,
         attempt: Callable[[str, Callable[[], None]], object] | None = None,
     ) -> None:
-        self.attempt = attempt or (lambda what, look: look())
+        self.attempt = attempt or (lambda what, measure: measure())
         self.optimizers = optimizers
         self.seeds = seeds
         self.device = device
@@ -93,9 +100,9 @@ class SeedAttribution:
         self._pairs: dict[str, int] = {}
         self._squares: dict[str, Tensor] = {}
         self._last_shares: dict[str, float] = {}
-        self._forget_window()
+        self._clear_window()
 
-    def _forget_window(self) -> None:
+    def _clear_window(self) -> None:
         self._owners: list[_Owner] | None = None
         self._before: dict[str, Tensor] = {}
         self._rows: dict[str, list[Tensor]] = {}
@@ -103,18 +110,18 @@ class SeedAttribution:
     # -- one window ------------------------------------------------------------------------------
 
     def microbatch(self) -> None:
-        """Note what a micro-batch has just added to the seeds' gradients."""
-        self.attempt(_WHAT, self._note_microbatch)
+        """Record what the last micro-batch has added to the seeds' gradients."""
+        self.attempt(_WHAT, self._add_microbatch)
 
-    def _note_microbatch(self) -> None:
+    def _add_microbatch(self) -> None:
         for owner in self._sampled()[1:]:
             if owner.params:
                 now = flat_gradient([p.grad for p in owner.params], owner.params)
-                self._add_row(owner, differ(now, self._before.get(owner.key)))
+                self._add_row(owner, added_gradient(now, self._before.get(owner.key)))
                 self._before[owner.key] = now
 
     def tasks(self, rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[nn.Parameter]) -> None:
-        """Note each task's gradients (a row) for `parameters`; one that does not reach a seed is left out."""
+        """Record each task's gradients (a row) for `parameters`; tasks without any for a seed are skipped."""
         places = {id(p): i for i, p in enumerate(parameters)}
         for owner in self._sampled()[1:]:
             for row in rows:
@@ -126,22 +133,22 @@ class SeedAttribution:
         self._rows.setdefault(owner.key, []).append(row)
 
     def before_step(self) -> None:
-        """Look at the whole window's gradients, where this one is looked at; scale steps where asked to."""
+        """Sample the gradients of the step if it is due, and scale the steps of seeds with `apply`."""
         if self.apply:
-            mix(self.optimizers.main.param_groups, self._weights())
-        self.attempt(_WHAT, self._look)
+            scale_steps(self.optimizers.main.param_groups, self._weights())
+        self.attempt(_WHAT, self._sample)
         self._steps += 1
-        self._forget_window()
+        self._clear_window()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         owners = self._sampled()
         if owners:
-            self._seat(owners)
-            squares = collapse([[p.grad for p in owner.params] for owner in owners], self.device)
-            sound = accumulate(self._sums, squares)
+            self._assign_rows(owners)
+            squares = squared_norms([[p.grad for p in owner.params] for owner in owners], self.device)
+            valid = accumulate(self._sums, squares)
             if self.layers:
-                self._add_layers(owners[1:], squares[1:], sound)
-            self._count_conflicts(sound)
+                self._add_layers(owners[1:], squares[1:], valid)
+            self._count_conflicts(valid)
 
     def _weights(self) -> dict[str, float]:
         alive_records = self.seeds.model.alive_records()
@@ -152,15 +159,15 @@ class SeedAttribution:
         }
 
     def _sampled(self) -> list[_Owner]:
-        """Everybody who owns gradients, the host first, where this window is looked at; else nobody."""
+        """The owners of gradients, the host first, if this window is sampled; else an empty list."""
         if self._owners is None:
             groups = [group["name"] for group in self.optimizers.main.param_groups]
             due = self._steps % SAMPLE_STEPS == 0 or groups != self._groups
             self._groups = groups
-            self._owners = list(self._find_owners()) if due else []
+            self._owners = list(self._list_owners()) if due else []
         return self._owners
 
-    def _find_owners(self) -> Iterator[_Owner]:
+    def _list_owners(self) -> Iterator[_Owner]:
         alive_records = {record.key: record for record in self.seeds.model.alive_records()}
         if not any(record.joined for record in alive_records.values()):
             return
@@ -174,8 +181,8 @@ class SeedAttribution:
 
     # -- sums ------------------------------------------------------------------------------------
 
-    def _seat(self, owners: Sequence[_Owner]) -> None:
-        """Give everybody a row of sums; those that have one keep it, those that are gone lose it."""
+    def _assign_rows(self, owners: Sequence[_Owner]) -> None:
+        """Assign each owner a row of sums; existing owners keep theirs, removed ones lose theirs."""
         order = [owner.key for owner in owners]
         if order != self._order:
             old = dict(zip(self._order, self._sums.unbind(), strict=True))
@@ -183,24 +190,24 @@ class SeedAttribution:
             self._sums = torch.stack([old.get(key, fresh) for key in order])
             self._order = order
 
-    def _add_layers(self, owners: Sequence[_Owner], squares: Sequence[Tensor], sound: Tensor) -> None:
+    def _add_layers(self, owners: Sequence[_Owner], squares: Sequence[Tensor], valid: Tensor) -> None:
         for owner, part in zip(owners, squares, strict=True):
             if len(part):
-                new = torch.where(sound, part, 0.0)
+                new = torch.where(valid, part, 0.0)
                 self._squares[owner.key] = self._squares.get(owner.key, torch.zeros_like(part)) + new
 
-    def _count_conflicts(self, sound: Tensor) -> None:
+    def _count_conflicts(self, valid: Tensor) -> None:
         for key, rows in self._rows.items():
             if len(rows) > 1:
-                self._sums[self._order.index(key), CONFLICTS] += conflicts(rows) * sound
+                self._sums[self._order.index(key), CONFLICTS] += conflicts(rows) * valid
                 self._pairs[key] = self._pairs.get(key, 0) + len(rows) * (len(rows) - 1) // 2
 
     # -- once an epoch ---------------------------------------------------------------------------
 
     def flush(self, telemetry: Telemetry) -> list[SeedGradients]:
-        """Emit what was seen since the last time and begin anew; waits for the device.
+        """Emit the metrics since the last call and reset them; synchronises with the device.
 
-        Nothing seen: no event. A seed that was taken out in between is not reported.
+        Without a sample there is no event. A seed that was removed meanwhile is not reported.
         """
         table = dict(zip(self._order, self._sums.tolist(), strict=True))
         alive_records = {f"{r.key}@{r.germinated_step}": r for r in self.seeds.model.alive_records()}
@@ -266,8 +273,8 @@ class SeedAttribution:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the saved one stood, in mid-epoch too."""
-        self._forget_window()
+        """Restore a saved state, also in the middle of an epoch."""
+        self._clear_window()
         self._steps, self._groups = state["steps"], list(state["groups"])
         self._order = list(state["order"])
         self._sums = state["sums"].to(self.device, copy=True)
@@ -276,7 +283,7 @@ class SeedAttribution:
 
 
 class AttributedBackward(PlainBackward):
-    """Plain accumulation that lets the attribution see what each of several micro-batches adds."""
+    """Plain accumulation that reports each of several micro-batches to the attribution."""
 
     def __init__(self, precision: Precision, attribution: SeedAttribution) -> None:
         super().__init__(precision)

@@ -1,4 +1,4 @@
-"""What an epoch's gradients come to for each seed, under telemetry's names."""
+"""Metrics of each seed's gradients over an epoch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from esper.leyline import EventName
 from esper.tolaria.gradients.seed_shares import COLUMNS, CONFLICTS, SAMPLES, SHARE, SQUARES
 
 PREFIX = "tolaria.grad_agg.seed."
-# A share of the gradient that changes by so much from one epoch to the next is told as a jump.
+# A share of the gradient that changes by more than this from one epoch to the next emits an event.
 JUMP = 0.2
-# More than this share of pairs at odds is told, once there are enough pairs not to be chance.
+# A larger share of conflicting pairs emits an event, from a number of pairs on at which it is no chance.
 HIGH_CONFLICT, ENOUGH_PAIRS = 0.5, 8
 
 
 @dataclass(frozen=True, slots=True)
 class SeedGradients:
-    """One seed over one epoch.
+    """The gradients of one seed over one epoch.
 
-    `norm` is the root of the mean squared norm over the sampled steps; `share` its mean part of the whole
-    gradient's squared norm; `share_delta` what that is above the last epoch's (None in the first);
-    `conflict_ratio` the part of `pairs` of micro-batches or objectives whose gradients for this seed have
-    a negative inner product (None without pairs).
+    Attributes:
+        layer, seed, stage: which seed.
+        weight: alpha if it has joined, else 0.
+        alpha: its blending factor.
+        norm: the root mean square of the norms over the sampled steps.
+        share: the mean share in the squared norm of the whole gradient.
+        share_delta: the change of `share` since the last epoch, None in the first.
+        conflicts: pairs of micro-batches or objectives with a negative inner product.
+        pairs: all pairs; `conflict_ratio` is None without any.
     """
 
     layer: str
@@ -59,9 +64,12 @@ class SeedGradients:
 
 
 def update_metrics(sums: Sequence[float], last_share: float | None) -> dict[str, Any]:
-    """`norm`, `share`, `share_delta` and `conflicts` from one owner's sums (see `shares`).
+    """`norm`, `share`, `share_delta` and `conflicts` from one owner's sums (see `seed_shares`).
 
-    Zeros for an owner without samples. Raises `AggregationError` for another number of sums and for NaN.
+    Zeros for an owner without samples.
+
+    Raises:
+        AggregationError: the number of sums is wrong, or one is not finite.
     """
     if len(sums) != COLUMNS or not all(map(math.isfinite, sums)):
         raise AggregationError(f"an owner's sums are {list(sums)}; expected {COLUMNS} finite numbers")
@@ -76,7 +84,7 @@ def update_metrics(sums: Sequence[float], last_share: float | None) -> dict[str,
 
 
 def warnings(seeds: Sequence[SeedGradients]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Name and data of an event for each share that has jumped and each seed whose batches are at odds."""
+    """Name and data of an event for each share that has changed much, and each seed with many conflicts."""
     for seed in seeds:
         place = {"layer": seed.layer, "seed": seed.seed}
         if seed.share_delta is not None and abs(seed.share_delta) > JUMP:

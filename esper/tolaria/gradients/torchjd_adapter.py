@@ -1,4 +1,4 @@
-"""Aggregators of somebody else's, such as torchjd's."""
+"""Adapts aggregators of other libraries, such as torchjd."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from esper.tolaria.gradients.tasks import Tasks
 
 
 class MatrixAggregator(Aggregator):
-    """Hands the shared gradients, (tasks, length), to a function that makes one vector (length,) of them.
+    """Combines the shared gradients, (tasks, length), by a function that returns a vector (length,).
 
-    What a module keeps in its state dict is saved. Raises `AggregationError` for an answer of another shape.
+    If the function is a module, its state dict is saved.
+
+    Raises:
+        AggregationError: from `combine`, for a result of another shape.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -23,13 +26,13 @@ class MatrixAggregator(Aggregator):
 
     def combine(self, tasks: Tasks) -> Combined:
         if not tasks.shared:
-            return Combined(tasks.alone())
+            return Combined(tasks.unshared())
         matrix = tasks.matrix
         vector = self.function(matrix)
         if not isinstance(vector, Tensor) or vector.shape != matrix.shape[1:]:
             given = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
             raise AggregationError(
-                f"{type(self.function).__name__} made {given} of a matrix {tuple(matrix.shape)}; "
+                f"{type(self.function).__name__} returned {given} for a matrix {tuple(matrix.shape)}; "
                 f"expected a vector of shape ({matrix.shape[1]},)"
             )
         return Combined(tasks.with_shared(vector.to(matrix.dtype)))

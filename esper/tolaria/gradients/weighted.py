@@ -16,24 +16,27 @@ Weight = float | Tensor
 
 
 def normalized(weights: Sequence[Weight]) -> list[Weight]:
-    """The weights divided by their sum. Raises `AggregationError` where that is zero or not finite.
+    """The weights divided by their sum; raises `AggregationError` if that is zero or not finite.
 
-    Weights on a device are shares already, and come back as they are: reading them would wait for it.
+    Weights on a device are shares already and are returned unchanged: reading them would synchronise.
     """
     if any(isinstance(weight, Tensor) for weight in weights):
         return list(weights)
     total = math.fsum(weights) if all(map(math.isfinite, weights)) else math.nan
     if not math.isfinite(total) or total == 0:
-        raise AggregationError(f"weights {list(weights)} add up to {total}; expected a finite sum but zero")
+        raise AggregationError(
+            f"weights {list(weights)} add up to {total}; expected a finite sum except zero"
+        )
     return [weight / total for weight in weights]
 
 
 def weighted(gradients: Row, weights: Sequence[Weight]) -> Tensor | None:
     """The mean of gradients of one shape (any rank), by weights that need not add up to 1.
 
-    A gradient that is None counts as zero; the mean of nothing but None is None. Each weight is made on its
-    gradient's device, in its dtype. Raises `AggregationError` for weights as `normalized` refuses, and where
-    there are not as many as gradients, or these differ in shape.
+    None counts as zero; the mean of None only is None.
+
+    Raises:
+        AggregationError: as `normalized`; or the numbers of weights and gradients, or the shapes, differ.
     """
     if len(weights) != len(gradients):
         raise AggregationError(
@@ -53,12 +56,12 @@ def weighted(gradients: Row, weights: Sequence[Weight]) -> Tensor | None:
 def _on_device(weight: Weight, like: Tensor) -> Tensor:
     if isinstance(weight, Tensor):
         return weight.to(like.device, like.dtype, non_blocking=True)
-    # filled on the device: a copy from the processor would make it wait
+    # filled on the device: a copy from the CPU would synchronise
     return torch.full((), weight, dtype=like.dtype, device=like.device)
 
 
 class Mean(Aggregator):
-    """Every task counts the same: each micro-batch whatever its size, each objective whatever its scale."""
+    """The mean with equal weights: of each micro-batch, whatever its size, or of each objective."""
 
     by_share = False
 
@@ -76,11 +79,13 @@ class Mean(Aggregator):
 
 
 class Weighted(Mean):
-    """A mean by weight: a micro-batch weighs by what its mean was divided by (samples, mostly), an objective
-    by its entry in `weights`.
+    """The weighted mean: micro-batches by their divisor (usually samples), objectives by `weights`.
 
-    Without `weights` all objectives weigh the same. Raises `AggregationError` for weights without a sum, and
-    for an objective that has none.
+    Args:
+        weights: by objective; without it all are equal.
+
+    Raises:
+        AggregationError: the sum of weights is zero or not finite, or an objective has no weight.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:

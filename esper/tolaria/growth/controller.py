@@ -198,7 +198,7 @@ class GrowthController:
                 f"growth is paused until epoch {self._paused_until}",
             ),
             (
-                command.kind is CommandKind.GERMINATE and self.optimizers.rebuilds.refuses(now.step),
+                command.kind is CommandKind.GERMINATE and self.optimizers.rebuilds.is_open(now.step),
                 Refusal.BREAKER,
                 self.optimizers.rebuilds.reason,
             ),

@@ -102,7 +102,7 @@ class Growth:
             "the health of the seeds", lambda: monitor.measure(probe.loss, probe.samples)
         )
         self.health = found or {}
-        self.cost_meter.forwards(self.probe.samples)
+        self.cost_meter.add_forwards(self.probe.samples)
         for signal in self.health.values():
             if signal.stage is not SeedStage.DORMANT:
                 self.telemetry.emit(EventName.SEED_HEALTH, asdict(signal), level=Level.DEBUG)
@@ -125,7 +125,7 @@ class Growth:
         if found is None:
             self.cost_meter.add(None)  # its cost is unknown
         else:
-            self.cost_meter.forwards((len(due) + 1) * found[0].samples)
+            self.cost_meter.add_forwards((len(due) + 1) * found[0].samples)
         for number, record in enumerate(due):
             record.impact = None if found is None else found[number]
             if record.impact is None:

@@ -1,4 +1,4 @@
-"""The share of right answers, where a loss and the shapes of its arguments give it a meaning."""
+"""Accuracy, if the loss and the shapes of its arguments define it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from esper.tolaria.loss.divisors import ELEMENTWISE, IGNORED_LABEL, setting, torch_loss
 from esper.tolaria.loss.objectives import LossFunction
 
-# From which output on a binary loss's answer is yes: a logit's, and a probability's.
+# Above this output the prediction of a binary loss is positive: for logits, and for probabilities.
 LOGIT, PROBABILITY = 0.0, 0.5
 _LOGITS = ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
 
@@ -29,11 +29,13 @@ def scores_of_classes(output: Any, targets: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Counts right answers in a batch.
+    """Counts correct predictions in a batch.
 
-    With `classes` the largest of several scores is the answer, a pixel or a token each for itself; labels
-    equal to `ignore_index` are left out. With a `threshold` each element of an output that has the targets'
-    shape is an answer: yes above it; of several labels each one counts (not only samples with all right).
+    Args:
+        classes: the prediction is the class with the largest score, for each pixel or token.
+        threshold: each element of an output of the targets' shape is a prediction, positive above this;
+            with several labels per sample each label counts.
+        ignore_index: labels that are not counted.
     """
 
     classes: bool = True
@@ -41,7 +43,10 @@ class Accuracy:
     ignore_index: int | None = None
 
     def count(self, output: Any, targets: Any) -> tuple[Tensor, int | Tensor] | None:
-        """Right answers, and how many answers there are; None where there is no accuracy. No wait."""
+        """The number of correct predictions and of all, or None if accuracy is not defined.
+
+        Does not synchronise with the device.
+        """
         if self.classes and scores_of_classes(output, targets):
             right = output.detach().argmax(dim=1) == targets
             if self.ignore_index is None:
@@ -59,9 +64,13 @@ class Accuracy:
 def accuracy_for(
     loss: LossFunction, kind: str = "auto", *, classes: bool = True, ignorable: bool = True
 ) -> Accuracy:
-    """What counts as a right answer under a loss; `kind` as in `optimization.metric`.
+    """The definition of accuracy for a loss.
 
-    `classes` says whether a loss that is not one of torch's judges scores of classes.
+    Args:
+        loss: the loss function.
+        kind: as in `optimization.metric`.
+        classes: whether a loss that is not one of torch's takes scores of classes.
+        ignorable: whether the data may contain the label that the loss ignores.
     """
     name = torch_loss(loss)
     ignored = setting(loss, "ignore_index", IGNORED_LABEL) if ignorable else None

@@ -1,4 +1,4 @@
-"""A loss with what is known of its mean and of its answers; see `examine` for how that is found out."""
+"""A loss function with the divisor of its mean and the definition of accuracy; `examine` determines them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from esper.tolaria.loss.objectives import Losses, LossFunction
 
 
 class Metric(Protocol):
-    """A measure of whole data sets, as torchmetrics has them; `compute` returns one number.
+    """A metric over a whole data set with the interface of torchmetrics; `compute` returns one number.
 
     Higher is better unless an attribute `higher_is_better` is False.
     """
@@ -24,13 +24,15 @@ class Metric(Protocol):
 
 
 class Criterion:
-    """Called like its loss.
+    """A loss function, called as `criterion(output, targets)`, with its properties.
 
-    divisor: what its mean is divided by.
-    batch_dependent: no divisor makes a batch's loss the mean of its samples' (a contrastive loss).
-    accuracy: what counts as a right answer.
-    metric: the user's own measure, which replaces accuracy on held-out data.
-    notes: what the user should know about it.
+    Args:
+        loss: the loss function.
+        divisor: the rule for what its mean is divided by.
+        batch_dependent: no divisor makes a batch's loss the mean of its samples' (a contrastive loss).
+        accuracy: the definition of accuracy.
+        metric: a user's metric, which replaces accuracy on held-out data.
+        notes: messages for the user.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Criterion:
         self.accuracy = accuracy or accuracy_for(loss)
         self.metric = metric
         self.notes = tuple(notes)
-        # torch's own has no gradient of NaN where all labels are ignored, unless weights come in
+        # torch's losses have no NaN gradient if all labels are ignored, unless they have class weights
         self.gradient_may_break = torch_loss(loss) is None or getattr(loss, "weight", None) is not None
 
     def __call__(self, output: Any, targets: Any) -> Losses:
@@ -57,10 +59,10 @@ class Criterion:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger accuracy or metric is the better one."""
+        """Whether a larger accuracy or metric is better."""
         return getattr(self.metric, "higher_is_better", None) is not False
 
 
 def as_criterion(loss: LossFunction) -> Criterion:
-    """A loss as it is where it is a criterion, else with what can be known without trying it."""
+    """The loss itself if it is a `Criterion`, else one with the properties known without calling it."""
     return loss if isinstance(loss, Criterion) else Criterion(loss)

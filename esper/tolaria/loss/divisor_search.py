@@ -1,4 +1,4 @@
-"""Finds out by trying what the mean of a loss is divided by: which rule lets parts make up the whole."""
+"""Determines by experiment what a loss's mean is divided by: parts of a batch must add up to the whole."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from esper.tolaria.loss.objectives import Losses, LossFunction, compute_loss
 from esper.tolaria.probe_batch import ProbeBatch
 from esper.tolaria.task import batch_length
 
-# How far two values of a loss may be apart that differ by rounding alone; half precision has three digits.
+# The relative tolerance for values that are equal except for rounding; half precision has three digits.
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 1e-2
 
-# Batches that are put together where one holds a single sample, which has no parts.
-_GATHERED = 12
+# The number of batches that are joined if each has a single sample, which cannot be split.
+_MAX_JOINED = 12
 
 Piece = tuple[Losses, Any, int]  # losses, targets and samples of a part of the batch
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """A batch, what the model answers (or might), and the loss of all its samples."""
+    """A batch, an output of the model or one with noise, and the loss of all its samples."""
 
     batch: Any
     output: Any
@@ -49,17 +49,23 @@ def find_divisor(
     loss: LossFunction,
     declared: Divisor | None,
     probe: ProbeBatch,
-    judged: tuple[Any, Any, Losses],
+    evaluated: tuple[Any, Any, Losses],
     ignorable: bool,
 ) -> tuple[Divisor, list[str]]:
-    """The first rule by which the parts of the probe batch make up the whole; else by samples, and a note.
+    """The first rule for which the parts of the probe batch add up to the whole; else by samples, and a note.
 
-    `judged` are output, targets and losses of the probe batch, `declared` is the loss's own rule; a label may
-    be an ignored one where `ignorable`. Outputs with noise are tried besides the model's own: before training
-    those may be equal for all samples, and then every rule fits.
+    Outputs with noise are tried besides the model's own, because before training the outputs may be equal for
+    all samples, and then every rule fits.
+
+    Args:
+        loss: the loss function.
+        declared: the loss's own rule, from its method `divisor`.
+        probe: the probe batch.
+        evaluated: output, targets and losses of the probe batch.
+        ignorable: whether the data may contain the label that the loss ignores.
     """
-    candidates = [declared] if declared is not None else list(_candidates(loss, judged[1], ignorable))
-    trials = list(_trials(loss, probe, judged))
+    candidates = [declared] if declared is not None else list(_candidates(loss, evaluated[1], ignorable))
+    trials = list(_trials(loss, probe, evaluated))
     cuts = [(trial, pieces) for trial in trials for pieces in _splits(loss, probe, trial)]
     for divisor in candidates if cuts else ():
         if all(pieces is not None and _fits(divisor, trial, pieces) for trial, pieces in cuts):
@@ -67,10 +73,10 @@ def find_divisor(
     return (declared or BySamples()), [_note(declared is not None)]
 
 
-def _trials(loss: LossFunction, probe: ProbeBatch, judged: tuple[Any, Any, Losses]) -> Iterator[_Trial]:
-    own = _Trial(probe.batch, *judged, probe.samples)
+def _trials(loss: LossFunction, probe: ProbeBatch, evaluated: tuple[Any, Any, Losses]) -> Iterator[_Trial]:
+    own = _Trial(probe.batch, *evaluated, probe.samples)
     if own.samples == 1:
-        own = _gathered(loss, probe) or own
+        own = _join_single_samples(loss, probe) or own
     yield own
     output = own.output
     if isinstance(output, Tensor) and output.is_floating_point() and _has_samples(output, own.samples):
@@ -78,24 +84,24 @@ def _trials(loss: LossFunction, probe: ProbeBatch, judged: tuple[Any, Any, Losse
         noise = torch.randn(output.shape, generator=generator).to(output)
         try:
             yield replace(own, output=output + noise, losses=compute_loss(loss, output + noise, own.targets))
-        except Exception:  # noqa: BLE001 - it may take probabilities only
+        except Exception:  # noqa: BLE001 - the loss may accept probabilities only
             return
 
 
-def _gathered(loss: LossFunction, probe: ProbeBatch) -> _Trial | None:
-    """Several batches of one sample as one; None where there are not two, or they cannot be put together."""
-    batches = list(islice(probe.batches.batches(0), _GATHERED))
+def _join_single_samples(loss: LossFunction, probe: ProbeBatch) -> _Trial | None:
+    """Several batches of one sample as one; None if there is only one, or they cannot be joined."""
+    batches = list(islice(probe.batches.batches(0), _MAX_JOINED))
     try:
         batch = join(batches)
         output, targets = probe.forward(batch)
         losses = compute_loss(loss, output, targets)
         return _Trial(batch, output, targets, losses, len(batches)) if len(batches) > 1 else None
-    except Exception:  # noqa: BLE001 - batches of other shapes, perhaps
+    except Exception:  # noqa: BLE001 - for example batches of different shapes
         return None
 
 
 def join(batches: Sequence[Any]) -> Any:
-    """Batches as one, sample after sample; raises `TypeError` for what is neither tensors nor holds them."""
+    """Concatenate batches; raises `TypeError` unless they are tensors, or mappings or sequences of them."""
     first = batches[0]
     if isinstance(first, Tensor):
         return torch.cat(list(batches))
@@ -104,7 +110,7 @@ def join(batches: Sequence[Any]) -> Any:
     if isinstance(first, list | tuple):
         items = [join(parts) for parts in zip(*batches, strict=True)]
         return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
-    raise TypeError(f"batches of {type(first).__name__} cannot be put together")
+    raise TypeError(f"batches of {type(first).__name__} cannot be joined")
 
 
 def _candidates(loss: LossFunction, targets: Any, ignorable: bool) -> Iterator[Divisor]:
@@ -123,7 +129,7 @@ def _fits(divisor: Divisor, whole: _Trial, pieces: Sequence[Piece]) -> bool:
     try:
         weights = [divisor.of_batch(targets, samples) for _, targets, samples in pieces]
         total = divisor.of_batch(whole.targets, whole.samples)
-    except Exception:  # noqa: BLE001 - the rule is tried on targets that it may not be for
+    except Exception:  # noqa: BLE001 - the rule may not apply to these targets
         return False
     return all(
         _same(expected, [_named(piece[0])[name] for piece in pieces], weights, total)
@@ -158,12 +164,12 @@ def _note(declared: bool) -> str:
 
 
 def _splits(loss: LossFunction, probe: ProbeBatch, trial: _Trial) -> Iterator[list[Piece] | None]:
-    """The batch cut in two at two places; None for a cut where the loss fails."""
+    """The batch split in two parts, at two positions; None for a split for which the loss fails."""
     n = trial.samples
     for at in sorted({n // 2, n // 3} - {0}):
         try:
             yield [_piece(loss, probe, trial, *ends) for ends in ((0, at), (at, n))]
-        except Exception:  # noqa: BLE001 - it was made for batches of one size, perhaps
+        except Exception:  # noqa: BLE001 - the loss may accept one batch size only
             yield None
 
 
@@ -181,7 +187,7 @@ def _piece(loss: LossFunction, probe: ProbeBatch, trial: _Trial, start: int, end
 
 
 def cut(value: Any, start: int, end: int, samples: int) -> Any:
-    """Samples `start` to `end` of a batch or an output, whatever its form; what has no samples stays."""
+    """Samples `start` to `end` of a batch or an output; parts without a sample dimension are unchanged."""
     if isinstance(value, Tensor):
         return value[start:end] if value.dim() and value.shape[0] == samples else value
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""What the mean of a batch's losses was divided by: samples, elements, class weights, or nothing.
+"""The divisor of the mean of a batch's losses: samples, elements, class weights, or none.
 
-A loss times its divisor is a sum, and sums of batches add up to that of all data whatever the batch size.
-Divisors that depend on the labels' values are tensors on their device, so that nothing waits for them; all
-others are integers.
+A loss times its divisor is a sum, and the sums of batches add up to that of all data for any batch size.
+Divisors that depend on the labels' values are tensors on their device, to avoid a synchronisation; all others
+are numbers.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ IGNORED_LABEL = -100  # the default of every torch loss that can ignore labels
 
 
 class BatchWeight(NamedTuple):
-    """How much a batch's loss counts: `units` is its divisor.
+    """The weight of a batch's loss.
 
-    With `summed` the loss is a sum already: it was divided by nothing, and is reported per unit.
+    Attributes:
+        units: its divisor.
+        summed: the loss is a sum already; it is reported per unit.
     """
 
     units: float | Tensor
     summed: bool = False
 
     def sum_of(self, loss: Tensor) -> Tensor:
-        """The batch's sum; 0 where nothing in the batch counts, although its mean is NaN then."""
+        """The batch's sum; 0 if the divisor is 0, where the mean is NaN."""
         if not isinstance(self.units, Tensor):
             return loss if self.summed else loss * self.units
         units = self.units.to(loss.device, non_blocking=True)
@@ -40,13 +42,13 @@ class BatchWeight(NamedTuple):
 
 
 class Divisor(Protocol):
-    """The rule by which a loss's divisor follows from a batch's targets."""
+    """The rule for a loss's divisor, given a batch's targets."""
 
     def of_batch(self, targets: Any, samples: int) -> BatchWeight:
         """The divisor of a batch."""
 
     def of_samples(self, targets: Any, samples: int) -> float | Tensor | None:
-        """Each sample's part of it: one number, or (samples,); None where it is not known."""
+        """Each sample's part of it: one number, or (samples,); None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class ByElements:
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """No mean: `reduction=sum`. Reported per sample."""
+    """A sum instead of a mean (`reduction=sum`), reported per sample."""
 
     def of_batch(self, targets: Any, samples: int) -> BatchWeight:
         return BatchWeight(samples, summed=True)
@@ -84,9 +86,9 @@ class Summed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ByClass:
-    """The mean over labels that are not `ignore_index` (None: all count), each by its class's `weight`.
+    """The mean over labels except `ignore_index` (None: over all), weighted by the classes' `weight`.
 
-    Targets that are probabilities of classes all count the same, as in torch.
+    Targets that are probabilities of classes have equal weights, as in torch.
     """
 
     weight: Tensor | None = None
@@ -119,7 +121,7 @@ class ByClass:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Declared:
-    """What a loss's own method `divisor(targets)` returns: a number, or a tensor of one value."""
+    """The result of a loss's own method `divisor(targets)`: a number, or a tensor of one value."""
 
     method: Callable[[Any], int | float | Tensor]
 
@@ -159,14 +161,14 @@ _NAMES: Mapping[Any, str] = {
 
 
 def torch_loss(loss: LossFunction) -> str | None:
-    """The name in `torch.nn.functional` of one of torch's own losses; None for any other, a subclass too."""
+    """The name in `torch.nn.functional` of one of torch's losses; None for any other, also for subclasses."""
     function = loss.func if isinstance(loss, functools.partial) else loss
     kind = type(loss) if isinstance(loss, nn.Module) else function
     return _NAMES.get(kind) if isinstance(kind, type | FunctionType) else None
 
 
 def setting(loss: LossFunction, name: str, default: Any = None) -> Any:
-    """An argument that a loss was made with: an attribute, or a keyword that a function is bound to."""
+    """An argument of a loss: an attribute, or a keyword of a `functools.partial`."""
     if isinstance(loss, functools.partial):
         return loss.keywords.get(name, default)
     return getattr(loss, name, default)
@@ -175,7 +177,7 @@ def setting(loss: LossFunction, name: str, default: Any = None) -> Any:
 def class_divisor(loss: LossFunction, *, ignorable: bool = True) -> ByClass:
     """The rule of cross-entropy with a loss's class weights and ignored label.
 
-    Without `ignorable` no label of the data is the ignored one.
+    Without `ignorable` the data cannot contain the ignored label.
     """
     weight = setting(loss, "weight")
     ignored = setting(loss, "ignore_index", IGNORED_LABEL)
@@ -183,7 +185,7 @@ def class_divisor(loss: LossFunction, *, ignorable: bool = True) -> ByClass:
 
 
 def known_divisor(loss: LossFunction, *, ignorable: bool = True) -> Divisor | None:
-    """The rule of a loss that declares it, or is one of torch's own; None where it has to be found out."""
+    """The rule of a loss that declares it or is one of torch's; None if it must be determined."""
     declared = getattr(loss, "divisor", None)
     if callable(declared):
         return Declared(declared)
@@ -198,7 +200,7 @@ def known_divisor(loss: LossFunction, *, ignorable: bool = True) -> Divisor | No
 
 
 def shares(weights: Sequence[BatchWeight]) -> list[float | Tensor]:
-    """By what each loss of a window's micro-batches is multiplied, so that they add up to one big batch's."""
+    """The factors with which the losses of a step's micro-batches add up to that of one big batch."""
     if len(weights) == 1:
         return [1]
     if weights[0].summed:

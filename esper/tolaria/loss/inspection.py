@@ -1,4 +1,4 @@
-"""Finds out, on the probe batch and before training, what a loss's mean is and what it can be judged by."""
+"""Determines the properties of a loss on the probe batch before training: its divisor and its accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from esper.config import TolariaConfig
-from esper.config import aliases as names
+from esper.config.aliases import DATASETS
 from esper.config.messages import error_message
 from esper.errors import ConfigError, EsperError
 from esper.tolaria.components import TrainingComponents
@@ -29,29 +29,37 @@ _KEY = "optimization.loss_function"
 
 
 def examine(config: TolariaConfig, components: TrainingComponents, probe: ProbeBatch) -> Criterion:
-    """The loss with what is known of it.
+    """Check the loss on the probe batch and determine its properties.
 
-    Raises `ConfigError` where the loss cannot judge the model's output, where it is not one number, where
-    shapes would be broadcast, and where the metric does not fit.
+    Args:
+        config: the run's configuration.
+        components: loss, metric and data of the run.
+        probe: the probe batch with the model.
+
+    Raises:
+        ConfigError: the loss fails on the model's output or is not one number, shapes would be broadcast, or
+            the metric does not fit.
     """
     o = config.optimization
     with torch.no_grad(), probe.in_eval_mode():
-        loss = _private(components.loss)
+        loss = _eval_copy(components.loss)
         output, targets = probe.forward()
-        with _refusing(o.loss_function, output, targets), probe.precision.autocast():
-            _refuse(shape_problems(loss, o.loss_function, output, targets))
+        with _as_config_error(o.loss_function, output, targets), probe.precision.autocast():
+            _raise_if_any(shape_problems(loss, o.loss_function, output, targets))
             losses = compute_loss(loss, output, targets)
-        _refuse(_scalar_problems(o.loss_function, losses))
+        _raise_if_any(_scalar_problems(o.loss_function, losses))
         ignorable = _may_ignore(config, components, loss)
         known = known_divisor(loss, ignorable=ignorable)
         divisor, notes = known, list[str]()
         if known is None or torch_loss(loss) is None:
             divisor, notes = find_divisor(loss, known, probe, (output, targets, losses), ignorable)
-        classes = o.metric == "auto" and _judges_classes(loss, output, targets)
+        classes = o.metric == "auto" and _prefers_right_classes(loss, output, targets)
         kind = "none" if components.metric is not None else o.metric
         accuracy = accuracy_for(loss, kind, classes=classes, ignorable=ignorable)
         if o.metric in ("accuracy", "binary_accuracy") and accuracy.count(output, targets) is None:
-            _refuse([error_message("optimization.metric", o.metric, _fitting(o.metric, output, targets))])
+            _raise_if_any(
+                [error_message("optimization.metric", o.metric, _expected_shapes(o.metric, output, targets))]
+            )
         if components.metric is not None:
             _try_metric(o.metric, components.metric, output, targets)
     return Criterion(
@@ -64,30 +72,30 @@ def examine(config: TolariaConfig, components: TrainingComponents, probe: ProbeB
     )
 
 
-def _private(loss: LossFunction) -> LossFunction:
-    """A copy in eval mode: a loss may keep a state of its own, which is not to be moved."""
+def _eval_copy(loss: LossFunction) -> LossFunction:
+    """A copy in eval mode: a loss may have state, which must not change here."""
     try:
-        private = copy.deepcopy(loss)
-    except Exception:  # noqa: BLE001 - an object of the user's own may refuse
+        copied = copy.deepcopy(loss)
+    except Exception:  # noqa: BLE001 - a user's object may not support it
         return loss
-    return private.eval() if isinstance(private, nn.Module) else private
+    return copied.eval() if isinstance(copied, nn.Module) else copied
 
 
 @contextmanager
-def _refusing(name: str, output: Any, targets: Any) -> Iterator[None]:
-    """What the loss raises becomes a `ConfigError`."""
+def _as_config_error(name: str, output: Any, targets: Any) -> Iterator[None]:
+    """Turn an exception of the loss into a `ConfigError`."""
     try:
         yield
     except EsperError:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        given = f"{_described(output)} and targets {_described(targets)}"
+        given = f"{_describe(output)} and targets {_describe(targets)}"
         expected = f"a loss of the model's output {given} ({reason:.200})"
         raise ConfigError(error_message(_KEY, name, expected)) from error
 
 
-def _refuse(problems: list[str]) -> None:
+def _raise_if_any(problems: list[str]) -> None:
     if problems:
         raise ConfigError(problems)
 
@@ -95,16 +103,16 @@ def _refuse(problems: list[str]) -> None:
 def _scalar_problems(name: str, losses: Losses) -> list[str]:
     if isinstance(losses, Mapping) or (isinstance(losses, Tensor) and losses.dim() == 0):
         return []
-    return [error_message(_KEY, name, f"one number a batch, not {_described(losses)}: a mean or a sum")]
+    return [error_message(_KEY, name, f"one number a batch, not {_describe(losses)}: a mean or a sum")]
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _may_ignore(config: TolariaConfig, components: TrainingComponents, loss: LossFunction) -> bool:
-    """Whether a label can be the one that the loss ignores: those of a shipped data set are known."""
-    shipped = config.dataset.name in names.DATASETS and components.batch_adapter is pair_adapter
+    """Whether a label can be the one that the loss ignores; the labels of included data sets are known."""
+    shipped = config.dataset.name in DATASETS and components.batch_adapter is pair_adapter
     classes = components.data.num_classes
     ignored = setting(loss, "ignore_index", IGNORED_LABEL)
     return not (shipped and classes is not None and (ignored is None or not 0 <= ignored < classes))
@@ -113,9 +121,8 @@ def _may_ignore(config: TolariaConfig, components: TrainingComponents, loss: Los
 # -- the metric ---------------------------------------------------------------------------------------------
 
 
-def _judges_classes(loss: LossFunction, output: Any, targets: Any) -> bool:
-    """Whether a loss prefers scores of the right classes to those of the next ones, as a contrastive one
-    on embeddings does not."""
+def _prefers_right_classes(loss: LossFunction, output: Any, targets: Any) -> bool:
+    """Whether a loss is lower for scores of the right classes; a contrastive loss on embeddings is not."""
     if not scores_of_classes(output, targets) or torch_loss(loss) is not None:
         return True
     classes = output.shape[1]
@@ -124,7 +131,7 @@ def _judges_classes(loss: LossFunction, output: Any, targets: Any) -> bool:
         return False
     try:
         right, wrong = (compute_loss(loss, _scores(labels + shift, output), targets) for shift in (0, 1))
-    except Exception:  # noqa: BLE001 - it has judged the model's output, and that is what counts
+    except Exception:  # noqa: BLE001 - that it accepts the model's own output is sufficient
         return False
     if not (isinstance(right, Tensor) and isinstance(wrong, Tensor)):
         return False
@@ -136,13 +143,13 @@ def _scores(labels: Tensor, output: Tensor) -> Tensor:
     return one_hot.to(output.dtype) * 4.0
 
 
-def _fitting(kind: str, output: Any, targets: Any) -> str:
+def _expected_shapes(kind: str, output: Any, targets: Any) -> str:
     needed = (
         "scores (N, classes, ...) and class numbers (N, ...)"
         if kind == "accuracy"
         else "an output and targets of one shape"
     )
-    return f"auto or none, or {needed}; the output is {_described(output)}, targets {_described(targets)}"
+    return f"auto or none, or {needed}; the output is {_describe(output)}, targets {_describe(targets)}"
 
 
 def _try_metric(name: str, metric: Metric, output: Any, targets: Any) -> None:
@@ -153,7 +160,7 @@ def _try_metric(name: str, metric: Metric, output: Any, targets: Any) -> None:
         metric.reset()
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        expected = f"a metric of the output {_described(output)} and targets {_described(targets)}"
+        expected = f"a metric of the output {_describe(output)} and targets {_describe(targets)}"
         raise ConfigError(
             error_message("optimization.metric", name, f"{expected} ({reason:.200})")
         ) from error

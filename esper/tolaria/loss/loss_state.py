@@ -1,4 +1,4 @@
-"""What a loss keeps: parameters and buffers of its own, which are saved beside the model's."""
+"""The state of a loss module: its parameters and buffers, saved beside the model's."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from esper.tolaria.loss.objectives import LossFunction
 
 
 class LossState:
-    """The parameters, buffers and extra state of a loss that is a module of the user's own.
+    """The parameters, buffers and extra state of a user's loss module.
 
-    torch's own losses hold what their configuration gives them and nothing else; they have none here, nor
-    has a function. It is kept in checkpoints, with each state of the run and with the best model. It is no
-    part of the model: neither of the final model's file nor of what `esper.load` returns.
+    Empty for torch's losses, whose state is only their configuration, and for functions. It is saved in
+    checkpoints, with each state of the run and with the best model. It is not part of the model: neither the
+    file of the final model nor the result of `esper.load` contains it.
     """
 
     def __init__(self, loss: LossFunction) -> None:
@@ -29,28 +29,29 @@ class LossState:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to be saved."""
+        """Whether there is nothing to save."""
         return not self.state_dict()
 
     @property
-    def waits(self) -> bool:
-        """Whether parameters are announced (lazy, or registered as None) that a first forward will make."""
+    def has_uninitialized(self) -> bool:
+        """Whether a first forward will create parameters (lazy ones, or those registered as None)."""
         if self.module is None:
             return False
         announced = [p for part in self.module.modules() for p in part._parameters.values()]
         return any(p is None or is_lazy(p) for p in announced)
 
     def copy(self) -> dict[str, Any]:
-        """The state as it is now, with tensors of its own."""
+        """A deep copy of the present state."""
         return copy.deepcopy({name: _detached(value) for name, value in self.state_dict().items()})
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.module is None else dict(self.module.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy a saved state into the loss; a buffer that was saved with another shape takes that one.
+        """Copy a saved state into the loss; buffers take the saved shapes.
 
-        Raises `RuntimeError` for parameters that are missing, unknown or of another shape.
+        Raises:
+            RuntimeError: parameters are missing, unknown or of another shape.
         """
         if self.module is None:
             return
@@ -62,7 +63,7 @@ class LossState:
 
 @contextmanager
 def evaluating(loss: Any) -> Iterator[None]:
-    """Within the block a loss that is a module is in eval mode; then each part of it is as it was."""
+    """Put a loss module into eval mode within the block, and restore the mode of each submodule after it."""
     module = loss.loss if isinstance(loss, Criterion) else loss
     modes = [(part, part.training) for part in module.modules()] if isinstance(module, nn.Module) else []
     try:
@@ -83,7 +84,7 @@ def _fit_buffer(module: nn.Module, name: str, saved: Tensor) -> None:
     try:
         buffers = module.get_submodule(path)._buffers
     except AttributeError:
-        return  # loading says that it is unknown
+        return  # load_state_dict reports the unknown name
     if leaf not in buffers:
         return
     now = buffers[leaf]

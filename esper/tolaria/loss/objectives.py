@@ -1,9 +1,9 @@
-"""What a loss may answer: one number, or several objectives by name.
+"""The value of a loss: one number, or several objectives by name.
 
-A loss whose mean is not over samples may say what it is divided by, in a method `divisor(targets)` that
-returns a number or a tensor of one value, for example `(targets != self.padding).sum()`. It sees the targets
-alone: how much the micro-batches of a step weigh has to be known before the first of them is differentiated.
-The losses of torch need no such method, nor does one that a few rules fit (see `divisor_search`).
+A loss whose mean is not over samples may have a method `divisor(targets)` that returns what it is divided by,
+a number or a tensor of one value, for example `(targets != self.padding).sum()`. It gets the targets only,
+because the weights of the micro-batches of a step must be known before the first backward pass. torch's
+losses need no such method, nor do those whose rule `divisor_search` finds.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ CombineLosses = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def compute_loss(loss: LossFunction, output: Any, targets: Any) -> Losses:
-    """The losses of a batch; several are returned in a dictionary of their own.
+    """The losses of a batch: a scalar tensor, or a new dict of scalars by objective.
 
-    Raises `ConfigError` where what should be objectives is not one scalar a name.
+    Raises:
+        ConfigError: an objective has no name or is not a scalar.
     """
     losses = loss(output, targets)
     if not isinstance(losses, Mapping):
         return _without_dimensions(losses)
     wrong = {name: value for name, value in losses.items() if not isinstance(name, str) or not _scalar(value)}
     if wrong or not losses:
-        given = {name: _described(value) for name, value in wrong.items()}
+        given = {name: _describe(value) for name, value in wrong.items()}
         expected = "one number, or a scalar tensor for each objective's name"
         raise ConfigError(error_message("optimization.loss_function", given, expected))
     return dict(losses)
 
 
 def _without_dimensions(loss: Tensor) -> Tensor:
-    """A tensor of one value as a scalar; anything else as it is."""
+    """A tensor of one value as a scalar; anything else unchanged."""
     return loss.reshape(()) if isinstance(loss, Tensor) and loss.dim() and loss.numel() == 1 else loss
 
 
@@ -52,26 +53,27 @@ def sum_losses(losses: Mapping[str, Tensor]) -> Tensor:
 
 
 def total_loss(losses: Losses, combine_losses: CombineLosses = sum_losses) -> Tensor:
-    """The one number that a batch's losses come to: several by `combine_losses`, a single one as it is."""
+    """The total of a batch's losses: a single one unchanged, several combined by `combine_losses`."""
     return losses if isinstance(losses, Tensor) else combine_losses(losses)
 
 
 def scaled(loss: Tensor, share: float | Tensor) -> Tensor:
-    """A loss times a share, which may lie on another device; 1 leaves it as it is. Nothing waits."""
+    """A loss times a share, which may be on another device, without a synchronisation."""
     if isinstance(share, Tensor):
         return loss * share.to(loss.device, loss.dtype, non_blocking=True)
     return loss if share == 1 else loss * share
 
 
 def from_model(output: Any, targets: Any) -> Losses:
-    """The model's own output, for models that return their losses, one or several by name.
+    """The loss `from_model`: the output itself, for models that return their losses, one or several by name.
 
-    Raises `ConfigError` for any other output.
+    Raises:
+        ConfigError: the output is something else.
     """
     if isinstance(output, Mapping) or _scalar(output):
         return output
-    expected = "a loss that judges this model's output: from_model is for models that return their losses, "
-    expected += f"in evaluation mode, too (its output is {_described(output)})"
+    expected = "a loss of this model's output: from_model is for models that return their losses, "
+    expected += f"in evaluation mode, too (its output is {_describe(output)})"
     raise ConfigError(error_message("optimization.loss_function", "from_model", expected))
 
 
@@ -79,5 +81,5 @@ def _scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,6 +1,8 @@
-"""A mean that is added up batch by batch on a device, whatever it is divided by."""
+"""A weighted mean that is accumulated batch by batch on a device, and its standard error."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,9 +11,11 @@ from esper.tolaria.gradients.gram import widest_dtype
 from esper.tolaria.loss.divisors import BatchWeight
 
 
-class Mean:
-    """A sum and its divisor. Batches whose divisor is a tensor have sums of their own, in float64 where the
-    device has it: their weights may be of any size.
+class RunningMean:
+    """A sum and its divisor.
+
+    Batches whose divisor is a tensor are summed separately, in float64 if the device supports it, because
+    their weights may be of any size.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -21,7 +25,7 @@ class Mean:
         self._weighted: Tensor | None = None
 
     def add(self, value: Tensor, weight: BatchWeight) -> None:
-        """Add a batch's mean, or its sum where it is `summed`; nothing waits for the device."""
+        """Add a batch's mean, or its sum if `weight.summed`, without synchronising with the device."""
         value = value.detach().to(self.device, non_blocking=True)
         if isinstance(weight.units, Tensor):
             wide = widest_dtype(self.device)
@@ -33,7 +37,7 @@ class Mean:
         self.units += weight.units
 
     def read(self) -> float:
-        """The mean; NaN where nothing has counted. Waits for the device."""
+        """The mean; NaN if the divisor is 0. Synchronises with the device."""
         total, units = self.total.item(), self.units
         if self._weighted is not None:
             more, by = self._weighted.tolist()
@@ -41,17 +45,36 @@ class Mean:
         return total / units if units else float("nan")
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set the sums to zero."""
         self.total.zero_()
         self.units = 0
         self._weighted = None
 
     def weighted(self) -> Tensor | None:
-        """Sum and divisor of the batches whose divisor is a tensor; None where there were none."""
+        """Sum and divisor of the batches whose divisor is a tensor; None if there were none."""
         return self._weighted
 
     def load(self, total: Tensor, units: float, weighted: Tensor | None) -> None:
-        """Go on where a saved one stood."""
+        """Restore saved sums."""
         self.total.copy_(total)
         self.units = units
         self._weighted = None if weighted is None else weighted.to(self.device, copy=True)
+
+
+def standard_error(values: Tensor, weights: Tensor | None) -> float:
+    """The standard error of R = sum(v) / sum(w) over n independent pairs (v, w); infinite for fewer than two.
+
+    By linearisation (Cochran, 1977, section 6): sqrt(n / (n - 1) * sum((v - R w)^2)) / sum(w). Without
+    `weights` all are 1, and it is the standard deviation divided by sqrt(n). Pairs of weight 0 are ignored.
+    The result does not change if values and weights are multiplied by one number.
+    """
+    if weights is None:
+        n = values.numel()
+        return values.std().item() / math.sqrt(n) if n > 1 else math.inf
+    n = int((weights > 0).sum().item())
+    if n < 2:
+        return math.inf
+    v, w = values.cpu().double(), weights.cpu().double()
+    total = w.sum()
+    residuals = v - v.sum() / total * w
+    return ((n / (n - 1) * residuals.square().sum()).sqrt() / total).item()

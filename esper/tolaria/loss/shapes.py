@@ -1,4 +1,4 @@
-"""Whether an output and its targets have shapes that a loss compares one by one."""
+"""Checks that a loss compares output and targets element by element, without broadcasting."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _KEY = "optimization.loss_function"
 
 
 def shape_problems(loss: LossFunction, name: str, output: Any, targets: Any) -> list[str]:
-    """A sentence where a loss would broadcast its arguments: (N, 1) against (N) compares all with all.
+    """A message if a loss would broadcast its arguments: (N, 1) and (N) compare all samples with all.
 
-    torch's elementwise losses take equal shapes only; a loss of the user's own is tried with shapes that are
-    equal. Call without gradients.
+    torch's elementwise losses need equal shapes; a user's loss is compared with its value for equal shapes.
+    Call it under `torch.no_grad`.
     """
     if not (isinstance(output, Tensor) and isinstance(targets, Tensor)) or output.shape == targets.shape:
         return []
@@ -33,14 +33,14 @@ def shape_problems(loss: LossFunction, name: str, output: Any, targets: Any) -> 
 
 
 def _broadcasts(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -> bool:
-    """Whether a loss of the user's own compares all with all because of a dimension of 1.
+    """Whether a user's loss compares all samples with all because of a dimension of 1.
 
-    It then depends on the whole batch, and is a plain mean of its samples' once the shapes are equal. One
-    that aligns them itself is such a mean as it is, and one that compares samples on purpose never is.
+    Then it depends on the whole batch, and is a mean over samples once the shapes are equal. A loss that
+    aligns the shapes itself is such a mean already, and one that compares samples on purpose never is.
     """
     if _squeezed(output) != _squeezed(targets) or output.shape[:1] != targets.shape[:1] or output.numel() < 2:
         return False
-    # low targets first, and outputs that follow them: what compares all with all then shows in any half
+    # sorted targets, and outputs correlated with them: then comparing all with all differs in each half
     order = targets.flatten().argsort()
     output, targets = output[order], targets[order]
     output = output + targets.reshape(output.shape)
@@ -59,7 +59,7 @@ def _is_mean(loss: Callable[[Any, Any], Any], output: Tensor, targets: Tensor) -
         first, second = loss(output[:half], targets[:half]), loss(output[half:], targets[half:])
         mean = (half * first + (n - half) * second) / n
         return any(torch.allclose(whole, made, rtol=1e-3) for made in (mean, first + second))
-    except Exception:  # noqa: BLE001 - the shapes are not those that the loss was made for
+    except Exception:  # noqa: BLE001 - the loss may not accept these shapes
         return False
 
 
@@ -69,7 +69,7 @@ def _squeezed(tensor: Tensor) -> list[int]:
 
 def _expected(output: Tensor, targets: Tensor) -> str:
     given = f"{tuple(output.shape)} and {tuple(targets.shape)}"
-    with suppress(RuntimeError):  # shapes that cannot be broadcast
+    with suppress(RuntimeError):  # the shapes cannot be broadcast
         wide = torch.broadcast_shapes(output.shape, targets.shape)
         given += f", which would be broadcast to {tuple(wide)}"
     expected = f"an output and targets of one shape (they have {given}): "

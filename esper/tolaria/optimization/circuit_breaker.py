@@ -1,4 +1,4 @@
-"""How the optimisers fare in following the topology: counts, and a breaker that holds growth back."""
+"""Counts failed updates of the optimisers after changes of topology, and blocks growth after too many."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import Any
 from esper.leyline import EventName, Level
 from esper.tolaria.events import Telemetry
 
-# So many failures among so many changes open the breaker. A success between them does not wipe them out:
-# an optimiser that fails on every other seed is as broken as one that fails on each.
+# This many failures among the last changes open the breaker. A success between them does not reset the count:
+# an optimiser that fails for every other seed is as defective as one that fails for each.
 FAILURES_TO_OPEN = 3
 REMEMBERED_CHANGES = 8
-# How long a run leaves its optimisers alone after that.
+# How long no germination is allowed after that.
 RECOVERY_EPOCHS = 2
 
 
 class CircuitBreaker:
-    """Counts what became of each change that the optimisers had to follow.
+    """Counts the results of optimiser updates after changes of topology.
 
-    After `FAILURES_TO_OPEN` failures among the last `REMEMBERED_CHANGES` the breaker opens: the control loop
-    refuses to germinate (conservative). After `recovery_steps` optimiser steps one change may be tried again:
-    its success closes the breaker, its failure opens it for as long once more. It counts in steps, not in
-    seconds, and all of it is saved, so that a resumed run refuses what the whole one refused.
+    After `FAILURES_TO_OPEN` failures among the last `REMEMBERED_CHANGES` the breaker opens: the growth
+    controller rejects germinations (conservative mode). After `recovery_steps` optimiser steps it is half
+    open: the next success closes it, the next failure opens it again for as long. It counts in steps, not in
+    seconds, and its state is saved, so that a resumed run makes the same decisions.
+
+    Args:
+        telemetry: receives the events.
+        recovery_steps: optimiser steps until it is half open.
     """
 
     def __init__(self, telemetry: Telemetry | None = None, *, recovery_steps: int = 100) -> None:
@@ -39,50 +43,51 @@ class CircuitBreaker:
     # -- what happened ---------------------------------------------------------------------------
 
     def skip(self) -> None:
-        """A change that asked nothing of the optimisers."""
+        """Count a change that needs no update of the optimisers."""
         self.skipped += 1
 
     def success(self, step: int, latency_ms: float) -> None:
-        """The optimisers have followed a change."""
+        """Count an update that succeeded."""
         self.total += 1
         self.latency_ms = latency_ms
         self._recent.append(True)
-        self._tell(EventName.OPTIMIZER_REBUILT, Level.DEBUG, {})
-        if self._opened_step is not None and not self.refuses(step):
+        self._emit(EventName.OPTIMIZER_REBUILT, Level.DEBUG, {})
+        if self._opened_step is not None and not self.is_open(step):
             self._opened_step = None
             self._recent.clear()
-            self._tell(EventName.CONSERVATIVE_MODE_CLEARED, Level.INFO, {"breaker": "optimizer"})
+            self._emit(EventName.CONSERVATIVE_MODE_CLEARED, Level.INFO, {"breaker": "optimizer"})
 
     def failure(self, step: int, latency_ms: float, reason: str) -> None:
-        """They could not; what they had tried has been undone."""
+        """Count an update that failed and was undone."""
         self.failures += 1
         self.latency_ms = latency_ms
         self._recent.append(False)
-        self._tell(EventName.OPTIMIZER_REBUILD_FAILED, Level.WARNING, {"reason": reason})
-        trying_again = self._opened_step is not None and not self.refuses(step)
+        self._emit(EventName.OPTIMIZER_REBUILD_FAILED, Level.WARNING, {"reason": reason})
+        half_open = self._opened_step is not None and not self.is_open(step)
         opens = self._opened_step is None and self._recent.count(False) >= FAILURES_TO_OPEN
-        if opens or trying_again:
+        if opens or half_open:
             self._opened_step = step
             facts = {"breaker": "optimizer", "reason": reason, "recovery_steps": self.recovery_steps}
-            self._tell(EventName.BREAKER_OPENED, Level.ERROR, facts)
-            self._tell(EventName.CONSERVATIVE_MODE_ENTERED, Level.WARNING, {"breaker": "optimizer"})
+            self._emit(EventName.BREAKER_OPENED, Level.ERROR, facts)
+            self._emit(EventName.CONSERVATIVE_MODE_ENTERED, Level.WARNING, {"breaker": "optimizer"})
 
-    def refuses(self, step: int) -> bool:
-        """Whether growth is held back at this step."""
+    def is_open(self, step: int) -> bool:
+        """Whether growth is blocked at this step."""
         return self._opened_step is not None and step < self._opened_step + self.recovery_steps
 
     @property
     def reason(self) -> str:
-        """Why growth is held back, and until when; empty while the breaker is closed."""
+        """Why growth is blocked, and until which step; empty while the breaker is closed."""
         if self._opened_step is None:
             return ""
         return (
-            f"the optimisers could not follow {self._recent.count(False)} of the last {len(self._recent)} "
-            f"changes; growth is held back until step {self._opened_step + self.recovery_steps}"
+            f"the optimisers could not be updated after {self._recent.count(False)} of the last "
+            f"{len(self._recent)} changes; growth is blocked until step "
+            f"{self._opened_step + self.recovery_steps}"
         )
 
     def metrics(self) -> dict[str, float]:
-        """The counts under the names that telemetry knows them by."""
+        """The counts by metric name."""
         return {
             "tolaria.opt.rebuilds_total": self.total,
             "tolaria.opt.rebuild_failures_total": self.failures,
@@ -90,7 +95,7 @@ class CircuitBreaker:
             "tolaria.opt.rebuild_skipped_total": self.skipped,
         }
 
-    def _tell(self, name: str, level: str, facts: Mapping[str, Any]) -> None:
+    def _emit(self, name: str, level: str, facts: Mapping[str, Any]) -> None:
         if self.telemetry is not None:
             self.telemetry.emit(name, {**facts, **self.metrics()}, level=level)
 

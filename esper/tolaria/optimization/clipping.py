@@ -1,4 +1,4 @@
-"""Gradient clipping by norm (Pascanu, Mikolov and Bengio, 2013): over all, or each group on its own."""
+"""Gradient clipping by norm (Pascanu, Mikolov and Bengio, 2013): over all parameters, or group by group."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ CLIP_SCOPES = ("all", "group")
 
 
 def clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float, scope: str = "all") -> Tensor:
-    """Scale gradients down to a norm of at most `max_norm`, in place; returns the norm of all before that.
+    """Scale gradients to a norm of at most `max_norm`, in place, without synchronising with the device.
 
-    With "all" the groups are scaled by one factor, which keeps the direction of the whole gradient; with
-    "group" each by its own, so that a young seed with large gradients does not shrink the host's step.
-    Nothing waits for the device.
+    Args:
+        groups: parameters by group; those without a gradient are skipped.
+        max_norm: the upper limit of the norm.
+        scope: "all" scales all groups by one factor, which keeps the direction of the whole gradient; "group"
+            scales each by its own, so that a new seed with large gradients does not shrink the host's step.
+
+    Returns:
+        The norm of all gradients before clipping, a scalar tensor.
     """
     if any(_is_sparse(p) for group in groups for p in group):
         return _clip_sparse(groups, max_norm, scope)
@@ -26,9 +31,9 @@ def clip(groups: Sequence[Sequence[nn.Parameter]], max_norm: float, scope: str =
 
 
 def gradient_norm(params: Sequence[nn.Parameter]) -> Tensor:
-    """The norm of all gradients together, taken in every step; nothing waits for the device.
+    """The norm of all gradients together, a scalar tensor, without synchronising with the device.
 
-    As `torch.nn.utils.get_total_norm`, at two thirds of its price where all lie on one device.
+    As `torch.nn.utils.get_total_norm`, in two thirds of its time if all are on one device.
     """
     grads = [_values(p) for p in params if p.grad is not None]
     if not grads or any(grad.device != grads[0].device for grad in grads):

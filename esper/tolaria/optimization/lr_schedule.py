@@ -1,7 +1,6 @@
-"""Learning rates: a factor for every optimiser step, and a warm-up for parameters that arrive late.
+"""Learning rate schedules: a factor for every optimiser step, and a warm-up for parameters added later.
 
-What counts steps is called so, and what counts epochs, too: `warmup_steps`, `period_epochs`. A skipped fp16
-step counts as one.
+Names end in their unit: `warmup_steps`, `period_epochs`. A step skipped by fp16 counts as a step.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Horizon:
 
 
 def constant(horizon: Horizon) -> Factor:
-    """No change."""
+    """A constant factor of 1."""
     return lambda step: 1.0
 
 
@@ -52,7 +51,7 @@ def cosine(horizon: Horizon, min_factor: float = 0.0, period_epochs: float | Non
 
 
 def step(horizon: Horizon, step_size_epochs: int = 30, gamma: float = 0.1) -> Factor:
-    """Times `gamma` after every `step_size_epochs` epochs."""
+    """A factor that is multiplied by `gamma` after every `step_size_epochs` epochs."""
     _check("step_size_epochs", step_size_epochs, 1, math.inf)
     _check("gamma", gamma, 0.0, 1.0)
     every = step_size_epochs * horizon.steps_per_epoch
@@ -60,13 +59,13 @@ def step(horizon: Horizon, step_size_epochs: int = 30, gamma: float = 0.1) -> Fa
 
 
 def exponential(horizon: Horizon, gamma: float = 0.95) -> Factor:
-    """Times `gamma` after every epoch."""
+    """A factor that is multiplied by `gamma` after every epoch."""
     _check("gamma", gamma, 0.0, 1.0)
     return lambda at: gamma ** (at // max(horizon.steps_per_epoch, 1))
 
 
 def with_warmup(factor: Factor, warmup_steps: int, floor: float = 0.0) -> Factor:
-    """Times a line from `floor` to 1 over the first `warmup_steps` steps."""
+    """`factor` times a linear warm-up from `floor` to 1 over the first `warmup_steps` steps."""
     _check("warmup_steps", warmup_steps, 0, math.inf)
     _check("warmup_floor", floor, 0.0, 1.0)
 
@@ -77,19 +76,23 @@ def with_warmup(factor: Factor, warmup_steps: int, floor: float = 0.0) -> Factor
 
 
 def ramp(at: int, steps: int, floor: float = 0.0) -> float:
-    """A line from `floor` to 1: the first step already gets its share, so that no step is lost."""
+    """A linear ramp from `floor` to 1; the first step already has `1 / steps`, so that it is not wasted."""
     if at + 1 >= steps:
         return 1.0
     return floor + (1.0 - floor) * (at + 1) / steps
 
 
 class LearningRate:
-    """Sets the rate of every group of an optimiser before each step.
+    """Sets the learning rate of every parameter group before each step.
 
-    A group's rate is its `base_lr` times the policy's factor times `scale`, times, for groups with
-    `born_step` and `warmup_steps`, a line from 0 to 1 over their own first steps. All of it depends on the
-    number of the step alone, so that a resumed run or a changed topology leaves no rate behind. `scale` is
-    1 until somebody cuts it, and is saved.
+    The rate of a group is its `base_lr` times the factor of the schedule times `scale`; groups with
+    `born_step` and `warmup_steps` have a linear warm-up over their own first steps. The rate is a function of
+    the step number, so that it is right after a resume or a change of topology. `scale` is 1 until `reduce`
+    is called, and is saved.
+
+    Args:
+        factor: the schedule, a function of the step.
+        horizon: the length of the run that the schedule was made for.
     """
 
     def __init__(self, factor: Factor, horizon: Horizon | None = None) -> None:
@@ -99,9 +102,10 @@ class LearningRate:
         self.extension = ""
 
     def apply(self, optimizer: torch.optim.Optimizer, at: int) -> None:
-        """Set all rates for step `at` (steps done so far).
+        """Set all rates for step `at` (the number of steps done).
 
-        Raises `ConfigError` for a policy of the user's own that gives no finite factor of at least 0.
+        Raises:
+            ConfigError: a user's schedule returns no finite factor of at least 0.
         """
         common = self.factor(at)
         if not 0.0 <= common < math.inf:
@@ -114,30 +118,30 @@ class LearningRate:
             age = at - group.get("born_step", 0)
             group["lr"] = group["base_lr"] * common * ramp(age, group.get("warmup_steps", 0))
 
-    def apply_alone(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the rates of a seed in isolation: constant but for `scale`, whatever the host's policy says."""
+    def apply_isolated(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set the rates of a seed in isolation: constant except for `scale`, independent of the schedule."""
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.scale
 
-    def cut(self, factor: float) -> None:
-        """Multiply all rates by `factor`, which lies above 0 and is at most 1, from the next step on."""
+    def reduce(self, factor: float) -> None:
+        """Multiply all rates by `factor`, above 0 and at most 1, from the next step on."""
         if not 0.0 < factor <= 1.0:
             raise ValueError(
-                f"the rates are to be cut by {factor!r}; expected a number above 0 and at most 1"
+                f"the learning rates cannot be reduced by {factor!r}; expected a number above 0 and at most 1"
             )
         self.scale *= factor
 
     # -- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The scale, and the horizon that the rates were planned for."""
+        """The scale, and the horizon that the schedule was made for."""
         return {"scale": self.scale, "horizon": None if self.horizon is None else asdict(self.horizon)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the scale. A horizon other than the saved one is the user's wish and stays.
+        """Restore the scale. If the user has changed the length of the run, the new horizon applies.
 
-        `extension` then says so: the policy is the new horizon's from this step on, as if it had been
-        planned so from the start; `scheduler_params.period_epochs` keeps a cosine to its old period.
+        `extension` is then a message about it: from this step on the schedule is that of the new horizon;
+        `scheduler_params.period_epochs` can keep the period of a cosine.
         """
         scale = float(state["scale"])
         if not 0.0 < scale <= 1.0:
@@ -152,7 +156,7 @@ class LearningRate:
             )
 
 
-# What makes the schedule of a run once its length is known.
+# Makes the schedule of a run once its length is known.
 ScheduleFactory = Callable[[Horizon], LearningRate]
 
 

@@ -1,4 +1,4 @@
-"""Refuses optimisers that cannot follow the schedule or the gradients of the host."""
+"""Rejects optimisers that do not support the learning rate schedule or the host's sparse gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esper.errors import ConfigError
 
 
 def check_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Raise `ConfigError` where a group has no learning rate."""
+    """Raise `ConfigError` if a parameter group has no learning rate."""
     if any("lr" not in group for group in optimizer.param_groups):
         raise ConfigError(
             error_message(
@@ -25,19 +25,19 @@ def check_rates(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_sparse(host: nn.Module, factory: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> None:
-    """Raise `ConfigError` where a layer has sparse gradients and the optimiser cannot use or keep them."""
+    """Raise `ConfigError` if a layer has sparse gradients and the optimiser does not support them."""
     kinds = nn.Embedding | nn.EmbeddingBag
     found = [name for name, m in host.named_modules() if isinstance(m, kinds) and m.sparse]
     if not found:
         return
     tried = nn.Parameter(torch.zeros(2, 2))
     optimizer = factory([{"params": [tried], "name": "host", "base_lr": 0.0}])
-    if reason := _trouble_with_sparse(optimizer, tried):
+    if reason := _sparse_error(optimizer, tried):
         expected = f"one for the sparse gradients of {found[0]!r}, or sparse=False there ({reason})"
         raise ConfigError(error_message("optimization.optimizer", type(optimizer).__name__, expected))
 
 
-def _trouble_with_sparse(optimizer: torch.optim.Optimizer, tried: nn.Parameter) -> str:
+def _sparse_error(optimizer: torch.optim.Optimizer, tried: nn.Parameter) -> str:
     tried.grad = torch.ones(2, 2).to_sparse(1)
     try:
         optimizer.step()

@@ -10,31 +10,42 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.errors import CheckpointError, EsperError, GrowthError
+from esper.errors import CheckpointError, EsperError
 from esper.kasmina import MorphableModel, Seed, TopologyChange
-from esper.tolaria.checkpoint import load_named_state, named_state
 from esper.tolaria.optimization.circuit_breaker import CircuitBreaker
 from esper.tolaria.optimization.optimizer_checks import check_rates, check_sparse
+from esper.tolaria.optimization.optimizer_state import load_named_state, named_state
 from esper.tolaria.optimization.trainable import LOSS, Trainable
 
-# Stands beside the optimisers in their saved state; no seed's key is spelt so.
+# The key beside the optimisers in the saved state; it cannot be the key of a seed.
 _FLAGS = "trainable"
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 class OptimizerManager:
-    """Keeps what is optimised equal to what is trainable, through every change of topology.
+    """Optimises exactly the trainable parameters, through every change of topology.
 
-    A seed in isolation has an optimiser of its own, so that nothing of it (clipping, loss scale, Inf)
-    reaches the host; when it joins, its group and its state move to the main one. `factory` makes an
-    optimiser from parameter groups; `seed_lr` and `isolation_lr` are base rates. What became of every
-    change is counted in `rebuilds`. Raises `ConfigError` for an optimiser whose groups have no `lr`.
+    A seed in isolation has a separate optimiser, so that its clipping, loss scale or Inf cannot affect the
+    host; when it joins, its group and its state move to the main optimiser. The parameters of `loss`, if any,
+    are a group "loss" of the main optimiser with the host's options and base rate. Parameters that become
+    trainable later are added by `add_new_parameters` (at the start of each epoch and with each change of
+    topology). A parameter that is frozen later keeps its group and state, and is not stepped because it has
+    no gradient.
 
-    The parameters of `loss`, where it has any, are a group of the main optimiser's called "loss", with the
-    same options and base rate as the host's. Those that become trainable later `add_new_parameters` adds
-    (at the start of each epoch, and with each change of topology), with fresh state, into the group of their
-    kind. One that is frozen later keeps its place and its state and is not stepped, as it gets no gradient.
+    Args:
+        model: the growing model.
+        factory: makes an optimiser from parameter groups.
+        lr: base learning rate of host and loss.
+        seed_lr: base learning rate of joined seeds.
+        isolation_lr: learning rate of seeds in isolation.
+        warmup_steps: optimiser steps of the warm-up of a seed that has joined.
+        rebuilds: counts the results of the changes.
+        clock: in seconds.
+        loss: the loss function, whose parameters are trained if it is a module.
+
+    Raises:
+        ConfigError: the optimiser's groups have no `lr`, or it does not support the host's gradients.
     """
 
     def __init__(
@@ -59,17 +70,17 @@ class OptimizerManager:
         self.warmup_steps = warmup_steps
         self.rebuilds = rebuilds or CircuitBreaker()
         self.clock = clock
-        self._begin()
+        self._create_optimizers()
 
-    def _begin(self) -> None:
-        """Fresh optimisers for everything in the model that can be trained."""
+    def _create_optimizers(self) -> None:
+        """Create the optimisers of all trainable parameters, without state."""
         host = {"params": _trainable(self.model.host), "name": "host", "base_lr": self.lr}
-        own = self.trainable.of_loss()
-        self.main = self.factory([host, *([self._loss_group(own)] if own else [])])
+        of_loss = self.trainable.loss_parameters()
+        self.main = self.factory([host, *([self._loss_group(of_loss)] if of_loss else [])])
         check_rates(self.main)
         check_sparse(self.model.host, self.factory)
         self.isolated: dict[str, torch.optim.Optimizer] = {}
-        # a model may come with seeds: loaded kernels, or a grown model that trains on
+        # a model may have seeds already: loaded kernels, or a grown model that is trained further
         for record in self.model.alive_records():
             seed = self.model.seed_module(record)
             self._isolate(record.key, seed)
@@ -79,31 +90,35 @@ class OptimizerManager:
     def _loss_group(self, params: list[nn.Parameter]) -> dict[str, Any]:
         return {"params": params, "name": LOSS, "base_lr": self.lr}
 
-    # -- what is optimised -----------------------------------------------------------------------
+    # -- parameters ------------------------------------------------------------------------------
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter that some optimiser holds."""
+        """All parameters of all optimisers."""
         for optimizer in (self.main, *self.isolated.values()):
             for group in optimizer.param_groups:
                 yield from group["params"]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """What is clipped together: the host, the loss's own, and the seeds that have joined."""
+        """The parameters of the main optimiser, clipped together: host, loss and joined seeds."""
         return [p for group in self.main.param_groups for p in group["params"]]
 
     def entries(self, parameters: list[nn.Parameter]) -> int:
-        """How many group or state entries there are for these parameters."""
+        """The number of group and state entries of these parameters."""
         wanted = {id(p) for p in parameters}
         held = sum(id(p) in wanted for p in self.parameters())
         state = sum(id(p) in wanted for o in (self.main, *self.isolated.values()) for p in o.state)
         return held + state
 
-    # -- following the topology ------------------------------------------------------------------
+    # -- changes of topology ---------------------------------------------------------------------
 
     def apply(self, change: TopologyChange, step: int) -> None:
-        """Follow a change of topology; where something raises, the optimisers are as they were before.
+        """Apply a change of topology; if something raises, the optimisers are as they were before.
 
-        What stays keeps its group, with all options, and its state, untouched.
+        Parameters that stay keep their groups, options and state.
+
+        Args:
+            change: what the model has changed.
+            step: optimiser steps done.
         """
         if not change.structural:
             self.rebuilds.skip()
@@ -113,7 +128,7 @@ class OptimizerManager:
         members = [list(group["params"]) for group in groups]
         isolated = dict(self.isolated)
         try:
-            self._follow(change, step)
+            self._apply_change(change, step)
             self.add_new_parameters(step)
         except Exception as error:
             self.main.param_groups[:] = groups
@@ -126,13 +141,13 @@ class OptimizerManager:
             raise
         self.rebuilds.success(step, self._ms_since(began))
 
-    def _follow(self, change: TopologyChange, step: int) -> None:
+    def _apply_change(self, change: TopologyChange, step: int) -> None:
         for key, seed in change.added:
             self._isolate(key, seed)
         for key, seed in change.activated:
             self._join(key, seed, step)
         for key, seed in change.removed:
-            self._forget(key, seed)
+            self._remove_seed(key, seed)
 
     def _ms_since(self, began: float) -> float:
         return 1e3 * (self.clock() - began)
@@ -161,42 +176,46 @@ class OptimizerManager:
             if param in alone.state:
                 self.main.state[param] = alone.state[param]
 
-    def _forget(self, key: str, seed: Seed) -> None:
+    def _remove_seed(self, key: str, seed: Seed) -> None:
         self.isolated.pop(key, None)
-        gone = {id(param) for param in seed.parameters()}
-        # by what it holds and not by name: the slot may be another seed's by now
+        removed = {id(param) for param in seed.parameters()}
+        # by parameter and not by name: another seed may have the slot by now
         self.main.param_groups[:] = [
-            g for g in self.main.param_groups if not (g["params"] and id(g["params"][0]) in gone)
+            g for g in self.main.param_groups if not (g["params"] and id(g["params"][0]) in removed)
         ]
         for param in seed.parameters():
             self.main.state.pop(param, None)
 
     def add_new_parameters(self, step: int) -> list[str]:
-        """Take in what has become trainable, forget what the host has replaced; returns the names taken in.
+        """Add parameters that have become trainable, and remove those that the host has replaced.
 
-        Raises `ConfigError` where parameters of host or loss have been added, taken away or reshaped.
+        Returns:
+            The names of the added parameters.
+
+        Raises:
+            ConfigError: parameters of host or loss were added, removed or reshaped.
         """
         self.trainable.check()
-        self._forget_replaced()
+        self._drop_replaced()
         held = {id(p) for p in self.parameters()}
         late = [(n, p) for n, p in self.trainable.named() if p.requires_grad and id(p) not in held]
         by_group: dict[str, list[nn.Parameter]] = {}
         for name, param in late:
             kind, _, rest = name.partition(".")
             by_group.setdefault(rest.partition(".")[0] if kind == "seeds" else kind, []).append(param)
-            param.grad = None  # nobody has cleared what it has gathered until now
+            param.grad = None  # it may have accumulated gradients that were never cleared
         for group, params in by_group.items():
-            self._take_in(group, params, step)
+            self._add_to_group(group, params, step)
         return [name for name, _ in late]
 
-    def _take_in(self, name: str, params: list[nn.Parameter], step: int) -> None:
+    def _add_to_group(self, name: str, params: list[nn.Parameter], step: int) -> None:
         optimizer = self.isolated.get(name, self.main)
         group = next((group for group in optimizer.param_groups if group["name"] == name), None)
         if group is None and name in self.model.seeds:
             self._add_seed(name, step)
             return
         options = self._loss_group(params) if group is None else {**group, "params": params}
-        # some optimisers make their state with themselves: a throw-away one makes it for these
+        # some optimisers initialise their state in __init__: a temporary one does so for these parameters
         fresh = self.factory([dict(options)]).state
         if group is None:
             optimizer.add_param_group(options)
@@ -205,63 +224,31 @@ class OptimizerManager:
         optimizer.state.update({param: fresh[param] for param in params if param in fresh})
 
     def _add_seed(self, key: str, step: int) -> None:
-        """Optimise a seed of which nothing could be trained before."""
+        """Add a seed that had no trainable parameter before."""
         record = next(record for record in self.model.alive_records() if record.key == key)
         self._isolate(key, self.model.seed_module(record))
         if record.joined:
             self._join(key, self.model.seed_module(record), step)
 
-    def _forget_replaced(self) -> None:
-        """Let go of parameters that are no longer anywhere in model or loss."""
-        there = {id(p) for _, p in self.trainable.named()}
+    def _drop_replaced(self) -> None:
+        """Remove parameters that are no longer part of model or loss."""
+        present = {id(p) for _, p in self.trainable.named()}
         for optimizer in (self.main, *self.isolated.values()):
             for group in optimizer.param_groups:
-                gone = [p for p in group["params"] if id(p) not in there]
-                if gone:
-                    group["params"][:] = [p for p in group["params"] if id(p) in there]
-                for param in gone:
+                removed = [p for p in group["params"] if id(p) not in present]
+                if removed:
+                    group["params"][:] = [p for p in group["params"] if id(p) in present]
+                for param in removed:
                     optimizer.state.pop(param, None)
-
-    def follow_fold(self, folded: MorphableModel, names: Mapping[str, str], step: int) -> None:
-        """Go over to a folded copy of the model that was made growable again.
-
-        `names` leads from each parameter's name to that of its copy in the plain host (`fold_with_names`).
-        Every copy takes the state and the group of what it was copied from; the group of a seed keeps its
-        options under a name that leaves its slot to a new one. Raises `GrowthError`, with nothing changed,
-        where a parameter would be left behind or not be optimised.
-        """
-        began = self.clock()
-        old, new = dict(self.model.named_parameters()), dict(folded.host.named_parameters())
-        heirs = {old[a]: new[b] for a, b in names.items() if a in old and b in new}
-        heirs |= {param: param for name, param in self.trainable.named() if name.startswith(f"{LOSS}.")}
-        follows = Trainable(folded, self.trainable.loss)
-        inherited = {heirs.get(param) for param in self.parameters() if param.requires_grad}
-        if self.isolated or inherited != set(follows.required()):
-            reason = "the folded model does not hold exactly the parameters that are optimised"
-            self.rebuilds.failure(step, self._ms_since(began), reason)
-            raise GrowthError(f"{reason}; expected wrap(host) with host, names = fold_with_names(model)")
-        self._hand_over(heirs)
-        self.model, self.trainable = folded, follows
-        self.rebuilds.success(step, self._ms_since(began))
-
-    def _hand_over(self, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
-        state = dict(self.main.state)
-        self.main.state.clear()
-        for group in self.main.param_groups:
-            for param in group["params"]:
-                if param in state:
-                    self.main.state[heirs[param]] = state[param]
-            group["params"] = [heirs[param] for param in group["params"]]
-            group["name"] = group["name"] if group["name"] in ("host", LOSS) else f"folded {group['name']}"
 
     # -- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """State by parameter name: tensors and JSON, for each optimiser, and which parameters are frozen.
+        """State by parameter name: tensors and JSON for each optimiser, and the names of frozen parameters.
 
-        `pending` are those that have become trainable and wait to be picked up.
+        `pending` are parameters that have become trainable and are not optimised yet.
         """
-        self._forget_replaced()  # they have no name; nothing else depends on when they are forgotten
+        self._drop_replaced()  # they have no name any more
         names = self.trainable.named()
         held = {id(p) for p in self.parameters()}
         pending = [name for name, p in names if p.requires_grad and id(p) not in held]
@@ -272,22 +259,22 @@ class OptimizerManager:
         return saved
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Rebuild the optimisers for the model's present seeds and restore all state and options.
+        """Rebuild the optimisers for the model's present seeds, and restore all state and options.
 
-        Raises `CheckpointError` for state that does not fit: there is no silent fresh start. The optimisers
-        are then as they were, or, where those would not be the model's any more, begin anew, and the error
-        says so.
+        Raises:
+            CheckpointError: the state does not fit. The optimisers are then as they were, or, if those do not
+                match the model any more, without state, and the message says so.
         """
-        flags, optimizers = _parted(saved)
-        thaw = self.trainable.freeze_only(flags["frozen"]) if "frozen" in flags else _nothing
+        flags, optimizers = _split_saved(saved)
+        undo_freeze = self.trainable.freeze_only(flags["frozen"]) if "frozen" in flags else _nothing
         try:
             restored = self._restored(optimizers, flags.get("pending", ()))
         except (EsperError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error) if isinstance(error, EsperError) else f"damaged: {error!r}"
-            thaw()
+            undo_freeze()
             if {p for p in self.parameters() if p.requires_grad} != set(self.trainable.required()):
-                self._begin()
-                reason += " (the optimisers begin anew)"
+                self._create_optimizers()
+                reason += " (the optimisers start without state)"
             raise CheckpointError(f"the saved optimisers cannot be restored: {reason}") from error
         self.main, self.isolated = restored.pop("main"), restored
 
@@ -297,20 +284,22 @@ class OptimizerManager:
         if "main" not in saved:
             raise CheckpointError("there is none for the host")
         for label, part in saved.items():
-            groups = [{"params": _named(names, g["params"]), **_late(g)} for g in part["meta"]["groups"]]
+            groups = [
+                {"params": _named(names, g["params"]), **_group_fields(g)} for g in part["meta"]["groups"]
+            ]
             made[label] = self.factory(groups)
             load_named_state(made[label], list(names.items()), part["tensors"], part["meta"])
         _check_each_held_once({n: p for n, p in names.items() if n not in set(pending)}, made.values())
         return made
 
 
-def _parted(saved: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What is said of the parameters, and the optimisers; a state of an older Esper says nothing of them."""
+def _split_saved(saved: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The flags of the parameters (none in states of earlier versions), and the states of the optimisers."""
     return saved.get(_FLAGS, {}), {label: part for label, part in saved.items() if label != _FLAGS}
 
 
 def _nothing() -> None:
-    """There is nothing to undo."""
+    """Undoes no freezing."""
 
 
 def _check_each_held_once(
@@ -328,7 +317,7 @@ def _named(names: Mapping[str, nn.Parameter], wanted: Sequence[str]) -> list[nn.
     return [names[name] for name in wanted]
 
 
-def _late(group: Mapping[str, Any]) -> dict[str, Any]:
+def _group_fields(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: group[name] for name in ("name", "base_lr", "born_step", "warmup_steps") if name in group}
 
 

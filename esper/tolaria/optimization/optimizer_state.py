@@ -1,8 +1,13 @@
-"""An optimiser's state by parameter name: tensors and JSON, bit for bit, deep copies both ways."""
+"""Saves and loads an optimiser's state by parameter name, as tensors and JSON, bit for bit.
+
+In the JSON, None, bool, int, float and str are unchanged, and a list is a list of encoded values. An object
+is a tag: `{"tuple": [...]}`, `{"dict": {...}}` or `{"tensor": {"shape": [...], "on": ...}}`, whose value is
+the tensor of the same path; `on` is "param" (the device of the parameter) or a device type.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +15,96 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from esper.errors import CheckpointError
-from esper.tolaria.optimization.packing import EncodedJson, Packer, Placer, Unpacker
+
+# Moves a saved tensor to its device, given what it was on ("param" for the device of its parameter).
+Placer = Callable[[Tensor, str], Tensor]
+
+
+class EncodedJson(dict[str, Any]):
+    """A dict that is known to contain only JSON and is not changed any more: no check or copy is needed."""
+
+
+class Packer:
+    """Encodes values as JSON and collects the tensors in them, or with `copy` copies of these."""
+
+    def __init__(self, *, copy: bool) -> None:
+        self._copy = copy
+        self.tensors: dict[str, Tensor] = {}
+
+    def pack(self, path: str, value: Any, param_device: torch.device) -> Any:
+        """Encode a value of the optimiser's state.
+
+        Args:
+            path: the name under which a tensor is saved.
+            value: a tensor, a scalar, or lists, tuples and dicts of them.
+            param_device: the device of the parameter that the value belongs to.
+
+        Raises:
+            CheckpointError: the value is of another type.
+        """
+        if isinstance(value, Tensor):
+            return self._keep(path, value, param_device)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, list):
+            return self._pack_items(path, value, param_device)
+        if isinstance(value, tuple):
+            return {"tuple": self._pack_items(path, value, param_device)}
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {
+                "dict": {key: self.pack(f"{path}/{key}", item, param_device) for key, item in value.items()}
+            }
+        raise CheckpointError(f"{path} is a {type(value).__qualname__}, which cannot be saved: {value!r:.80}")
+
+    def _pack_items(self, path: str, items: Sequence[Any], param_device: torch.device) -> list[Any]:
+        return [self.pack(f"{path}/{i}", item, param_device) for i, item in enumerate(items)]
+
+    def _keep(self, path: str, value: Tensor, param_device: torch.device) -> dict[str, Any]:
+        if path in self.tensors:
+            raise CheckpointError(f"two tensors of the optimiser would be saved as {path}")
+        self.tensors[path] = value.detach().clone() if self._copy else value
+        on = "param" if value.device == param_device else value.device.type
+        return {"tensor": {"shape": list(value.shape), "on": on}}
+
+
+class Unpacker:
+    """Decodes what a `Packer` has encoded, with copies of the tensors."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._used: set[str] = set()
+
+    def unpack(self, path: str, packed: Any, place: Placer) -> Any:
+        """The value that was encoded under `path`. Raises `CheckpointError`."""
+        if isinstance(packed, list):
+            return [self.unpack(f"{path}/{i}", item, place) for i, item in enumerate(packed)]
+        if not isinstance(packed, dict):
+            return packed
+        match packed:
+            case {"tuple": list(items), **rest} if not rest:
+                return tuple(self.unpack(path, items, place))
+            case {"dict": dict(entries), **rest} if not rest:
+                return {key: self.unpack(f"{path}/{key}", item, place) for key, item in entries.items()}
+            case {"tensor": {"shape": list(shape), "on": str(on)}, **rest} if not rest:
+                return self._take(path, shape, on, place)
+        raise CheckpointError(
+            f"{path} was saved as an object of {sorted(packed)}, which this version of Esper does not know"
+        )
+
+    def check_all_used(self) -> None:
+        """Raise `CheckpointError` if there are tensors that were not decoded."""
+        if left := sorted(self._tensors.keys() - self._used):
+            raise CheckpointError(f"tensors that belong to no state of the optimiser: {', '.join(left[:5])}")
+
+    def _take(self, path: str, shape: list[int], on: str, place: Placer) -> Tensor:
+        tensor = self._tensors.get(path)
+        if tensor is None:
+            raise CheckpointError(f"the tensor {path} is missing from the saved state")
+        if list(tensor.shape) != shape:
+            raise CheckpointError(f"{path} has shape {list(tensor.shape)}; its entry says {shape}")
+        self._used.add(path)
+        return place(tensor, on)
+
 
 NamedParams = Iterable[tuple[str, Tensor]]
 
@@ -18,23 +112,31 @@ NamedParams = Iterable[tuple[str, Tensor]]
 def named_state(
     optimizer: Optimizer, named_params: NamedParams, *, copy: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copies of the optimiser's tensors, named `<parameter>/<key>`, and JSON for all the rest.
+    """The state of an optimiser: tensors named `<parameter>/<key>`, and the rest as JSON.
 
-    Without `copy` the tensors are the optimiser's own, good until its next step.
+    Args:
+        optimizer: any torch optimiser.
+        named_params: may include parameters that the optimiser does not hold.
+        copy: without it the tensors are the optimiser's own, valid until its next step.
 
-    `named_params` may name more parameters than the optimiser holds. In the JSON, `groups` has for each
-    group its options (JSON values as they are, others tagged) and, as `params`, the names of its parameters.
-    Raises `CheckpointError` for a parameter without a name and for state of a kind that cannot be saved.
+    Returns:
+        The tensors, and the JSON; in it `groups` has the options of each group and, as `params`, the names of
+        its parameters.
+
+    Raises:
+        CheckpointError: a parameter has no name, or a value cannot be saved.
     """
     names = _names(optimizer, named_params)
-    further = _further(optimizer)
-    if further or any(param not in names for param in optimizer.state):
-        what = ", ".join(sorted(further)) or "entries that belong to none of its parameters"
-        raise CheckpointError(f"the state of {_kind(optimizer)} cannot be saved by name: it also has {what}")
+    extra = _extra_state_keys(optimizer)
+    if extra or any(param not in names for param in optimizer.state):
+        what = ", ".join(sorted(extra)) or "entries that belong to none of its parameters"
+        raise CheckpointError(
+            f"the state of {_class_name(optimizer)} cannot be saved by name: it also has {what}"
+        )
     packer = Packer(copy=copy)
     meta = EncodedJson(
         {
-            "class": _kind(optimizer),
+            "class": _class_name(optimizer),
             "groups": [
                 _pack_group(packer, i, group, names) for i, group in enumerate(optimizer.param_groups)
             ],
@@ -54,24 +156,28 @@ def named_state(
 def load_named_state(
     optimizer: Optimizer, named_params: NamedParams, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Put the optimiser into the state that `named_state` saved: state, options and order of its groups.
+    """Load a state of `named_state`: the state, the options and the order of the groups.
 
-    Groups are recognised by the parameters they hold. Raises `CheckpointError`, the optimiser being as
-    it was, for another class, parameters that are missing, unknown, of another shape or grouped
-    otherwise, and for tensors that are missing or left over.
+    Groups are identified by their parameters.
+
+    Raises:
+        CheckpointError: the class of the optimiser, the names, shapes or groups of parameters differ, or
+            tensors are missing or unused. The optimiser is then unchanged.
     """
     try:
         _load(optimizer, named_params, tensors, meta)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"the saved state of {_kind(optimizer)} is not whole: {error!r}") from error
+        raise CheckpointError(
+            f"the saved state of {_class_name(optimizer)} is not whole: {error!r}"
+        ) from error
 
 
 def _load(
     optimizer: Optimizer, named_params: NamedParams, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    if meta["class"] != _kind(optimizer):
+    if meta["class"] != _class_name(optimizer):
         raise CheckpointError(
-            f"the saved state is one of {meta['class']}; the optimiser is {_kind(optimizer)}"
+            f"the saved state is one of {meta['class']}; the optimiser is {_class_name(optimizer)}"
         )
     params = {name: param for param, name in _names(optimizer, named_params).items()}
     _check_params(params, meta["shapes"], meta["state"])
@@ -80,14 +186,14 @@ def _load(
     options, state = [], {}
     for i, (group, saved) in enumerate(zip(groups, meta["groups"], strict=True)):
         options.append(_unpack_options(unpacker, i, group, saved))
-        follows = _on_device(saved)
+        to_param_device = _on_device(saved)
         for name in saved["params"]:
             if name in meta["state"]:
                 state[params[name]] = _unpack_entries(
-                    unpacker, name, meta["state"][name], params[name], follows
+                    unpacker, name, meta["state"][name], params[name], to_param_device
                 )
     unpacker.check_all_used()
-    # from here on nothing can fail
+    # nothing below can fail, so that the state is loaded completely or not at all
     for group, chosen, saved in zip(groups, options, meta["groups"], strict=True):
         group.update(chosen)
         group["params"][:] = [params[name] for name in saved["params"]]
@@ -97,7 +203,7 @@ def _load(
 
 
 def _names(optimizer: Optimizer, named_params: NamedParams) -> dict[Tensor, str]:
-    """The name of each parameter the optimiser holds, in its order."""
+    """The name of each parameter of the optimiser, in its order."""
     named: dict[Tensor, str] = {}
     for name, param in named_params:
         named.setdefault(param, name)
@@ -105,20 +211,20 @@ def _names(optimizer: Optimizer, named_params: NamedParams) -> dict[Tensor, str]
     for param in held:
         if param not in named:
             raise CheckpointError(
-                f"{_kind(optimizer)} holds a parameter of shape {tuple(param.shape)} without a name"
+                f"{_class_name(optimizer)} holds a parameter of shape {tuple(param.shape)} without a name"
             )
     return {param: named[param] for param in held}
 
 
-def _further(optimizer: Optimizer) -> set[str]:
-    """What an optimiser has to save besides state and groups; asked only where it can be anything."""
+def _extra_state_keys(optimizer: Optimizer) -> set[str]:
+    """The keys of an optimiser's state dict besides state and groups; computed only if there may be any."""
     plain = type(optimizer).state_dict is Optimizer.state_dict
     if plain and not optimizer._optimizer_state_dict_post_hooks:
         return set()
     return optimizer.state_dict().keys() - {"state", "param_groups"}
 
 
-def _kind(optimizer: Optimizer) -> str:
+def _class_name(optimizer: Optimizer) -> str:
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
@@ -143,28 +249,28 @@ def _unpack_options(
 
 
 def _unpack_entries(
-    unpacker: Unpacker, name: str, entries: Mapping[str, Any], param: Tensor, follows: bool
+    unpacker: Unpacker, name: str, entries: Mapping[str, Any], param: Tensor, to_param_device: bool
 ) -> dict[str, Any]:
     return {
-        key: unpacker.unpack(f"{name}/{key}", value, _placer(param, follows or key != "step"))
+        key: unpacker.unpack(f"{name}/{key}", value, _placer(param, to_param_device or key != "step"))
         for key, value in entries.items()
     }
 
 
 def _on_device(options: Mapping[str, Any]) -> bool:
-    """Whether torch wants the step count, and a rate that is a tensor, where the parameters are."""
+    """Whether torch needs the step count, and a tensor learning rate, on the device of the parameters."""
     return bool(options.get("capturable") or options.get("fused"))
 
 
-def _placer(param: Tensor, follows: bool) -> Placer:
-    """Where a saved tensor goes: to the parameter's device if it `follows` it and was there before."""
+def _placer(param: Tensor, to_param_device: bool) -> Placer:
+    """A function that moves a saved tensor to its device: the parameter's if it was there and should be."""
 
     def place(tensor: Tensor, on: str) -> Tensor:
-        if on != "param" or not follows:
+        if on != "param" or not to_param_device:
             return tensor.to("cpu" if on == "param" else on, copy=True)
         if tensor.shape != param.shape:
             return tensor.to(param.device, copy=True)
-        # in the parameter's own memory format, as the optimiser makes them
+        # in the memory format of the parameter, as the optimiser creates it
         return torch.empty_like(param, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
     return place
@@ -175,8 +281,8 @@ def _check_params(
 ) -> None:
     if missing := sorted(shapes.keys() - params.keys()):
         raise CheckpointError(f"saved for parameters that the optimiser does not hold: {', '.join(missing)}")
-    if ghosts := sorted(state.keys() - params.keys()):
-        raise CheckpointError(f"state saved for what is no parameter: {', '.join(ghosts)}")
+    if without_param := sorted(state.keys() - params.keys()):
+        raise CheckpointError(f"state saved for names that are no parameters: {', '.join(without_param)}")
     if unknown := sorted(params.keys() - shapes.keys()):
         raise CheckpointError(f"nothing saved for parameters that the optimiser holds: {', '.join(unknown)}")
     for name, param in params.items():

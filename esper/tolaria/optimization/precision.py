@@ -18,11 +18,18 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """`mode` is false, true (fp16 on cuda, bf16 elsewhere), "bf16" or "fp16"; `ConfigError` for any other.
+    """Autocast and gradient scaling.
 
-    Only fp16 needs a scaler: bf16 has the exponents of float32. Where fp16 overflows, the step is skipped
-    and counted. torch's scaler reads the overflow on the processor, the one wait of an fp16 step, unless the
-    optimiser is a fused one (`optimizer_params.fused=true`), which looks for itself.
+    Only fp16 needs a scaler: bf16 has the exponents of float32. If fp16 overflows, the step is skipped and
+    counted. `torch.amp.GradScaler` reads the overflow on the CPU, which is the only synchronisation of an
+    fp16 step; a fused optimiser (`optimizer_params.fused=true`) avoids it.
+
+    Args:
+        mode: false, true (fp16 on cuda, bf16 elsewhere), "bf16" or "fp16".
+        device: the device of the model.
+
+    Raises:
+        ConfigError: another mode.
     """
 
     def __init__(self, mode: bool | str, device: torch.device) -> None:
@@ -33,19 +40,19 @@ class Precision:
         self.dtype = _DTYPES[str(mode)] if mode else None
         self.device_type = device.type
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
-        # kept where the overflow is found: counting does not wait
+        # on the device where the overflow is found, so that counting does not synchronise
         home = device if self.scaler is not None else torch.device("cpu")
         self._skipped = torch.zeros((), device=home, dtype=torch.int64)
-        self._told = 0
+        self._reported = 0
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """A fresh context for one forward; costs nothing where precision is full."""
+        """A new context for one forward; does nothing in full precision."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device_type, dtype=self.dtype)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss as it is to be differentiated: times the scale in fp16, else itself."""
+        """The loss to differentiate: times the scale in fp16, else unchanged."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def backward(self, loss: Tensor) -> None:
@@ -53,7 +60,7 @@ class Precision:
         self.scaled(loss).backward()
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Bring gradients to their true size; once a step, before clipping."""
+        """Unscale the gradients; once per step, before clipping."""
         if self.scaler is None:
             return
         self.scaler.unscale_(optimizer)
@@ -63,34 +70,34 @@ class Precision:
             self._skipped += torch.stack(overflows).any()
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step, or skip the step where fp16 overflowed."""
+        """Step, or skip the step after an fp16 overflow."""
         if self.scaler is None:
             optimizer.step()
-        elif self.scaler._found_inf_per_device(optimizer):  # none where nothing had a gradient
+        elif self.scaler._found_inf_per_device(optimizer):  # empty if no parameter had a gradient
             self.scaler.step(optimizer)
             self.scaler.update()
 
     def skipped_steps(self) -> int:
-        """How many steps of the run fp16 has cost so far; waits for the device."""
+        """The number of steps skipped in this run; synchronises with the device."""
         return int(self._skipped.item())
 
     def report(self, telemetry: Telemetry) -> None:
-        """Emit how many steps have been skipped since the last time, where there were any."""
+        """Emit the number of steps skipped since the last report, if any."""
         skipped = self.skipped_steps()
-        if skipped > self._told and self.scaler is not None:
-            facts = {"skipped": skipped - self._told, "total": skipped, "scale": self.scaler.get_scale()}
+        if skipped > self._reported and self.scaler is not None:
+            facts = {"skipped": skipped - self._reported, "total": skipped, "scale": self.scaler.get_scale()}
             telemetry.emit(EventName.STEPS_SKIPPED, facts)
-        self._told = skipped
+        self._reported = skipped
 
     def state_dict(self) -> dict[str, Any]:
         if self.scaler is None:
             return {}
-        skipped = {"skipped_steps": self.skipped_steps(), "told": self._told}
+        skipped = {"skipped_steps": self.skipped_steps(), "told": self._reported}
         return {"scaler": self.scaler.state_dict(), **skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the scale; a run in full precision has none, and one that was saved as such gives none."""
+        """Restore scaler and counts; ignored in full precision, or if the saved run had no scaler."""
         if self.scaler is not None and state:
             self.scaler.load_state_dict(dict(state["scaler"]))
             self._skipped.fill_(state["skipped_steps"])
-            self._told = state["told"]
+            self._reported = state["told"]

@@ -1,4 +1,4 @@
-"""Which parameters of a run can be trained: those of the model, and those of the loss as `loss.<name>`."""
+"""The trainable parameters of a run: those of the model, and those of the loss as `loss.<name>`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from esper.errors import ConfigError
 from esper.kasmina import MorphableModel
 
 LOSS = "loss"
-# How a parameter of the host begins its name in the wrapped model, which the user has never seen.
+# The prefix of the host's parameters in the wrapped model; messages omit it: the user's model has none.
 _HOST = "host."
 
 
 class Trainable:
-    """The parameters by name, and whether they are still the ones that the run began with.
+    """The parameters by name, and a check that they are still those of the start.
 
-    Seeds come and go with the topology. The parameters of host and loss keep their names and shapes: a
-    checkpoint is loaded into a host and a loss that are built anew. Raises `ConfigError` for lazy parameters
-    that a forward has not initialised, and for trainable tensors that are no parameters.
+    Seeds change with the topology. The parameters of host and loss must keep their names and shapes, because
+    a checkpoint is loaded into a newly built host and loss.
+
+    Args:
+        model: the growing model.
+        loss: the loss function; only a module has parameters.
+
+    Raises:
+        ConfigError: a lazy parameter is not initialised, or a trainable tensor is not a parameter.
     """
 
     def __init__(self, model: MorphableModel, loss: Any = None) -> None:
@@ -34,24 +40,24 @@ class Trainable:
         self._shapes = self._fixed_shapes()
 
     def named(self) -> list[tuple[str, nn.Parameter]]:
-        """Every parameter, trainable or not; one that the loss shares with the model is the model's."""
+        """All parameters, trainable or not; one shared by loss and model has the model's name."""
         found = list(self.model.named_parameters())
         if self.loss is not None:
-            models = {id(parameter) for _, parameter in found}
-            own = self.loss.named_parameters()
-            found += [(f"{LOSS}.{name}", p) for name, p in own if id(p) not in models]
+            of_model = {id(parameter) for _, parameter in found}
+            of_loss = self.loss.named_parameters()
+            found += [(f"{LOSS}.{name}", p) for name, p in of_loss if id(p) not in of_model]
         return found
 
-    def of_loss(self) -> list[nn.Parameter]:
-        """The trainable parameters that are the loss's own."""
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters of the loss that the model does not share."""
         return [p for name, p in self.named() if name.startswith(f"{LOSS}.") and p.requires_grad]
 
     def required(self) -> list[nn.Parameter]:
-        """Every parameter that can be trained now."""
+        """All parameters that require a gradient now."""
         return [p for _, p in self.named() if p.requires_grad]
 
     def check(self) -> None:
-        """Raise `ConfigError` where host or loss has gained, lost or reshaped parameters since the start."""
+        """Raise `ConfigError` if parameters of host or loss were added, removed or reshaped."""
         now = self._fixed_shapes()
         differing = [n for n in {**self._shapes, **now} if self._shapes.get(n) != now.get(n)]
         if not differing:
@@ -73,14 +79,14 @@ class Trainable:
         fixed = (f"{LOSS}.", _HOST)
         return {name: tuple(p.shape) for name, p in self.named() if name.startswith(fixed)}
 
-    # -- what is frozen --------------------------------------------------------------------------
+    # -- freezing --------------------------------------------------------------------------------
 
     def frozen(self) -> list[str]:
-        """Names of the parameters that are not to be trained now."""
+        """The names of the frozen parameters."""
         return [name for name, p in self.named() if not p.requires_grad]
 
     def freeze_only(self, names: Sequence[str]) -> Callable[[], None]:
-        """Make exactly these frozen; what is returned undoes it."""
+        """Freeze exactly these parameters; returns a function that undoes it."""
         before = [(p, p.requires_grad) for _, p in self.named()]
         chosen = set(names)
         for name, parameter in self.named():
@@ -95,7 +101,7 @@ class Trainable:
 
 
 def check_tensors(owner: Any, option: str) -> None:
-    """Raise `ConfigError` for what `owner`, a module or a loss of any kind, could not be trained in."""
+    """Raise `ConfigError` if a trainable tensor of a module or a loss is not an initialised parameter."""
     for name, reason in _unsupported(owner):
         given = type(owner).__name__
         raise ConfigError(
@@ -105,7 +111,7 @@ def check_tensors(owner: Any, option: str) -> None:
 
 def _unsupported(owner: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(owner, nn.Module):
-        yield from _outside(owner)
+        yield from _unreachable(owner)
         return
     for path, module in owner.named_modules():
         for leaf, value in vars(module).items():
@@ -116,8 +122,8 @@ def _unsupported(owner: Any) -> Iterator[tuple[str, str]]:
             yield name, "is lazy, and a forward in eval mode has not initialised it"
 
 
-def _outside(owner: Any) -> Iterator[tuple[str, str]]:
-    """Modules and tensors that a loss holds which is no module: nothing would find them."""
+def _unreachable(owner: Any) -> Iterator[tuple[str, str]]:
+    """Trainable modules and tensors of a loss that is not a module: no optimiser would get them."""
     held = {**getattr(owner, "keywords", {}), **getattr(owner, "__dict__", {})}
     for name, value in held.items():
         if isinstance(value, nn.Module):
@@ -125,7 +131,7 @@ def _outside(owner: Any) -> Iterator[tuple[str, str]]:
         else:
             trains = isinstance(value, torch.Tensor) and value.requires_grad
         if trains:
-            yield name, "belongs to a loss that is no torch.nn.Module; make it one"
+            yield name, "belongs to a loss that is not a torch.nn.Module; make it one"
 
 
 def _join(path: str, leaf: str) -> str:

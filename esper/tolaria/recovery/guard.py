@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from esper.kasmina import MorphableModel
 from esper.leyline import EventName
-from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
+from esper.tolaria.checkpoint.snapshots import Snapshot, SnapshotRefused, Snapshots
 from esper.tolaria.events import Telemetry
 from esper.tolaria.recovery.divergence import DivergenceDetector
 from esper.tolaria.recovery.step_buffer import StepBuffer
@@ -87,7 +87,7 @@ class DivergenceGuard:
             if loss is not None and (wrong := self.detector.check(loss, norm)):
                 raise DivergenceError(f"{wrong} at step {step}")
         while self._trial and self._trial[0] + TRIAL_STEPS <= self.progress.step:
-            self.snapshots.good(self._trial.pop(0))
+            self.snapshots.mark_good(self._trial.pop(0))
 
     def inspect(self) -> None:
         """Check all buffered steps and the weights; raises `DivergenceError`."""
@@ -105,7 +105,7 @@ class DivergenceGuard:
 
     def mark_good(self) -> None:
         """Mark the current step's snapshot as good, and drop those that are no longer needed."""
-        self.snapshots.good(self.progress.step)
+        self.snapshots.mark_good(self.progress.step)
         for step in self.snapshots.steps[:-KEPT_SNAPSHOTS]:
             self.snapshots.drop(step)
 
@@ -123,7 +123,7 @@ class DivergenceGuard:
 
         The next rollback starts from these decisions, as it does in a run resumed from their checkpoint.
         """
-        if isinstance(self.snapshots.take(self.progress), Refused):
+        if isinstance(self.snapshots.take(self.progress), SnapshotRefused):
             self.snapshots.drop(self.progress.step)
         self.mark_good()
 
@@ -135,7 +135,7 @@ class DivergenceGuard:
     def _keep(self) -> Snapshot | None:
         self.inspect()
         taken = self.snapshots.take(self.progress)
-        if not isinstance(taken, Refused):
+        if not isinstance(taken, SnapshotRefused):
             return taken
         if not self._notified:
             self._notified = True

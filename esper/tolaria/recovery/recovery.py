@@ -108,7 +108,7 @@ class Recovery:
             self._halt(f"{fault.reason}, and no good state was brought back{late}: {result.error}")
             return
         self.rollbacks += 1
-        self.schedule.cut(self.lr_factor)
+        self.schedule.reduce(self.lr_factor)
         lost = self._lost(records_before)
         culprit = self._embargo(records_before, fault, epoch)
         facts = {
@@ -149,7 +149,7 @@ class Recovery:
         """Restore the last good state, but keep this object's state, the rates' cut and the cost spent."""
         self.guard.forget()
         kept, scale, spent = self.state_dict(), self.schedule.scale, self.cost_meter.spent()
-        result = self.rollback.back(self.deadline_ms)
+        result = self.rollback.restore(self.deadline_ms)
         self.state_valid = result.ok
         if result.ok:
             self.load_state_dict(kept)

@@ -16,8 +16,7 @@ from gromo.containers.growing_mlp import GrowingMLP
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper import TolariaConfig
-from esper import runs as build
+from esper import TolariaConfig, runs
 from esper.data import DataBundle
 from esper.runs.process import process_settings
 from esper.tolaria.optimization.lr_schedule import Horizon
@@ -34,7 +33,7 @@ class Tiny:
     def __init__(self, config: TolariaConfig) -> None:
         self.config = config
         device = resolve_device(config.device)
-        self.data: DataBundle = build.build_dataset(config, seed=config.seed, device=device)
+        self.data: DataBundle = runs.build_dataset(config, seed=config.seed, device=device)
         seed_everything(config.seed)
         size = self.data.info.input_shape
         assert size is not None and self.data.info.num_classes is not None
@@ -44,7 +43,7 @@ class Tiny:
         )
         self.loss = nn.CrossEntropyLoss()
         epochs, steps = config.optimization.max_epochs, len(self.data.train)
-        self.schedule = build.schedule_factory(config)(Horizon(epochs * steps, steps))
+        self.schedule = runs.schedule_factory(config)(Horizon(epochs * steps, steps))
         self.step = 0
         self.flops = 0.0
         self.param_steps = 0
@@ -54,7 +53,7 @@ class Tiny:
     def _renew(self) -> None:
         """An optimiser of all parameters: an old one would go on with the old tensors alone."""
         group = {"params": list(self.model.parameters()), "base_lr": self.config.optimization.learning_rate}
-        self.optimizer = build.optimizer_factory(self.config)([group])
+        self.optimizer = runs.optimizer_factory(self.config)([group])
         self.params = sum(p.numel() for p in self.model.parameters())
         x, y = self._some(1)[0]
         with FlopCounterMode(display=False) as counter:

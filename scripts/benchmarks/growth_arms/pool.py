@@ -36,10 +36,10 @@ def run_missing(wanted: Sequence[Key], tasks: dict[str, Task], results: Path, po
         specs = [_spec(key, tasks[key[0]], policy, done) for key in stage if key not in done]
         for row in _performed([spec for spec in specs if spec is not None], jobs):
             append_row(results, row)
-            print(told(row), flush=True)
+            print(result_line(row), flush=True)
 
 
-def told(row: Row) -> str:
+def result_line(row: Row) -> str:
     """A finished run in a line."""
     return (
         f"{row['task']} {row['arm']} {row['seed']}: test {100 * row['test']:.2f} %, "

@@ -11,7 +11,7 @@ from unittest import mock
 
 from faults.harness.firing import VARIABLE
 from faults.harness.grown import grown_run
-from faults.harness.lives import Server
+from faults.harness.processes import Server
 from faults.harness.revival import Moment, Whole, interrupted, never_stopped, terminated, whole
 from faults.harness.shared import Shared
 from faults.harness.undone import never_killed

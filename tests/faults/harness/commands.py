@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from faults.harness.bench import Bench
-from faults.harness.lives import MAIN
+from faults.harness.processes import MAIN
 from faults.harness.row import Harness
 from faults.harness.tally import Budget, Tally
 

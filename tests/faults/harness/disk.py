@@ -49,14 +49,14 @@ def _save_on(run: TrainingLoop, disk: Disk, folder: Path, whole: Path) -> list[s
     before = sorted(folder.iterdir())
     notes.events.clear()
     store.folder, store.io = folder, disk
-    store.rolled_back()  # the position has been saved, in another folder
+    store.forget_position()  # the position has been saved, in another folder
     store.save(run.progress, final=True)
     store.folder = whole
-    told = [event for event in notes.events if event.name in ("checkpoint_failed", "notice")]
+    logged = [event for event in notes.events if event.name in ("checkpoint_failed", "notice")]
     wrong = _half_states(folder)
     wrong += [f"{path.name} is gone" for path in before if not path.exists()]
-    if disk.fired and (len(told) != 1 or os.strerror(disk.code) not in str(told[0].data)):
-        wrong.append(f"the events are {told}")
+    if disk.fired and (len(logged) != 1 or os.strerror(disk.code) not in str(logged[0].data)):
+        wrong.append(f"the events are {logged}")
     return wrong
 
 

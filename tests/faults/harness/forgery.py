@@ -204,15 +204,17 @@ FORGERIES: dict[str, Forgery] = {
     "giant shape": Forgery(model_file(raw({"a": entry(0, 4, 10**12)}, b"0000")), _NO_TENSORS),
     "overflowing shape": Forgery(model_file(raw({"a": entry(0, 4, 2**40, 2**40)}, b"0000")), _NO_TENSORS),
     "weight of another shape": Forgery(other_shape, "does not fit", ways=("resume",)),
-    "path traversal": Forgery(manifest("../evil"), "'../evil' is no name for a file", hashed=False),
-    "absolute path": Forgery(manifest("/etc/passwd"), "'/etc/passwd' is no name for a file", hashed=False),
+    "path traversal": Forgery(manifest("../evil"), "'../evil' is not a valid file name", hashed=False),
+    "absolute path": Forgery(manifest("/etc/passwd"), "'/etc/passwd' is not a valid file name", hashed=False),
     "reference outside": Forgery(
         state(**{f"{_OWNERS}__meter__loss": {"$tensor": "../../etc"}}), "../../etc", ways=("resume",)
     ),
-    "link": Forgery(linked, "is no plain file"),
-    "device": Forgery(instead(lambda path: path.symlink_to("/dev/zero")), "is no plain file", hashed=False),
-    "pipe": Forgery(instead(os.mkfifo), "is no plain file", hashed=False),
-    "folder": Forgery(instead(Path.mkdir), "is no plain file", hashed=False),
+    "link": Forgery(linked, "is not a plain file"),
+    "device": Forgery(
+        instead(lambda path: path.symlink_to("/dev/zero")), "is not a plain file", hashed=False
+    ),
+    "pipe": Forgery(instead(os.mkfifo), "is not a plain file", hashed=False),
+    "folder": Forgery(instead(Path.mkdir), "is not a plain file", hashed=False),
     "future manifest": Forgery(future_manifest, "of version 99", hashed=False),
     "future state": Forgery(state(version=99), "of version 99"),
     "other format": Forgery(state(format="keras"), "its format is 'keras'"),

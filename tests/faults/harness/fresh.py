@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from faults.harness.lives import MAIN, Ended, Life, Server, catches_sigterm, one_thread
+from faults.harness.processes import MAIN, ChildProcess, Ended, Server, catches_sigterm, one_thread
 
 _CALL = "import sys; from faults.harness.server import called; sys.argv[0] = 'esper-train'; "
 
@@ -19,18 +19,18 @@ class Fresh:
     def __init__(self, server: Server) -> None:
         self.folder = server.folder
 
-    def start(self, *argv: str, call: str = MAIN) -> FreshLife:
+    def start(self, *argv: str, call: str = MAIN) -> FreshProcess:
         """The command, or `call` with this command line where a broken build is to be in place."""
         code = f"{_CALL}sys.exit(called({call!r}, []))"
         entry = ["-m", "esper.train"] if call == MAIN else ["-c", code]
-        return FreshLife([sys.executable, *entry, *argv], self.folder)
+        return FreshProcess([sys.executable, *entry, *argv], self.folder)
 
     def run(self, *argv: str, call: str = MAIN) -> Ended:
         """The same, to its end."""
         return self.start(*argv, call=call).wait()
 
 
-class FreshLife:
+class FreshProcess:
     """One such process."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
@@ -67,5 +67,5 @@ class FreshLife:
         return self.wait()
 
 
-Lives = Server | Fresh
-AnyLife = Life | FreshLife
+Processes = Server | Fresh
+AnyProcess = ChildProcess | FreshProcess

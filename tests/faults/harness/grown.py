@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helpers.runs import Plan, germinate, make_run
+from helpers.runs import PlannedPolicy, germinate, make_run
 
 from esper.tolaria.loop import TrainingLoop
 
@@ -20,6 +20,6 @@ SAVING = {
 
 def grown_run(folder: Path, **options: Any) -> TrainingLoop:
     """Three epochs, each saved; from the first on a seed is blended in, to the end of the third."""
-    run = make_run(folder, tamiyo=Plan({1: [germinate()]}), **SAVING | options)
+    run = make_run(folder, tamiyo=PlannedPolicy({1: [germinate()]}), **SAVING | options)
     run.train()
     return run

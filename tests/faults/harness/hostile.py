@@ -12,9 +12,9 @@ from pathlib import Path
 
 from faults.harness.forgery import FORGERIES, Forgery
 from faults.harness.grown import SAVING
-from faults.harness.lives import Ended, Server
+from faults.harness.processes import Ended, Server
 from faults.harness.tally import Budget, Tally
-from helpers.runs import Plan, make_run
+from helpers.runs import PlannedPolicy, make_run
 
 import esper
 from esper.errors import EsperError
@@ -31,7 +31,7 @@ MEET = "faults.harness.hostile:meet"
 def prepared() -> TrainingLoop:
     """A run that could be taken up from the checkpoint, were it not forged; made in the server."""
     gc.freeze()
-    return make_run(Path(), tamiyo=Plan(), **SAVING)
+    return make_run(Path(), tamiyo=PlannedPolicy(), **SAVING)
 
 
 def meet(path: str, way: str) -> None:

@@ -8,18 +8,18 @@ import socket
 import time
 from pathlib import Path
 
-from faults.harness.lives import Ended, Server, until
+from faults.harness.processes import Ended, Server, until
 from faults.harness.revival import Whole, after
 from faults.harness.runs import command, events
 from faults.harness.tally import Budget, Tally
 
 from esper import train
 
-LIFE = "faults.harness.hostnames:life_on"
+CALL = "faults.harness.hostnames:run_on"
 _CLONE_NEWUTS = 0x04000000
 
 
-def life_on(host: str) -> int:
+def run_on(host: str) -> int:
     """The command, in a process whose host has this name."""
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWUTS) == 0:
         socket.sethostname(host)
@@ -28,7 +28,7 @@ def life_on(host: str) -> int:
     return train.main()
 
 
-def renamings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = LIFE) -> Tally:
+def renamings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = CALL) -> Tally:
     """R22: a living holder on another host is not disturbed; killed, it is followed."""
     tally = Tally("R22")
     while budget.lasts(tally):
@@ -52,8 +52,8 @@ def _renamed(server: Server, run: Path, whole: Whole, delay_s: float, call: str)
     wrong += after(run, done, whole)
     if time.monotonic() - began > 10 + 3 * whole.span_s:
         wrong.append("the free lock was waited for")
-    said = [e["data"]["message"] for e in events(run) if e["name"] == "notice"]
-    named = [text for text in said if f"process {first.pid} on pod-1 " in text and "giving this" in text]
+    message = [e["data"]["message"] for e in events(run) if e["name"] == "notice"]
+    named = [text for text in message if f"process {first.pid} on pod-1 " in text and "giving this" in text]
     return wrong + ([] if len(named) == 1 else [f"the dead holder is named in {len(named)} notices"])
 
 

@@ -44,7 +44,7 @@ MALFORMED = [
     ("model=resnet19", "model", "nearest: resnet18"),
     ("dataset=cifar11", "dataset", "nearest: cifar10"),
     ("experiment=strct", "experiment", "nearest: strict"),
-    ("+experiment=strict", "experiment", "without +"),
+    ("+model=mlp", "model", "without +"),
     ("debug=overfitt", "debug", "nearest: overfit"),
     ("morphogenetic/policy=heuristc", "morphogenetic/policy", "nearest: heuristic"),
     ("morphogenetic/polcy=heuristic", "morphogenetic/polcy", "nearest: morphogenetic/policy"),
@@ -187,7 +187,7 @@ class Answer:
     err: str
 
 
-def wrong_with(answer: Answer, key: str, said: str) -> list[str]:
+def wrong_with(answer: Answer, key: str, message: str) -> list[str]:
     """Whether a line with one problem was refused by one block of one sentence that begins with `key`."""
     head, _, text = answer.err.partition("\n")
     demands = {
@@ -196,7 +196,7 @@ def wrong_with(answer: Answer, key: str, said: str) -> list[str]:
         f"{head!r} is not the head of one problem": head.startswith("esper-train: 1 problem in "),
         "more than one line follows": text.count("\n") == 1,
         f"{text!r} does not begin with {key}": text.startswith(f"  {key}"),
-        f"{said!r} is not in {text!r}": said in text,
+        f"{message!r} is not in {text!r}": message in text,
         "a traceback": "Traceback" not in answer.err,
     }
     return [sentence for sentence, met in demands.items() if not met]
@@ -206,11 +206,11 @@ def lines(folder: Path, budget: Budget) -> Tally:
     """R17: all lines written by hand, then generated values of drawn options, in one process."""
     tally = Tally("R17-lines")
     with contextlib.chdir(folder):
-        for line, key, said in _lines(budget.draw):
+        for line, key, message in _lines(budget.draw):
             if not budget.lasts(tally):
                 break
             answer = _answer(shlex.split(line))
-            wrong = wrong_with(answer, key, said) if said else _wrong_with_generated(answer)
+            wrong = wrong_with(answer, key, message) if message else _wrong_with_generated(answer)
             if left := os.listdir():  # noqa: PTH208 - of the working folder
                 wrong.append(f"made {', '.join(left)}")
             tally.note(True, [f"{line}: {sentence}" for sentence in wrong], f"code {answer.code}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from faults.harness.lives import MAIN, Ended, Life, Server, until
+from faults.harness.processes import MAIN, ChildProcess, Ended, Server, until
 from faults.harness.revival import Whole, after
 from faults.harness.runs import command, differences, events
 from faults.harness.tally import Budget, Tally
@@ -41,13 +41,13 @@ def _while_running(server: Server, run: Path, whole: Whole, draw: random.Random,
 
 
 def _at_once(server: Server, run: Path, whole: Whole, draw: random.Random, call: str) -> list[str]:
-    lives = [server.start(*command(run), call=call) for _ in range(2)]
-    ends = [life.wait() for life in lives]
+    processes = [server.start(*command(run), call=call) for _ in range(2)]
+    ends = [process.wait() for process in processes]
     winners = [i for i in range(2) if ends[i].code == 0]
     if len(winners) != 1:
         return [f"they ended with {[end.code for end in ends]}: {ends[1].err[-300:]}"]
     (winner,) = winners
-    return [*_refused(ends[1 - winner], lives[winner]), *differences(run, whole.ending)]
+    return [*_refused(ends[1 - winner], processes[winner]), *differences(run, whole.ending)]
 
 
 def _after_a_kill(server: Server, run: Path, whole: Whole, draw: random.Random, call: str) -> list[str]:
@@ -59,7 +59,7 @@ def _after_a_kill(server: Server, run: Path, whole: Whole, draw: random.Random, 
     return wrong + after(run, server.run(*command(run), call=call), whole)
 
 
-def _refused(ended: Ended, holder: Life) -> list[str]:
+def _refused(ended: Ended, holder: ChildProcess) -> list[str]:
     """What is wrong with how the second run was met."""
     wrong = [] if ended.code == 2 else [f"the second run ended with {ended.code}"]
     if f"process {holder.pid} " not in ended.err:

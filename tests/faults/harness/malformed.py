@@ -9,7 +9,7 @@ from pathlib import Path
 
 from faults.harness.forgery import MODEL, state
 from faults.harness.hostile import hashed
-from faults.harness.lives import MAIN, Ended, Server
+from faults.harness.processes import MAIN, Ended, Server
 from faults.harness.runs import GROWING
 from faults.harness.tally import Budget, Tally
 

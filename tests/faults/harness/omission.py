@@ -19,13 +19,13 @@ from esper.tolaria.checkpoint.registry import REFERENCE
 from esper.tolaria.loop import TrainingLoop
 
 Piece = tuple[str, ...]
-Life = Callable[[Path], TrainingLoop]
+Scenario = Callable[[Path], TrainingLoop]
 
 _ABSENT = object()
 # How far a state is taken apart: an owner, what it saves, and what that is made of.
 _DEPTH = {"optimizers": 4, "best": 2}
 _USUAL_DEPTH = 3
-_OF_THE_LIFE = {"checkpoint_saved"}
+_PER_PROCESS_EVENTS = {"checkpoint_saved"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stopped:
     """
 
     name: str
-    life: Life
+    scenario: Scenario
     folder: Path
     ending: Ending
     step: int
@@ -44,16 +44,16 @@ class Stopped:
     fresh: Checkpoint
 
 
-def stopped(life: Life, folder: Path, step: int) -> Stopped:
-    """Run a life to its end, and another one to `step`."""
-    whole = finish(life(folder / "whole"))
-    new = life(folder / "new")
+def stopped(scenario: Scenario, folder: Path, step: int) -> Stopped:
+    """Run a scenario to its end, and another one to `step`."""
+    whole = finish(scenario(folder / "whole"))
+    new = scenario(folder / "new")
     new.checkpointer.save(new.progress, final=True)
-    run = life(folder / "stopped")
+    run = scenario(folder / "stopped")
     stop_at(run, step)
     run.train()
     assert run.progress.step == step
-    return Stopped(folder.name, life, folder, whole, step, _last(run), _last(new))
+    return Stopped(folder.name, scenario, folder, whole, step, _last(run), _last(new))
 
 
 def _last(run: TrainingLoop) -> Checkpoint:
@@ -91,7 +91,7 @@ def finish(run: TrainingLoop) -> Ending:
     """Run to the end."""
     run.train()
     notes = notes_of(run)
-    events = [(e.name, e.step, timeless(e.data)) for e in notes.events if e.name not in _OF_THE_LIFE]
+    events = [(e.name, e.step, timeless(e.data)) for e in notes.events if e.name not in _PER_PROCESS_EVENTS]
     return Ending(notes.comparable(), events, remembered(*run.state.capture()))
 
 
@@ -113,7 +113,7 @@ def omissions(case: Stopped, missed: set[str], tally: Tally, only: str = "") -> 
 
 
 def _ends_otherwise(case: Stopped, checkpoint: Checkpoint) -> bool:
-    run = case.life(case.folder / "again")
+    run = case.scenario(case.folder / "again")
     run.config.checkpoint.save_checkpoints = False
     try:
         run.checkpointer.restore(checkpoint)

@@ -14,7 +14,7 @@ from faults.harness.firing import replaced
 from faults.harness.memory import remembered
 from faults.harness.tally import Budget, Tally
 from faults.harness.watching import Watching
-from helpers.runs import Plan, germinate, make_run, notes_of, tell
+from helpers.runs import PlannedPolicy, germinate, make_run, notes_of, seed_command
 from torch import Tensor, nn
 
 from esper.leyline import CommandKind
@@ -110,7 +110,7 @@ class Witness:
         snapshots, rollback = self.run.guard.snapshots, self.run.recovery.rollback
         with ExitStack() as owned:
             owned.enter_context(replaced(snapshots, "take", self._taking(snapshots.take)))
-            owned.enter_context(replaced(rollback, "back", self._going_back(rollback.back)))
+            owned.enter_context(replaced(rollback, "restore", self._going_back(rollback.restore)))
             yield
 
     def after_step(self) -> None:
@@ -151,12 +151,12 @@ def grown(folder: Path, loss: nn.Module) -> TrainingLoop:
     """Ten epochs of six steps: block1's seed becomes a fossil, block2's is culled and its slot embargoed."""
     commands = {
         3: [germinate(), germinate("block2", number=2)],
-        5: [tell(CommandKind.CULL, "block2", number=3, seed_index=0)],
-        6: [tell(CommandKind.FOSSILIZE, number=4, seed_index=0)],
+        5: [seed_command(CommandKind.CULL, "block2", number=3, seed_index=0)],
+        6: [seed_command(CommandKind.FOSSILIZE, number=4, seed_index=0)],
     }
     return make_run(
         folder,
-        tamiyo=Plan(commands),
+        tamiyo=PlannedPolicy(commands),
         notes=Watching(),
         parts={"loss": loss},
         optimization__max_epochs=10,

@@ -9,10 +9,10 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
-from faults.harness.lives import Life, Server, until
+from faults.harness.processes import ChildProcess, Server, until
 from faults.harness.saving import is_saved_together
 from faults.harness.tally import Budget, Tally
-from helpers.runs import Plan, make_run
+from helpers.runs import PlannedPolicy, make_run
 
 import esper
 from esper.control.offline import read_run_state
@@ -63,7 +63,7 @@ class _Unsynced(Files):
 def _small_run() -> TrainingLoop:
     return make_run(
         Path(),
-        tamiyo=Plan(),
+        tamiyo=PlannedPolicy(),
         model__architecture="mlp",
         model__model_params={"hidden": [16]},
         model__target_layers=["body.fc1"],
@@ -75,22 +75,22 @@ def _small_run() -> TrainingLoop:
 def readings(server: Server, folder: Path, budget: Budget, call: str = WRITER) -> Tally:
     """R25: so many reads of all kinds, in turn, beside one writer."""
     tally = Tally("R25")
-    life = server.start(call=call, arguments=[str(folder)])
-    begun = until(lambda: _acknowledged(folder) > 0 or life.over, timeout_s=30)
-    assert begun and not life.over, life.wait().err
+    process = server.start(call=call, arguments=[str(folder)])
+    begun = until(lambda: _acknowledged(folder) > 0 or process.over, timeout_s=30)
+    assert begun and not process.over, process.wait().err
     try:
         kinds = cycle(READS)
         while budget.lasts(tally):
             _one(next(kinds), folder, tally)
     finally:
-        ended = _end(life)
+        ended = _end(process)
     tally.demand(ended == -9, "the writer had ended by itself")
     tally.demand(4 * tally.seen["while it saved"] >= tally.fired, "hardly a read met a save")
     return tally
 
 
-def _end(life: Life) -> int:
-    return life.kill().code
+def _end(process: ChildProcess) -> int:
+    return process.kill().code
 
 
 def _one(kind: str, folder: Path, tally: Tally) -> None:
@@ -118,7 +118,7 @@ def _acknowledged(folder: Path) -> int:
 
 def _load(folder: Path, before: int) -> str:
     with warnings.catch_warnings():
-        # of a run that is at work it is true, and said: it has begun what is not saved yet
+        # for an active run the warning is right: it has started an epoch that is not saved yet
         warnings.filterwarnings("ignore", message=".*its later state was not saved, or not yet")
         return _constant(esper.load(folder), before)
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from faults.harness.lives import MAIN, Life, Server
+from faults.harness.processes import MAIN, ChildProcess, Server
 from faults.harness.revival import Moment, Whole, after, interrupted
 from faults.harness.runs import command
 from faults.harness.tally import Budget, Tally
 
 # What is not the run's work: these say who was there and how a command ended.
-_OF_A_LIFE = ("run.lock", "status.json", "control.json", ".hydra", "esper.log", "train.log")
+_PER_PROCESS = ("run.lock", "status.json", "control.json", ".hydra", "esper.log", "train.log")
 
 
 def relocations(
@@ -26,8 +26,8 @@ def relocations(
     tally = Tally("R23")
     killed = folder / "killed"
     # by the third epoch's line one save is logged
-    life = interrupted(server, killed, Moment("first", 0.0, epochs=3), Life.kill)
-    assert life.code == -signal.SIGKILL, life.err
+    process = interrupted(server, killed, Moment("first", 0.0, epochs=3), ChildProcess.kill)
+    assert process.code == -signal.SIGKILL, process.err
     for name in only or CASES:
         if not budget.lasts(tally):
             break
@@ -105,7 +105,7 @@ def _refused(server: Server, run: Path, reason: str, call: str) -> list[str]:
         f"{name} was removed or changed" for name, text in before.items() if _work(run).get(name) != text
     ]
     if "Traceback" in ended.err or reason not in " ".join(ended.err.split()):
-        wrong.append(f"{reason!r} is not said: {ended.err[-400:]}")
+        wrong.append(f"{reason!r} is not in the output: {ended.err[-400:]}")
     return wrong
 
 
@@ -113,7 +113,7 @@ def _work(run: Path) -> dict[str, str]:
     """What the run has written, by its hash."""
     files = (path for path in run.rglob("*") if path.is_file())
     names = {str(path.relative_to(run)): path for path in files}
-    kept = {name: path for name, path in names.items() if not name.startswith(_OF_A_LIFE)}
+    kept = {name: path for name, path in names.items() if not name.startswith(_PER_PROCESS)}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in kept.items()}
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults.harness.fresh import AnyLife, Fresh, Lives
-from faults.harness.lives import MAIN, Ended, Server, on_growth, run_command, until
+from faults.harness.fresh import AnyProcess, Fresh, Processes
+from faults.harness.processes import MAIN, Ended, Server, on_growth, run_command, until
 from faults.harness.runs import command, differences, ending, epochs_over, events, saved_step, stages
 from faults.harness.steps import NOTED, begun_after
 from faults.harness.tally import Budget, Tally
@@ -29,7 +29,7 @@ _FRESH_EVERY = 5
 
 @dataclass(frozen=True)
 class Moment:
-    """`delay_s` after a seed has entered `stage`, after the life's "first" event, or after its "start".
+    """`delay_s` after a seed has entered `stage`, after the process's "first" event, or after its "start".
 
     Not before `epochs` epochs of the run are over.
     """
@@ -38,15 +38,15 @@ class Moment:
     delay_s: float
     epochs: int = 0
 
-    def wait(self, life: AnyLife, folder: Path, since_s: float) -> None:
-        """Return when it has come, or the life is over."""
+    def wait(self, process: AnyProcess, folder: Path, since_s: float) -> None:
+        """Return when it has come, or the process is over."""
         if self.stage == "start":
-            until(lambda: life.handles_signals or life.over, timeout_s=60)
+            until(lambda: process.handles_signals or process.over, timeout_s=60)
         else:
             records = (folder / "events.jsonl", folder / "metrics.jsonl")
             come = on_growth(lambda: self._come(folder, since_s), *records)
-            until(lambda: come() or life.over, timeout_s=60)
-        until(lambda: life.over, timeout_s=self.delay_s)
+            until(lambda: come() or process.over, timeout_s=60)
+        until(lambda: process.over, timeout_s=self.delay_s)
 
     def _come(self, folder: Path, since_s: float) -> bool:
         found = events(folder, since_s)
@@ -84,15 +84,15 @@ def whole(folder: Path) -> Whole:
     return Whole(ending(folder), times[-1] - times[0])
 
 
-Stop = Callable[[AnyLife], Ended]
+Stop = Callable[[AnyProcess], Ended]
 
 
-def interrupted(server: Lives, folder: Path, moment: Moment, stop: Stop, call: str = MAIN) -> Ended:
-    """One life of the run in `folder`, stopped at `moment`."""
+def interrupted(server: Processes, folder: Path, moment: Moment, stop: Stop, call: str = MAIN) -> Ended:
+    """One process of the run in `folder`, stopped at `moment`."""
     began = time.time()
-    life = server.start(*command(folder), call=call)
-    moment.wait(life, folder, began)
-    return stop(life)
+    process = server.start(*command(folder), call=call)
+    moment.wait(process, folder, began)
+    return stop(process)
 
 
 def killings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
@@ -103,12 +103,12 @@ def killings(server: Server, folder: Path, whole: Whole, budget: Budget, call: s
         run = folder / f"killed-{tally.tries}"
         moment = next(moments)
         fresh = tally.tries % _FRESH_EVERY == _FRESH_EVERY - 1
-        lives: Lives = Fresh(server) if fresh else server
-        life = interrupted(lives, run, moment, lambda life: life.kill(), call)
-        fired = life.code == -signal.SIGKILL
+        processes: Processes = Fresh(server) if fresh else server
+        process = interrupted(processes, run, moment, lambda process: process.kill(), call)
+        fired = process.code == -signal.SIGKILL
         found = {"not begun"} if not events(run) else set(stages(run).values()) or {"dormant"}
         found |= {"fresh interpreter"} if fresh else set()
-        done = lives.run(*command(run), call=call)
+        done = processes.run(*command(run), call=call)
         tally.note(fired, [f"{moment}: {s}" for s in after(run, done, whole)], *found)
     missing = sorted({*STAGES, "dormant"} - tally.seen.keys())
     tally.demand(not missing, f"no kill met a seed that was {' or '.join(missing)}")
@@ -120,15 +120,15 @@ def chain(server: Server, folder: Path, whole: Whole, budget: Budget, call: str 
     tally = Tally("R2-chain")
     run = folder / "chain"
     while budget.lasts(tally):
-        # so that the kills are spread over the whole run, however little a life gets done
+        # so that the kills are spread over the whole run, however little a process gets done
         epochs = len(whole.ending["metrics.jsonl"])
         moment = Moment(
             "first", budget.draw.uniform(0, whole.span_s / epochs), tally.fired * (epochs - 1) // budget.tries
         )
-        life = interrupted(server, run, moment, lambda life: life.kill(), call)
-        if life.code == 0:
+        process = interrupted(server, run, moment, lambda process: process.kill(), call)
+        if process.code == 0:
             break
-        tally.note(life.code == -signal.SIGKILL, [], *set(stages(run).values()))
+        tally.note(process.code == -signal.SIGKILL, [], *set(stages(run).values()))
     done = server.run(*command(run), call=call)
     tally.wrong += after(run, done, whole)
     return tally
@@ -137,7 +137,7 @@ def chain(server: Server, folder: Path, whole: Whole, budget: Budget, call: str 
 def after(run: Path, done: Ended, whole: Whole) -> list[str]:
     """What is wrong with a run that has come to its end at last."""
     if done.code != 0:
-        return [f"{run.name}: the last life ended with {done.code}: {done.err[-300:]}"]
+        return [f"{run.name}: the last process ended with {done.code}: {done.err[-300:]}"]
     left = [path.name for path in run.rglob(".*-*") if path.parent.name != ".hydra"]
     return [*differences(run, whole.ending), *(f"{run.name}: {name} was left behind" for name in left)]
 
@@ -151,9 +151,9 @@ def stoppings(server: Server, folder: Path, whole: Whole, budget: Budget, call: 
         number = _SIGNALS[tally.tries % len(_SIGNALS)]
         moment = next(moments)
         sent = Sent(number)
-        life = interrupted(server, run, moment, sent, f"{call}@{NOTED}")
+        process = interrupted(server, run, moment, sent, f"{call}@{NOTED}")
         fired = not any(e["name"] == "run_finished" and e["time"] < sent.at_s for e in events(run))
-        wrong = _stopped(run, life, sent)
+        wrong = _stopped(run, process, sent)
         late = begun_after(sent.pid, server.folder, sent.at_s)
         if late > _MOST_STEPS:
             wrong.append(f"{late} steps began after the signal")
@@ -163,34 +163,34 @@ def stoppings(server: Server, folder: Path, whole: Whole, budget: Budget, call: 
     return tally
 
 
-def terminated(life: AnyLife) -> Ended:
-    """Ask a life to stop, and wait until it has."""
-    life.send(signal.SIGTERM)
-    return life.wait()
+def terminated(process: AnyProcess) -> Ended:
+    """Ask a process to stop, and wait until it has."""
+    process.send(signal.SIGTERM)
+    return process.wait()
 
 
 class Sent:
-    """Asks a life to stop, and notes when it did and how long that took."""
+    """Asks a process to stop, and notes when it did and how long that took."""
 
     def __init__(self, number: signal.Signals) -> None:
         self.number = number
         self.at_s = self.took_s = 0.0
         self.pid = 0
 
-    def __call__(self, life: AnyLife) -> Ended:
-        self.pid = life.pid
-        life.send(self.number)
+    def __call__(self, process: AnyProcess) -> Ended:
+        self.pid = process.pid
+        process.send(self.number)
         self.at_s = time.time()
-        ended = life.wait(timeout_s=30)
+        ended = process.wait(timeout_s=30)
         self.took_s = time.time() - self.at_s
         return ended
 
 
-def _stopped(run: Path, life: Ended, sent: Sent) -> list[str]:
-    """What is wrong with the way a life ended that was asked to stop."""
+def _stopped(run: Path, process: Ended, sent: Sent) -> list[str]:
+    """What is wrong with the way a process ended that was asked to stop."""
     wrong = []
-    if life.code != EXIT_CODES[sent.number] or "Traceback" in life.err:
-        wrong.append(f"it ended with {life.code}: {life.err[-600:]}")
+    if process.code != EXIT_CODES[sent.number] or "Traceback" in process.err:
+        wrong.append(f"it ended with {process.code}: {process.err[-600:]}")
     if sent.took_s > MOST_S:
         wrong.append(f"it took {sent.took_s:.1f} s")
     found = events(run)

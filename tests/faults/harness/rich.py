@@ -1,4 +1,4 @@
-"""Lives in which as many pieces of state as possible are in use when they are stopped (R3)."""
+"""Scenarios in which as many pieces of state as possible are in use when they are stopped (R3)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from faults.harness.omission import Life, omissions, pieces, stopped
+from faults.harness.omission import Scenario, omissions, pieces, stopped
 from faults.harness.poison import Poison
 from faults.harness.tally import Tally
 from faults.harness.watching import Watching
 from helpers.objectives import Heads, heads_loss
-from helpers.runs import Plan, germinate, make_run, tell
+from helpers.runs import PlannedPolicy, germinate, make_run, seed_command
 from torch import Tensor, nn
 
 from esper.leyline import AdaptationCommand, CommandKind, SystemStatePacket
@@ -36,7 +36,7 @@ class Decoy:
         pass
 
 
-class Gambler(Plan):
+class Gambler(PlannedPolicy):
     """Lets every generator of the process, and the seeds' health, have a say in how wide a seed is to be."""
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
@@ -78,7 +78,7 @@ def convnet(folder: Path) -> TrainingLoop:
     """fp16; stopped at step 14, a seed is in isolation, another blends, and a slot is embargoed."""
     commands = {
         0: [germinate(), germinate("block2", number=2)],
-        1: [tell(CommandKind.CULL, number=3, seed_index=0), germinate(number=4, seed_index=1)],
+        1: [seed_command(CommandKind.CULL, number=3, seed_index=0), germinate(number=4, seed_index=1)],
         2: [germinate("block2", number=5, seed_index=1)],
     }
     loss = {"loss": Scaled()}
@@ -108,7 +108,7 @@ def poisoned(folder: Path) -> TrainingLoop:
     """It has been brought back once before it is stopped: rates are cut, a layer is barred."""
     poison = Poison("NaN loss", 14, times=1)
     run = make_run(
-        folder, tamiyo=Plan({1: [germinate()]}), notes=Watching(), parts={"loss": poison}, **_COMMON
+        folder, tamiyo=PlannedPolicy({1: [germinate()]}), notes=Watching(), parts={"loss": poison}, **_COMMON
     )
     poison.aim(run)
     return run
@@ -130,7 +130,7 @@ def two_headed(folder: Path) -> TrainingLoop:
     """Gradients are combined in an order that is drawn; one change an epoch is all that is allowed."""
     commands = {
         0: [germinate("trunk.1", "mlp")],
-        1: [tell(CommandKind.PAUSE, "trunk.1", number=2, pause_epochs=1)],
+        1: [seed_command(CommandKind.PAUSE, "trunk.1", number=2, pause_epochs=1)],
         2: [germinate("digit", "mlp", number=3), germinate("digit", "mlp", number=4, seed_index=1)],
         3: [germinate("digit", "mlp", number=5, seed_index=1)],
     }
@@ -144,7 +144,7 @@ def impatient(folder: Path) -> TrainingLoop:
         1: [germinate("trunk.1", "mlp", number=2), germinate("digit", "mlp", number=3)],
         2: [
             germinate("digit", "mlp", number=4),
-            tell(CommandKind.PAUSE, "trunk.1", number=5, pause_epochs=3),
+            seed_command(CommandKind.PAUSE, "trunk.1", number=5, pause_epochs=3),
         ],
     }
     factory = FailingFactory()
@@ -174,18 +174,18 @@ def _heads(
     aggregator = PCGrad(torch.Generator().manual_seed(3))
     parts = {"aggregator": aggregator, "loss": loss, "optimizer": optimizer}
     given = {"model__target_layers": ["trunk.1", "digit"], "morphogenetic__blueprints": ["mlp"]}
-    plan = Plan(commands)
+    plan = PlannedPolicy(commands)
     loss.run = make_run(
         folder, tamiyo=plan, model=Heads(), notes=Watching(), parts=parts, **_COMMON | given | options
     )
     return loss.run
 
 
-LIVES: dict[Life, int] = {convnet: 14, mlp: 34, poisoned: 16, two_headed: 16, impatient: 16}
+SCENARIOS: dict[Scenario, int] = {convnet: 14, mlp: 34, poisoned: 16, two_headed: 16, impatient: 16}
 
 # What may be left out, and why that is no loss.
 _CLOCK = "it reads the clock"
-_WEIGHTED = "the losses of these lives are divided by samples (test_resume.py)"
+_WEIGHTED = "the losses of these scenarios are divided by samples (test_resume.py)"
 _CONSTANT = "it only says again what the configuration says"
 UNMISSED: dict[str, str] = {
     "control/tamiyo/times": "they are drawn from the policy's seed, which the configuration holds",
@@ -199,13 +199,13 @@ UNMISSED: dict[str, str] = {
     "meter/weighted/loss": _WEIGHTED,
     "meter/weighted/objectives": _WEIGHTED,
     "optimizers/meta/class": _CONSTANT,
-    "optimizers/trainable/frozen": "nothing thaws or freezes in these lives (test_trainable.py)",
-    "optimizers/trainable/pending": "nothing thaws or freezes in these lives (test_trainable.py)",
+    "optimizers/trainable/frozen": "nothing thaws or freezes in these scenarios (test_trainable.py)",
+    "optimizers/trainable/pending": "nothing thaws or freezes in these scenarios (test_trainable.py)",
     "recovery/emergency/reason": "an emergency that is over has none",
     "recovery/emergency/time": _CLOCK,
     "run/progress/cpu_s": _CLOCK,
     "run/progress/round_due": "only a stop in the midst of a look ahead sets it (test_scout.py)",
-    "run/progress/stopped_by": "the wish to stop was for the life that was saved",
+    "run/progress/stopped_by": "the wish to stop was for the scenario that was saved",
     "run/progress/wall_s": _CLOCK,
     "scaler/scaler/backoff_factor": _CONSTANT,
     "scaler/scaler/growth_factor": _CONSTANT,
@@ -216,10 +216,10 @@ UNMISSED: dict[str, str] = {
 
 
 def left_out(folder: Path, *, decoy: bool = False) -> Tally:
-    """R3: every piece of state, left out of lives until one misses it; with `decoy` only the decoy."""
+    """R3: every piece of state, left out of scenarios until one misses it; with `decoy` only the decoy."""
     tally, missed, known = Tally("R3"), set[str](), set[str]()
-    for life, step in LIVES.items():
-        case = stopped(with_decoy(life) if decoy else life, folder / life.__name__, step)
+    for scenario, step in SCENARIOS.items():
+        case = stopped(with_decoy(scenario) if decoy else scenario, folder / scenario.__name__, step)
         omissions(case, missed, tally, only="decoy" if decoy else "")
         known |= pieces(case.saved).keys()
     if decoy:
@@ -232,11 +232,11 @@ def left_out(folder: Path, *, decoy: bool = False) -> Tally:
     return tally
 
 
-def with_decoy(life: Life) -> Life:
-    """The same life with one more owner of state."""
+def with_decoy(scenario: Scenario) -> Scenario:
+    """The same scenario with one more owner of state."""
 
     def made(folder: Path) -> TrainingLoop:
-        run = life(folder)
+        run = scenario(folder)
         run.state.register("decoy", Decoy(run))
         return run
 

@@ -1,4 +1,4 @@
-"""The growing run that is killed: what it is told, how far it is, and what it ended with."""
+"""The growing run that is killed: its command line, its progress and its results."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from safetensors import safe_open
 from esper.errors import CheckpointError
 from esper.leyline import CLOCK_METRICS
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
-from esper.tolaria.checkpoint.index import read_state
+from esper.tolaria.checkpoint.format import read_state
 
 # Some two seconds of training, in which seeds of two blueprints pass through every stage; `auto` is the same
-# command for a first life and for every later one. The random policy has a generator in its memory.
+# command for a first process and for every later one. The random policy has a generator in its memory.
 GROWING = (
     *("optimization.max_epochs=8", "trainer.limit_train_batches=12", "trainer.limit_val_batches=2"),
     *("morphogenetic/policy=random", "morphogenetic.policy.max_seeds=4", "morphogenetic.policy.latest=0.8"),
@@ -27,9 +27,9 @@ GROWING = (
     *("logging.progress=false", "seed=9"),  # with which seeds of every stage live long enough to be met
 )
 # What a resumed run says otherwise than one that was never stopped, and may.
-_OF_THE_LIFE = CLOCK_METRICS | {"run_dir", "resumed_from"}
-# Events that each life adds, and saves, whose step depends on when the thread that writes them is done.
-_PER_LIFE = {"run_started", "run_resumed", "option_idle", "notice", "checkpoint_saved"}
+_PER_PROCESS_FIELDS = CLOCK_METRICS | {"run_dir", "resumed_from"}
+# Events that each process adds, and saves, whose step depends on when the thread that writes them is done.
+_PER_PROCESS_EVENTS = {"run_started", "run_resumed", "option_idle", "notice", "checkpoint_saved"}
 
 
 def command(folder: Path, *options: str) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def ending(folder: Path) -> dict[str, Any]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return {
         "events.jsonl": [
-            _timeless_event(event) for event in events(folder) if event["name"] not in _PER_LIFE
+            _timeless_event(event) for event in events(folder) if event["name"] not in _PER_PROCESS_EVENTS
         ],
         "metrics.jsonl": [_timeless(json.loads(line)) for line in lines],
         "summary.json": _timeless(json.loads((folder / "summary.json").read_text())),
@@ -113,7 +113,7 @@ def _memory(folder: Path) -> dict[str, Any]:
 
 
 def _timeless(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in record.items() if name not in _OF_THE_LIFE}
+    kept = {name: value for name, value in record.items() if name not in _PER_PROCESS_FIELDS}
     return {name: _timeless(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 

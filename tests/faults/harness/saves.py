@@ -20,10 +20,10 @@ from rich.console import Console
 import esper
 from esper.cli.jobs import DONE, UNSAVED, run_planned
 from esper.errors import CheckpointError
-from esper.runs import outputs as results
+from esper.runs import outputs
 from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
-from esper.tolaria.checkpoint import checkpointer as store
+from esper.tolaria.checkpoint import checkpointer
 from esper.tolaria.loop import TrainingLoop
 from esper.utils.bounded_read import read_object
 
@@ -40,7 +40,7 @@ def cases(epochs: int) -> list[tuple[str, int]]:
 
 
 def unsaved(folder: Path, budget: Budget) -> Tally:
-    """Each case: exit code, status, summary, what a reader is told, and that `auto` makes the run whole."""
+    """Each case: exit code, status, summary, warnings to readers, and that `auto` completes the run."""
     tally = Tally("R24")
     for epochs in LENGTHS:
         whole = folder / f"whole-{epochs}"
@@ -98,11 +98,11 @@ def _untold(run: Path, saved: int, epochs: int) -> list[str]:
             esper.load(run)
         except CheckpointError as error:
             return [f"a reader finds nothing: {error}"] if saved else []
-    told = [str(warning.message) for warning in caught]
+    logged = [str(warning.message) for warning in caught]
     if saved == epochs:
-        return [f"a reader is warned for nothing: {text}" for text in told]
-    named = any(f"of epoch {saved}" in text and f"reached epoch {epochs}" in text for text in told)
-    return [] if named else [f"a reader is not told that the model is of epoch {saved}: {told}"]
+        return [f"a reader is warned for nothing: {text}" for text in logged]
+    named = any(f"of epoch {saved}" in text and f"reached epoch {epochs}" in text for text in logged)
+    return [] if named else [f"a reader is not warned that the model is of epoch {saved}: {logged}"]
 
 
 def _not_whole(run: Path, whole: Path, epochs: int, code: int) -> list[str]:
@@ -128,12 +128,12 @@ def _harmed(kind: str, epoch: int, folder: Path, fired: list[str]) -> Iterator[N
             yield
         return
     owner, name = (
-        (store, "save_checkpoint") if kind.startswith("saves") else (results, "write_tensors_atomic")
+        (checkpointer, "save_checkpoint") if kind.startswith("saves") else (outputs, "write_tensors_atomic")
     )
     write = getattr(owner, name)
 
     def full(path: Path, *arguments: Any, **options: Any) -> Any:
-        if owner is store and int(arguments[0][6:10]) < epoch:
+        if owner is checkpointer and int(arguments[0][6:10]) < epoch:
             return write(path, *arguments, **options)
         fired.append(str(path))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

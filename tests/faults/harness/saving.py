@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from faults.harness.lives import Server, until
+from faults.harness.processes import Server, until
 from faults.harness.tally import Budget, Tally
-from helpers.runs import Plan, make_run
+from helpers.runs import PlannedPolicy, make_run
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -28,7 +28,7 @@ def prepared() -> TrainingLoop:
     """A run with 6 MB of state that keeps three checkpoints; made in the server."""
     return make_run(
         Path(),
-        tamiyo=Plan(),
+        tamiyo=PlannedPolicy(),
         model__architecture="mlp",
         model__model_params={"hidden": [700, 700]},
         model__target_layers=["body.fc1"],
@@ -72,10 +72,10 @@ def killed_saves(server: Server, folder: Path, budget: Budget, call: str = SAVER
 def _killed(server: Server, parent: Path, call: str, delay_s: float) -> int:
     """Kill a process so long after its first save; the number of the save that it acknowledged last."""
     ack = parent.with_suffix(".ack")
-    life = server.start(call=call, arguments=[str(parent)])
-    until(lambda: (ack.exists() and ack.stat().st_size > 0) or life.over, timeout_s=30, every_s=0.0002)
+    process = server.start(call=call, arguments=[str(parent)])
+    until(lambda: (ack.exists() and ack.stat().st_size > 0) or process.over, timeout_s=30, every_s=0.0002)
     time.sleep(delay_s)
-    ended = life.kill()
+    ended = process.kill()
     assert ended.code == -signal.SIGKILL, ended.err
     return int(ack.read_text().split()[-1])
 

@@ -1,6 +1,6 @@
-"""A process that has imported torch and Esper and forks a life for each line of JSON on its stdin.
+"""A process that has imported torch and Esper and forks a process for each line of JSON on its stdin.
 
-Every life is a process of its own that a signal can hit like any other: it is forked before this one has
+Every process is a process of its own that a signal can hit like any other: it is forked before this one has
 started a thread, and at its end its threads are joined and its exit handlers called. What it saves is the
 three seconds of importing, what is computed once in a process (see `warm`), and the half second in which an
 interpreter takes all its modules apart. What it does not repeat is a fresh interpreter (hash seed, imports):
@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-# what a life would import by itself, some of it when an optimiser is made
+# what a process would import by itself, some of it when an optimiser is made
 PRELOADED = (
     *("torch", "torch._dynamo", "sklearn.datasets", "sklearn.model_selection"),
     *("esper.train", "esper.runs.trainer", "esper.loggers.plots"),
@@ -35,7 +35,7 @@ def serve(*setups: str) -> Any:
         import_module(name)
     for setup in setups:
         function(setup)()
-    gc.freeze()  # the end of a life would look through everything that was imported, and copy its pages
+    gc.freeze()  # the end of a process would look through everything that was imported, and copy its pages
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads are running; a fork would copy one of them"
     _reply(0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from faults.harness import overshoot
 from faults.harness.firing import replaced
-from faults.harness.lives import Ended, Server, on_growth, until
+from faults.harness.processes import Ended, Server, on_growth, until
 from faults.harness.revival import STAGES, Whole, after
 from faults.harness.runs import ending, events
 from faults.harness.tally import Budget, Tally
@@ -20,15 +20,15 @@ from faults.harness.tally import Budget, Tally
 from esper import train
 from esper.leyline import EventName
 from esper.loggers import LoggerHub
-from esper.tolaria.checkpoint.abandoned import abandoned
-from esper.tolaria.checkpoint.index import list_checkpoints
+from esper.tolaria.checkpoint.format import list_checkpoints
+from esper.tolaria.checkpoint.retention import find_abandoned
 from esper.tolaria.checkpoint.rollback import Rollback
 from esper.tolaria.events import Telemetry
 from esper.tolaria.interrupts import InterruptHandler
 from esper.tolaria.recovery.guard import DivergenceGuard
 from esper.utils.files import Files
 
-LIFE = "faults.harness.undone:life"
+CALL = "faults.harness.undone:run_with_rollbacks"
 # Six epochs of six steps. At the first fault slots are in training, fossilised, embargoed and dormant; at the
 # second others blend and are in probation; the third comes before the second's epoch is over.
 AT = (20, 28, 29)
@@ -61,10 +61,10 @@ def command(folder: Path) -> tuple[str, ...]:
 # -- in the process that is killed ---------------------------------------------------------------
 
 
-def life(marks: str = "", rollback: int = 0, point: int = 0) -> int:
+def run_with_rollbacks(marks: str = "", rollback: int = 0, point: int = 0) -> int:
     """The command, which kills itself in its n-th `rollback`: at a point, or when that is logged.
 
-    With `marks`, a folder, each fault happens once, however many lives the run has.
+    With `marks`, a folder, each fault happens once, however many processes the run takes.
     """
     overshoot.Overshoot.marks = Path(marks) if marks else None
     with ExitStack() as owned:
@@ -76,7 +76,7 @@ def life(marks: str = "", rollback: int = 0, point: int = 0) -> int:
 
 def _asking() -> AbstractContextManager[None]:
     between = InterruptHandler.between_steps
-    due = [ASKED]  # once in a life: after a rollback the run passes here again
+    due = [ASKED]  # once in a process: after a rollback the run passes here again
 
     def asked(attention: InterruptHandler) -> bool:
         if attention.progress.step in due:
@@ -100,7 +100,7 @@ class Killer:
             self._before(owned, Files, name)
         self._before(owned, LoggerHub, "rewind")
         self._before(owned, DivergenceGuard, "rolled_back")
-        back, warn = Rollback.back, Telemetry.warn
+        back, warn = Rollback.restore, Telemetry.warn
 
         def went_back(*arguments: Any, **options: Any) -> Any:
             result = back(*arguments, **options)
@@ -112,7 +112,7 @@ class Killer:
             if name == EventName.ROLLBACK_DONE and self.seen == self.rollback:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        owned.enter_context(replaced(Rollback, "back", went_back))
+        owned.enter_context(replaced(Rollback, "restore", went_back))
         owned.enter_context(replaced(Telemetry, "warn", logged))
 
     def _before(self, owned: ExitStack, owner: type, name: str) -> None:
@@ -182,7 +182,7 @@ def stages_at_faults(folder: Path) -> list[set[str]]:
 
 
 def struck(server: Server, folder: Path, strike: Strike, marks: str, call: str) -> Ended:
-    """One life of the run in `folder`, killed."""
+    """One process of the run in `folder`, killed."""
     if strike.point is not None:
         inside = [marks, strike.rollback, strike.point]
         return server.run(*command(folder), call=call, arguments=inside)
@@ -195,11 +195,11 @@ def struck(server: Server, folder: Path, strike: Strike, marks: str, call: str) 
 
 def never_killed(server: Server, folder: Path) -> None:
     """The run to its end."""
-    done = server.run(*command(folder), call=LIFE)
+    done = server.run(*command(folder), call=CALL)
     assert done.code == 0, done.err
 
 
-def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = LIFE) -> Tally:
+def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = CALL) -> Tally:
     """R21: so many runs, each killed once at a rollback and then run to its end, as `reference` was."""
     tally = Tally("R21")
     whole, expected = Whole(ending(reference), 0.0), rollbacks(reference)
@@ -229,6 +229,6 @@ def _records(run: Path, expected: list[dict[str, Any]]) -> list[str]:
     wrong = []
     if (found := rollbacks(run)) != expected:
         wrong.append(f"{run.name}: its events tell of other rollbacks than {expected}: {found}")
-    if left := abandoned(list_checkpoints(run / "checkpoints")[0]):
+    if left := find_abandoned(list_checkpoints(run / "checkpoints")[0]):
         wrong.append(f"{run.name}: abandoned checkpoints are left: {sorted(path.name for path in left)}")
     return wrong

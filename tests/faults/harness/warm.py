@@ -1,4 +1,4 @@
-"""What a fork server does once, so that not every life of it has to: parsers, caches, and no picture."""
+"""What a fork server does once, so that not every process of it has to: parsers, caches, and no picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from faults.harness.runs import command
 
 from esper.cli.flags import Flags
 from esper.cli.plan import make_plan
-from esper.runs import finalize as ending
+from esper.runs import finalize
 
 
 def composed() -> None:
@@ -19,8 +19,8 @@ def composed() -> None:
 
 
 def undrawn() -> None:
-    """Let no life draw its run.png, which takes as long as its training and which no row looks at.
+    """Let no process draw its run.png, which takes as long as its training and which no row looks at.
 
-    A life with an interpreter of its own (`fresh`) draws it.
+    A process with an interpreter of its own (`fresh`) draws it.
     """
-    ending.plot_run = lambda run_dir: run_dir / "run.png"
+    finalize.plot_run = lambda run_dir: run_dir / "run.png"

@@ -1,4 +1,4 @@
-"""C1, C2: composition without side effects, from shipped and from own folders."""
+"""Composition without side effects, from shipped and from own folders."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_groups_of_further_folders_are_known(tmp_path: Path) -> None:
 
 
 def test_every_group_of_the_shipped_configuration_can_be_chosen_beside_a_file(tmp_path: Path) -> None:
-    """C7: a file that holds only options still lets the command line choose groups."""
+    """A file that holds only options still lets the command line choose groups."""
     (tmp_path / "few.yaml").write_text("seed: 1\n")
     composer = Composer(Flags(config_dir=str(tmp_path), config_name="few"))
     for group, options in composer.groups(()).items():

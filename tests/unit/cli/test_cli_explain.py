@@ -1,4 +1,4 @@
-"""C3: what Hydra and OmegaConf raise is told with key, given, expected and the nearest name."""
+"""Errors of Hydra and OmegaConf are reported with key, given value, expected value and nearest name."""
 
 from __future__ import annotations
 

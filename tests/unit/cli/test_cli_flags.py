@@ -36,7 +36,7 @@ def test_hydra_is_asked_for_the_same(argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "flag", "said"),
+    ("argv", "flag", "message"),
     [
         (["--multirn"], "--multirn", "nearest: --multirun"),
         (["--config-nme", "x"], "--config-nme", "nearest: --config-name"),
@@ -49,13 +49,13 @@ def test_hydra_is_asked_for_the_same(argv: list[str]) -> None:
         (["--resolve"], "--resolve", "--cfg"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(argv: list[str], flag: str, said: str) -> None:
+def test_what_cannot_be_is_one_sentence(argv: list[str], flag: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_flags(argv)
     [text] = caught.value.problems
     assert text.startswith(f"{flag}: given ")
     assert ", expected " in text
-    assert said in text
+    assert message in text
 
 
 def test_only_help_and_cfg_show_a_configuration() -> None:

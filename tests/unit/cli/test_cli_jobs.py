@@ -1,4 +1,4 @@
-"""C6, pain 8: a status file a job, an exit code, a table at the end."""
+"""A status file for each job, an exit code, and a table at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def raising(error: BaseException) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize(
-    ("run", "code", "status", "told"),
+    ("run", "code", "status", "logged"),
     [
         (lambda: 0, 0, "done", None),
         (lambda: 3, 3, "halted", None),
@@ -49,7 +49,7 @@ def raising(error: BaseException) -> Callable[[], int]:
     ],
 )
 def test_whatever_a_job_does_has_a_code_and_a_status(
-    tmp_path: Path, run: Callable[[], int], code: int, status: str, told: str | None
+    tmp_path: Path, run: Callable[[], int], code: int, status: str, logged: str | None
 ) -> None:
     assert run_planned(run, tmp_path, 3, ["a=1"]) == code
     assert json.loads((tmp_path / "status.json").read_text()) == {
@@ -57,7 +57,7 @@ def test_whatever_a_job_does_has_a_code_and_a_status(
         "overrides": ["a=1"],
         "status": status,
         "exit_code": code,
-        "error": told,
+        "error": logged,
     }
 
 
@@ -139,21 +139,20 @@ def test_a_status_that_cannot_be_written_does_not_cost_the_run(
     """A full disk: the run's own code is what counts, and one line says what is missing."""
     (tmp_path / "status.json" / "in_the_way").mkdir(parents=True)
     assert run_planned(lambda: 0, tmp_path, None, []) == 0
-    said = capsys.readouterr().err
-    assert "status.json cannot be written" in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "status.json cannot be written" in message and "Traceback" not in message
 
 
 def test_a_full_disk_is_a_sentence_and_another_error_of_the_system_a_crash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """R6."""
 
     def full() -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
 
     assert run_planned(full, tmp_path, None, []) == 1
-    said = capsys.readouterr().err
-    assert "No space left on device: 'metrics.jsonl'" in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "No space left on device: 'metrics.jsonl'" in message and "Traceback" not in message
     assert not (tmp_path / "crash.txt").exists()
 
     def missing() -> int:

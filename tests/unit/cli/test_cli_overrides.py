@@ -1,4 +1,4 @@
-"""C3: each override against groups and schema; all that is wrong is found, and nothing that is right."""
+"""Each override against groups and schema; all that is wrong is found, and nothing that is right."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_default_of_every_option_may_be_given_and_its_misspelling_not(key: s
 
 @given(st.text(max_size=30))
 def test_no_text_at_all_makes_it_fail(line: str) -> None:
-    """R17: whatever stands on the command line is either right or one sentence."""
+    """Whatever stands on the command line is either right or one sentence."""
     found = problems_of(line)
     assert len(found) <= 1
     assert all(": " in text and text.strip() for text in found)

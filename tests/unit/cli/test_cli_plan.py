@@ -1,4 +1,4 @@
-"""C3, X2: every job of a command line is composed before any of them starts."""
+"""Every job of a command line is composed before any of them starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ def problems_of(*argv: str) -> list[str]:
 
 
 def test_one_run_has_a_folder_of_its_own_to_the_microsecond() -> None:
-    """C8"""
     first, second = plan_of(), plan_of()
     assert not first.sweep
     assert first.folder != second.folder
@@ -43,7 +42,7 @@ def test_one_run_has_a_folder_of_its_own_to_the_microsecond() -> None:
 
 
 def test_the_defaults_need_no_download_and_use_their_recipe() -> None:
-    """C2: the recipe of the dataset is loaded, and the command line still wins."""
+    """The recipe of the dataset is loaded, and the command line still wins."""
     [job] = plan_of().jobs
     assert (job.config.dataset.name, job.config.model.architecture) == ("digits", "convnet")
     assert job.config.morphogenetic.adaptation_cooldown == 0.0
@@ -162,7 +161,7 @@ def test_folders_and_hydra_cannot_be_swept(argv: list[str]) -> None:
 
 @pytest.mark.parametrize("name", ["mine", "config", "schema", "from_file"])
 def test_a_saved_file_runs_as_it_was_saved(name: str) -> None:
-    """C7: whatever its name, also one that a shipped file has."""
+    """Whatever its name, also one that a shipped file has."""
     config = TolariaConfig(seed=7, session_description="costs ${5}, \\${6}")
     config.optimization.optimizer_params = {"betas": [0.5, 0.6]}
     config.morphogenetic.policy = {"_target_": "random", "latest": 0.25}
@@ -196,7 +195,7 @@ def test_a_file_with_a_defaults_list_extends_the_shipped_configuration() -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("sed: 3\n", "sed: given an unknown key"),
         ("optimization: {learning_rat: 3}\n", "nearest: optimization.learning_rate"),
@@ -207,10 +206,10 @@ def test_a_file_with_a_defaults_list_extends_the_shipped_configuration() -> None
         ("defaults: [{model: resnet19}]\n", "model: given 'resnet19'"),
     ],
 )
-def test_a_file_that_is_wrong(content: str, said: str) -> None:
+def test_a_file_that_is_wrong(content: str, message: str) -> None:
     Path("d").mkdir()
     Path("d/bad.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         plan_of("--config-dir", "d", "--config-name", "bad")
 
 

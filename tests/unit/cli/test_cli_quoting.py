@@ -122,8 +122,10 @@ def test_the_word_passes_through_a_real_shell() -> None:
     text = message('run_dir=it\'s $HOME="x"')
     shown = re.search(r"quotes: (.*)", text)
     assert shown
-    said = subprocess.run(["bash", "-c", f"printf %s {shown[1]}"], capture_output=True, text=True, check=True)
-    assert value_of("run_dir", said.stdout) == 'it\'s $HOME="x"'
+    printed = subprocess.run(
+        ["bash", "-c", f"printf %s {shown[1]}"], capture_output=True, text=True, check=True
+    )
+    assert value_of("run_dir", printed.stdout) == 'it\'s $HOME="x"'
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from importlib import import_module
 
 import pytest
 
-from esper.config import aliases as names
+from esper.config import aliases
 from esper.data import DATASETS
 from esper.models import MODELS
 
 
-@pytest.mark.parametrize("table", [*names.SHORT_NAMES.values(), names.POLICIES])
+@pytest.mark.parametrize("table", [*aliases.SHORT_NAMES.values(), aliases.POLICIES])
 def test_every_short_name_stands_for_something(table: dict[str, str]) -> None:
     for target in table.values():
         module, _, name = target.rpartition(".")
@@ -19,11 +19,11 @@ def test_every_short_name_stands_for_something(table: dict[str, str]) -> None:
 
 
 def test_the_rooms_know_the_same_names() -> None:
-    assert sorted(names.MODELS) == sorted(MODELS)
-    assert sorted(names.DATASETS) == sorted(DATASETS)
+    assert sorted(aliases.MODELS) == sorted(MODELS)
+    assert sorted(aliases.DATASETS) == sorted(DATASETS)
 
 
 def test_a_model_is_the_same_by_both_its_names() -> None:
-    for short, target in names.MODELS.items():
+    for short, target in aliases.MODELS.items():
         module, _, name = target.rpartition(".")
         assert MODELS[short] is getattr(import_module(module), name)

@@ -68,7 +68,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("a: [1", "not valid YAML"),
         ("- 1\n- 2\n", "dictionary of options"),
@@ -77,10 +77,10 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_as_one_error(tmp_path: Path, content: str, said: str) -> None:
+def test_a_file_that_cannot_be_used_is_told_as_one_error(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         TolariaConfig.from_yaml(path)
 
 

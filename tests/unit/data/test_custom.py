@@ -31,13 +31,13 @@ class Labelled:
 class Parts(Labelled):
     def __init__(self, split: str, data_root: str = "", download: bool = False) -> None:
         super().__init__({"train": 12, "test": 4}[split])
-        self.told = (split, data_root, download)
+        self.logged = (split, data_root, download)
 
 
 class TorchvisionLike(Labelled):
     def __init__(self, root: str, train: bool = True, **rest: Any) -> None:
         super().__init__(12 if train else 4)
-        self.told = (root, train, rest)
+        self.logged = (root, train, rest)
         self.classes = list("abcdef")
 
 
@@ -54,13 +54,13 @@ def test_what_it_is_is_read_off_a_sample_and_its_targets() -> None:
 
 def test_a_factory_that_takes_split_is_asked_for_both_parts() -> None:
     data = opened(Parts, data_root="/d", download=False)
-    assert data.train.told == ("train", "/d", False) and data.test.told == ("test", "/d", False)  # type: ignore[attr-defined, union-attr]
+    assert data.train.logged == ("train", "/d", False) and data.test.logged == ("test", "/d", False)  # type: ignore[attr-defined, union-attr]
     assert data.info.official_test and data.notes == []
 
 
 def test_a_factory_that_takes_train_is_asked_for_both_parts() -> None:
     data = opened(TorchvisionLike, dataset_params={"root": "/mine", "transform": None})
-    assert data.train.told == ("/mine", True, {"transform": None})  # type: ignore[attr-defined]
+    assert data.train.logged == ("/mine", True, {"transform": None})  # type: ignore[attr-defined]
     assert data.test is not None and len(data.test) == 4
     assert data.info.num_classes == 6, "as it says itself, though only four occur"
 
@@ -128,7 +128,7 @@ def failing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factory", "options", "said"),
+    ("factory", "options", "message"),
     [
         (Labelled, {"cuont": 3}, "dataset_params.cuont is no argument of my.Data; did you mean 'count'"),
         (failing, {}, r"my\.Data\(\) could not be opened: FileNotFoundError: no such file: /x"),
@@ -142,6 +142,8 @@ def failing() -> None:
         (lambda: ["a", object()][1:], {}, "cannot be made into a batch: TypeError: .*; give tensors"),
     ],
 )
-def test_what_cannot_be_used_is_said_at_the_start(factory: Any, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_what_cannot_be_used_is_said_at_the_start(
+    factory: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
         opened(factory, dataset_params=options)

@@ -155,7 +155,7 @@ def test_more_workers_than_cores_are_not_started() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"name": "my.Data"}, "what it names must be passed as `dataset_factory`"),
         (
@@ -166,6 +166,6 @@ def test_more_workers_than_cores_are_not_started() -> None:
         ({"name": "digits", "batch_size": 0}, "dataset.batch_size is 0"),
     ],
 )
-def test_data_that_cannot_be_used_is_an_error_at_the_start(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_data_that_cannot_be_used_is_an_error_at_the_start(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         built(**options)

@@ -46,10 +46,10 @@ def test_idx_files_are_found_wherever_they_are_kept(tmp_path: Path, inside: str,
 def test_a_set_that_is_nowhere_says_where_it_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         fetch_dataset(without_system(FASHION), tmp_path, download=False)
-    said = str(caught.value)
-    assert f"fashion_mnist was not found in {tmp_path / 'fashion_mnist'}" in said
-    assert "dataset.download is false" in said and "set dataset.download=true" in said
-    assert "train-images-idx3-ubyte.gz" in said and "dataset-fashion-mnist" in said
+    message = str(caught.value)
+    assert f"fashion_mnist was not found in {tmp_path / 'fashion_mnist'}" in message
+    assert "dataset.download is false" in message and "set dataset.download=true" in message
+    assert "train-images-idx3-ubyte.gz" in message and "dataset-fashion-mnist" in message
 
 
 def test_a_missing_batch_file_is_named(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_set_that_comes_while_it_is_looked_for_is_never_called_a_part(tmp_path
     for name in files.files:
         (away / name).touch()
 
-    def told() -> str:
+    def logged() -> str:
         try:
             fetch_dataset(files, tmp_path / "root", download=False)
         except DataError as error:
@@ -217,7 +217,7 @@ def test_a_set_that_comes_while_it_is_looked_for_is_never_called_a_part(tmp_path
         return "found"
 
     with coming_and_going(away, home):
-        assert looks(told, 2) == {"found", "not found"}
+        assert looks(logged, 2) == {"found", "not found"}
 
 
 def test_a_data_root_that_cannot_be_written_is_said(tmp_path: Path) -> None:

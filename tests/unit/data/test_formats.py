@@ -24,7 +24,7 @@ def test_idx_round_trips(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "begins with nothing; an IDX file of 3 dimensions of bytes begins with 00000803"),
         (idx_bytes(IMAGES[0, 0]), "begins with 00000801"),
@@ -35,10 +35,10 @@ def test_idx_round_trips(tmp_path: Path, suffix: str) -> None:
         (idx_bytes(IMAGES) + b"x", "holds 2353 bytes"),
     ],
 )
-def test_a_file_that_is_not_such_an_idx_file_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_such_an_idx_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "images"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=f"{path} {said}"):
+    with pytest.raises(DataError, match=f"{path} {message}"):
         read_idx(path, (28, 28))
 
 

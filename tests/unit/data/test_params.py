@@ -18,7 +18,7 @@ from esper.errors import DataError
 
 
 @pytest.mark.parametrize(
-    ("defaults", "given", "said"),
+    ("defaults", "given", "message"),
     [
         (
             Augmentation(),
@@ -46,9 +46,9 @@ from esper.errors import DataError
     ],
 )
 def test_a_wrong_option_is_named_with_what_would_be_right(
-    defaults: Params, given: dict[str, Any], said: str
+    defaults: Params, given: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_params(defaults, given)
 
 

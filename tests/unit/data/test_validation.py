@@ -44,7 +44,7 @@ def test_inspection_loads_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"name": "cifr10"}, "dataset.name is 'cifr10', which is unknown; did you mean 'cifar10'"),
         ({"batch_size": 0}, "dataset.batch_size is 0; it must be at least 1"),
@@ -64,8 +64,8 @@ def test_inspection_loads_no_torch() -> None:
         ({"augmentation_params": {"cutout": 8}}, "cutout is 8; the images have a side of 8 pixels"),
     ],
 )
-def test_a_wrong_option_is_named(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         inspect_data(DatasetConfig(**{"name": "digits", **options}))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import growth_arms
 import pytest
 from growth_arms.arms import ESPER, RANDOM, SCRATCH, STATIC_BIG, STATIC_SMALL, SWEEP, Spec, arm_hash
-from growth_arms.pool import keys, run_missing, told
+from growth_arms.pool import keys, result_line, run_missing
 from growth_arms.rows import Row, append_row, chosen, key_of, perform, read_rows
 from growth_arms.tasks import G3, Task
 from growth_arms.topology import final_topology
@@ -137,4 +137,4 @@ def test_a_sweep_is_numbered_by_its_topologies() -> None:
 
 def test_a_finished_run_is_told_in_a_line() -> None:
     row = finished(("G3", ESPER, 0, "x")) | {"params": 2_000, "cpu_s": 1.25}
-    assert told(row) == "G3 esper 0: test 90.00 %, val 90.00 %, 2,000 parameters, 1.2 CPU s"
+    assert result_line(row) == "G3 esper 0: test 90.00 %, val 90.00 %, 2,000 parameters, 1.2 CPU s"

@@ -1,4 +1,4 @@
-"""What is told of runs, from rows made by hand."""
+"""The tables of results, from rows made by hand."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from growth_arms.arms import SCHEDULED, STATIC_BIG, STATIC_EQUAL, STATIC_SMALL, 
 from growth_arms.tasks import G1, TASKS, Task
 from torch.utils.flop_counter import FlopCounterMode
 
-from esper import runs as build
+from esper import runs
 from esper.config import TolariaConfig
 from esper.data import DataInfo
 from esper.kasmina import MorphableModel, wrap
@@ -26,7 +26,7 @@ def model_of(task: Task, arm: str) -> tuple[MorphableModel, int]:
     config = config_of(task, arm)
     side = SIDES[config.dataset.name]
     info = DataInfo(config.dataset.name, 10, 1, (side, side), (1, side, side), True)
-    model = wrap(build.build_model(config, info), config.model.target_layers).eval()
+    model = wrap(runs.build_model(config, info), config.model.target_layers).eval()
     image = torch.zeros(1, 1, side, side)
     model.observe(image)
     with FlopCounterMode(display=False) as counter:

@@ -79,16 +79,17 @@ def test_plain_lines_are_for_people(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("level", "said"), [("DEBUG", ["d", "i", "w"]), ("info", ["i", "w"]), ("WARNING", ["w"]), ("ERROR", [])]
+    ("level", "message"),
+    [("DEBUG", ["d", "i", "w"]), ("info", ["i", "w"]), ("WARNING", ["w"]), ("ERROR", [])],
 )
-def test_the_level_is_kept(tmp_path: Path, level: str, said: list[str]) -> None:
+def test_the_level_is_kept(tmp_path: Path, level: str, message: list[str]) -> None:
     close = setup_logging(LoggingConfig(log_level=level, log_format="json", log_file="run.log"), tmp_path)
     _LOG.debug("d")
     _LOG.info("i")
     _LOG.warning("w")
     close()
     lines = (tmp_path / "run.log").read_text().splitlines()
-    assert [json.loads(line)["message"] for line in lines] == said
+    assert [json.loads(line)["message"] for line in lines] == message
 
 
 def test_the_file_has_everything_and_stderr_the_warnings(

@@ -51,7 +51,7 @@ class Notes(Logger):
 
 
 class Breaks(Notes):
-    """A fault: raises in the call it is told to; `fired` counts."""
+    """A fault: raises in the chosen call; `fired` counts."""
 
     def __init__(self, where: str) -> None:
         super().__init__("breaks")

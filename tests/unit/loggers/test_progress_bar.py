@@ -183,5 +183,5 @@ def test_a_run_outlives_the_reader_of_its_pipe() -> None:
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, said = process.communicate("\n", timeout=30)
-    assert (process.returncode, said) == (0, "the run went on\n")
+    _, message = process.communicate("\n", timeout=30)
+    assert (process.returncode, message) == (0, "the run went on\n")

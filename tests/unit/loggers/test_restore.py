@@ -18,7 +18,7 @@ SAVED = {"metrics.jsonl": len(WHOLE), "epochs": MetricsCopy(WHOLE).to_json()}
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "message"),
     [
         (None, "metrics.jsonl was missing; its epochs are restored from the checkpoint"),
         (b"", f"metrics.jsonl had 0 of {len(WHOLE)} bytes; its epochs are restored"),
@@ -29,14 +29,14 @@ SAVED = {"metrics.jsonl": len(WHOLE), "epochs": MetricsCopy(WHOLE).to_json()}
         (b"\n" + WHOLE, "first in line 1;"),
     ],
 )
-def test_every_epoch_comes_back(tmp_path: Path, found: bytes | None, said: str) -> None:
+def test_every_epoch_comes_back(tmp_path: Path, found: bytes | None, message: str) -> None:
     path = tmp_path / "metrics.jsonl"
     if found is not None:
         path.write_bytes(found)
     (tmp_path / "metrics.jsonl.before-1").write_bytes(b"of an earlier time")
     sentence = restore_metrics(tmp_path, SAVED)
     assert path.read_bytes() == WHOLE
-    assert said in sentence
+    assert message in sentence
     kept = tmp_path / "metrics.jsonl.before-2"
     assert (kept.read_bytes() if kept.exists() else None) == (found or None)
     assert (kept.name in sentence) == kept.exists()

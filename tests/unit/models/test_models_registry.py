@@ -81,7 +81,7 @@ def test_the_registry_is_a_mapping_that_loads_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "said"),
+    ("name", "params", "message"),
     [
         ("resnet81", {}, "model.architecture is 'resnet81', which is unknown; did you mean 'resnet18'"),
         ("mlp", {"hiden": [3]}, r"model_params\.hiden is unknown to mlp; did you mean 'hidden'"),
@@ -89,6 +89,6 @@ def test_the_registry_is_a_mapping_that_loads_no_torch() -> None:
         ("mlp", {"a": 1, "b": 2}, r"(?s)model_params\.a .*model_params\.b "),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest(name: str, params: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_unknown_name_is_told_with_the_nearest(name: str, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build(name, num_classes=2, channels=1, image_size=(8, 8), **params)

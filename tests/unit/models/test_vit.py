@@ -41,7 +41,7 @@ def test_attention_is_the_softmax_of_products() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("params", "message"),
     [
         ({"patch_size": 3}, r"patch_size is 3; for images of 8 x 12 pixels it must be one of 1, 2, 4"),
         ({"dim": 10}, "heads is 4; it must divide dim, which is 10"),
@@ -49,8 +49,8 @@ def test_attention_is_the_softmax_of_products() -> None:
         ({"dropout": 1.0}, r"dropout is 1\.0; it must be at least 0 and below 1"),
     ],
 )
-def test_impossible_parameters_are_named(params: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_impossible_parameters_are_named(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         VisionTransformer(10, 1, (8, 12), **params)
 
 

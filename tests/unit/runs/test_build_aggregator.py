@@ -1,4 +1,4 @@
-"""T4 to T6, C4: what `trainer.aggregation` names."""
+"""What `trainer.aggregation` names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C3: arguments are checked against the target's signature before it is called."""
+"""Arguments are checked against the target's signature before it is called."""
 
 from __future__ import annotations
 

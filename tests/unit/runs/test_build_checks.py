@@ -1,4 +1,4 @@
-"""C3: everything that would stop a run is found before it starts, all at once, and leaves no trace."""
+"""Everything that would stop a run is found before it starts, all at once, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quick() -> TolariaConfig:
 
 
 def test_a_good_configuration_has_no_problem_and_leaves_no_trace(tmp_path: Path) -> None:
-    """Also: building the model to look at it draws nothing from the global generators (pain 27)."""
+    """Also: building the model to look at it draws nothing from the global generators."""
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)
@@ -78,7 +78,7 @@ def test_what_one_option_breaks_is_told_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda c: setattr(c.model, "num_classes", 3), "model.num_classes: given 3, expected null or 10"),
         (lambda c: setattr(c.model, "pretrained", "no.safetensors"), "model.pretrained: given"),
@@ -92,15 +92,15 @@ def test_what_one_option_breaks_is_told_once() -> None:
         (lambda c: setattr(c.dataset, "batch_form", "json.loads"), "dataset.batch_form: given 'json.loads'"),
     ],
 )
-def test_each_part_is_tried(change: Any, said: str) -> None:
+def test_each_part_is_tried(change: Any, message: str) -> None:
     config = quick()
     change(config)
     [text] = check_run(config)
-    assert said in text
+    assert message in text
 
 
 def test_missing_files_say_where_it_looked() -> None:
-    """D1: a missing dataset with download=false says where it looked and what to do."""
+    """A missing dataset with download=false says where it looked and what to do."""
     config = quick()
     config.dataset.name, config.dataset.download, config.dataset.data_root = "cifar10", False, "here"
     [text] = check_run(config)
@@ -154,7 +154,7 @@ class Net(torch.nn.Linear):
 
 
 def test_a_model_and_a_dataset_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """D5: both by target; the dataset is opened to learn what the model has to fit."""
+    """Both by target; the dataset is opened to learn what the model has to fit."""
     write_module(tmp_path, "own_parts", OWN, monkeypatch)
     config = quick()
     config.allowed_targets = ["own_parts"]
@@ -200,7 +200,7 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
     ],
 )
 def test_forbidden_targets_of_hydra(hydra: dict[str, Any]) -> None:
-    """C4: hydra.callbacks, launcher and sweeper included; logging can name factories, too."""
+    """Also `hydra.callbacks`, launcher and sweeper; logging may name factories, too."""
     [text] = check_hydra(hydra, [])
     assert text.startswith(f"hydra.{next(iter(hydra))}")
 

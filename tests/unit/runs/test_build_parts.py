@@ -1,4 +1,4 @@
-"""C4, D0, D5: the parts of a run from their names, targets and arguments."""
+"""The parts of a run from their names, targets and arguments."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def digits(**model: Any) -> TolariaConfig:
     "architecture", ["convnet", "mlp", "resnet18", "vit", "esper.models.convnet.ConvNet"]
 )
 def test_a_shipped_model_takes_its_form_from_the_data(architecture: str) -> None:
-    """D0: classes, channels and image size come from the dataset."""
+    """Classes, channels and image size come from the dataset."""
     config = digits(architecture=architecture)
     model = build_model(config, inspect_data(config.dataset)).eval()
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -120,15 +120,15 @@ def test_a_model_of_the_users_own_gets_the_classes_that_it_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("no_model", "torch.nn.Module"), ("broken", "ZeroDivisionError: oops")]
+    ("name", "message"), [("no_model", "torch.nn.Module"), ("broken", "ZeroDivisionError: oops")]
 )
 def test_a_target_that_makes_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     write_module(tmp_path, "own_net", OWN_MODEL, monkeypatch)
     config = digits(architecture=f"own_net.{name}")
     config.allowed_targets = ["own_net"]
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         build_model(config, UNKNOWN)
 
 
@@ -143,7 +143,6 @@ def test_a_shipped_model_needs_data_that_tell_their_form() -> None:
 
 @pytest.mark.parametrize("shape", [(), (5,), (4, 6), (1, 8, 8), (2, 3, 4, 5)])
 def test_an_mlp_takes_data_of_any_shape(shape: tuple[int, ...]) -> None:
-    """D0, D5"""
     model = build_model(digits(architecture="mlp"), replace(UNKNOWN, num_classes=3, input_shape=shape))
     assert model.body.fc1.in_features == math.prod(shape)
     for inputs in (torch.randn(2, *shape), torch.ones(2, *shape, dtype=torch.float64)):
@@ -156,9 +155,8 @@ def test_an_mlp_takes_data_of_any_shape(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("architecture", ["convnet", "resnet18", "vit"])
 @pytest.mark.parametrize("shape", [(5,), (4, 6)])
 def test_a_model_of_images_says_what_takes_other_shapes(architecture: str, shape: tuple[int, ...]) -> None:
-    """D0"""
-    said = rf"expected mlp, or a dotted target: {architecture} needs images .* has the shape \({shape[0]},"
-    with pytest.raises(ConfigError, match=said):
+    message = rf"expected mlp, or a dotted target: {architecture} needs images .* has the shape \({shape[0]},"
+    with pytest.raises(ConfigError, match=message):
         build_model(digits(architecture=architecture), replace(UNKNOWN, num_classes=3, input_shape=shape))
 
 
@@ -173,7 +171,7 @@ def test_pretrained_weights_are_loaded(tmp_path: Path) -> None:
 
 
 def test_an_interpolation_is_not_read_a_second_time() -> None:
-    """C4: text that OmegaConf would turn into a target when it reads it once more stays text."""
+    """Text that OmegaConf would turn into a target when it reads it once more stays text."""
     hidden = "${oc.create:{_target_: os.getcwd}}"
     config = TolariaConfig()
     config.optimization.loss_function = "torch.nn.functional.cross_entropy"
@@ -217,7 +215,7 @@ def test_a_named_dataset() -> None:
 
 
 def test_a_dataset_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """D5: nested targets among the arguments are made before the dataset is."""
+    """Nested targets among the arguments are made before the dataset is."""
     write_module(tmp_path, "own_data", OWN_DATA, monkeypatch)
     config = TolariaConfig(allowed_targets=["own_data"])
     config.dataset.name = "own_data.Pairs"
@@ -306,7 +304,7 @@ def staircase(horizon, height=2.0):
 
 
 def test_an_optimiser_without_a_rate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """T9: an optimiser without `lr` raises."""
+    """An optimiser without `lr` raises."""
     write_module(tmp_path, "own_optim", OWN_OPTIMISER, monkeypatch)
     config = TolariaConfig(allowed_targets=["own_optim"])
     config.optimization.optimizer = "own_optim.NoRate"
@@ -318,7 +316,7 @@ def test_an_optimiser_without_a_rate_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_schedules_by_name() -> None:
-    """T9: cosine ends at its floor."""
+    """Cosine ends at its floor."""
     config = TolariaConfig()
     config.optimization.scheduler_params = {"min_factor": 0.25, "warmup_steps": 2}
     made = schedule_factory(config)(Horizon(total_steps=10, steps_per_epoch=5))
@@ -339,7 +337,7 @@ def test_a_schedule_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("name", "params"), [("cosine", {"gama": 1}), ("cosin", {}), ("torch.optim.Adam", {})]
 )
 def test_a_schedule_that_cannot_be(name: str, params: dict[str, Any]) -> None:
-    """T9: an unknown policy raises."""
+    """An unknown policy raises."""
     config = TolariaConfig()
     config.optimization.scheduler, config.optimization.scheduler_params = name, params
     with pytest.raises(ConfigError, match=r"optimization\.scheduler"):

@@ -1,4 +1,4 @@
-"""C3: paths that cannot be used are refused by option, before anything is made."""
+"""Paths that cannot be used are refused by option, before anything is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C4: a target is judged by its text first, then by the object that it resolves to."""
+"""A target is checked by its text first, then by the object that it resolves to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.usermodule import write_module
 
-from esper.config import aliases as names
+from esper.config import aliases
 from esper.errors import ConfigError
 from esper.runs.resolver import Resolver, find_object
 
@@ -79,7 +79,7 @@ def test_allowed(name: str) -> None:
 
 
 def test_every_short_name_is_itself_allowed() -> None:
-    for key, table in names.SHORT_NAMES.items():
+    for key, table in aliases.SHORT_NAMES.items():
         for short, target in table.items():
             if key != "dataset.name":
                 assert Resolver([]).resolve(key, short, table) is find_object(key, target)
@@ -87,7 +87,7 @@ def test_every_short_name_is_itself_allowed() -> None:
 
 def test_an_unknown_short_name_is_told_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="nearest: adam"):
-        Resolver([]).resolve("key", "adm", names.OPTIMIZERS)
+        Resolver([]).resolve("key", "adm", aliases.OPTIMIZERS)
 
 
 def test_an_unknown_attribute_is_told_with_the_nearest() -> None:

@@ -28,7 +28,7 @@ def test_a_meta_model_can_be_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({"weight": torch.zeros(2, 3)}, "bias is missing"),
         ({"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}, r"bias has shape \(3,\), the model \(2,\)"),
@@ -39,12 +39,12 @@ def test_a_meta_model_can_be_compared(tmp_path: Path) -> None:
     ],
 )
 def test_what_differs_is_named_and_nothing_is_loaded(
-    tmp_path: Path, tensors: dict[str, torch.Tensor], said: str
+    tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
 ) -> None:
     save_file(tensors, tmp_path / "w.safetensors")
     model = nn.Linear(3, 2)
     before = model.weight.detach().clone()
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_weights(model, tmp_path / "w.safetensors")
     assert torch.equal(model.weight, before)
 

@@ -42,8 +42,8 @@ def test_checkpoints_behind_a_link_are_the_runs_own(copy: Path, tmp_path: Path) 
     (copy / "checkpoints").rename(disk)
     (copy / "checkpoints").symlink_to(disk)
     assert find_origin(config(**MORE), copy).own
-    said = run(copy, **MORE)
-    assert said.startswith(f"resumed from {copy / 'checkpoints' / 'epoch-0001'}: epoch 1, step 6\n")
+    message = run(copy, **MORE)
+    assert message.startswith(f"resumed from {copy / 'checkpoints' / 'epoch-0001'}: epoch 1, step 6\n")
     assert [line["epoch"] for line in metrics_of(copy)] == [1, 2]
     assert sorted(path.name for path in disk.iterdir()) == ["epoch-0001", "epoch-0002"]
 

@@ -24,9 +24,9 @@ from esper.tolaria.checkpoint.checkpointer import Checkpointer
 from esper.tolaria.loop import TrainingLoop
 
 
-def trainer(folder: Path, said: io.StringIO | None = None, **options: Any) -> TolariaTrainer:
+def trainer(folder: Path, message: io.StringIO | None = None, **options: Any) -> TolariaTrainer:
     given = {"optimization__max_epochs": 3}
-    console = Console(file=said or io.StringIO(), width=200)
+    console = Console(file=message or io.StringIO(), width=200)
     return TolariaTrainer(config(**given | options), run_dir=folder, context=RunContext(console=console))
 
 
@@ -63,13 +63,13 @@ def in_way_of(file: Path) -> Path:
 
 def test_a_final_model_that_had_no_room_is_written_by_auto(tmp_path: Path) -> None:
     blocked = in_way_of(tmp_path / "models" / "final_model.safetensors")
-    said = io.StringIO()
+    message = io.StringIO()
     with pytest.raises(OutputError) as caught:
-        trainer(tmp_path, said).run_training()
+        trainer(tmp_path, message).run_training()
     (problem,) = caught.value.problems
     assert "the final model could not be written" in problem
     assert summary_of(tmp_path)["unsaved"] == [problem]
-    assert "not saved" in said.getvalue() and "the final model could not be written" in said.getvalue()
+    assert "not saved" in message.getvalue() and "the final model could not be written" in message.getvalue()
     shutil.rmtree(blocked)
     lines = metrics_of(tmp_path)
     summary = trainer(tmp_path, **AUTO).run_training()

@@ -43,10 +43,10 @@ def test_what_can_be_written_is_and_the_rest_is_named(
         raise caught.value
 
     assert run_planned(job, run, None, []) == UNSAVED
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert codes == [2]
-    assert said.startswith("esper-train: 2 problems in writing to ") and "Traceback" not in said
-    assert "the final model could not be written" in said and "the summary of the metrics" in said
+    assert message.startswith("esper-train: 2 problems in writing to ") and "Traceback" not in message
+    assert "the final model could not be written" in message and "the summary of the metrics" in message
     assert not (run / "crash.txt").exists()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["epochs_run"] == 1

@@ -1,4 +1,4 @@
-"""Pains 12: how the loggers call a run is on the disk before its first step, and is used again."""
+"""The loggers' run ids are saved before the first step, and used again after a resume."""
 
 from __future__ import annotations
 

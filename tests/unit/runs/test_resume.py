@@ -1,4 +1,4 @@
-"""Spec `resume_from_checkpoint`, S2, pains 12 and 16: what a job starts from, and whether it may."""
+"""`checkpoint.resume_from_checkpoint`: what a job resumes from, and whether it may."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def config(**options: Any) -> TolariaConfig:
 
 
 def run(folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
-    """The summary of a run, and what it said."""
-    said = io.StringIO()
+    """The summary of a run, and its output."""
+    message = io.StringIO()
     trainer = TolariaTrainer(
-        config(**options), run_dir=folder, context=RunContext(console=Console(file=said, width=200))
+        config(**options), run_dir=folder, context=RunContext(console=Console(file=message, width=200))
     )
-    return trainer.run_training(), said.getvalue()
+    return trainer.run_training(), message.getvalue()
 
 
 def problems(folder: Path, **options: Any) -> list[str]:
@@ -56,9 +56,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_finished_run_is_left_as_it_is_and_said_to_be(done: Path) -> None:
     before = content(done)
-    summary, said = run(done, **AUTO)
+    summary, message = run(done, **AUTO)
     assert summary == summary_of(done)
-    assert "is finished (max_epochs, 2 epochs): nothing to do. A greater optimization.max_epochs" in said
+    assert "is finished (max_epochs, 2 epochs): nothing to do. A greater optimization.max_epochs" in message
     assert content(done) == before
 
 
@@ -75,12 +75,11 @@ def test_changes_that_may_not_be_are_refused_by_name_beside_those_that_may(done:
 
 
 def test_more_epochs_are_explicit_and_said(tmp_path: Path) -> None:
-    """Pains 16."""
     run(tmp_path)
     lines = metrics_of(tmp_path)
-    summary, said = run(tmp_path, **AUTO, optimization__max_epochs=3)
-    assert said.startswith(f"resumed from {tmp_path / 'checkpoints' / 'epoch-0002'}: epoch 2, step 12\n")
-    assert "  changed: optimization.max_epochs: saved 2, given 3 (from here on the learning rate" in said
+    summary, message = run(tmp_path, **AUTO, optimization__max_epochs=3)
+    assert message.startswith(f"resumed from {tmp_path / 'checkpoints' / 'epoch-0002'}: epoch 2, step 12\n")
+    assert "  changed: optimization.max_epochs: saved 2, given 3 (from here on the learning rate" in message
     (event,) = events_of(tmp_path, "run_resumed")
     change = event["changed"]["optimization.max_epochs"]
     assert change == {"saved": 2, "given": 3, "allowed": True}
@@ -105,27 +104,29 @@ def test_another_runs_checkpoint_begins_a_folder_of_its_own(done: Path, tmp_path
 def test_what_does_not_fit_is_taken_as_far_as_it_fits_where_that_is_asked_for(
     done: Path, tmp_path: Path
 ) -> None:
-    _, said = run(
+    _, message = run(
         tmp_path,
         checkpoint__resume_from_checkpoint=str(done),
         checkpoint__strict_loading=False,
         optimization__accumulation_steps=2,
         optimization__max_epochs=3,
     )
-    assert "not as saved, by strict_loading=false: optimization.accumulation_steps: saved 1, given 2" in said
+    assert (
+        "not as saved, by strict_loading=false: optimization.accumulation_steps: saved 1, given 2" in message
+    )
     (event,) = events_of(tmp_path, "run_resumed")
     assert event["changed"]["optimization.accumulation_steps"]["allowed"] is False
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
-    """Its files are cleared, torn ones included; the loggers go on under their ids (pains 12)."""
+    """Its files are cleared, torn ones included; the loggers go on under their ids."""
     for name in ("metrics.jsonl", "events.jsonl", "steps.jsonl"):
         (tmp_path / name).write_text('{"epoch": 1}\n{"epo')
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".tmp-epoch-0001-0123abcd").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
-    _, said = run(tmp_path, **AUTO)
-    assert "resumed" not in said
+    _, message = run(tmp_path, **AUTO)
+    assert "resumed" not in message
     assert [line["epoch"] for line in metrics_of(tmp_path)] == [1, 2]
     (notice,) = [n["message"] for n in events_of(tmp_path, "notice")]
     assert "begins anew" in notice and "steps.jsonl -> steps.jsonl.before-1" in notice
@@ -147,7 +148,7 @@ def test_only_files_of_the_run_folder_are_cleared(tmp_path: Path) -> None:
 
 
 def test_lines_after_the_checkpoint_are_cut_also_a_torn_one(tmp_path: Path) -> None:
-    """S2: metric file offsets; a line that SIGKILL tore in two."""
+    """Metric file offsets; a line that SIGKILL tore in two."""
     steps = {"logging__step_interval": 4}
     whole, _ = run(tmp_path / "whole", optimization__max_epochs=3, **steps)
     folder = tmp_path / "killed"
@@ -170,8 +171,8 @@ def test_lines_after_the_checkpoint_are_cut_also_a_torn_one(tmp_path: Path) -> N
 def test_a_finished_run_without_checkpoints_is_not_lost(tmp_path: Path) -> None:
     run(tmp_path, checkpoint__save_checkpoints=False)
     before = content(tmp_path)
-    summary, said = run(tmp_path, checkpoint__save_checkpoints=False, **AUTO)
-    assert summary["epochs_run"] == 2 and "nothing to do" in said
+    summary, message = run(tmp_path, checkpoint__save_checkpoints=False, **AUTO)
+    assert summary["epochs_run"] == 2 and "nothing to do" in message
     (refused,) = problems(tmp_path, **AUTO, checkpoint__save_checkpoints=False, optimization__max_epochs=5)
     assert "is finished and kept none" in refused
     assert content(tmp_path) == before
@@ -217,7 +218,6 @@ def test_looking_changes_nothing(done: Path, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing_and_takes_the_lock(done: Path, tmp_path: Path) -> None:
-    """C6, R20."""
     before = content(done)
     quiet = Console(quiet=True)
     assert (
@@ -236,7 +236,7 @@ def test_a_dry_run_writes_nothing_and_takes_the_lock(done: Path, tmp_path: Path)
 
 
 def test_the_final_model_is_loaded_from_its_file_alone(done: Path, tmp_path: Path) -> None:
-    """K2: with its topology, where nothing else of the run is there."""
+    """With its topology, where nothing else of the run is there."""
     file = tmp_path / "m.safetensors"
     file.write_bytes((done / "models" / "final_model.safetensors").read_bytes())
     expected, found = esper.load(done).state_dict(), esper.load(file).state_dict()

@@ -1,4 +1,4 @@
-"""T12, T16: a run as a service, from other threads and from an event loop."""
+"""A run as a service, from other threads and from an event loop."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_stop_right_after_start_and_before_it(tmp_path: Path) -> None:
 
 
 def test_pause_holds_the_run_and_resume_lets_it_go(tmp_path: Path) -> None:
-    """T11: within one batch."""
+    """Within one batch."""
     with endless(tmp_path) as service:
         service.start()
         until(lambda: steps(service) > 0)
@@ -152,7 +152,7 @@ def test_wait_gives_up_in_time_and_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_health_of_everything(tmp_path: Path) -> None:
-    """T12: what stands in a health check, and each kind of neighbour."""
+    """The content of a health check, with each kind of service."""
     with http_service(200) as good, http_service(500) as bad, tcp_service(say(b"+PONG\r\n")) as (host, port):
         service = make(
             tmp_path, urza_url=good, tamiyo_url=bad, oona_redis_url=f"redis://{host}:{port}", session_name="s"

@@ -1,4 +1,4 @@
-"""C9: the summary tells of one model, the best one."""
+"""The summary is about one model, the best one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers.runs import Plan, germinate, make_run, tell
+from helpers.runs import PlannedPolicy, germinate, make_run, seed_command
 
 from esper.leyline import CommandKind
 from esper.runs.summary import summarize
@@ -33,7 +33,7 @@ def finished(run: TrainingLoop) -> dict[str, Any]:
 
 def growing(tmp_path: Path, commands: dict[int, Any], **options: Any) -> TrainingLoop:
     given = {"morphogenetic__max_params_ratio": 99.0, "optimization__max_epochs": 4}
-    return make_run(tmp_path, tamiyo=Plan(commands), **given | options)
+    return make_run(tmp_path, tamiyo=PlannedPolicy(commands), **given | options)
 
 
 def test_every_name_of_the_specification_is_there(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_params_seeds_and_scores_are_the_best_models(tmp_path: Path) -> None:
 def test_a_seed_tells_its_life(tmp_path: Path) -> None:
     commands = {
         1: [germinate(options={"hidden": 8})],
-        3: [tell(CommandKind.FOSSILIZE, number=2)],
+        3: [seed_command(CommandKind.FOSSILIZE, number=2)],
     }
     run = growing(tmp_path, commands, morphogenetic__seed__blend_steps=2)
     run.best.consider = lambda *args, consider=run.best.consider: args[0] == 4 and consider(*args)  # type: ignore[method-assign, misc]
@@ -85,7 +85,7 @@ def test_a_seed_tells_its_life(tmp_path: Path) -> None:
 
 
 def test_a_culled_seed_is_told_too(tmp_path: Path) -> None:
-    commands = {1: [germinate()], 2: [tell(CommandKind.CULL, number=2, reason="it was in the way")]}
+    commands = {1: [germinate()], 2: [seed_command(CommandKind.CULL, number=2, reason="it was in the way")]}
     run = growing(tmp_path, commands, morphogenetic__seed__blend_steps=0)
     (seed,) = [s for s in finished(run)["seeds"] if s["stage"] == "culled"]
     assert (seed["culled_epoch"], seed["reason"]) == (2, "it was in the way")

@@ -1,4 +1,4 @@
-"""T16, K2: Esper from a notebook, without Hydra."""
+"""Esper from a notebook, without Hydra."""
 
 from __future__ import annotations
 
@@ -143,7 +143,6 @@ def test_a_run_that_raises_has_failed(tmp_path: Path) -> None:
 
 
 def test_stop_ends_in_order_and_the_summary_is_of_the_best(tmp_path: Path) -> None:
-    """C9, T11."""
     made = trainer(
         tmp_path,
         optimization__max_epochs=100_000,
@@ -200,7 +199,6 @@ def test_auto_takes_up_the_folders_own_newest_checkpoint(tmp_path: Path, folder:
 
 
 def test_the_thread_count_of_the_saved_run_is_set_again(tmp_path: Path) -> None:
-    """S2."""
     threads = torch.get_num_threads()
     trainer(tmp_path / "a", trainer__num_threads=threads + 1, optimization__max_epochs=2).run_training()
     assert torch.get_num_threads() == threads
@@ -232,7 +230,7 @@ def test_what_is_loaded_is_what_was_best(done: TolariaTrainer) -> None:
     expected = torch.rand(3)
     torch.manual_seed(1)
     model = load(done.run_dir)
-    assert torch.equal(torch.rand(3), expected)  # pains 27
+    assert torch.equal(torch.rand(3), expected)
     assert not model.training
     assert same(weights(model), weights(done.model))
     x = torch.rand(5, 1, 8, 8)

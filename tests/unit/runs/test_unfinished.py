@@ -1,4 +1,4 @@
-"""Spec `resume_from_checkpoint`: the run that is named where `auto` has no folder; see also test_resume."""
+"""`checkpoint.resume_from_checkpoint`: which run is named if `auto` has no folder; see also test_resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduled policy does what it was told, once, and says so where it cannot."""
+"""The scheduled policy does what its plan says, once, and reports what it cannot do."""
 
 from __future__ import annotations
 

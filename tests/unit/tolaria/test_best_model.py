@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Grown, batch, make_host
-from helpers.runs import germinate, same, tell, weights
+from helpers.runs import germinate, same, seed_command, weights
 
 from esper.leyline import CommandKind, Impact, SeedStage
 from esper.tolaria.best_model import BestModel, best_weights
@@ -58,7 +58,7 @@ def test_it_comes_back_with_the_seeds_it_had(culled: bool) -> None:
     best = BestModel(grown.model)
     best.consider(1, 1.0, 0.5)
     then, was = output(grown), topology(grown)
-    command = tell(CommandKind.CULL, "a", number=2) if culled else germinate("a", "mlp", number=2)
+    command = seed_command(CommandKind.CULL, "a", number=2) if culled else germinate("a", "mlp", number=2)
     grown.do(command, step=3, epoch=1)
     best.topology_changed()
     best.refresh()
@@ -76,7 +76,7 @@ def test_a_seed_that_is_fossilised_on_the_best_epochs_evidence_is_fossilised_in_
     best = BestModel(grown.model)
     best.consider(1, 1.0, 0.5)
     grown.model.record("a", 0).impact = Impact(0.1, 0.01, 0.0, 100)
-    grown.do(tell(CommandKind.FOSSILIZE, "a", number=2), step=3, epoch=1)
+    grown.do(seed_command(CommandKind.FOSSILIZE, "a", number=2), step=3, epoch=1)
     best.refresh()
     best.consider(2, 2.0, 0.1)
     best.refresh()  # of an epoch that is not the best: changes nothing

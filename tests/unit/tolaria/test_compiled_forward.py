@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Host, batch, make_host
-from helpers.runs import Plan, germinate, make_run, notes_of, same, tell, weights
+from helpers.runs import PlannedPolicy, germinate, make_run, notes_of, same, seed_command, weights
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
@@ -50,7 +50,7 @@ def run(tmp_path: Path, backend: Any = None, **options: Any) -> TrainingLoop:
     given = {"trainer__limit_train_batches": None, "optimization__max_epochs": 5, "dataset__batch_size": 128}
     given |= {"dataset__validation_split": 0.6, "morphogenetic__seed__blend_steps": 4}
     given |= {"morphogenetic__max_params_ratio": 99.0}
-    made = make_run(tmp_path, tamiyo=Plan(GROWTH), **given | compiled | options)
+    made = make_run(tmp_path, tamiyo=PlannedPolicy(GROWTH), **given | compiled | options)
     assert made.components.train.num_samples % 128 not in (0, 1)
     made.train()
     return made
@@ -82,10 +82,10 @@ def test_steps_with_an_isolated_seed_run_eagerly_and_recompile_nothing(tmp_path:
 
 def test_a_cull_is_one_structural_event(tmp_path: Path) -> None:
     backend = CountingBackend()
-    commands = {1: [germinate()], 3: [tell(CommandKind.CULL, number=2)]}
+    commands = {1: [germinate()], 3: [seed_command(CommandKind.CULL, number=2)]}
     made = make_run(
         tmp_path,
-        tamiyo=Plan(commands),
+        tamiyo=PlannedPolicy(commands),
         compile_model=True,
         trainer__compile_backend=backend,
         optimization__max_epochs=5,
@@ -142,7 +142,7 @@ def test_a_model_with_graph_breaks_runs_as_it_is(tmp_path: Path) -> None:
         torch.manual_seed(0)
         made = make_run(
             tmp_path,
-            tamiyo=Plan({1: [germinate("block1", "mlp")]}),
+            tamiyo=PlannedPolicy({1: [germinate("block1", "mlp")]}),
             model=Branches(),
             compile_model=compiled,
             trainer__compile_backend="eager",
@@ -168,14 +168,14 @@ class Ragged(nn.Module):
 def test_too_many_shapes_end_in_the_eager_path_not_in_an_error() -> None:
     grown = make_host(host=Host)
     grown.model.host = Ragged()
-    told: list[str] = []
+    logged: list[str] = []
     forward = TrainingForward(
-        grown.model, compile_model=True, backend="eager", batch_size=2, on_fallback=told.append
+        grown.model, compile_model=True, backend="eager", batch_size=2, on_fallback=logged.append
     )
     for length in range(1, 30):
         x = torch.ones(2, length, 4)
         assert torch.equal(forward(2, (x,), {}), grown.model.host(x))
-    assert len(told) <= 1
+    assert len(logged) <= 1
 
 
 def test_the_rehearsal_leaves_no_trace() -> None:

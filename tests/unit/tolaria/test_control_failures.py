@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.desk import Says, make_desk, plant
+from helpers.controller import ScriptedPolicy, germination, make_controller
 from helpers.grown import make_host
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ def same_blueprints_after() -> Iterator[None]:
     registry._REGISTRY.update(before)
 
 
-class Raises(Says):
+class Raises(ScriptedPolicy):
     """A user's policy with a bug in one of its methods."""
 
     def __init__(self, where: str) -> None:
@@ -57,33 +57,33 @@ class Raises(Says):
 
 @pytest.mark.parametrize("where", ["decide", "report"])
 def test_a_policy_that_raises_does_not_end_the_run(where: str) -> None:
-    desk = make_desk(policy=Raises(where))
-    desk.decide(plant(1))
-    (event,) = desk.notes.named("tolaria.tamiyo_error")
+    setup = make_controller(policy=Raises(where))
+    setup.decide(germination(1))
+    (event,) = setup.notes.named("tolaria.tamiyo_error")
     assert "a bug of the user's" in event.data["reason"]
     assert event.level == "error"
-    desk.policy.where = ""  # type: ignore[attr-defined]
-    assert desk.decide(plant(2, slot=1)) == [None]
+    setup.policy.where = ""  # type: ignore[attr-defined]
+    assert setup.decide(germination(2, slot=1)) == [None]
 
 
-@pytest.mark.parametrize("answer", [[None], ["germinate"], [plant(1), 5]])
+@pytest.mark.parametrize("answer", [[None], ["germinate"], [germination(1), 5]])
 def test_a_policy_that_gives_no_commands_is_told_so(answer: list[Any]) -> None:
-    desk = make_desk()
-    assert desk.decide(*answer) == []
-    assert "expected AdaptationCommand" in desk.notes.named("tolaria.tamiyo_error")[0].data["reason"]
+    setup = make_controller()
+    assert setup.decide(*answer) == []
+    assert "expected AdaptationCommand" in setup.notes.named("tolaria.tamiyo_error")[0].data["reason"]
 
 
 @pytest.mark.parametrize("where", ["state_dict", "load_state_dict"])
 def test_a_policy_without_its_memory_is_a_checkpoint_error(where: str) -> None:
-    desk = make_desk()
-    state = desk.loop.state_dict()
-    desk.loop.tamiyo = Raises(where)
+    setup = make_controller()
+    state = setup.loop.state_dict()
+    setup.loop.tamiyo = Raises(where)
     with pytest.raises(CheckpointError, match="a bug of the user's"):
-        desk.loop.state_dict() if where == "state_dict" else desk.loop.load_state_dict(state)
+        setup.loop.state_dict() if where == "state_dict" else setup.loop.load_state_dict(state)
 
 
 class Fragile(nn.Module):
-    """A blueprint's module that raises whatever it is told to, in its forward."""
+    """A blueprint's module that raises a given exception in its forward."""
 
     def __init__(self, error: type[Exception]) -> None:
         super().__init__()
@@ -111,17 +111,17 @@ def test_a_blueprint_that_raises_does_not_end_the_run(error: type[Exception], wh
             raise error("a blueprint of the user's")
         return Fragile(error)
 
-    desk = make_desk()
-    before = copy.deepcopy(desk.grown.model.topology())
+    setup = make_controller()
+    before = copy.deepcopy(setup.grown.model.topology())
     name = register(f"fragile_{where}_{error.__name__}", make)
-    (refusal,) = desk.decide(plant(1, blueprint=name))
+    (refusal,) = setup.decide(germination(1, blueprint=name))
     assert refusal in (Refusal.GATE, Refusal.INVALID)
-    assert "a blueprint of the user's" in desk.refusals()[0]["detail"]
-    assert "a blueprint of the user's" in desk.notes.named("tolaria.kasmina_error")[0].data["reason"]
-    assert desk.grown.model.topology() == before
-    assert list(desk.grown.model.seeds) == []
-    assert not desk.grown.model.host.get_submodule("a")._forward_hooks
-    assert desk.decide(plant(2)) == [None]
+    assert "a blueprint of the user's" in setup.refusals()[0]["detail"]
+    assert "a blueprint of the user's" in setup.notes.named("tolaria.kasmina_error")[0].data["reason"]
+    assert setup.grown.model.topology() == before
+    assert list(setup.grown.model.seeds) == []
+    assert not setup.grown.model.host.get_submodule("a")._forward_hooks
+    assert setup.decide(germination(2)) == [None]
 
 
 class Odd(nn.Module):
@@ -137,7 +137,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "act", "said"),
+    ("name", "act", "message"),
     [
         ("nan", lambda x: x * torch.nan, "NaN or infinite"),
         ("first", lambda x: x[:1], "of 3 samples"),  # broadcasting would hide it
@@ -146,17 +146,17 @@ class Odd(nn.Module):
     ],
 )
 def test_a_blueprint_whose_module_would_spoil_the_host_is_refused(
-    name: str, act: Callable[[Tensor], Tensor], said: str
+    name: str, act: Callable[[Tensor], Tensor], message: str
 ) -> None:
     """Alpha 0 times NaN is NaN, so it must not even be born."""
-    desk = make_desk()
-    assert desk.decide(plant(1, blueprint=register(f"odd_{name}", lambda: Odd(act)))) == [Refusal.GATE]
-    assert said in desk.refusals()[0]["detail"]
-    assert list(desk.grown.model.seeds) == []
+    setup = make_controller()
+    assert setup.decide(germination(1, blueprint=register(f"odd_{name}", lambda: Odd(act)))) == [Refusal.GATE]
+    assert message in setup.refusals()[0]["detail"]
+    assert list(setup.grown.model.seeds) == []
 
 
 class Stubborn(torch.optim.SGD):
-    """An optimiser that takes no further groups while it is told not to."""
+    """An optimiser that accepts no further groups while a flag is set."""
 
     stubborn = False
 
@@ -172,53 +172,55 @@ def stubborn(manager: OptimizerManager, yes: bool) -> None:
 
 
 def test_an_optimiser_that_raises_undoes_the_seed_and_the_command() -> None:
-    desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
-    stubborn(desk.grown.optimizers, True)
-    before = copy.deepcopy(desk.grown.model.topology())
-    assert desk.decide(plant(1)) == [Refusal.INVALID]
-    assert "ArithmeticError: no more groups" in desk.refusals()[0]["detail"]
-    assert desk.grown.model.topology() == before
-    assert desk.structural == []
-    assert desk.notes.named("seed_stage") == []  # nothing happened, so nothing is told
-    stubborn(desk.grown.optimizers, False)
-    assert desk.decide(plant(1)) == [None]
+    setup = make_controller(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
+    stubborn(setup.grown.optimizers, True)
+    before = copy.deepcopy(setup.grown.model.topology())
+    assert setup.decide(germination(1)) == [Refusal.INVALID]
+    assert "ArithmeticError: no more groups" in setup.refusals()[0]["detail"]
+    assert setup.grown.model.topology() == before
+    assert setup.structural == []
+    assert setup.notes.named("seed_stage") == []  # nothing happened, so nothing is logged
+    stubborn(setup.grown.optimizers, False)
+    assert setup.decide(germination(1)) == [None]
 
 
 def test_an_optimiser_that_raises_when_a_seed_joins_leaves_it_where_it_was() -> None:
-    desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1), isolation_steps=2))
-    desk.decide(plant(1), step=0)
-    stubborn(desk.grown.optimizers, True)
-    desk.loop.advance(TrainingPosition(5, 1))
-    record = desk.grown.model.record("a", 0)
+    setup = make_controller(
+        grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1), isolation_steps=2)
+    )
+    setup.decide(germination(1), step=0)
+    stubborn(setup.grown.optimizers, True)
+    setup.loop.advance(TrainingPosition(5, 1))
+    record = setup.grown.model.record("a", 0)
     assert record.stage is SeedStage.TRAINING
-    assert list(desk.grown.optimizers.isolated) == [record.key]
-    assert len(desk.notes.named("tolaria.kasmina_error")) == 1
-    stubborn(desk.grown.optimizers, False)
-    desk.loop.advance(TrainingPosition(5, 1))
+    assert list(setup.grown.optimizers.isolated) == [record.key]
+    assert len(setup.notes.named("tolaria.kasmina_error")) == 1
+    stubborn(setup.grown.optimizers, False)
+    setup.loop.advance(TrainingPosition(5, 1))
     assert record.stage is SeedStage.BLENDING
-    assert desk.grown.optimizers.isolated == {}
+    assert setup.grown.optimizers.isolated == {}
 
 
 def test_over_its_budget_is_an_event_and_no_more() -> None:
-    desk = make_desk()
-    desk.loop.hook_budget_ms = 0.0
-    assert desk.decide(plant(1)) == [None]
-    (event,) = desk.notes.named("tolaria.hook_budget_exceeded")
+    setup = make_controller()
+    setup.loop.hook_budget_ms = 0.0
+    assert setup.decide(germination(1)) == [None]
+    (event,) = setup.notes.named("tolaria.hook_budget_exceeded")
     assert (event.data["hook"], event.data["budget_ms"], event.level) == ("decision", 0.0, "warning")
     assert event.data["elapsed_ms"] > 0
 
 
 def test_an_optimiser_that_goes_on_failing_holds_growth_back() -> None:
     """The breaker opens, commands to grow are refused with the reason, and it recovers by itself."""
-    desk = make_desk(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
-    optimizers = desk.grown.optimizers
+    setup = make_controller(grown=make_host(factory=lambda groups: Stubborn(groups, lr=0.1)))
+    optimizers = setup.grown.optimizers
     stubborn(optimizers, True)
     for number in range(3):
-        assert desk.decide(plant(number), step=10) == [Refusal.INVALID]
+        assert setup.decide(germination(number), step=10) == [Refusal.INVALID]
     stubborn(optimizers, False)
-    assert desk.decide(plant(4), step=10) == [Refusal.BREAKER]
-    assert "could not follow 3 of the last 3 changes" in desk.refusals()[-1]["detail"]
+    assert setup.decide(germination(4), step=10) == [Refusal.BREAKER]
+    assert "could not be updated after 3 of the last 3 changes" in setup.refusals()[-1]["detail"]
     later = 10 + optimizers.rebuilds.recovery_steps
-    assert desk.decide(plant(4), step=later) == [None]
-    assert desk.decide(plant(5, slot=1), step=later + 1) == [None]
+    assert setup.decide(germination(4), step=later) == [None]
+    assert setup.decide(germination(5, slot=1), step=later + 1) == [None]
     assert (optimizers.rebuilds.total, optimizers.rebuilds.failures) == (2, 3)

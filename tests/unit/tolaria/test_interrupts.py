@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.lives import LONG, StopsAt, alike, path_of
-from helpers.runs import Notes, Plan, checkpoints, germinate, make_run, notes_of, restored, same, weights
+from helpers.runs import (
+    Notes,
+    PlannedPolicy,
+    checkpoints,
+    germinate,
+    make_run,
+    notes_of,
+    restored,
+    same,
+    weights,
+)
+from helpers.scenarios import LONG, StopsAt, alike, path_of
 from torch import Tensor, nn
 
 from esper.errors import CheckpointError
@@ -51,7 +61,9 @@ def growing(
     run_dir: Path, run_control: RunControl | None = None, loss: nn.Module | None = None
 ) -> TrainingLoop:
     parts = {} if loss is None else {"loss": loss}
-    return make_run(run_dir, tamiyo=Plan({1: [germinate()]}), run_control=run_control, parts=parts, **OPTIONS)
+    return make_run(
+        run_dir, tamiyo=PlannedPolicy({1: [germinate()]}), run_control=run_control, parts=parts, **OPTIONS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingLoop, int]:
 
     run = make_run(
         tmp_path_factory.mktemp("whole"),
-        tamiyo=Plan({1: [germinate()]}),
+        tamiyo=PlannedPolicy({1: [germinate()]}),
         notes=Counts(),
         parts={"loss": loss},
         **OPTIONS,
@@ -102,7 +114,7 @@ def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
 
 
 def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None:
-    """No snapshot fits; the stop waits for the epoch's end, and that has been said."""
+    """No snapshot fits; the stop waits for the end of the epoch, and a notice has said so."""
     run_control = RunControl()
     run = growing(tmp_path, run_control, CallsOut(8, lambda: run_control.stop("sigterm")))
     run.guard.snapshots.limit_bytes = 100
@@ -165,7 +177,7 @@ class Asks(Notes):
 def test_a_checkpoint_on_demand_is_saved_between_two_steps(tmp_path: Path) -> None:
     run_control = RunControl()
     notes = Asks(run_control, 7)
-    run = make_run(tmp_path, tamiyo=Plan(), run_control=run_control, notes=notes, **OPTIONS)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy(), run_control=run_control, notes=notes, **OPTIONS)
     run.train()
     assert [answer.result(0) for answer in notes.answers] == ["epoch-0001-batch-000002"] * 2
     assert load_checkpoint(path_of(tmp_path, "epoch-0001-batch-000002")).state["run"]["progress"]["step"] == 7
@@ -187,7 +199,9 @@ def test_one_asked_for_while_paused_is_saved_at_once(tmp_path: Path) -> None:
             if len(self.places) == self.at:
                 self.run_control.pause()
 
-    run = make_run(tmp_path, tamiyo=Plan(), run_control=run_control, notes=Pauses(run_control, 3), **OPTIONS)
+    run = make_run(
+        tmp_path, tamiyo=PlannedPolicy(), run_control=run_control, notes=Pauses(run_control, 3), **OPTIONS
+    )
     thread = threading.Thread(target=run.train)
     thread.start()
     while not run_control.paused:
@@ -202,7 +216,7 @@ def test_where_nothing_is_saved_whoever_asks_is_told_so(tmp_path: Path) -> None:
     run_control = RunControl()
     notes = Asks(run_control, 2)
     options = OPTIONS | {"checkpoint__save_checkpoints": False}
-    make_run(tmp_path, tamiyo=Plan(), run_control=run_control, notes=notes, **options).train()
+    make_run(tmp_path, tamiyo=PlannedPolicy(), run_control=run_control, notes=notes, **options).train()
     with pytest.raises(CheckpointError, match="save_checkpoints is false"):
         notes.answers[0].result(0)
     with pytest.raises(CheckpointError, match="the run has ended"):

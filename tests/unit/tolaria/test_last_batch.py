@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Host
-from helpers.lives import alike, path_of
 from helpers.runs import CPU, checkpoints, make_run, notes_of, restored
+from helpers.scenarios import alike, path_of
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -134,11 +134,11 @@ def test_batches_of_one_are_refused_with_the_batch_norms_name(
 ) -> None:
     with pytest.raises(
         ConfigError, match=r"batch_size: given \d, .* the batch norm norm gets one value"
-    ) as said:
+    ) as message:
         run_of(
             tmp_path, samples=samples, batch_size=batch_size, optimization__accumulation_steps=accumulation
         )
-    assert len(said.value.problems) == 1
+    assert len(message.value.problems) == 1
 
 
 @pytest.mark.parametrize("host", [Host, Images, lambda: Frozen(norm=True)], ids=["none", "pixels", "frozen"])

@@ -9,8 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.lives import LONG, life, path_of
-from helpers.runs import Notes, Plan, checkpoints, germinate, make_run, notes_of, restored, same, weights
+from helpers.runs import (
+    Notes,
+    PlannedPolicy,
+    checkpoints,
+    germinate,
+    make_run,
+    notes_of,
+    restored,
+    same,
+    weights,
+)
+from helpers.scenarios import LONG, make_scenario, path_of
 from torch import Tensor, nn
 
 from esper.leyline import SeedStage
@@ -99,7 +109,7 @@ def test_a_dry_run_whose_compile_fails_says_so_and_goes_on(tmp_path: Path) -> No
 
 def test_growth_off_changes_no_number(tmp_path: Path) -> None:
     """A policy that never plants, against no policy."""
-    runs = [make_run(tmp_path, tamiyo=tamiyo) for tamiyo in (None, Plan())]
+    runs = [make_run(tmp_path, tamiyo=tamiyo) for tamiyo in (None, PlannedPolicy())]
     for run in runs:
         run.train()
     off, idle = (notes_of(run).comparable() for run in runs)
@@ -114,7 +124,7 @@ def quiet(run_dir: Path, commands: Mapping[int, Any], **options: Any) -> Trainin
     """A run whose validation loss does not move by what counts as a fall."""
     given = {"optimization__early_stopping_min_delta": 100.0, "optimization__early_stopping_patience": 3}
     run = make_run(
-        run_dir, tamiyo=Plan(commands), **LONG | {"optimization__max_epochs": 20} | given | options
+        run_dir, tamiyo=PlannedPolicy(commands), **LONG | {"optimization__max_epochs": 20} | given | options
     )
     run.train()
     return run
@@ -138,7 +148,7 @@ def test_a_resumed_run_has_waited_as_long(tmp_path: Path, epoch: int) -> None:
     quiet(tmp_path, {})
     run = make_run(
         tmp_path / "resumed",
-        tamiyo=Plan(),
+        tamiyo=PlannedPolicy(),
         **LONG
         | {
             "optimization__max_epochs": 20,
@@ -156,7 +166,7 @@ def test_a_run_that_stopped_early_goes_on_only_with_more_patience(tmp_path: Path
     for patience, epochs in ((3, 4), (5, 6)):
         run = make_run(
             tmp_path / str(patience),
-            tamiyo=Plan(),
+            tamiyo=PlannedPolicy(),
             **options | {"optimization__early_stopping_patience": patience},
         )
         restored(run, path_of(tmp_path, "epoch-0004")).train()
@@ -188,7 +198,7 @@ def test_a_validation_loss_that_is_nan_is_never_best(tmp_path: Path, good: int, 
 
 
 def test_the_test_set_is_read_once_with_the_best_model_and_its_seeds(tmp_path: Path) -> None:
-    run = make_run(tmp_path, tamiyo=Plan({2: [germinate()]}), **LONG)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy({2: [germinate()]}), **LONG)
     outputs: dict[int, Tensor] = {}
     x, _ = next(iter(run.components.test.batches(0)))
 
@@ -199,7 +209,7 @@ def test_the_test_set_is_read_once_with_the_best_model_and_its_seeds(tmp_path: P
             super().epoch(record)
 
     commands = {2: [germinate()]}
-    run = make_run(tmp_path / "b", tamiyo=Plan(commands), notes=Keeps(), **LONG)
+    run = make_run(tmp_path / "b", tamiyo=PlannedPolicy(commands), notes=Keeps(), **LONG)
     run.train()
     found = run.test()
     assert found.samples == run.components.test.num_samples
@@ -211,7 +221,7 @@ def test_the_test_set_is_read_once_with_the_best_model_and_its_seeds(tmp_path: P
 
 
 def test_a_checkpoint_alone_is_enough_to_test(tmp_path: Path) -> None:
-    run = life(tmp_path, "blend")
+    run = make_scenario(tmp_path, "blend")
     run.train()
     found = run.test()
     other = make_run(tmp_path / "b", **LONG)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, weights
+from helpers.runs import Notes, PlannedPolicy, germinate, make_run, notes_of, same, weights
 from torch import Tensor, nn
 
 from esper.leyline import Level
@@ -82,7 +82,7 @@ def test_costs_and_health_that_cannot_be_taken_are_null_and_the_training_is_the_
     host = Fragile()
     whole = make_run(tmp_path, model=host.inner, **OPTIONS | {"model__target_layers": ["block1"]})
     whole.train()
-    run = make_run(tmp_path, tamiyo=Plan(), model=host, **OPTIONS)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy(), model=host, **OPTIONS)
     run.train()
     assert run.progress.epoch == 3 and run.progress.train_flops is None
     assert summarize(run, None, 0)["train_flops"] is None
@@ -94,20 +94,20 @@ def test_costs_and_health_that_cannot_be_taken_are_null_and_the_training_is_the_
 
 
 def test_a_bound_on_flops_that_cannot_be_counted_leaves_no_room(tmp_path: Path) -> None:
-    plan = Plan({1: [germinate("inner.block1")]})
+    plan = PlannedPolicy({1: [germinate("inner.block1")]})
     options = {"morphogenetic__max_params_ratio": 9.0, **OPTIONS}
     run = make_run(tmp_path, tamiyo=plan, model=Fragile(), morphogenetic__max_flops_ratio=9.0, **options)
     run.train()
     (outcome,) = plan.outcomes
     assert not outcome.applied and "could not be counted" in outcome.detail
-    free = Plan({1: [germinate("inner.block1")]})
+    free = PlannedPolicy({1: [germinate("inner.block1")]})
     other = make_run(tmp_path, tamiyo=free, model=Fragile(), **options)
     other.train()
     assert free.outcomes[0].applied and other.progress.train_flops is None
 
 
 def test_an_impact_that_fails_leaves_a_seed_unjudged(tmp_path: Path) -> None:
-    plan = Plan({1: [germinate("block1")]})
+    plan = PlannedPolicy({1: [germinate("block1")]})
     run = make_run(
         tmp_path,
         tamiyo=plan,
@@ -126,8 +126,8 @@ def test_an_impact_that_fails_leaves_a_seed_unjudged(tmp_path: Path) -> None:
     assert record.impact is None and run.progress.train_flops is None
     assert notes_of(run).named("seed_impact") == []
     assert [seed["impact_at_end"] for seed in summarize(run, None, 0)["seeds"]] == [None]
-    told = [event.data["message"] for event in notes_of(run).named("notice")]
-    assert [text.split(":")[0] for text in told] == [
+    logged = [event.data["message"] for event in notes_of(run).named("notice")]
+    assert [text.split(":")[0] for text in logged] == [
         "the impact of the seeds",
         "the impact of the seeds at the end",
     ]

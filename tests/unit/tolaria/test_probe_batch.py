@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import CPU, make_parts, small_config, weights
+from helpers.runs import CPU, make_components, small_config, weights
 from torch import nn
 
 from esper.config import SeedConfig
@@ -21,7 +21,7 @@ Pair = namedtuple("Pair", "inputs targets")
 
 def make_probe(**seed_options: Any) -> ProbeBatch:
     config = small_config()
-    parts = make_parts(config, run_dir=None)  # type: ignore[arg-type]
+    parts = make_components(config, run_dir=None)  # type: ignore[arg-type]
     return ProbeBatch(
         parts.model,
         BatchSource(parts.validation),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import CPU, Notes, Plan, germinate, make_run, notes_of
+from helpers.runs import CPU, Notes, PlannedPolicy, germinate, make_run, notes_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +39,7 @@ def test_steps_are_recorded_at_their_interval(tmp_path: Path) -> None:
     notes = notes_of(run)
     assert [line["step"] for line in notes.steps] == [4, 8]  # of nine
     assert all(line["loss"] > 0 and line["grad_norm"] > 0 for line in notes.steps)
-    assert notes.places == [1, 2, 3] * 3  # the watcher is told of steps, not of batches
+    assert notes.places == [1, 2, 3] * 3  # progress is reported by steps, not by batches
 
 
 def test_nothing_is_recorded_where_nothing_is_tracked(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_nothing_is_recorded_where_nothing_is_tracked(tmp_path: Path) -> None:
 def test_an_epoch_has_the_names_of_leyline_and_its_seeds(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,
-        tamiyo=Plan({1: [germinate()]}),
+        tamiyo=PlannedPolicy({1: [germinate()]}),
         optimization__scheduler="none",
         morphogenetic__max_params_ratio=9.0,
         morphogenetic__seed__blend_steps=8,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.grown import Grown, Host, adam, batch, grad_norm, make_host, split
 from helpers.runs import germinate, same, weights
-from helpers.waits import Waits
+from helpers.synchronisation import SyncDetector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -196,7 +196,7 @@ def test_a_step_waits_for_no_value(factory: str, precision: bool | str) -> None:
     optimizers = (grown.optimizers.main, *grown.optimizers.isolated.values())
     # torch's own Adam keeps its step count on the processor, and reads it there
     counts = {s["step"].data_ptr() for o in optimizers for s in o.state.values() if "step" in s}
-    with Waits(counts) as waits:
+    with SyncDetector(counts) as waits:
         made.step(split(batch(8), [3, 5]), [meter], GRADIENT_SAMPLE_STEPS, return_norm=True)
         grown.seeds.tick()
         assert waits.found == []

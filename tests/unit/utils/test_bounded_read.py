@@ -13,8 +13,12 @@ from esper.utils.bounded_read import parse_object, read_object, read_regular
 def test_what_is_no_regular_file_or_too_long_is_an_error_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "long").write_bytes(b"x" * 11)
-    for name, said in (("fifo", "no regular file"), (".", "no regular file"), ("long", "longer than 10")):
-        with pytest.raises(OSError, match=said):
+    for name, message in (
+        ("fifo", "not a regular file"),
+        (".", "not a regular file"),
+        ("long", "longer than 10"),
+    ):
+        with pytest.raises(OSError, match=message):
             read_regular(tmp_path / name, 10)
     with pytest.raises(ValueError, match="null byte"):
         read_regular(tmp_path / "a\0b")

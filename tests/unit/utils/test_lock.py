@@ -216,7 +216,7 @@ def test_a_holder_killed_under_another_host_name_is_followed_at_once(tmp_path: P
     assert time.monotonic() - began < 1.0
     assert lock.former is not None and (lock.former.pid, lock.former.host) == (pid, "elsewhere")
     assert lock.taken_over.startswith(f"process {pid} on elsewhere (since ")
-    assert lock.taken_over.endswith("ended without giving this folder free")
+    assert lock.taken_over.endswith("ended without releasing this folder")
     lock.release()
 
 
@@ -254,7 +254,7 @@ def test_another_machines_holder_that_beats_is_alive_though_its_lock_seems_free(
     aged(tmp_path, 0.5)  # between two beats
     with beating(tmp_path), pytest.raises(ConfigError, match=r"in use by process .* on far") as caught:
         FolderLock.take(tmp_path, silent_s=5.0)
-    assert f"If that process is surely dead, remove {tmp_path / LOCK_FILE}" in str(caught.value)
+    assert f"If that process has certainly ended, remove {tmp_path / LOCK_FILE}" in str(caught.value)
     lock = FolderLock.take(tmp_path, silent_s=SILENT_S)
     assert "on far" in lock.taken_over
     assert lock.taken_over.endswith("the lock is free, and run.lock has not been renewed for 30 s")

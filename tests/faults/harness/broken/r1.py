@@ -14,10 +14,10 @@ from typing import Any
 from faults.harness import saving
 from faults.harness.firing import broken
 
-from esper.tolaria.checkpoint import checkpointer as store
-from esper.tolaria.checkpoint import format as checkpoint
+from esper.tolaria.checkpoint import checkpointer
+from esper.tolaria.checkpoint import format as checkpoint_format
 from esper.tolaria.checkpoint.checkpointer import Checkpointer
-from esper.utils import files as atomic
+from esper.utils import files as files_module
 from esper.utils.files import Content, Files
 from esper.utils.manifest import MANIFEST, hash_file, render_manifest
 from esper.utils.safetensors import save_tensors
@@ -25,7 +25,7 @@ from esper.utils.safetensors import save_tensors
 
 def naive_writer() -> AbstractContextManager[None]:
     """The files of the last save are overwritten, one after the other."""
-    return broken(store, "save_checkpoint", _overwrite)
+    return broken(checkpointer, "save_checkpoint", _overwrite)
 
 
 def _overwrite(
@@ -47,22 +47,22 @@ def filled_in_place() -> AbstractContextManager[None]:
     """A checkpoint has its name before it has its files."""
 
     def commit(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
-        atomic._fill(final, files, io)
+        files_module._fill(final, files, io)
         return final
 
-    return broken(checkpoint, "commit_folder", commit)
+    return broken(checkpoint_format, "commit_folder", commit)
 
 
 def old_ones_removed_first() -> AbstractContextManager[None]:
     """Room is made before the new checkpoint is there."""
-    commit = checkpoint.commit_folder
+    commit = checkpoint_format.commit_folder
 
     def after_clearing(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
         for path in final.parent.iterdir():
             shutil.rmtree(path)
         return commit(final, files, io=io)
 
-    return broken(checkpoint, "commit_folder", after_clearing)
+    return broken(checkpoint_format, "commit_folder", after_clearing)
 
 
 def acknowledged_before_durable() -> AbstractContextManager[None]:

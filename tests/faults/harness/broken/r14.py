@@ -9,7 +9,7 @@ from typing import Any
 from faults.harness.firing import broken
 
 from esper.kasmina import MorphableModel
-from esper.tolaria.checkpoint.registry import Collected
+from esper.tolaria.checkpoint.registry import CollectedState
 from esper.tolaria.optimization.optimizer_manager import OptimizerManager
 from esper.tolaria.recovery import guard
 from esper.tolaria.recovery.divergence import DivergenceDetector
@@ -25,7 +25,7 @@ def unwatched() -> Iterator[None]:
 
 def snapshot_not_copied() -> AbstractContextManager[None]:
     """A snapshot holds the tensors themselves, which train on."""
-    return broken(Collected, "copy", lambda collected, into=None: dict(collected.tensors))
+    return broken(CollectedState, "copy", lambda collected, into=None: dict(collected.tensors))
 
 
 def optimisers_not_restored() -> AbstractContextManager[None]:

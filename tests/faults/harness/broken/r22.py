@@ -56,7 +56,7 @@ def lock_always_free() -> Iterator[None]:
 
 
 def taken_over_without_a_word() -> AbstractContextManager[None]:
-    """Nobody is said to have died."""
+    """The former holder is not named."""
 
     def silent(_: FolderLock) -> str:
         fire()

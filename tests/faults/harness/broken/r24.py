@@ -9,16 +9,14 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.runs import finalize as ending
-from esper.runs import resume
-from esper.runs import trainer as api
+from esper.runs import finalize, resume, trainer
 from esper.runs.outputs import BestEffortWriter
 from esper.tolaria.loop import TrainingLoop
 
 
 def silent() -> AbstractContextManager[None]:
     """Nobody looks whether the end of the run is on the disk."""
-    return broken(ending, "missing", lambda *_: [])
+    return broken(finalize, "missing", lambda *_: [])
 
 
 def finished_for_good() -> AbstractContextManager[None]:
@@ -28,12 +26,12 @@ def finished_for_good() -> AbstractContextManager[None]:
 
 def exit_code_alone() -> AbstractContextManager[None]:
     """The exit code is right, and summary.json is that of a run that saved all."""
-    write = ending.write_summary
+    write = finalize.write_summary
 
     def without(path: Path, summary: Mapping[str, Any]) -> None:
         write(path, {name: value for name, value in summary.items() if name != "unsaved"})
 
-    return broken(ending, "write_summary", without)
+    return broken(finalize, "write_summary", without)
 
 
 def summary_alone() -> AbstractContextManager[None]:
@@ -41,9 +39,9 @@ def summary_alone() -> AbstractContextManager[None]:
     return broken(BestEffortWriter, "check", lambda *_: None)
 
 
-def reader_not_told() -> AbstractContextManager[None]:
+def reader_not_warned() -> AbstractContextManager[None]:
     """`esper.load` gives whatever checkpoint there is, without a word."""
-    return broken(api, "why_behind", lambda *_: "")
+    return broken(trainer, "why_behind", lambda *_: "")
 
 
 def model_not_owed() -> AbstractContextManager[None]:

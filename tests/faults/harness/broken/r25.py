@@ -11,13 +11,12 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.control import offline as remote
-from esper.tolaria.checkpoint import discovery as find
-from esper.tolaria.checkpoint import index
-from esper.tolaria.checkpoint.format import Checkpoint, check_checkpoint
-from esper.tolaria.checkpoint.index import Entry
-from esper.utils import files as atomic
-from esper.utils import safetensors as tensors
+from esper.control import offline
+from esper.tolaria.checkpoint import discovery
+from esper.tolaria.checkpoint import format as checkpoint_format
+from esper.tolaria.checkpoint.format import Checkpoint, CheckpointEntry, check_checkpoint
+from esper.utils import files as files_module
+from esper.utils import safetensors
 from esper.utils.files import Content, Files
 
 _PAUSE_S = 0.005  # as a disk takes it that is busy
@@ -29,7 +28,7 @@ def one_look() -> AbstractContextManager[None]:
     def at_once(path: Path, read: Callable[[Path], Any]) -> Any:
         return read(path)
 
-    return broken(find, "_steady", at_once)
+    return broken(discovery, "_read_unchanged", at_once)
 
 
 def names_opened_twice() -> AbstractContextManager[None]:
@@ -38,32 +37,32 @@ def names_opened_twice() -> AbstractContextManager[None]:
     def load(path: Path) -> Checkpoint:
         state = check_checkpoint(path)["state"]
         files = sorted(path.glob("*.safetensors"))
-        return Checkpoint(path, state, {f.stem: tensors.load_tensors(f)[0] for f in files})
+        return Checkpoint(path, state, {f.stem: safetensors.load_tensors(f)[0] for f in files})
 
-    return broken(find, "load_checkpoint", load)
+    return broken(discovery, "load_checkpoint", load)
 
 
 def oldest_first() -> AbstractContextManager[None]:
     """The order of the saves is that of what they are called, backwards."""
-    found = find.list_checkpoints
+    found = discovery.list_checkpoints
 
-    def reversed_list(folder: Path) -> tuple[list[Entry], list[str]]:
+    def reversed_list(folder: Path) -> tuple[list[CheckpointEntry], list[str]]:
         entries, problems = found(folder)
         return entries[::-1], problems
 
-    return broken(find, "list_checkpoints", reversed_list)
+    return broken(discovery, "list_checkpoints", reversed_list)
 
 
 def errors_of_the_system() -> AbstractContextManager[None]:
     """A file that has gone is whatever the system calls it."""
-    return broken(index, "read_bounded", lambda path, _: path.read_bytes())
+    return broken(checkpoint_format, "read_bounded", lambda path, _: path.read_bytes())
 
 
 def final_model_in_place() -> AbstractContextManager[None]:
     """A single file is written where it is to stand, one part after the other."""
-    write_atomic = atomic.write_atomic
+    write_atomic = files_module.write_atomic
 
-    def write(path: Path, content: Content, *, io: Files = atomic.FILES) -> None:
+    def write(path: Path, content: Content, *, io: Files = files_module.FILES) -> None:
         whole = path.with_suffix(".whole")
         write_atomic(whole, content, io=io)
         raw = whole.read_bytes()
@@ -72,7 +71,7 @@ def final_model_in_place() -> AbstractContextManager[None]:
             time.sleep(_PAUSE_S)
             file.write(raw[len(raw) // 2 :])
 
-    return broken(tensors, "write_atomic", write)
+    return broken(safetensors, "write_atomic", write)
 
 
 @contextmanager
@@ -83,5 +82,5 @@ def torn_line_read() -> Iterator[None]:
         text = path.read_bytes() if path.exists() else b""
         return iter([json.loads(line) for line in reversed(text.splitlines())])
 
-    with broken(remote, "_lines_backwards", lines):
+    with broken(offline, "_lines_backwards", lines):
         yield

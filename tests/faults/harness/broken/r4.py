@@ -9,10 +9,10 @@ from typing import Any
 
 from faults.harness.firing import broken, fire
 
-from esper.runs import trainer as api
+from esper.runs import trainer
 from esper.tolaria.checkpoint.checkpointer import Checkpointer
 from esper.tolaria.interrupts import InterruptHandler
-from esper.utils import os_signals as signals
+from esper.utils import os_signals
 
 
 @contextmanager
@@ -44,14 +44,14 @@ def heeded_at_epoch_end() -> AbstractContextManager[None]:
 
 def exit_code_lost() -> AbstractContextManager[None]:
     """It saves and stops, and says that all is done."""
-    return broken(api, "exit_code", lambda _: 0)
+    return broken(trainer, "exit_code", lambda _: 0)
 
 
 def sighup_unhandled() -> AbstractContextManager[None]:
     """SIGHUP kills the process, as it does without a handler."""
     fire()
-    kept = {number: reason for number, reason in signals.REASONS.items() if reason != "sighup"}
-    return _with(signals, "REASONS", kept)
+    kept = {number: reason for number, reason in os_signals.REASONS.items() if reason != "sighup"}
+    return _with(os_signals, "REASONS", kept)
 
 
 def stopped_an_older_save() -> AbstractContextManager[None]:

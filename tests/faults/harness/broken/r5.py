@@ -10,7 +10,7 @@ from io import BufferedReader
 from faults.harness.firing import broken
 
 from esper.errors import CheckpointError
-from esper.tolaria.checkpoint import format as checkpoint
+from esper.tolaria.checkpoint import format as checkpoint_format
 from esper.utils import manifest
 from esper.utils.manifest import FileEntry, read_manifest
 from esper.utils.open_files import OpenFolder
@@ -20,7 +20,7 @@ _MODEL = "model.safetensors"
 
 def hashes_unchecked() -> AbstractContextManager[None]:
     """The manifest is read, and believed."""
-    return broken(checkpoint, "verify_folder", read_manifest)
+    return broken(checkpoint_format, "verify_folder", read_manifest)
 
 
 def sizes_only() -> AbstractContextManager[None]:
@@ -33,7 +33,7 @@ def sizes_only() -> AbstractContextManager[None]:
                 raise CheckpointError(f"{folder.path}: {name} is damaged")
         return entries
 
-    return broken(checkpoint, "verify_folder", by_size)
+    return broken(checkpoint_format, "verify_folder", by_size)
 
 
 def first_block_hashed() -> AbstractContextManager[None]:
@@ -58,7 +58,7 @@ def damaged_without_name() -> AbstractContextManager[None]:
         except CheckpointError:
             raise CheckpointError("a checkpoint is damaged") from None
 
-    return broken(checkpoint, "verify_folder", anonymous)
+    return broken(checkpoint_format, "verify_folder", anonymous)
 
 
 def model_hashed_only() -> AbstractContextManager[None]:
@@ -70,4 +70,4 @@ def model_hashed_only() -> AbstractContextManager[None]:
             raise CheckpointError(f"{folder.path}: {_MODEL} is damaged")
         return entries
 
-    return broken(checkpoint, "verify_folder", one)
+    return broken(checkpoint_format, "verify_folder", one)

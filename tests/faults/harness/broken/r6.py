@@ -12,16 +12,16 @@ from typing import Any
 from faults.harness.firing import broken
 
 from esper.errors import CheckpointError
-from esper.tolaria.checkpoint import checkpointer as store
-from esper.tolaria.checkpoint import format as checkpoint
-from esper.utils import files as atomic
+from esper.tolaria.checkpoint import checkpointer
+from esper.tolaria.checkpoint import format as checkpoint_format
+from esper.utils import files as files_module
 from esper.utils.files import Content, Files
 from esper.utils.safetensors import save_tensors
 
 
 def written_in_place() -> AbstractContextManager[None]:
     """The files are written where they are to stand, one after the other."""
-    return broken(store, "save_checkpoint", _write_in_place)
+    return broken(checkpointer, "save_checkpoint", _write_in_place)
 
 
 def _write_in_place(
@@ -46,28 +46,28 @@ def previous_removed_first() -> AbstractContextManager[None]:
         io.rename(temp, final)
         io.fsync_dir(final.parent)
 
-    return broken(atomic, "_put_in_place", put)
+    return broken(files_module, "_put_in_place", put)
 
 
 def temporary_folder_left() -> AbstractContextManager[None]:
     """What could not be finished stays under its temporary name."""
 
     def commit(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
-        temp = atomic._beside(final, atomic._TEMP)
+        temp = files_module._beside(final, files_module._TEMP)
         try:
-            atomic._make_folder(final.parent, io)
-            atomic._fill(temp, files, io)
-            atomic._put_in_place(temp, final, io)
+            files_module._make_folder(final.parent, io)
+            files_module._fill(temp, files, io)
+            files_module._put_in_place(temp, final, io)
         except OSError as error:
             raise CheckpointError(f"{final} could not be written: {error}") from error
         return final
 
-    return broken(checkpoint, "commit_folder", commit)
+    return broken(checkpoint_format, "commit_folder", commit)
 
 
 def error_swallowed() -> AbstractContextManager[None]:
     """A save that failed is taken for one that did not."""
-    save = store.save_checkpoint
+    save = checkpointer.save_checkpoint
 
     def as_if_saved(parent: Path, name: str, **options: Any) -> Path:
         try:
@@ -75,12 +75,12 @@ def error_swallowed() -> AbstractContextManager[None]:
         except CheckpointError:
             return parent / name
 
-    return broken(store, "save_checkpoint", as_if_saved)
+    return broken(checkpointer, "save_checkpoint", as_if_saved)
 
 
 def half_kept() -> AbstractContextManager[None]:
     """What could be written before the disk failed gets the checkpoint's name."""
-    commit = checkpoint.commit_folder
+    commit = checkpoint_format.commit_folder
 
     def salvaging(final: Path, files: Mapping[str, Content], *, io: Files) -> Path:
         try:
@@ -90,4 +90,4 @@ def half_kept() -> AbstractContextManager[None]:
             (final / "state.json").write_bytes(b"{")
             raise
 
-    return broken(checkpoint, "commit_folder", salvaging)
+    return broken(checkpoint_format, "commit_folder", salvaging)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from faults.harness.firing import broken
 
-from esper.utils import files as atomic
+from esper.utils import files
 from esper.utils.files import Content, Files
 from esper.utils.manifest import MANIFEST
 
@@ -16,7 +16,7 @@ from esper.utils.manifest import MANIFEST
 @contextmanager
 def synced_after_rename() -> Iterator[None]:
     """Files are renamed first, and on the disk only then."""
-    put_in_place = atomic._put_in_place
+    put_in_place = files._put_in_place
 
     def put_and_sync(temp: Path, final: Path, io: Files) -> None:
         put_in_place(temp, final, io)
@@ -24,7 +24,7 @@ def synced_after_rename() -> Iterator[None]:
             io.fsync(path)
 
     write = lambda path, content, io: io.write(path, content)  # noqa: E731
-    with broken(atomic, "_write_durably", write), broken(atomic, "_put_in_place", put_and_sync):
+    with broken(files, "_write_durably", write), broken(files, "_put_in_place", put_and_sync):
         yield
 
 
@@ -57,4 +57,4 @@ def synced_before_written() -> AbstractContextManager[None]:
         io.fsync(path)
         io.write(path, content)
 
-    return broken(atomic, "_write_durably", too_early)
+    return broken(files, "_write_durably", too_early)

@@ -6,12 +6,12 @@ from faults.harness.bench import Bench
 from faults.harness.commands import broken_call
 from faults.harness.row import Control, Harness, Row
 from faults.harness.tally import Budget, Tally
-from faults.harness.undone import LIFE, undoings
+from faults.harness.undone import CALL, undoings
 
 
 def _undone(build: str = "") -> Harness:
     def run(bench: Bench, budget: Budget) -> Tally:
-        return undoings(bench.server, bench.fresh(), bench.undone, budget, broken_call(build, LIFE))
+        return undoings(bench.server, bench.fresh(), bench.undone, budget, broken_call(build, CALL))
 
     return run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.commands import broken_call
-from faults.harness.hostnames import LIFE, renamings
+from faults.harness.hostnames import CALL, renamings
 from faults.harness.row import Control, Harness, Row
 from faults.harness.tally import Budget, Tally
 
 
 def _renamed(build: str = "") -> Harness:
-    call = broken_call(build, LIFE)
+    call = broken_call(build, CALL)
 
     def run(bench: Bench, budget: Budget) -> Tally:
         return renamings(bench.server, bench.fresh(), bench.whole, budget, call=call)
@@ -18,7 +18,7 @@ def _renamed(build: str = "") -> Harness:
     return run
 
 
-_NOT_RESUMED, _NOT_REFUSED = "the last life ended with 2", "the second run ended with 0"
+_NOT_RESUMED, _NOT_REFUSED = "the last process ended with 2", "the second run ended with 0"
 _NOT_NAMED = "the dead holder is named in 0 notices"
 
 ROWS = {

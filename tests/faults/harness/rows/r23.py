@@ -26,8 +26,8 @@ ROWS = {
     "R23": Row(
         *(len(CASES), len(CASES), _relocated()),
         [
-            _control("own_by_path", "linked", "linked: the last life ended with 2", fast=True),
-            _control("links_not_followed", "linked", "linked: the last life ended with 2"),
+            _control("own_by_path", "linked", "linked: the last process ended with 2", fast=True),
+            _control("links_not_followed", "linked", "linked: the last process ended with 2"),
             _control("begins_anew", "moved", "metrics.jsonl was removed or changed"),
             _control("trains_without_saving", "unwritable", "expected a refusal"),
             _control("reason_not_said", "dangling", "'is a link to"),

@@ -27,7 +27,7 @@ ROWS = {
             _control(r24.finished_for_good, "auto has not made the last checkpoint"),
             _control(r24.exit_code_alone, "the summary does not say what is unsaved"),
             _control(r24.summary_alone, "the exit code is 0"),
-            _control(r24.reader_not_told, "a reader is not told"),
+            _control(r24.reader_not_warned, "a reader is not warned"),
             _control(r24.model_not_owed, "auto has not written the final model", _FAST),
             _control(r24.goes_on_from_the_end, "auto has not made the last checkpoint"),
         ],

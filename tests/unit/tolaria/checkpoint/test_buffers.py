@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.buffers import BufferPool
 
 LAYOUTS = [
     lambda: torch.randn(3, 4),
@@ -32,7 +32,7 @@ def pointers(groups: dict[str, dict[str, Tensor]]) -> set[int]:
 
 @given(st.lists(st.lists(st.integers(0, len(LAYOUTS) - 1), max_size=6), max_size=4))
 def test_copies_are_equal_own_and_of_the_same_layout(rounds: list[list[int]]) -> None:
-    pool = Buffers()
+    pool = BufferPool()
     for numbers in rounds:
         given_ = group(*numbers)
         copies = pool.copy(given_)
@@ -44,14 +44,14 @@ def test_copies_are_equal_own_and_of_the_same_layout(rounds: list[list[int]]) ->
             if source.is_contiguous(memory_format=torch.channels_last) and source.dim() == 4:
                 assert copy.stride() == source.stride()
         assert not pointers(copies) & pointers(given_)
-        pool.give(copies)
+        pool.release(copies)
 
 
 def test_what_is_given_back_is_lent_again_and_only_then() -> None:
-    pool, state = Buffers(), group(0, 2, 9, 6, 7)
+    pool, state = BufferPool(), group(0, 2, 9, 6, 7)
     first, second = pool.copy(state), pool.copy(state)
     assert not pointers(first) & pointers(second)
-    pool.give(first)
+    pool.release(first)
     assert pool.free_bytes == sum(t.nbytes for t in first["owner"].values())
     third = pool.copy(state)
     assert pointers(third) == pointers(first)
@@ -60,25 +60,25 @@ def test_what_is_given_back_is_lent_again_and_only_then() -> None:
 
 def test_no_memory_is_gathered_however_often_it_is_used() -> None:
     """Also of what has no layout of its own: a copy of it has another."""
-    pool, state = Buffers(), group(*range(len(LAYOUTS)))
+    pool, state = BufferPool(), group(*range(len(LAYOUTS)))
     for _ in range(5):
-        pool.give(pool.copy(state))
+        pool.release(pool.copy(state))
     assert pool.free_bytes == sum(torch.empty_like(t).nbytes for t in state["owner"].values())
 
 
 def test_what_is_not_the_pools_is_not_taken_in() -> None:
-    pool = Buffers()
+    pool = BufferPool()
     lent = pool.copy(group(0))
-    pool.give(group(0))
+    pool.release(group(0))
     assert pool.free_bytes == 0
-    pool.give(lent)
-    pool.give(lent)
+    pool.release(lent)
+    pool.release(lent)
     assert pool.free_bytes == 48
 
 
 def test_it_lets_go_of_the_largest_first() -> None:
-    pool = Buffers()
-    pool.give(pool.copy({"a": {"big": torch.zeros(100), "small": torch.zeros(10)}}))
+    pool = BufferPool()
+    pool.release(pool.copy({"a": {"big": torch.zeros(100), "small": torch.zeros(10)}}))
     pool.trim(440)
     assert pool.free_bytes == 440
     pool.trim(439)
@@ -98,7 +98,7 @@ class Unreadable(Tensor):
 
 
 def test_a_copy_that_fails_lends_nothing() -> None:
-    pool = Buffers()
+    pool = BufferPool()
     try:
         pool.copy({"a": {"x": torch.zeros(4), "y": torch.zeros(4).as_subclass(Unreadable)}})
     except torch.OutOfMemoryError:

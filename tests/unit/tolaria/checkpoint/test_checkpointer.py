@@ -6,16 +6,19 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored, weights
+from helpers.runs import PlannedPolicy, checkpoints, germinate, make_run, notes_of, restored, weights
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import load_checkpoint
+from esper.tolaria.checkpoint.checkpointer import BackgroundWriter
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 from esper.tolaria.loop import TrainingLoop
@@ -98,7 +101,7 @@ def test_a_save_that_fails_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_cannot_give_its_memory_costs_the_save_alone(tmp_path: Path) -> None:
-    class Forgetful(Plan):
+    class Forgetful(PlannedPolicy):
         def state_dict(self) -> dict[str, Any]:
             raise ZeroDivisionError("no memory")
 
@@ -163,11 +166,11 @@ def test_without_strict_loading_what_fits_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("saved", [True, False])
 def test_tamiyos_memory_is_saved_where_it_is_asked_for(tmp_path: Path, saved: bool) -> None:
     options = SAVING | {"checkpoint__save_morphogenetic_state": saved}
-    run = saving(tmp_path, tamiyo=Plan({1: [germinate()]}), **options)
+    run = saving(tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), **options)
     owners = load_checkpoint(tmp_path / "checkpoints" / "epoch-0003").state["owners"]
     assert ({"control", "history", "growth", "health"} <= owners.keys()) is saved
     other = restored(
-        make_run(tmp_path / "b", tamiyo=Plan(), **SAVING), tmp_path / "checkpoints" / "epoch-0003"
+        make_run(tmp_path / "b", tamiyo=PlannedPolicy(), **SAVING), tmp_path / "checkpoints" / "epoch-0003"
     )
     assert other.growth is not None
     assert other.growth.controller.counts["applied"] == int(saved)
@@ -227,7 +230,7 @@ def on_disk(run_dir: Path, disk: Disk, **options: Any) -> TrainingLoop:
 def test_the_run_goes_on_while_it_is_written_and_what_is_written_is_the_moment_of_the_save(
     tmp_path: Path,
 ) -> None:
-    """The copy is taken on the loop, the rest is the background's; told only once it is durable."""
+    """The loop only copies, the rest runs in the background; logged only once it is durable."""
     disk = Disk()
     run = on_disk(tmp_path, disk)
     disk.go.clear()
@@ -344,7 +347,7 @@ def test_the_best_models_copy_is_shared_and_not_copied_again(tmp_path: Path) -> 
 
 def test_memory_of_a_topology_that_has_been_is_not_kept(tmp_path: Path) -> None:
     options = SAVING | {"checkpoint__checkpoint_frequency": 1, "optimization__max_epochs": 3}
-    run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), **options)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), **options)
     run.train()
     assert run.checkpointer._buffers.free_bytes == 0  # closed
     run.progress.epoch += 1
@@ -352,3 +355,66 @@ def test_memory_of_a_topology_that_has_been_is_not_kept(tmp_path: Path) -> None:
     tensors, _ = run.state.capture()
     held = sum(t.nbytes for name, group in tensors.items() if name != "best" for t in group.values())
     assert run.checkpointer._buffers.free_bytes == held
+
+
+def test_it_runs_elsewhere_and_is_waited_for() -> None:
+    writer, go, seen = BackgroundWriter(), threading.Event(), []
+    assert writer.wait() is None
+
+    def write() -> None:
+        go.wait(30)
+        seen.append(threading.current_thread())
+
+    writer.start(write)
+    assert writer.busy
+    assert seen == []
+    go.set()
+    assert writer.wait() is None
+    assert not writer.busy
+    assert seen != [threading.current_thread()]
+    writer.close()
+    assert not seen[0].is_alive()
+    writer.start(lambda: None)  # closed is not the end
+    assert writer.wait() is None
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), CheckpointError("no"), MemoryError()])
+def test_why_a_write_failed_is_returned_once(error: Exception) -> None:
+    writer = BackgroundWriter()
+
+    def write() -> None:
+        raise error
+
+    writer.start(write)
+    assert writer.wait() is error
+    assert writer.wait() is None
+    writer.start(lambda: None)
+    assert writer.wait() is None
+
+
+def test_a_defect_is_raised_where_somebody_sees_it() -> None:
+    writer = BackgroundWriter()
+    writer.start(lambda: {}["no such key"])  # type: ignore[index]
+    with pytest.raises(KeyError):
+        writer.wait()
+    assert writer.wait() is None
+
+
+def test_no_second_write_is_begun_before_the_first_is_waited_for() -> None:
+    writer = BackgroundWriter()
+    writer.start(lambda: None)
+    with pytest.raises(AssertionError, match="not been waited for"):
+        writer.start(lambda: None)
+    writer.wait()
+
+
+def test_a_process_that_ends_by_an_error_still_ends_its_write(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from esper.tolaria.checkpoint.checkpointer import BackgroundWriter\n"
+        "def write():\n    time.sleep(0.3); Path(sys.argv[1]).write_text('whole')\n"
+        "BackgroundWriter().start(write)\nraise SystemExit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], timeout=60, check=False)
+    assert done.returncode == 1
+    assert (tmp_path / "x").read_text() == "whole"

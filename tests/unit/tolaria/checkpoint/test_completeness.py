@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.census import Found, census, differences
-from helpers.lives import LONG, life, path_of
 from helpers.runs import Notes, make_run, restored
+from helpers.scenarios import LONG, make_scenario, path_of
+from helpers.state_walk import StateTable, differences, walk_state
 
 from esper.errors import CheckpointError
 from esper.tamiyo import HeuristicPolicy
@@ -51,18 +51,18 @@ class Asks(Notes):
 
 def start(run_dir: Path, name: str, notes: Notes | None = None) -> TrainingLoop:
     if name != "heuristic":
-        return life(run_dir, name, notes=notes)
+        return make_scenario(run_dir, name, notes=notes)
     return make_run(run_dir, tamiyo=HeuristicPolicy(), notes=notes, **LONG)
 
 
-def full_census(run: TrainingLoop) -> Found:
+def full_census(run: TrainingLoop) -> StateTable:
     tensors, meta = rng_state()
     drawn = {f"rng.{name}": str(tensor.tolist()) for name, tensor in tensors.items()}
     scale = {"scaler": repr(run.precision.state_dict())}
-    return census(run) | drawn | {"rng": repr(meta)} | scale
+    return walk_state(run) | drawn | {"rng": repr(meta)} | scale
 
 
-def saved_life(run_dir: Path, name: str) -> dict[str, Found]:
+def saved_life(run_dir: Path, name: str) -> dict[str, StateTable]:
     """A life to its end; what there was at each of its saves, by the checkpoint's name."""
     notes, taken = Asks(), {}
     run = notes.run = start(run_dir, name, notes)
@@ -77,7 +77,7 @@ def saved_life(run_dir: Path, name: str) -> dict[str, Found]:
     return taken
 
 
-def forgotten(a: Found, b: Found) -> list[str]:
+def forgotten(a: StateTable, b: StateTable) -> list[str]:
     return [path for path in differences(a, b) if not any(re.match(why, path) for why in EXEMPT)]
 
 

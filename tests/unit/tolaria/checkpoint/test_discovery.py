@@ -11,7 +11,7 @@ import torch
 from esper.config import CheckpointConfig, TolariaConfig
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import checkpoint_folder, find_and_load, find_checkpoint, save_checkpoint
-from esper.tolaria.checkpoint import format as checkpoint
+from esper.tolaria.checkpoint import format as checkpoint_format
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.utils.manifest import MANIFEST
 from esper.utils.open_files import OpenFolder
@@ -45,7 +45,7 @@ def test_a_run_a_folder_of_checkpoints_and_a_checkpoint(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", MANIFEST])
 def test_damaged_ones_are_passed_over_and_named(run: Path, name: str) -> None:
-    """The previous good one is used, and that is said."""
+    """The previous valid checkpoint is used, with a message."""
     folder = run / "checkpoints"
     spoil(folder / "epoch-0003" / name)
     (folder / "epoch-0002" / name).unlink()
@@ -170,7 +170,7 @@ def test_a_reader_beside_a_run_that_saves_and_removes(tmp_path: Path) -> None:
 
 def test_what_has_been_opened_is_read_to_its_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Removed in mid-read: a slow reader of a run that keeps few checkpoints gets its model all the same."""
-    verify = checkpoint.verify_folder
+    verify = checkpoint_format.verify_folder
     removed = []
 
     def remove_first(folder: OpenFolder) -> object:
@@ -178,7 +178,7 @@ def test_what_has_been_opened_is_read_to_its_end(run: Path, monkeypatch: pytest.
         removed.append(folder.path.name)
         return verify(folder)
 
-    monkeypatch.setattr(checkpoint, "verify_folder", remove_first)
+    monkeypatch.setattr(checkpoint_format, "verify_folder", remove_first)
     found, saved = find_and_load(run)
     assert removed == ["epoch-0003"] and found.path.name == "epoch-0003"
     assert saved.state == {"name": "epoch-0003"} and (saved.tensors["model"]["w"] == 1).all()
@@ -187,15 +187,15 @@ def test_what_has_been_opened_is_read_to_its_end(run: Path, monkeypatch: pytest.
 def test_one_that_goes_before_it_is_opened_is_not_a_bad_one(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder is looked through again; nothing is said to have been refused."""
-    read = checkpoint.read_manifest
+    """The folder is searched again; no message says that a checkpoint was rejected."""
+    read = checkpoint_format.read_manifest
 
     def remove_first(folder: OpenFolder) -> object:
         if folder.path.name == "epoch-0003":
             shutil.rmtree(folder.path)
         return read(folder)
 
-    monkeypatch.setattr(checkpoint, "read_manifest", remove_first)
+    monkeypatch.setattr(checkpoint_format, "read_manifest", remove_first)
     found, saved = find_and_load(run)
     assert (found.path.name, found.refused) == ("epoch-0002", ()) and saved.state == {"name": "epoch-0002"}
 

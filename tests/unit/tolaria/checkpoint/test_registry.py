@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper.errors import CheckpointError
-from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.buffers import BufferPool
 from esper.tolaria.checkpoint.registry import REFERENCE, Generators, StateRegistry
 
 
@@ -142,13 +142,13 @@ def test_what_does_not_fit_is_an_error_that_names_the_owner() -> None:
 
 def test_tolerant_loading_takes_what_fits_and_tells_the_rest() -> None:
     tensors, state = manager(a=Owner(1), b=Owner(2)).capture()
-    told: list[str] = []
+    logged: list[str] = []
     other = Owner()
-    manager(a=Picky(), b=other, c=Owner()).restore(tensors, state, on_misfit=told.append)
+    manager(a=Picky(), b=other, c=Owner()).restore(tensors, state, on_mismatch=logged.append)
     assert other.value == 2
-    assert len(told) == 2
-    assert "state of a" in told[0]
-    assert "state of c" in told[1]
+    assert len(logged) == 2
+    assert "state of a" in logged[0]
+    assert "state of c" in logged[1]
 
 
 def draws() -> list[float]:
@@ -190,11 +190,11 @@ def test_what_is_captured_is_nobody_elses() -> None:
 
 
 def test_kept_memory_is_used_and_given_back() -> None:
-    pool, owner = Buffers(), Owner({"x": torch.zeros(5)})
+    pool, owner = BufferPool(), Owner({"x": torch.zeros(5)})
     made = manager(owner=owner)
     first, _ = made.capture(pool)
     pointer = first["owner"]["value/x"].data_ptr()
-    pool.give(first)
+    pool.release(first)
     owner.value["x"] += 1
     second, _ = made.capture(pool)
     assert second["owner"]["value/x"].data_ptr() == pointer

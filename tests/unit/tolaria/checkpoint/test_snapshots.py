@@ -1,4 +1,4 @@
-"""A size-capped LRU of snapshots with exact accounts; what is refused is said."""
+"""A size-limited LRU of snapshots with exact sizes; a refusal gives its reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from esper.tolaria.checkpoint.registry import StateRegistry, Use
-from esper.tolaria.checkpoint.snapshots import Refused, Snapshot, Snapshots
+from esper.tolaria.checkpoint.snapshots import Snapshot, SnapshotRefused, Snapshots
 from esper.tolaria.train_state import Progress
 
 FLOAT_BYTES = 4
@@ -38,7 +38,7 @@ class Bench:
         self.manager.register("weights", self.owner, use=use)
         self.snapshots = Snapshots(limit * FLOAT_BYTES, self.manager, lambda p: {"progress": p.to_json()})
 
-    def take(self, step: int, count: int = 10) -> Snapshot | Refused:
+    def take(self, step: int, count: int = 10) -> Snapshot | SnapshotRefused:
         if len(self.owner.values) != count:
             self.owner.values = torch.zeros(count)
         self.owner.values.fill_(step)
@@ -72,7 +72,7 @@ def test_the_accounts_are_exact_and_the_cap_holds(limit: int, taken: list[tuple[
     for step, count in taken:
         result = bench.take(step, count)
         if count > limit:
-            assert isinstance(result, Refused)
+            assert isinstance(result, SnapshotRefused)
             assert f"{count * FLOAT_BYTES:,} bytes" in result.reason
         else:
             model.pop(step, None)
@@ -88,7 +88,7 @@ def test_what_has_been_used_stays_longer() -> None:
     bench = Bench(30)
     for step in (1, 2, 3):
         bench.take(step)
-        bench.snapshots.good(step)
+        bench.snapshots.mark_good(step)
     assert bench.snapshots.nearest(1) is not None
     bench.take(4)
     assert bench.snapshots.steps == [1, 3, 4]
@@ -100,9 +100,9 @@ def test_only_good_ones_are_gone_back_to() -> None:
     for step in (10, 20, 30):
         bench.take(step)
     assert bench.snapshots.nearest(99) is None
-    bench.snapshots.good(10)
-    bench.snapshots.good(20)
-    bench.snapshots.good(77)  # there is none
+    bench.snapshots.mark_good(10)
+    bench.snapshots.mark_good(20)
+    bench.snapshots.mark_good(77)  # there is none
     for at, found in ((9, None), (10, 10), (19, 10), (20, 20), (30, 20)):
         nearest = bench.snapshots.nearest(at)
         assert (nearest.step if nearest else None) == found
@@ -144,6 +144,6 @@ def test_state_that_cannot_be_kept_is_refused_and_said() -> None:
     bench = Bench(100)
     bench.owner.state_dict = lambda: {"odd": object()}  # type: ignore[method-assign]
     result = bench.snapshots.take(Progress(step=1))
-    assert isinstance(result, Refused)
+    assert isinstance(result, SnapshotRefused)
     assert "weights holds a object at 'odd'" in result.reason
     assert bench.snapshots.steps == []

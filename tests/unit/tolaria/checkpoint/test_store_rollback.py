@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from helpers.faults import FaultyLoss
-from helpers.lives import LONG, alike
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, restored
+from helpers.runs import Notes, PlannedPolicy, germinate, make_run, notes_of, restored
+from helpers.scenarios import LONG, alike
 
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
 from esper.tolaria.loop import TrainingLoop
@@ -61,7 +61,11 @@ def run_of(run_dir: Path, *faults: int, notes: Notes | None = None, **options: A
     """Four epochs of six steps, each saved; from the end of the first on a seed blends for nine steps."""
     given = LONG | {"morphogenetic__seed__blend_steps": 9} | options
     return make_run(
-        run_dir, tamiyo=Plan({1: [germinate()]}), notes=notes, parts={"loss": FaultyLoss(*faults)}, **given
+        run_dir,
+        tamiyo=PlannedPolicy({1: [germinate()]}),
+        notes=notes,
+        parts={"loss": FaultyLoss(*faults)},
+        **given,
     )
 
 
@@ -120,8 +124,8 @@ def test_at_every_moment_the_folder_holds_a_whole_course(tmp_path: Path) -> None
     for folder in files.made:
         newest = find_checkpoint(folder)
         saved = load_checkpoint(newest.path).state["run"]
-        told = (folder / "metrics.jsonl").read_text().split()
-        assert len(told) >= saved["records"]["epochs"] == saved["progress"]["epoch"]
+        logged = (folder / "metrics.jsonl").read_text().split()
+        assert len(logged) >= saved["records"]["epochs"] == saved["progress"]["epoch"]
         found.append(saved["progress"]["epoch"])
         # what was decided is in the one if and only if it is a rollback's
         state = load_checkpoint(newest.path).state["owners"]
@@ -145,8 +149,8 @@ def test_killed_right_after_it_is_durable_a_run_takes_the_same_course(tmp_path: 
     whole = run_of(tmp_path / "whole", 14, 17, notes=Killed(), trainer__max_rollbacks=3)
     whole.train()
     assert len(copies) == 2
-    told = [event.data for event in notes_of(whole).named(ROLLBACK)]
-    assert [event["rollbacks"] for event in told] == [1, 2]
+    logged = [event.data for event in notes_of(whole).named(ROLLBACK)]
+    assert [event["rollbacks"] for event in logged] == [1, 2]
     # after the first, 15 steps into the life of the other, comes the second; after the second, none
     for copy, faults, number in ((copies[0], (3,), 0), (copies[1], (), 1)):
         # the third step of the life that starts at step 12 is the second fault's
@@ -155,7 +159,7 @@ def test_killed_right_after_it_is_durable_a_run_takes_the_same_course(tmp_path: 
         resumed.train()
         assert alike(resumed, whole)
         again = [event.data for event in notes_of(resumed).named(ROLLBACK)]
-        assert [{**e, "latency_ms": 0} for e in again] == [{**e, "latency_ms": 0} for e in told[number:]]
+        assert [{**e, "latency_ms": 0} for e in again] == [{**e, "latency_ms": 0} for e in logged[number:]]
         assert resumed.progress.train_flops == whole.progress.train_flops
 
 

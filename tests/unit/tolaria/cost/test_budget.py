@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.runs import Plan, germinate, make_run
+from helpers.runs import PlannedPolicy, germinate, make_run
 
 from esper.config import MorphogeneticConfig
 from esper.leyline import Refusal
@@ -15,7 +15,7 @@ GROWING = {"morphogenetic__max_params_ratio": 99.0, "optimization__max_epochs": 
 
 
 def test_a_germination_over_the_bound_is_refused_and_told_by_how_much(tmp_path: Path) -> None:
-    plan = Plan({1: [germinate(options={"hidden": 4})]})
+    plan = PlannedPolicy({1: [germinate(options={"hidden": 4})]})
     make_run(tmp_path, tamiyo=plan, morphogenetic__max_flops_ratio=1.01, **GROWING).train()
     (outcome,) = plan.outcomes
     assert outcome.refusal is Refusal.BUDGET
@@ -24,7 +24,7 @@ def test_a_germination_over_the_bound_is_refused_and_told_by_how_much(tmp_path: 
 
 
 def test_the_packet_tells_what_is_used_and_offers_only_what_fits(tmp_path: Path) -> None:
-    plan = Plan({1: [germinate(options={"hidden": 4})]})
+    plan = PlannedPolicy({1: [germinate(options={"hidden": 4})]})
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__max_flops_ratio=4.0, **GROWING)
     run.train()
     before, after = plan.packets[0], plan.packets[-1]
@@ -41,7 +41,7 @@ def test_the_packet_tells_what_is_used_and_offers_only_what_fits(tmp_path: Path)
 
 
 def test_without_a_bound_there_is_none(tmp_path: Path) -> None:
-    plan = Plan()
+    plan = PlannedPolicy()
     make_run(tmp_path, tamiyo=plan, **GROWING).train()
     assert plan.packets[0].max_flops is None and plan.packets[0].flops_now > 0
 
@@ -57,7 +57,7 @@ def test_the_rhythm_is_a_share_of_an_epoch_unless_steps_are_given(
 
 
 def test_candidates_tell_what_they_read(tmp_path: Path) -> None:
-    plan = Plan()
+    plan = PlannedPolicy()
     make_run(tmp_path, tamiyo=plan, model__target_layers=[".", "block1"], **GROWING).train()
     packet = plan.packets[0]
     assert packet.inputs == 64

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import Plan, germinate, make_run, tell, weights
+from helpers.runs import PlannedPolicy, germinate, make_run, seed_command, weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,11 +76,13 @@ def test_each_objective_costs_a_backward_pass_of_its_own(tmp_path: Path) -> None
 
 def test_growth_is_charged_for_as_long_as_it_is_there(tmp_path: Path) -> None:
     options = {"morphogenetic__seed__blend_steps": 0, "morphogenetic__max_params_ratio": 9.0}
-    plan = Plan({1: [germinate()], 2: [tell(CommandKind.CULL, number=2)]})
+    plan = PlannedPolicy({1: [germinate()], 2: [seed_command(CommandKind.CULL, number=2)]})
     run = make_run(tmp_path, tamiyo=plan, **options)
     host, small = run.model.total_params(), by_hand(run)
     run.train()
-    other = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), optimization__max_epochs=1, **options)
+    other = make_run(
+        tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), optimization__max_epochs=1, **options
+    )
     other.train()
     grown, large = other.model.total_params(), by_hand(other)
     assert large > small
@@ -94,7 +96,7 @@ def test_growth_is_charged_for_as_long_as_it_is_there(tmp_path: Path) -> None:
 def test_an_isolated_seed_costs_its_own_forward_and_backward(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,
-        tamiyo=Plan({1: [germinate()]}),
+        tamiyo=PlannedPolicy({1: [germinate()]}),
         morphogenetic__seed__isolation_steps=100,
         morphogenetic__max_params_ratio=9.0,
     )
@@ -108,5 +110,5 @@ def test_an_isolated_seed_costs_its_own_forward_and_backward(tmp_path: Path) -> 
 def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.progress.train_flops = 5.0
-    run.cost_meter.forwards(2)
+    run.cost_meter.add_forwards(2)
     assert run.progress.train_flops == 5.0 + 2 * by_hand(run)[0]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.lives import LONG, StopsAt, alike, path_of
 from helpers.objectives import Heads, heads_loss
-from helpers.runs import Plan, checkpoints, germinate, make_run, notes_of, restored
+from helpers.runs import PlannedPolicy, checkpoints, germinate, make_run, notes_of, restored
+from helpers.scenarios import LONG, StopsAt, alike, path_of
 
 from esper.tolaria.gradients import Aggregator, Mean, PCGrad, Weighted
 from esper.tolaria.loop import TrainingLoop
@@ -20,7 +20,7 @@ def two_headed(run_dir: Path, aggregator: Aggregator | None, **options: Any) -> 
     torch.manual_seed(0)
     parts = {"aggregator": aggregator, "loss": heads_loss}
     given = {"model__target_layers": ["trunk.1"]} | options
-    return make_run(run_dir, tamiyo=Plan(), model=Heads(), parts=parts, **given)
+    return make_run(run_dir, tamiyo=PlannedPolicy(), model=Heads(), parts=parts, **given)
 
 
 def pcgrad() -> PCGrad:
@@ -30,7 +30,7 @@ def pcgrad() -> PCGrad:
 def life(run_dir: Path, *, notes: Any = None, run_control: RunControl | None = None) -> TrainingLoop:
     """Windows of four micro-batches and a remainder of two, a seed that joins on the way, conflicts freed."""
     options = LONG | {"optimization__accumulation_steps": 4, "logging__step_interval": 1}
-    plan = Plan({1: [germinate()]})
+    plan = PlannedPolicy({1: [germinate()]})
     return make_run(
         run_dir, tamiyo=plan, notes=notes, run_control=run_control, parts={"aggregator": pcgrad()}, **options
     )
@@ -60,12 +60,12 @@ def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
     run.train()
     notes = notes_of(run)
     for line in notes.epochs:
-        told = line["grad_agg"]
-        assert told["microbatches_total"] == 6 * line["epoch"]
-        assert 0 <= told["conflict_ratio"] <= 1
-        assert told["pcgrad_applied"] <= told["steps"]
+        logged = line["grad_agg"]
+        assert logged["microbatches_total"] == 6 * line["epoch"]
+        assert 0 <= logged["conflict_ratio"] <= 1
+        assert logged["pcgrad_applied"] <= logged["steps"]
         of_steps = [s for s in notes.steps if line["step"] - 2 < s["step"] <= line["step"]]
-        assert sum(s["grad_agg"]["conflicts"] for s in of_steps) == told["conflicts"]
+        assert sum(s["grad_agg"]["conflicts"] for s in of_steps) == logged["conflicts"]
     assert [event.data for event in notes.named("tolaria.grad_agg")] == [e["grad_agg"] for e in notes.epochs]
 
 
@@ -98,7 +98,7 @@ def test_objectives_are_told_apart(
 
 
 def test_several_objectives_are_not_compiled_and_the_numbers_stay(tmp_path: Path) -> None:
-    """With the reason told once; a compiled graph can be differentiated only once."""
+    """With the reason logged once; a compiled graph can be differentiated only once."""
     eager = two_headed(tmp_path / "eager", pcgrad())
     asked = two_headed(tmp_path / "asked", pcgrad(), compile_model=True, trainer__compile_backend="aot_eager")
     eager.train()

@@ -11,9 +11,9 @@ import pytest
 import torch
 from helpers.grown import Grown, Host, batch, make_host, split
 from helpers.objectives import TwoHeads, two_losses
+from helpers.pcgrad_reference import projected_sum
 from helpers.runs import germinate, same, weights
-from helpers.surgery import projected_sum
-from helpers.waits import Waits
+from helpers.synchronisation import SyncDetector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -267,14 +267,14 @@ def test_running_statistics_move_once_a_forward() -> None:
 
 
 def test_objectives_weigh_as_told() -> None:
-    told = {"first": 3.0, "second": 1.0}
+    logged = {"first": 3.0, "second": 1.0}
     options: dict[str, Any] = {"host": lambda: TwoHeads("layer")}
 
     def total(output: Any, targets: Tensor) -> Tensor:
         losses = two_losses(output, targets)
         return 0.75 * losses["first"] + 0.25 * losses["second"]
 
-    found = gradients(Weighted(told), [7, 5], loss=two_losses, **options)
+    found = gradients(Weighted(logged), [7, 5], loss=two_losses, **options)
     assert close(found, gradients(None, [12], loss=total, **options))
 
 
@@ -396,7 +396,7 @@ def test_a_step_waits_for_no_value(aggregator: Aggregator, loss: str) -> None:
     grown.model.train()
     meter = RunningMetrics(CPU, aggregator.combine_losses)
     made.step(split(batch(8), [4, 4]), [meter], 1)
-    with Waits(set()) as waits:
+    with SyncDetector(set()) as waits:
         made.step(split(batch(8), [4, 4]), [meter], 2)
         assert waits.found == []
         meter.read()

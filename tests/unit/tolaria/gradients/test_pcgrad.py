@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers.surgery import projected_sum
+from helpers.pcgrad_reference import projected_sum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

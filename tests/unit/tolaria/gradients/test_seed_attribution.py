@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Grown, Host, batch, make_host, split
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
-from helpers.waits import Waits
+from helpers.runs import Notes, PlannedPolicy, germinate, make_run, notes_of, same, seed_command, weights
+from helpers.synchronisation import SyncDetector
 from torch import Tensor, nn
 
 from esper.leyline import CommandKind, Event
@@ -92,7 +92,7 @@ def two_joined(**options: Any) -> Grown:
     return grown
 
 
-# -- what is told --------------------------------------------------------------------------------
+# -- events -------------------------------------------------------------------------------------
 
 
 def test_shares_are_those_of_the_squared_norm_and_add_up_to_1() -> None:
@@ -105,15 +105,15 @@ def test_shares_are_those_of_the_squared_norm_and_add_up_to_1() -> None:
         for name, part in (("host", reference.host), *reference.seeds.items())
     }
     bench.steps(1)
-    told = bench.flush()
+    logged = bench.flush()
     total = sum(squares.values())
-    assert told["tolaria.grad_agg.teacher_share"] == pytest.approx(squares["host"] / total, rel=1e-5)
-    for seed in told["seeds"]:
+    assert logged["tolaria.grad_agg.teacher_share"] == pytest.approx(squares["host"] / total, rel=1e-5)
+    for seed in logged["seeds"]:
         own = squares[f"{seed['layer']}#0"]
         assert seed[f"{SEED}share"] == pytest.approx(own / total, rel=1e-5)
         assert seed[f"{SEED}norm"] == pytest.approx(own**0.5, rel=1e-5)
-    shares = [seed[f"{SEED}share"] for seed in told["seeds"]]
-    assert told["tolaria.grad_agg.teacher_share"] + sum(shares) == pytest.approx(1.0)
+    shares = [seed[f"{SEED}share"] for seed in logged["seeds"]]
+    assert logged["tolaria.grad_agg.teacher_share"] + sum(shares) == pytest.approx(1.0)
 
 
 def test_the_order_is_the_models_and_who_took_no_part_has_zeros() -> None:
@@ -136,10 +136,10 @@ def test_a_graft_in_mid_epoch_is_seen_at_the_next_step_and_a_cull_too() -> None:
     bench.grown.do(germinate("a", "mlp", number=3, seed_index=1), 2)
     bench.steps(1)
     assert bench.at < SAMPLE_STEPS
-    told = bench.flush()
-    assert [(s["layer"], s["seed"]) for s in told["seeds"]] == [("a", 0), ("a", 1), ("b", 0)]
-    assert told["tolaria.grad_agg.sampled_steps"] == 2
-    bench.grown.do(tell(CommandKind.CULL, "a", number=4), 3, 3)
+    logged = bench.flush()
+    assert [(s["layer"], s["seed"]) for s in logged["seeds"]] == [("a", 0), ("a", 1), ("b", 0)]
+    assert logged["tolaria.grad_agg.sampled_steps"] == 2
+    bench.grown.do(seed_command(CommandKind.CULL, "a", number=4), 3, 3)
     bench.steps(1)
     assert [(s["layer"], s["seed"]) for s in bench.flush()["seeds"]] == [("a", 1), ("b", 0)]
 
@@ -173,10 +173,10 @@ def test_a_share_that_jumps_is_told() -> None:
             for parameter in seed.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
     bench.steps(1)
-    told = bench.flush()
+    logged = bench.flush()
     jumps: list[Event] = bench.notes.named("seed_share_jump")
     assert jumps
-    by_layer = {s["layer"]: s for s in told["seeds"]}
+    by_layer = {s["layer"]: s for s in logged["seeds"]}
     for jump in jumps:
         seed = by_layer[jump.data["layer"]]
         assert jump.data["share_delta"] == seed[f"{SEED}share_delta"] == seed[f"{SEED}share"] > 0.2
@@ -197,10 +197,10 @@ def test_a_folded_seed_is_part_of_the_teacher() -> None:
     bench = Bench(two_joined())
     bench.grown.optimizers.main.param_groups[1]["name"] = "folded a#0"
     bench.steps(1)
-    told = bench.flush()
-    shares = {s["layer"]: s[f"{SEED}share"] for s in told["seeds"]}
+    logged = bench.flush()
+    shares = {s["layer"]: s[f"{SEED}share"] for s in logged["seeds"]}
     assert shares["a"] == 0.0
-    assert told["tolaria.grad_agg.teacher_share"] + shares["b"] == pytest.approx(1.0)
+    assert logged["tolaria.grad_agg.teacher_share"] + shares["b"] == pytest.approx(1.0)
 
 
 # -- conflicts -----------------------------------------------------------------------------------
@@ -288,9 +288,9 @@ def test_apply_scales_the_steps_of_seeds_by_their_weights_and_says_so() -> None:
         assert host["lr"] == 0.1
         warm = min((bench.at) / 2, 1.0)
         assert seed["lr"] == pytest.approx(0.05 * warm * alpha)
-    told = bench.flush()
-    assert told["tolaria.grad_agg.weights_applied"] is True
-    assert told["seeds"][0][f"{SEED}weight"] == 1.0
+    logged = bench.flush()
+    assert logged["tolaria.grad_agg.weights_applied"] is True
+    assert logged["seeds"][0][f"{SEED}weight"] == 1.0
 
 
 # -- state ---------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_what_was_gathered_is_saved_in_mid_epoch() -> None:
 def test_a_step_that_is_looked_at_waits_for_no_value(sizes: tuple[int, ...], mode: str) -> None:
     bench = Bench(two_joined(), mode, layers=2)
     bench.steps(SAMPLE_STEPS, sizes)
-    with Waits(set()) as waits:
+    with SyncDetector(set()) as waits:
         bench.steps(1, sizes)
         assert waits.found == []
     assert bench.flush()["tolaria.grad_agg.sampled_steps"] == 2  # it was looked at
@@ -349,9 +349,9 @@ def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) ->
 
 @pytest.mark.parametrize("mode", ["none", "report", "apply"])
 def test_a_run_tells_once_an_epoch_where_it_is_asked_to(tmp_path: Any, mode: str) -> None:
-    plan = Plan({1: [germinate("block1")]})
+    plan = PlannedPolicy({1: [germinate("block1")]})
     run = make_run(tmp_path, tamiyo=plan, trainer__seed_weighting=mode)
     run.train()
-    told = notes_of(run).named("tolaria.grad_agg.seeds")
-    assert [event.epoch for event in told] == ([] if mode == "none" else [2, 3])
-    assert all(event.data["tolaria.grad_agg.weights_applied"] == (mode == "apply") for event in told)
+    logged = notes_of(run).named("tolaria.grad_agg.seeds")
+    assert [event.epoch for event in logged] == ([] if mode == "none" else [2, 3])
+    assert all(event.data["tolaria.grad_agg.weights_applied"] == (mode == "apply") for event in logged)

@@ -46,17 +46,17 @@ def test_a_conflict_ratio_is_a_share_of_pairs(conflicts: int, more: int) -> None
         assert seed.conflict_ratio is None
 
 
-@pytest.mark.parametrize(("delta", "told"), [(None, 0), (0.2, 0), (0.21, 1), (-0.3, 1)])
-def test_a_jump_of_a_share_is_told(delta: float | None, told: int) -> None:
+@pytest.mark.parametrize(("delta", "logged"), [(None, 0), (0.2, 0), (0.21, 1), (-0.3, 1)])
+def test_a_jump_of_a_share_is_told(delta: float | None, logged: int) -> None:
     found = list(warnings([replace(QUIET, share_delta=delta)]))
-    assert [name for name, _ in found] == ["seed_share_jump"] * told
+    assert [name for name, _ in found] == ["seed_share_jump"] * logged
     assert all(data["share_delta"] == delta and data["layer"] == "a" for _, data in found)
 
 
 @pytest.mark.parametrize(
-    ("conflicts", "pairs", "told"),
+    ("conflicts", "pairs", "logged"),
     [(0, 0, 0), (ENOUGH_PAIRS - 1, ENOUGH_PAIRS - 1, 0), (ENOUGH_PAIRS // 2, ENOUGH_PAIRS, 0), (7, 8, 1)],
 )
-def test_high_conflict_is_told_where_there_are_pairs_enough(conflicts: int, pairs: int, told: int) -> None:
+def test_high_conflict_is_told_where_there_are_pairs_enough(conflicts: int, pairs: int, logged: int) -> None:
     found = list(warnings([replace(QUIET, conflicts=conflicts, pairs=pairs)]))
-    assert [name for name, _ in found] == ["seed_conflict_high"] * told
+    assert [name for name, _ in found] == ["seed_conflict_high"] * logged

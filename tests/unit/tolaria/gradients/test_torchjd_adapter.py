@@ -27,11 +27,11 @@ def test_an_aggregator_of_torchjd_gets_the_shared_gradients() -> None:
 
 
 def test_tasks_that_share_nothing_do_not_come_to_it() -> None:
-    def refuses(matrix: Tensor) -> Tensor:
+    def is_open(matrix: Tensor) -> Tensor:
         raise AssertionError(matrix.shape)
 
     apart = Tasks(("a", "b"), [[torch.ones(2), None], [None, torch.ones(3)]])
-    assert len(MatrixAggregator(refuses).combine(apart).gradients) == 2
+    assert len(MatrixAggregator(is_open).combine(apart).gradients) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.lives import alike, path_of
-from helpers.runs import Plan, germinate, make_run, notes_of, restored
+from helpers.runs import PlannedPolicy, germinate, make_run, notes_of, restored
+from helpers.scenarios import alike, path_of
 
 from esper.leyline import AdaptationCommand
 from esper.tolaria.loop import TrainingLoop
@@ -24,7 +24,9 @@ BAD = germinate("block1", "noise", number=1, options={"hidden": 4})
 
 
 def test_the_better_one_of_the_shortlist_is_planted_and_told(tmp_path: Path) -> None:
-    plan = Plan({1: [replace(BAD, shortlist=(GOOD, replace(BAD, command_id="test-3", layer="block2")))]})
+    plan = PlannedPolicy(
+        {1: [replace(BAD, shortlist=(GOOD, replace(BAD, command_id="test-3", layer="block2")))]}
+    )
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=20, **OPTIONS)
     run.train()
     (record,) = run.model.alive_records()
@@ -38,14 +40,14 @@ def test_the_better_one_of_the_shortlist_is_planted_and_told(tmp_path: Path) -> 
 
 
 def test_without_a_look_ahead_the_first_is_taken(tmp_path: Path) -> None:
-    plan = Plan({1: [replace(BAD, shortlist=(GOOD,))]})
+    plan = PlannedPolicy({1: [replace(BAD, shortlist=(GOOD,))]})
     run = make_run(tmp_path, tamiyo=plan, **OPTIONS)
     run.train()
     assert [r.blueprint for r in run.model.alive_records()] == ["noise"]
 
 
 def test_a_shortlist_that_cannot_be_compared_is_told_and_the_command_stands(tmp_path: Path) -> None:
-    plan = Plan({1: [replace(GOOD, shortlist=(replace(BAD, layer="nowhere"),))]})
+    plan = PlannedPolicy({1: [replace(GOOD, shortlist=(replace(BAD, layer="nowhere"),))]})
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=5, **OPTIONS)
     run.train()
     assert [r.blueprint for r in run.model.alive_records()] == ["conv_light"]
@@ -55,7 +57,7 @@ def test_a_shortlist_that_cannot_be_compared_is_told_and_the_command_stands(tmp_
 
 def test_what_a_limit_refuses_is_not_looked_at(tmp_path: Path) -> None:
     """The look costs; a command that is refused anyway must not pay for it."""
-    plan = Plan({1: [replace(BAD, shortlist=(GOOD,), confidence=0.1)]})
+    plan = PlannedPolicy({1: [replace(BAD, shortlist=(GOOD,), confidence=0.1)]})
     costs = []
     for steps, name in ((0, "a"), (20, "b")):
         run = make_run(tmp_path / name, tamiyo=plan, morphogenetic__lookahead_steps=steps, **OPTIONS)
@@ -67,7 +69,7 @@ def test_what_a_limit_refuses_is_not_looked_at(tmp_path: Path) -> None:
 def test_what_the_last_choice_left_no_place_for_is_not_looked_at(tmp_path: Path) -> None:
     """Two commands with the same two places on their lists: the second gets the one that is left."""
     other = replace(BAD, command_id="test-4", shortlist=(replace(GOOD, command_id="test-5"),))
-    plan = Plan({1: [replace(BAD, shortlist=(GOOD,)), other]})
+    plan = PlannedPolicy({1: [replace(BAD, shortlist=(GOOD,)), other]})
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=20, **OPTIONS)
     run.train()
     assert sorted(r.layer for r in run.model.alive_records()) == ["block1", "block2"]
@@ -102,7 +104,7 @@ def test_stopped_in_the_midst_of_a_look_it_goes_on_exactly(tmp_path: Path, insid
 
     def begun(name: str) -> TrainingLoop:
         # the first packet of epoch 1 is the one at its end; inside an epoch the fourth step's comes first
-        return make_run(tmp_path / name, tamiyo=Plan({0 if inside else 1: [command]}), **options)
+        return make_run(tmp_path / name, tamiyo=PlannedPolicy({0 if inside else 1: [command]}), **options)
 
     whole, stopped = begun("whole"), begun("stopped")
     whole.train()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import Plan, germinate, make_run, notes_of, weights
+from helpers.runs import PlannedPolicy, germinate, make_run, notes_of, weights
 
 from esper.leyline import AdaptationCommand
 from esper.tolaria.growth import DataPosition, Lookahead
@@ -33,7 +33,7 @@ def bad(**changes: object) -> AdaptationCommand:
 
 
 def test_noise_comes_out_worse_and_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
-    run = make_run(tmp_path, tamiyo=Plan(), **OPTIONS)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy(), **OPTIONS)
     ahead = lookahead_of(run)
     ask = [ahead.loss_after(c, DataPosition(0, 0, 0), 20, 0.01) for c in (good(), bad(), good(), None)]
     assert ask[0] == ask[2] and ask[0] < ask[1] and all(map(math.isfinite, ask))
@@ -41,7 +41,7 @@ def test_noise_comes_out_worse_and_the_same_question_gets_the_same_answer(tmp_pa
 
 def test_it_leaves_no_trace_but_its_cost(tmp_path: Path) -> None:
     """Bit-identical weights, buffers and generators; the run that follows is the one that would have been."""
-    run, twin = (make_run(tmp_path / name, tamiyo=Plan(), **OPTIONS) for name in ("one", "two"))
+    run, twin = (make_run(tmp_path / name, tamiyo=PlannedPolicy(), **OPTIONS) for name in ("one", "two"))
     before, state = weights(run.model), torch.get_rng_state()
     flops = run.progress.train_flops
     lookahead_of(run).loss_after(good(), DataPosition(0, 2, 2), 9, 0.01)
@@ -58,6 +58,6 @@ def test_it_leaves_no_trace_but_its_cost(tmp_path: Path) -> None:
 
 
 def test_it_goes_on_into_the_next_epoch(tmp_path: Path) -> None:
-    run = make_run(tmp_path, tamiyo=Plan(), **OPTIONS)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy(), **OPTIONS)
     ahead = lookahead_of(run)
     assert math.isfinite(ahead.loss_after(None, DataPosition(0, 5, 5), 8, 0.01))  # of six batches an epoch

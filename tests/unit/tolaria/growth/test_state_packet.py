@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.grown import Grown, make_host
 from helpers.packets import health
-from helpers.runs import germinate, tell
+from helpers.runs import germinate, seed_command
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -28,7 +28,7 @@ def same_blueprints_after() -> Iterator[None]:
 
 
 def builder(
-    grown: Grown, *, ratio: float = 4.0, told: list[str] | None = None, **changes: Any
+    grown: Grown, *, ratio: float = 4.0, logged: list[str] | None = None, **changes: Any
 ) -> PacketBuilder:
     given: dict[str, Any] = {"blueprints": ["mlp", "conv_light"], "history": History(3)}
     return PacketBuilder(
@@ -37,7 +37,7 @@ def builder(
         max_params_ratio=ratio,
         max_epochs=10,
         steps_per_epoch=20,
-        on_broken=(told if told is not None else []).append,
+        on_broken=(logged if logged is not None else []).append,
         **given | changes,
     )
 
@@ -136,7 +136,7 @@ def test_an_isolated_seed_tells_its_objective_and_takes_its_slot() -> None:
 def test_an_embargoed_slot_is_not_free() -> None:
     grown = make_host(blend_steps=0, embargo_epochs=3)
     grown.do(germinate("a", "mlp"))
-    change = grown.do(tell(CommandKind.CULL, "a", number=2))
+    change = grown.do(seed_command(CommandKind.CULL, "a", number=2))
     grown.seeds.embargo(change.moves[0].record, 0, TrainingPosition(1, 1))
     packet = build(grown)
     assert packet.seeds[0].stage is SeedStage.EMBARGOED
@@ -169,14 +169,14 @@ def test_a_blueprint_that_raises_is_withdrawn_and_told_once() -> None:
 
     register_blueprint("broken_fits", fits=fits)(lambda shape: nn.Identity())
     grown = make_host()
-    told: list[str] = []
-    made = builder(grown, blueprints=["broken_fits", "mlp"], told=told)
+    logged: list[str] = []
+    made = builder(grown, blueprints=["broken_fits", "mlp"], logged=logged)
     for _ in range(2):
         packet = made.build(step=1, epoch=1, train_loss=1.0, health={})
         assert {c.blueprint for site in packet.sites for c in site.candidates} == {"mlp"}
-    assert len(told) == 1
-    assert "broken_fits" in told[0]
-    assert "ZeroDivisionError: a blueprint of the user's" in told[0]
+    assert len(logged) == 1
+    assert "broken_fits" in logged[0]
+    assert "ZeroDivisionError: a blueprint of the user's" in logged[0]
 
 
 def test_hardware_is_measured() -> None:

@@ -1,4 +1,4 @@
-"""Rebuilds are counted and told, and a breaker holds growth back after repeated failures."""
+"""Updates of the optimisers are counted and logged, and repeated failures open a breaker."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_the_breaker_learns_of_failures_also_after_a_success() -> None:
     """A success between them does not wipe failures out."""
     made, notes = rebuilds()
     for step in range(FAILURES_TO_OPEN):
-        assert not made.refuses(step)
+        assert not made.is_open(step)
         assert made.reason == ""
         made.success(step, 1.0)
         made.failure(step, 1.0, "no room")
-    assert made.refuses(FAILURES_TO_OPEN)
+    assert made.is_open(FAILURES_TO_OPEN)
     assert names(notes)[-2:] == ["tolaria.breaker_opened", "tolaria.conservative_mode_entered"]
     assert notes.events[-2].data["reason"] == "no room"
     assert "3 of the last 6 changes" in made.reason
@@ -61,25 +61,25 @@ def opened(at: int = 5) -> tuple[CircuitBreaker, Notes]:
 
 def test_it_recovers_by_itself_where_the_next_change_succeeds() -> None:
     made, notes = opened(at=5)
-    assert [made.refuses(step) for step in (5, 14, 15)] == [True, True, False]
+    assert [made.is_open(step) for step in (5, 14, 15)] == [True, True, False]
     made.success(15, 1.0)
     assert names(notes)[-1] == "tolaria.conservative_mode_cleared"
     made.failure(16, 1.0, "again")
-    assert not made.refuses(17)  # what was before is forgotten
+    assert not made.is_open(17)  # what was before is forgotten
 
 
 def test_it_opens_anew_where_the_next_change_fails() -> None:
     made, notes = opened(at=5)
     made.failure(15, 1.0, "still no room")
     assert names(notes)[1] == "tolaria.breaker_opened"
-    assert [made.refuses(step) for step in (15, 24, 25)] == [True, True, False]
+    assert [made.is_open(step) for step in (15, 24, 25)] == [True, True, False]
 
 
 def test_a_success_while_it_is_open_does_not_close_it() -> None:
     """A cull is carried out all the same; it says nothing of growth."""
     made, notes = opened(at=5)
     made.success(7, 1.0)
-    assert made.refuses(8)
+    assert made.is_open(8)
     assert names(notes) == ["tolaria.opt.rebuilt"]
 
 
@@ -98,5 +98,5 @@ def test_a_saved_one_goes_on_as_the_whole_one_would(events: list[tuple[bool, int
                 each.success(step, 1.0)
             else:
                 each.failure(step, 1.0, "")
-        assert live.refuses(step) == whole.refuses(step)
+        assert live.is_open(step) == whole.is_open(step)
         assert live.state_dict() == whole.state_dict()

@@ -31,8 +31,8 @@ def test_nothing_is_longer_than_allowed_and_the_norm_before_is_told(
 ) -> None:
     groups = groups_of(values)
     before = norm([p for group in groups for p in group])
-    told = clip(groups, most, scope).item()
-    assert told == pytest.approx(before, rel=1e-4, abs=1e-6)
+    logged = clip(groups, most, scope).item()
+    assert logged == pytest.approx(before, rel=1e-4, abs=1e-6)
     parts = groups if scope == "group" else [[p for group in groups for p in group]]
     assert all(norm(part) <= most * 1.0001 for part in parts)
 

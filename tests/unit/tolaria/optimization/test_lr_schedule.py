@@ -150,7 +150,7 @@ def test_a_configured_schedule_has_its_warm_up_and_floor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"optimization__scheduler": "cosin"}, "optimization.scheduler"),
         ({"optimization__scheduler_params": {"gamma": 0.5}}, "gamma"),
@@ -168,9 +168,9 @@ def test_a_configured_schedule_has_its_warm_up_and_floor() -> None:
     ],
 )
 def test_a_policy_or_parameter_that_is_unknown_or_out_of_range_raises(
-    options: dict[str, object], said: str
+    options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         schedule_factory(small_config(**options))(Horizon(30, 10))
 
 
@@ -244,10 +244,10 @@ def test_every_policy_with_its_warm_up_is_torchs_through_a_resume_and_a_graft(
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_longer_run_follows_torchs_policy_of_its_new_length_and_says_so(name: str) -> None:
-    """Extending at resume is explicit, and told."""
+    """Extending at resume is explicit, and logged."""
     short, long = Horizon(24, 6), Horizon(48, 6)
     first = LearningRate(POLICIES[name][0](short), short)
-    first.cut(0.5)
+    first.reduce(0.5)
     second = LearningRate(POLICIES[name][0](long), long)
     second.load_state_dict(first.state_dict())
     assert "24 steps, 6 an epoch; from here on it is for 48 steps" in second.extension
@@ -274,26 +274,26 @@ def test_a_cut_scales_every_rate_and_is_saved() -> None:
     for each in (sgd, alone):
         each.param_groups[0]["base_lr"] = LR
     rate = LearningRate(constant(Horizon(10, 5)))
-    rate.cut(0.5)
-    rate.cut(0.5)
+    rate.reduce(0.5)
+    rate.reduce(0.5)
     other = LearningRate(constant(Horizon(10, 5)))
     other.load_state_dict(rate.state_dict())
     other.apply(sgd, 3)
-    other.apply_alone(alone)
+    other.apply_isolated(alone)
     assert sgd.param_groups[0]["lr"] == alone.param_groups[0]["lr"] == LR / 4
 
 
 def test_a_seed_in_isolation_has_its_own_rate_whatever_the_policy() -> None:
     alone = optimizer()
     alone.param_groups[0]["base_lr"] = LR
-    LearningRate(cosine(Horizon(10, 5))).apply_alone(alone)
+    LearningRate(cosine(Horizon(10, 5))).apply_isolated(alone)
     assert alone.param_groups[0]["lr"] == LR
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, 1.5, math.nan, math.inf])
 def test_rates_can_only_be_cut(factor: float) -> None:
     with pytest.raises(ValueError, match="expected a number above 0 and at most 1"):
-        LearningRate(constant(Horizon(10, 5))).cut(factor)
+        LearningRate(constant(Horizon(10, 5))).reduce(factor)
 
 
 @pytest.mark.parametrize("scale", [0.0, math.nan, 2.0])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Grown, Host, adam, make_host, sgd
-from helpers.runs import germinate, tell
+from helpers.runs import germinate, seed_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,8 +75,8 @@ def test_every_event_of_a_life(factory: Any, isolation_steps: int) -> None:
     assert first.stage is second.stage is SeedStage.PROBATIONARY
     before = host_state(grown)
     first.impact = Impact(0.1, 0.01, 0.0, 100)
-    grown.do(tell(CommandKind.FOSSILIZE, "a", number=3), 12, 12)
-    grown.do(tell(CommandKind.CULL, "b", number=4), 12, 12)
+    grown.do(seed_command(CommandKind.FOSSILIZE, "a", number=3), 12, 12)
+    grown.do(seed_command(CommandKind.CULL, "b", number=4), 12, 12)
     assert equal(host_state(grown), before)
     check_that_optimised_is_trainable(grown)
     assert names(grown.optimizers.main) == ["host", first.key]
@@ -125,7 +125,7 @@ def test_a_culled_seed_leaves_no_entry() -> None:
     seed = grown.model.seed_module(grown.model.record("a", 0))
     params = list(seed.parameters())
     assert grown.optimizers.entries(params) == 2 * len(params)  # a place in a group, and state
-    grown.do(tell(CommandKind.CULL, "a", number=2), step=1)
+    grown.do(seed_command(CommandKind.CULL, "a", number=2), step=1)
     assert grown.optimizers.entries(params) == 0
     assert names(grown.optimizers.main) == ["host"]
 
@@ -144,7 +144,7 @@ def test_frozen_parameters_stay_frozen() -> None:
 
 
 class Stubborn(torch.optim.SGD):
-    """An optimiser that takes no further groups once it has been told so."""
+    """An optimiser that accepts no further groups once a flag is set."""
 
     stubborn = False
 
@@ -229,7 +229,9 @@ def test_no_order_of_events_breaks_the_bond(events: list[str], isolation_steps: 
                 plant(grown, layer, number=number, slot=slot, step=number)
             elif event == "cull":
                 grown.do(
-                    replace(tell(CommandKind.CULL, layer, number=number), seed_index=slot), number, number
+                    replace(seed_command(CommandKind.CULL, layer, number=number), seed_index=slot),
+                    number,
+                    number,
                 )
         except GrowthError:
             pass  # not every order is possible; none may break anything

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.grown import Host, adam, batch, make_host
-from helpers.lives import alike, path_of
-from helpers.runs import CPU, Plan, checkpoints, germinate, make_run, notes_of, restored, same
+from helpers.runs import CPU, PlannedPolicy, checkpoints, germinate, make_run, notes_of, restored, same
+from helpers.scenarios import alike, path_of
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_is_found_by_name(tmp_path: Path) -> None:
 
 
 def test_a_look_ahead_trains_a_copy_of_the_loss(tmp_path: Path) -> None:
-    run = run_of(tmp_path, tamiyo=Plan(), morphogenetic__lookahead_steps=2)
+    run = run_of(tmp_path, tamiyo=PlannedPolicy(), morphogenetic__lookahead_steps=2)
     before = loss_state(run)
     run._build_candidate_search().lookahead.loss_after(germinate("a", "mlp"), _start(), 3, 0.1)
     assert same(loss_state(run), before)

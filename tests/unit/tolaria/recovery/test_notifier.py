@@ -131,7 +131,7 @@ def test_a_full_queue_keeps_the_highest_levels_and_the_newest_and_says_what_it_g
     assert problem.reason == (
         "3 broadcasts were given up: 4 are waiting; the last of them of level 1 at step 5"
     )
-    assert worker.problems() == [], "told once"
+    assert worker.problems() == [], "reported once"
     receiver.open.set()
     assert worker.close() == 0
     assert receiver.got == [0, 1, 3, 6]

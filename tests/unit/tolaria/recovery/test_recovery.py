@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 from helpers.faults import FaultyGradient, FaultyLoss, FaultyWeight
-from helpers.lives import LIVES, LONG, alike, path_of
 from helpers.runs import (
     Notes,
-    Plan,
+    PlannedPolicy,
     checkpoints,
     germinate,
     make_run,
     notes_of,
     restored,
     same,
-    tell,
+    seed_command,
 )
+from helpers.scenarios import LONG, SCENARIOS, alike, path_of
 
 from esper.leyline import CommandKind, Refusal, SeedStage
 from esper.tolaria.checkpoint import load_checkpoint
@@ -44,7 +44,7 @@ class Compares(Notes):
 
     def attach(self, run: TrainingLoop) -> None:
         self.run = run
-        back, settled = run.recovery.rollback.back, run.guard.rolled_back
+        back, settled = run.recovery.rollback.restore, run.guard.rolled_back
 
         def went_back(*args: Any, **options: Any) -> Any:
             result = back(*args, **options)
@@ -55,7 +55,7 @@ class Compares(Notes):
             settled()
             self._keep(run)
 
-        run.recovery.rollback.back = went_back  # type: ignore[method-assign]
+        run.recovery.rollback.restore = went_back  # type: ignore[method-assign]
         run.guard.rolled_back = keep  # type: ignore[method-assign]
 
     def _stands_at(self, run: TrainingLoop, step: int) -> bool:
@@ -98,10 +98,10 @@ def orphans(run: TrainingLoop) -> list[str]:
 
 
 def ran(run_dir: Path, name: str, notes: Notes | None = None, **components: Any) -> TrainingLoop:
-    commands, options = LIVES[name]
+    commands, options = SCENARIOS[name]
     notes = notes or Compares()
     given = LONG | {"optimization__max_epochs": 6} | options
-    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=components, **given)
+    run = make_run(run_dir, tamiyo=PlannedPolicy(commands), notes=notes, parts=components, **given)
     if isinstance(notes, Compares):
         notes.attach(run)
     if isinstance(notes, FaultyWeight):
@@ -121,18 +121,18 @@ def staged(run_dir: Path, stage: SeedStage, loss: FaultyLoss | None = None) -> T
         SeedStage.BLENDING: ({1: [germinate()]}, {"morphogenetic__seed__blend_steps": 30}),
         SeedStage.PROBATIONARY: ({1: [germinate()]}, {"morphogenetic__seed__probation_epochs": 9}),
         SeedStage.EMBARGOED: (
-            {1: [germinate()], 2: [tell(CommandKind.CULL, number=2)]},
+            {1: [germinate()], 2: [seed_command(CommandKind.CULL, number=2)]},
             {"morphogenetic__seed__embargo_epochs": 9},
         ),
         SeedStage.FOSSILIZED: (
-            {1: [germinate()], 2: [tell(CommandKind.FOSSILIZE, number=2)]},
+            {1: [germinate()], 2: [seed_command(CommandKind.FOSSILIZE, number=2)]},
             {"morphogenetic__seed__probation_epochs": 0},
         ),
     }
     commands, options = plans.get(stage, ({}, {}))
     notes, components = Compares(), {} if loss is None else {"loss": loss}
     given = LONG | {"optimization__max_epochs": 5, "trainer__max_rollbacks": 2} | options
-    run = make_run(run_dir, tamiyo=Plan(commands), notes=notes, parts=components, **given)
+    run = make_run(run_dir, tamiyo=PlannedPolicy(commands), notes=notes, parts=components, **given)
     notes.attach(run)
     return run
 
@@ -174,7 +174,7 @@ def test_after_a_loss_that_is_no_number_the_run_is_where_it_was_and_goes_on(
 
 @pytest.mark.parametrize("name", ["gated", "accumulation", "dropout", "sgd", "inside"])
 def test_every_kind_of_run_goes_on_after_a_rollback(tmp_path: Path, name: str) -> None:
-    per_step = LIVES[name][1].get("optimization__accumulation_steps", 1)
+    per_step = SCENARIOS[name][1].get("optimization__accumulation_steps", 1)
     loss = FaultyLoss(8 * per_step, 8 * per_step + 3)
     run = ran(tmp_path, name, loss=loss)
     run.train()
@@ -258,13 +258,13 @@ def test_no_checkpoint_ever_holds_what_is_no_number(tmp_path: Path, step: int, w
     fault: Any
     if where == "loss":
         fault = FaultyLoss(step)
-        run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), parts={"loss": fault}, **LONG)
+        run = make_run(tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), parts={"loss": fault}, **LONG)
     elif where == "gradient":
-        run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), **LONG)
+        run = make_run(tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), **LONG)
         fault = FaultyGradient(run, step)
     else:
         fault = FaultyWeight(step)
-        run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), notes=fault, **LONG)
+        run = make_run(tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), notes=fault, **LONG)
         fault.run = run
     run.train()
     assert fault.fired == 1
@@ -281,7 +281,7 @@ def test_no_checkpoint_ever_holds_what_is_no_number(tmp_path: Path, step: int, w
 # -- not into the same hole twice ----------------------------------------------------------------
 
 
-class Insists(Plan):
+class Insists(PlannedPolicy):
     """Wants a seed at block1 whenever a slot there is free."""
 
     def decide(self, packet: Any) -> list[Any]:
@@ -312,9 +312,9 @@ def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> 
 
 def test_a_seed_that_was_born_in_the_failed_epoch_is_told_of(tmp_path: Path) -> None:
     """It was born after the state that the run is back at: there it has never been."""
-    commands, options = LIVES["inside"]
+    commands, options = SCENARIOS["inside"]
     given = LONG | options
-    run = make_run(tmp_path, tamiyo=Plan(commands), parts={"loss": FaultyLoss(6)}, **given)
+    run = make_run(tmp_path, tamiyo=PlannedPolicy(commands), parts={"loss": FaultyLoss(6)}, **given)
     run.train()
     (event,) = notes_of(run).named(ROLLBACK)
     assert (event.step, event.data["failed_step"]) == (0, 6)
@@ -337,7 +337,9 @@ def test_a_seed_that_blends_in_the_snapshot_is_taken_out_there(tmp_path: Path) -
 
 def test_a_seed_long_in_probation_is_not_blamed(tmp_path: Path) -> None:
     options = LONG | {"optimization__max_epochs": 6, "morphogenetic__seed__probation_epochs": 9}
-    run = make_run(tmp_path, tamiyo=Plan({1: [germinate()]}), parts={"loss": FaultyLoss(27)}, **options)
+    run = make_run(
+        tmp_path, tamiyo=PlannedPolicy({1: [germinate()]}), parts={"loss": FaultyLoss(27)}, **options
+    )
     run.train()
     (event,) = notes_of(run).named(ROLLBACK)
     assert event.data["embargoed"] is None
@@ -346,7 +348,7 @@ def test_a_seed_long_in_probation_is_not_blamed(tmp_path: Path) -> None:
 
 def test_after_a_second_rollback_the_network_is_left_alone_until_that_is_overcome(tmp_path: Path) -> None:
     """Level 3 refuses all adaptations, and ends by itself."""
-    plan = Plan({n: [germinate("block2", number=n, seed_index=n % 2)] for n in (1, 2, 3, 4)})
+    plan = PlannedPolicy({n: [germinate("block2", number=n, seed_index=n % 2)] for n in (1, 2, 3, 4)})
     run = make_run(
         tmp_path,
         tamiyo=plan,
@@ -416,8 +418,8 @@ def test_where_no_snapshot_fits_the_newest_good_checkpoint_is_gone_back_to(tmp_p
     assert (event.data["tier"], event.step) == ("full", 12)
     assert [line["epoch"] for line in notes_of(run).epochs] == [1, 2, 3, 4]
     assert run.progress.stopped_by == "max_epochs"
-    told = [e.data["message"] for e in notes_of(run).named("notice")]
-    assert len([text for text in told if "no state is kept in memory" in text]) == 1
+    logged = [e.data["message"] for e in notes_of(run).named("notice")]
+    assert len([text for text in logged if "no state is kept in memory" in text]) == 1
 
 
 def test_where_there_is_nothing_to_go_back_to_the_run_halts_and_saves_nothing(tmp_path: Path) -> None:
@@ -485,11 +487,11 @@ def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> No
             run_control.checkpoint()
 
     notes.progress = ask  # type: ignore[method-assign]
-    commands, options = LIVES["blend"]
+    commands, options = SCENARIOS["blend"]
     given = LONG | options
     whole = make_run(
         tmp_path / "whole",
-        tamiyo=Plan(commands),
+        tamiyo=PlannedPolicy(commands),
         notes=notes,
         run_control=run_control,
         parts={"loss": FaultyLoss(17)},
@@ -503,7 +505,10 @@ def test_a_state_that_was_saved_on_request_is_gone_back_to(tmp_path: Path) -> No
     (event,) = notes.named(ROLLBACK)
     assert (event.step, event.data["failed_step"]) == (15, 17)
     resumed = restored(
-        make_run(tmp_path / "resumed", tamiyo=Plan(commands), parts={"loss": FaultyLoss(2)}, **given), copy
+        make_run(
+            tmp_path / "resumed", tamiyo=PlannedPolicy(commands), parts={"loss": FaultyLoss(2)}, **given
+        ),
+        copy,
     )
     assert resumed.recovery.rollbacks == 0  # the copy is from before the fault
     resumed.train()

@@ -1,4 +1,4 @@
-"""Finds out who waits for the device, on a machine that has none."""
+"""Detects synchronisations with the device, on a machine without one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Waits(TorchDispatchMode):
-    """Notes every operation that hands a value from the device to the program: the device is waited for.
+class SyncDetector(TorchDispatchMode):
+    """Records every operation that copies a value from the device to the program, which synchronises.
 
-    `exempt` are the addresses of tensors that live on the processor anyway.
+    `exempt` are the addresses of tensors that are on the CPU anyway.
     """
 
     HANDS_OVER = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "_unique2", "masked_select")

@@ -1,4 +1,4 @@
-"""Everything that a run holds, found by walking from it: what no list of owners can forget."""
+"""Finds everything that a run holds by walking its attributes, independent of any list of owners."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import torch
 from helpers.runs import Notes
 from torch import Tensor
 
-from esper.tolaria.checkpoint.buffers import Buffers
+from esper.tolaria.checkpoint.buffers import BufferPool
 from esper.tolaria.checkpoint.snapshots import Snapshot, Snapshots
 
-# Objects of these are looked into; of any other only the type is noted.
+# Objects of these modules are walked; of any other only the type is recorded.
 OURS = ("esper.", "helpers.", "torch.optim", "torch.amp", "torch.nn", "omegaconf")
-# ... nor into these: what they hold are copies of a state, or what tests have written down.
-CLOSED = (Snapshots, Snapshot, Buffers, Notes)
+# ... except these: they hold copies of a state, or the records of tests.
+CLOSED = (Snapshots, Snapshot, BufferPool, Notes)
 NO_STATE = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type, torch.device, torch.dtype)
 
-Found = dict[str, Any]
+StateTable = dict[str, Any]
 
 
-def census(root: Any) -> Found:
+def walk_state(root: Any) -> StateTable:
     """Every value that can be reached from `root`, by the shortest path to it."""
-    found: Found = {}
+    found: StateTable = {}
     seen: dict[int, Any] = {id(root): root}
     todo: deque[tuple[str, Any]] = deque([("run", root)])
     while todo:
@@ -49,13 +49,13 @@ def census(root: Any) -> Found:
     return found
 
 
-def differences(a: Found, b: Found) -> list[str]:
-    """Paths whose value is another, or that only one of them has."""
+def differences(a: StateTable, b: StateTable) -> list[str]:
+    """Paths whose values differ, or that only one of them has."""
     return sorted(path for path in a.keys() | b.keys() if a.get(path) != b.get(path))
 
 
 def _leaf(value: Any) -> Any:
-    """What stands for a value that is not looked into; None for one that is."""
+    """The recorded text for a value that is not walked; None for one that is."""
     if value is None or isinstance(value, str | bytes | int | float | Path | Enum):
         return repr(value)
     if isinstance(value, NO_STATE):
@@ -70,7 +70,7 @@ def _leaf(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return repr(sorted(map(repr, value)))
     if isinstance(value, tuple) and all(map(_leaf, value)):
-        return repr(tuple(map(_leaf, value)))  # shared or not: nobody can change it
+        return repr(tuple(map(_leaf, value)))  # immutable, so it does not matter whether it is shared
     if isinstance(value, Mapping | list | tuple | deque) or _is_ours(value):
         return None
     return "<closed>" if isinstance(value, CLOSED) else f"<{type(value).__qualname__}>"
@@ -85,7 +85,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_optimizer(value)
     elif isinstance(value, Mapping):
         for number, (key, item) in enumerate(value.items()):
-            # hooks and parameters are keys by their identity, which no two processes share
+            # hooks and parameters are keys by their identity, which differs between processes
             yield (key if isinstance(key, str) else f"#{number}"), item
     elif isinstance(value, list | tuple | deque):
         yield from ((str(number), item) for number, item in enumerate(value))

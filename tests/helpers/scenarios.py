@@ -1,11 +1,11 @@
-"""Lives of small runs, stopped and taken up again."""
+"""Small runs that are stopped and resumed in tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from helpers.runs import Notes, Plan, germinate, make_run, notes_of, same, tell, weights
+from helpers.runs import Notes, PlannedPolicy, germinate, make_run, notes_of, same, seed_command, weights
 
 from esper.leyline import CommandKind
 from esper.tolaria.loop import TrainingLoop
@@ -19,14 +19,14 @@ LONG = {
     "morphogenetic__max_params_ratio": 99.0,
     "optimization__scheduler_params": {"warmup_steps": 4},
 }
-LIVES: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
+SCENARIOS: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
     "no growth": ({}, {}),
-    # a blend of nine steps is under way at the end of epoch 2, and of every epoch's middle
+    # a blend of nine steps is in progress at the end of epoch 2, and in the middle of every epoch
     "blend": ({1: [germinate()]}, {"morphogenetic__seed__blend_steps": 9}),
     "isolation": ({1: [germinate()]}, {"morphogenetic__seed__isolation_steps": 9}),
     "gated": ({1: [germinate()]}, {"morphogenetic__seed__blend_mode": "gated"}),
     "reversed": (
-        {1: [germinate()], 2: [tell(CommandKind.CULL, number=2)], 3: [germinate("block2", number=3)]},
+        {1: [germinate()], 2: [seed_command(CommandKind.CULL, number=2)], 3: [germinate("block2", number=3)]},
         {"morphogenetic__seed__blend_steps": 15, "morphogenetic__seed__embargo_epochs": 1},
     ),
     "accumulation": (
@@ -50,11 +50,13 @@ LIVES: dict[str, tuple[dict[int, Any], dict[str, Any]]] = {
 }
 
 
-def life(
+def make_scenario(
     run_dir: Path, name: str, *, notes: Notes | None = None, run_control: RunControl | None = None
 ) -> TrainingLoop:
-    commands, options = LIVES[name]
-    return make_run(run_dir, tamiyo=Plan(commands), notes=notes, run_control=run_control, **LONG | options)
+    commands, options = SCENARIOS[name]
+    return make_run(
+        run_dir, tamiyo=PlannedPolicy(commands), notes=notes, run_control=run_control, **LONG | options
+    )
 
 
 def path_of(run_dir: Path, name: str) -> Path:
@@ -62,7 +64,7 @@ def path_of(run_dir: Path, name: str) -> Path:
 
 
 def alike(resumed: TrainingLoop, whole: TrainingLoop) -> bool:
-    """Whether a run that was taken up ended exactly as the one that was never stopped."""
+    """Whether a resumed run ended exactly as the one that was never stopped."""
     epochs = notes_of(resumed).comparable()
     return (
         epochs == notes_of(whole).comparable()[-len(epochs) :]
@@ -74,7 +76,7 @@ def alike(resumed: TrainingLoop, whole: TrainingLoop) -> bool:
 
 
 def comparable(run: TrainingLoop) -> dict[str, Any]:
-    """Everything else that a run remembers, but for the time it took."""
+    """The state of a run without times."""
     _, state = run.state.capture()
     for name in ("wall_s", "cpu_s"):
         del state["run"]["progress"][name]
@@ -84,7 +86,7 @@ def comparable(run: TrainingLoop) -> dict[str, Any]:
 
 
 class StopsAt(Notes):
-    """A watcher that asks the run to stop after so many steps."""
+    """A progress callback that requests a stop after `steps` steps."""
 
     def __init__(self, run_control: RunControl, steps: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A control loop over a small host, with a policy that says what it is told to."""
+"""A growth controller over a small host, with a scripted policy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from esper.tolaria.events import Telemetry
 from esper.tolaria.growth.controller import GrowthController
 
 
-class Says:
-    """A policy that gives the commands it holds at the time, and remembers what became of them."""
+class ScriptedPolicy:
+    """A policy that returns the commands in `next` and records their outcomes."""
 
     def __init__(self) -> None:
         self.next: Sequence[Any] = ()
@@ -37,11 +37,11 @@ class Says:
 
 
 @dataclass
-class Desk:
-    """A control loop over a small host, with a clock that is set by hand."""
+class ControllerSetup:
+    """A growth controller over a small host, with a clock that tests set."""
 
     loop: GrowthController
-    policy: Says
+    policy: ScriptedPolicy
     grown: Grown
     notes: Notes
     now: list[float]
@@ -56,11 +56,11 @@ class Desk:
         return [dict(event.data) for event in self.notes.named("adaptation_refused")]
 
 
-def make_desk(
+def make_controller(
     *, policy: Any = None, grown: Grown | None = None, max_params: int = 10**9, **options: Any
-) -> Desk:
+) -> ControllerSetup:
     grown = grown or make_host(slots=4)
-    policy, notes, now = policy or Says(), Notes(), [1000.0]
+    policy, notes, now = policy or ScriptedPolicy(), Notes(), [1000.0]
     given = {"adaptation_cooldown": 0.0, "max_adaptations_per_epoch": 100}
     structural: list[int] = []
     loop = GrowthController(
@@ -74,8 +74,8 @@ def make_desk(
         on_structure=lambda change: structural.append(len(change.moves)),
         clock=lambda: now[0],
     )
-    return Desk(loop, policy, grown, notes, now, structural)
+    return ControllerSetup(loop, policy, grown, notes, now, structural)
 
 
-def plant(number: int, layer: str = "a", slot: int = 0, **changes: Any) -> AdaptationCommand:
+def germination(number: int, layer: str = "a", slot: int = 0, **changes: Any) -> AdaptationCommand:
     return germinate(layer, changes.pop("blueprint", "mlp"), number=number, seed_index=slot, **changes)

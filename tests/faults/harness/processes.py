@@ -22,7 +22,7 @@ _PATIENCE_S = 300.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How a life ended: its exit code, or minus the number of the signal that ended it."""
+    """How a process ended: its exit code, or minus the number of the signal that ended it."""
 
     code: int
     out: str
@@ -57,7 +57,7 @@ class Server:
 
     def start(
         self, *argv: str, call: str = MAIN, arguments: Sequence[Any] = (), cwd: Path | None = None
-    ) -> Life:
+    ) -> ChildProcess:
         """A process that calls `call` (`module:function`) with `argv` on its command line."""
         self._count += 1
         texts = [self.folder / f"{self._count}.{kind}" for kind in ("out", "err")]
@@ -69,7 +69,7 @@ class Server:
             "stdout": str(texts[0]),
             "stderr": str(texts[1]),
         }
-        return Life(self, self._ask(request, deadline_s=_PATIENCE_S), *texts)
+        return ChildProcess(self, self._ask(request, deadline_s=_PATIENCE_S), *texts)
 
     def run(self, *argv: str, timeout_s: float = _PATIENCE_S, **options: Any) -> Ended:
         """The same, to its end."""
@@ -90,7 +90,7 @@ class Server:
         return int(self._process.stdout.readline())
 
 
-class Life:
+class ChildProcess:
     """One process of a server; as a context manager, it is killed where it still runs at the end."""
 
     _reaped = False
@@ -122,7 +122,7 @@ class Life:
         assert met, self.err.read_text()
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal; to a life that is over nothing happens, for its server has not reaped it."""
+        """Send it a signal; to a process that is over nothing happens, for its server has not reaped it."""
         os.kill(self.pid, number)
 
     @property

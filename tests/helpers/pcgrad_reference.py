@@ -1,4 +1,4 @@
-"""PCGrad by the book, in plain float64: what the fast one is held against."""
+"""A reference implementation of PCGrad in plain float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def projected_sum(gradients: Sequence[Tensor], orders: Sequence[Sequence[int]]) -> Tensor:
-    """Algorithm 1 of Yu et al. (2020), its shuffles given: gradient i meets the others as orders[i] says."""
+    """Algorithm 1 of Yu et al. (2020), with given shuffles: orders[i] is the order for gradient i."""
     originals = [g.reshape(-1).double() for g in gradients]
     total = torch.zeros_like(originals[0])
     for i, order in enumerate(orders):

@@ -1,0 +1,125 @@
+"""Translates an option of Lightning, Hugging Face, timm or a Hydra template into one of Esper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esper.config import aliases
+from esper.config.familiar_names import CHOICES, NOTES, OPTIONS, QUALIFIED, WORDS
+from esper.config.familiar_values import Converter, as_given, dotted, plain_text
+
+Choices = Mapping[str, Sequence[str]]  # a group of configurations to the names that it offers
+
+_OPTIONS: dict[str, tuple[str, Converter]] = {
+    name: (option, convert) for option, convert, names in OPTIONS for name in names.split()
+}
+_NOTES = {name: note for names, note in NOTES.items() for name in names.split()}
+_WORDS = {name: words for names, words in WORDS.items() for name in names.split()}
+# Groups whose keys are of Esper alone: `morphogenetic.seed.lr` is not the learning rate of the host.
+_OWN_GROUPS = ("morphogenetic", "services", "hydra")
+# Options that a group of configurations sets together with what belongs to them.
+_GROUPS = {"model.architecture": "model", "dataset.name": "dataset"}
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """Words that can be pasted in place of `key=value`, "" where there are none, and what is different."""
+
+    words: str
+    note: str = ""
+
+
+def familiar_names() -> list[str]:
+    """Every name that is translated."""
+    return sorted({*_OPTIONS, *_NOTES} | set(QUALIFIED))
+
+
+def translate(
+    key: str, given: Any, valid: Sequence[str], choices: Choices | None = None
+) -> Translation | None:
+    """What a key that Esper does not have means in another library; None for one that is not known.
+
+    Args:
+        key: the dotted key; where it is not known as a whole, its last part decides.
+        given: its value. A dictionary is translated key by key.
+        valid: the dotted name of every option there is.
+        choices: the groups of configurations, on the command line.
+
+    Returns:
+        The words that can be pasted; an option stands without a value where the given one does not fit.
+    """
+    if isinstance(given, Mapping):
+        return _translate_all(key, given, valid, choices or {})
+    lowered = key.lower().replace("-", "_")
+    if lowered.partition(".")[0] in _OWN_GROUPS:
+        return None
+    name = QUALIFIED.get(lowered) or lowered.rpartition(".")[2]
+    option, convert = _OPTIONS.get(name, ("", as_given))
+    note = _NOTES.get(name, "")
+    if not option and not note:
+        return _misplaced(key, given, valid)
+    known = _WORDS.get(name, {}).get(plain_text(given).lower())
+    words = known if known is not None else convert(option, given) if option else ""
+    words = _chosen(words, choices or {})
+    place = _place(words or option, valid, choices or {})
+    return None if (words or option) and not place else Translation(place if words else "", note)
+
+
+def familiar_value(key: str, given: Any) -> str | None:
+    """The value of an option of Esper that a value from another library stands for: `gpu` is `cuda`."""
+    words = _WORDS.get(key.rpartition(".")[2], {})
+    option, _, value = words.get(plain_text(given).lower(), "").partition("=")
+    return value if option == key and " " not in value else None
+
+
+def translate_choice(group: str, given: str) -> Translation | None:
+    """What a choice that a group does not have means, as `optimization=adamw` or `trainer=gpu`."""
+    name = given.lower()
+    if f"{group}={name}" in CHOICES:
+        words = CHOICES[f"{group}={name}"]
+        return Translation(words, "" if words else _NOTES["strategy"])
+    for option, known in aliases.SHORT_NAMES.items():
+        if option.startswith(f"{group}.") and option not in _GROUPS and name in known:
+            return Translation(f"{option}={name}")
+    own = next((option for option, chosen in _GROUPS.items() if chosen == group), None)
+    return Translation(f"{group}=custom {own}={given}") if own and dotted(given) else None
+
+
+def _translate_all(
+    key: str, given: Mapping[str, Any], valid: Sequence[str], choices: Choices
+) -> Translation | None:
+    """Every key of a dictionary that is known, as words one after another."""
+    flat = {name: value for name, value in given.items() if not isinstance(value, Mapping | list)}
+    found = [translate(f"{key}.{name}", value, valid, choices) for name, value in flat.items()]
+    words = [each.words for each in found if each and each.words]
+    notes = [each.note for each in found if each and each.note]
+    return Translation(" ".join(dict.fromkeys(words)), "; ".join(dict.fromkeys(notes))) if words else None
+
+
+def _misplaced(key: str, given: Any, valid: Sequence[str]) -> Translation | None:
+    """The one option of another group that has the same name."""
+    leaf = key.rpartition(".")[2]
+    found = [name for name in valid if name.rpartition(".")[2] == leaf]
+    return Translation(as_given(found[0], given)) if len(found) == 1 and "." in found[0] + key else None
+
+
+def _chosen(words: str, choices: Choices) -> str:
+    """The choice of a group, where the command line has one of that name."""
+    option, _, name = words.partition("=")
+    group = _GROUPS.get(option, "")
+    return f"{group}={name}" if name in choices.get(group, ()) else words
+
+
+def _place(words: str, valid: Sequence[str], choices: Choices) -> str:
+    """The words as they stand inside of the group that was read; "" where it has no such option."""
+    option = words.partition("=")[0]
+    if option in choices:
+        return words
+    parts = option.split(".")
+    for start in range(len(parts)):
+        inside = ".".join(parts[start:])
+        if any(inside == name or inside.startswith(f"{name}.") for name in valid):
+            return words.replace(option, inside, 1)
+    return ""
