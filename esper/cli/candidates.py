@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from esper.cli.composer import Composer
 from esper.cli.flags import Flags, parse_flags
 from esper.config import TolariaConfig
+from esper.config.option import option_infos
 from esper.config.serialization import option_type
-from esper.config.validation import RULES
 from esper.errors import ConfigError
 
 # What needs no quotes in a shell; anything else is left to the user.
@@ -137,7 +137,7 @@ class _Line:
         if dataclasses.is_dataclass(hint):
             return []
         types = get_args(hint) or (hint,)
-        named = [*(RULES[key].names if key in RULES else ()), *(["true", "false"] if bool in types else [])]
+        named = [*_names_of(key), *(["true", "false"] if bool in types else [])]
         present = OmegaConf.select(self.config, key)
         shown = str(present).lower() if isinstance(present, bool) else str(present)
         return named or (
@@ -151,3 +151,8 @@ def _config_names(words: Sequence[str]) -> list[str]:
         if _SHORT.get(flag, flag) == "--config-dir":
             return [path.stem for path in Path(folder).glob("*.yaml")]
     return []
+
+
+def _names_of(key: str) -> tuple[str, ...]:
+    info = option_infos(TolariaConfig).get(key)
+    return info.rule.names if info is not None and info.rule is not None else ()
