@@ -10,7 +10,15 @@ class EsperError(Exception):
 
 
 class ConfigError(EsperError, ValueError):
-    """One or more things in the configuration are wrong; `problems` holds a sentence for each."""
+    """One or more things in the configuration are wrong.
+
+    Args:
+        problems: a sentence for each; kept as the list `problems`.
+
+    Example:
+        >>> ConfigError(["seed: given -1", "device: given 'gpu'"]).problems[0]
+        'seed: given -1'
+    """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -42,9 +50,11 @@ class RecordError(EsperError, ValueError):
 
 
 class OutputError(EsperError, OSError):
-    """Results of a run that could not be written; `problems` holds a sentence for each.
+    """Results of a run that could not be written.
 
-    `stopped_by` says how the run ended; empty where it was broken off.
+    Args:
+        problems: a sentence for each.
+        stopped_by: how the run ended; empty where it was broken off.
     """
 
     def __init__(self, problems: Sequence[str], stopped_by: str = "") -> None:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Writes what esper/config says of the options into conf/<group>/default.yaml and docs/configuration.md.
 
 `.venv/bin/python scripts/config_docs.py` writes, with `--check` it only names the files that would change.

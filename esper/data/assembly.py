@@ -38,7 +38,9 @@ class DataBundle:
 
     Args:
         info: what a model must fit.
-        train, validation, test: the loaders.
+        train: the loader of the training set.
+        validation: the loader of the validation set.
+        test: the loader of the test set.
         notes: sentences for the log: where the data is, and which options have no effect.
 
     Example:

@@ -206,8 +206,10 @@ class SystemStatePacket:
         max_epochs: epochs of the run.
         steps_per_epoch: optimizer steps in an epoch.
         train_loss: running mean of the current epoch (of the last whole epoch at its end).
-        train_loss_history, val_loss_history: one mean loss per epoch.
-        train_accuracy_history, val_accuracy_history: one mean accuracy per epoch.
+        train_loss_history: one mean training loss per epoch.
+        val_loss_history: one mean validation loss per epoch.
+        train_accuracy_history: one mean training accuracy per epoch.
+        val_accuracy_history: one mean validation accuracy per epoch.
         params_host: parameters of the host.
         params_now: parameters of the host and of all seeds.
         seeds: seeds that are not dormant.

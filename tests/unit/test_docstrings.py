@@ -24,7 +24,7 @@ PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
 NAMES = [
     name
     for page in PAGES
-    for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+    for name in re.findall(r"^::: ((?:[a-z_]+\.)+\w+)$", page.read_text(), re.MULTILINE)
     if name != "esper.errors"
 ]
 # What a user calls, or overrides: each public method is documented as a function is.

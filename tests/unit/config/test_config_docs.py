@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hydra.types import RunMode
@@ -19,6 +21,11 @@ from esper.config.serialization import option_names
 ROOT = Path(__file__).parents[3]
 COMPOSED = Path(__file__).with_name("composed.yaml")
 GENERATED = ("checkpoint", "logging", "optimization", "services", "trainer")
+
+
+def keys(data: Any) -> list[Any]:
+    """The names in a group, those of an inner group beside its own name."""
+    return [(name, keys(value)) if name == "seed" else name for name, value in data.items()]
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -71,6 +78,15 @@ def test_what_the_command_runs_without_arguments_is_an_interface() -> None:
 def test_the_defaults_of_a_group_override_no_other_choice(choice: str) -> None:
     """They are what the library has: with the groups left empty the same is composed."""
     assert compose(choice) == compose(choice, *(f"~{group}" for group in GENERATED))
+
+
+@pytest.mark.parametrize("group", [*GENERATED, "morphogenetic"])
+def test_the_yaml_of_a_group_has_every_option(group: str) -> None:
+    """But the policy, which is chosen by a group of its own."""
+    loaded = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / group / "default.yaml"))
+    options = asdict(getattr(TolariaConfig(), group))
+    options.pop("policy", None)
+    assert keys(loaded) == keys(options)
 
 
 def test_every_option_is_in_the_document() -> None:
