@@ -12,15 +12,15 @@ from typing import Any
 
 @dataclass
 class FileServer:
-    """`files` by name. `cut_after`: bytes after which each answer breaks off; `ranges`: whether Range is
-    understood; `status`: answered instead of a file. `asked` collects (name, Range header) of each request.
+    """`files` by name. `cut_after`: bytes after which each response is cut off; `ranges`: whether Range is
+    supported; `status`: returned instead of a file. `requests` collects (name, Range header).
     """
 
     files: dict[str, bytes]
     cut_after: int | None = None
     ranges: bool = True
     status: int = 200
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
 
 
@@ -50,7 +50,7 @@ def serving(files: dict[str, bytes], **habits: Any) -> Iterator[FileServer]:
 def answer(request: BaseHTTPRequestHandler, state: FileServer) -> None:
     name = request.path.lstrip("/")
     wanted = request.headers.get("Range", "")
-    state.asked.append((name, wanted))
+    state.requests.append((name, wanted))
     content = state.files.get(name)
     begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
     if content is None or state.status != 200:
