@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from faults.harness.fault_counts import FaultCounts
 from faults.harness.omission import Scenario, omissions, pieces, stopped
 from faults.harness.poison import Poison
-from faults.harness.tally import Tally
 from faults.harness.watching import Watching
 from helpers.objectives import Heads, heads_loss
 from helpers.runs import PlannedPolicy, germinate, make_run, seed_command
@@ -215,21 +215,21 @@ UNMISSED: dict[str, str] = {
 }
 
 
-def left_out(folder: Path, *, decoy: bool = False) -> Tally:
+def left_out(folder: Path, *, decoy: bool = False) -> FaultCounts:
     """R3: every piece of state, left out of scenarios until one misses it; with `decoy` only the decoy."""
-    tally, missed, known = Tally("R3"), set[str](), set[str]()
+    counts, missed, known = FaultCounts("R3"), set[str](), set[str]()
     for scenario, step in SCENARIOS.items():
         case = stopped(with_decoy(scenario) if decoy else scenario, folder / scenario.__name__, step)
-        omissions(case, missed, tally, only="decoy" if decoy else "")
+        omissions(case, missed, counts, only="decoy" if decoy else "")
         known |= pieces(case.saved).keys()
     if decoy:
         known = {name for name in known if name.startswith("decoy")}
-        tally.fired = tally.tries
+        counts.fired = counts.tries
     for name in sorted(known - missed - UNMISSED.keys()):
-        tally.wrong.append(f"nobody misses {name}")
+        counts.wrong.append(f"nobody misses {name}")
     for name in sorted(UNMISSED.keys() & missed) if not decoy else ():
-        tally.wrong.append(f"{name} is missed after all")
-    return tally
+        counts.wrong.append(f"{name} is missed after all")
+    return counts
 
 
 def with_decoy(scenario: Scenario) -> Scenario:

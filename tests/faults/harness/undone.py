@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness import overshoot
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.firing import replaced
 from faults.harness.processes import Ended, Server, on_growth, until
 from faults.harness.revival import STAGES, Whole, after
 from faults.harness.runs import ending, events
-from faults.harness.tally import Budget, Tally
 
 from esper import train
 from esper.leyline import EventName
@@ -199,25 +199,25 @@ def never_killed(server: Server, folder: Path) -> None:
     assert done.code == 0, done.err
 
 
-def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = CALL) -> Tally:
+def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = CALL) -> FaultCounts:
     """R21: so many runs, each killed once at a rollback and then run to its end, as `reference` was."""
-    tally = Tally("R21")
+    counts = FaultCounts("R21")
     whole, expected = Whole(ending(reference), 0.0), rollbacks(reference)
     assert len(expected) == len(AT), expected
     found = stages_at_faults(reference)
     times = [e["time"] for e in events(reference) if e["name"] == EventName.ROLLBACK_DONE]
     moments = strikes(budget, times)
-    while budget.lasts(tally):
-        run, strike = folder / f"undone-{tally.tries}", next(moments)
-        marks = str(_made(folder / f"marks-{tally.tries}")) if strike.once else ""
+    while budget.lasts(counts):
+        run, strike = folder / f"undone-{counts.tries}", next(moments)
+        marks = str(_made(folder / f"marks-{counts.tries}")) if strike.once else ""
         ended = struck(server, run, strike, marks, call)
         again = server.run(*command(run), call=call, arguments=[marks])
         wrong = [*after(run, again, whole), *(_records(run, expected) if again.code == 0 else ())]
         fired = ended.code == -signal.SIGKILL
-        tally.note(fired, [f"{strike}: {s}" for s in wrong], str(strike), *found[strike.rollback - 1])
-    missing = sorted(set(STAGES) - tally.seen.keys())
-    tally.demand(not missing, f"no fault met a seed that was {' or '.join(missing)}")
-    return tally
+        counts.note(fired, [f"{strike}: {s}" for s in wrong], str(strike), *found[strike.rollback - 1])
+    missing = sorted(set(STAGES) - counts.seen.keys())
+    counts.demand(not missing, f"no fault met a seed that was {' or '.join(missing)}")
+    return counts
 
 
 def _made(folder: Path) -> Path:

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from growth_arms.tasks import MOST_SEEDS
-from growth_arms.topology import LEAST_ROOM_USED, attach, draw, final_topology, swept
+from growth_arms.topology import LEAST_BUDGET_USED, attach, draw, final_topology, swept
 from helpers.packets import candidate as candidate_of
 from helpers.packets import packet
 from helpers.packets import site as site_of
@@ -96,7 +96,7 @@ def test_topologies_are_drawn_within_the_room_and_use_half_of_it() -> None:
     drawn = [draw(round_of, random.Random(n), None) for n in range(20)]
     for topology in drawn:
         costs = [cost(model, seed)[0] for seed in topology]
-        assert LEAST_ROOM_USED * room <= sum(costs) <= room
+        assert LEAST_BUDGET_USED * room <= sum(costs) <= room
         assert 1 <= len(costs) <= MOST_SEEDS
     assert drawn[3] == draw(round_of, random.Random(3), None)
     assert len({str(topology) for topology in drawn}) > 15
