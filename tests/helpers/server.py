@@ -25,9 +25,9 @@ class FileServer:
 
 
 @contextmanager
-def serving(files: dict[str, bytes], **habits: Any) -> Iterator[FileServer]:
+def serving(files: dict[str, bytes], **options: Any) -> Iterator[FileServer]:
     """A server on a free port of 127.0.0.1 for as long as the block lasts."""
-    state = FileServer(files, **habits)
+    state = FileServer(files, **options)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -27,7 +27,7 @@ def final_topology(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def attach(model: MorphableModel, topology: Sequence[Mapping[str, Any]]) -> None:
     """Plant and join all seeds, fossilised; `model` has seen a batch.
 
-    Output layers, which a seed is born with at zero, are drawn anew from torch's global generator: a start
+    Output layers, which are zero in a new seed, are drawn again from torch's global generator: a start
     from zero is weaker, and would flatter growth.
     """
     for seed in topology:

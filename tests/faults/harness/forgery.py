@@ -67,7 +67,7 @@ def no_folder(folder: Path, marker: Path) -> None:
 
 
 def zip_behind(folder: Path, marker: Path) -> None:
-    """Whole as safetensors from its front, and a zip file to whoever looks from its end."""
+    """A valid safetensors file if read from its start, and a zip file if read from its end."""
     (folder / MODEL).write_bytes((folder / MODEL).read_bytes() + pickled(marker))
 
 

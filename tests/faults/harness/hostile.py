@@ -37,7 +37,7 @@ def prepared() -> TrainingLoop:
 def meet(path: str, way: str) -> None:
     """Try to use a checkpoint; print what came of it, in what time, and how far the memory rose."""
     run = prepared()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = memory_bytes("VmRSS"), time.perf_counter()
     try:
         if way == "resume":

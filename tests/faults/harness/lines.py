@@ -85,7 +85,7 @@ MALFORMED = [
         "dataset.validation_split + dataset.test_split",
         "below 1",
     ),
-    # what the machine tells
+    # read from the machine
     ("device=cuda:77", "device", "cuda:77"),
     ("model.num_classes=7", "model.num_classes", "null or 10"),
     ("model.target_layers=[layer9]", "model.target_layers", "block1"),

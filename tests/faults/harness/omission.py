@@ -32,7 +32,7 @@ _PER_PROCESS_EVENTS = {"checkpoint_saved"}
 class Stopped:
     """A run that was never stopped, and one like it with the checkpoint that it was stopped at.
 
-    `fresh` is a checkpoint of one that has not begun: what a piece is that nobody restores.
+    `fresh` is a checkpoint of one that has not started: the values of pieces that are not restored.
     """
 
     name: str
@@ -96,7 +96,7 @@ def finish(run: TrainingLoop) -> Ending:
 
 
 def omissions(case: Stopped, missed: set[str], counts: FaultCounts, only: str = "") -> None:
-    """Take the run up again as often as its state has pieces that nobody has `missed` yet, without one each.
+    """Resume the run once for each piece of its state that is not in `missed` yet, without that piece.
 
     What is as it would be in a fresh run cannot be missed there. `only` names the one owner to look at.
     """

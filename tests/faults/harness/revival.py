@@ -23,7 +23,7 @@ EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 _SIGNALS = tuple(EXIT_CODES)
 # The step that is under way when the signal arrives is finished; one more may have begun at that very moment.
 _MOST_STEPS = 1
-# Every so many kills the command is started anew, with an interpreter of its own, and not forked.
+# Every so many kills the command is started with its own interpreter instead of forked.
 _FRESH_EVERY = 5
 
 

@@ -163,7 +163,7 @@ def strikes(budget: Budget, times: Sequence[float]) -> Iterator[Strike]:
 
 
 def rollbacks(folder: Path) -> list[dict[str, Any]]:
-    """The rollbacks that the events of a run tell of, apart from how long they took."""
+    """The rollbacks in the events of a run, without their durations."""
     found = [event for event in events(folder) if event["name"] == EventName.ROLLBACK_DONE]
     return [{**e["data"], "step": e["step"], "epoch": e["epoch"], "latency_ms": None} for e in found]
 
@@ -228,7 +228,7 @@ def _made(folder: Path) -> Path:
 def _records(run: Path, expected: list[dict[str, Any]]) -> list[str]:
     wrong = []
     if (found := rollbacks(run)) != expected:
-        wrong.append(f"{run.name}: its events tell of other rollbacks than {expected}: {found}")
+        wrong.append(f"{run.name}: its events contain other rollbacks than {expected}: {found}")
     if left := find_abandoned(list_checkpoints(run / "checkpoints")[0]):
         wrong.append(f"{run.name}: abandoned checkpoints are left: {sorted(path.name for path in left)}")
     return wrong

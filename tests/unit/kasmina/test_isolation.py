@@ -95,7 +95,7 @@ def loop(name: str, *, clip: float | None = 0.5, precision: bool | str = False, 
 
 
 def both(name: str, steps: int, attach: Callable[[Loop], None], **options: Any) -> tuple[Loop, Loop]:
-    """The same training without and with seeds; asserts that the host cannot tell, and returns both."""
+    """The same training without and with seeds; asserts that the host is equal, and returns both."""
     bare, growing = loop(name, **options), loop(name, **options)
     attach(growing)
     torch.manual_seed(7)
@@ -268,7 +268,7 @@ def test_an_overflowed_tap_counts_for_nothing(bad: float) -> None:
 
 
 def test_what_a_tap_heard_is_its_own_copy() -> None:
-    """The host overwrites its activations, and whoever comes later the gradients."""
+    """The host overwrites its activations, and later layers the gradients."""
     x = torch.randn(5, 4, requires_grad=True)
     h = 1.0 * x
     before = h.detach().clone()

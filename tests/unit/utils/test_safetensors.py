@@ -257,7 +257,7 @@ def test_where_it_cannot_be_written_the_old_one_stands(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path: Path) -> None:
-    """A run that ends writes its final model anew; who has opened it reads one of the two, whole."""
+    """A run that ends replaces its final model; a reader that has opened it reads one of the two."""
     path = tmp_path / "a.safetensors"
     save_tensors(path, {"w": torch.zeros(5)}, {"n": 0})
     with opened_file(path) as old:

@@ -16,7 +16,7 @@ def _undone(build: str = "") -> Harness:
     return run
 
 
-_METRICS, _EVENTS = "metrics.jsonl differs", "tell of other rollbacks"
+_METRICS, _EVENTS = "metrics.jsonl differs", "contain other rollbacks"
 
 ROWS = {
     "R21": Row(

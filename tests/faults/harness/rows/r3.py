@@ -16,9 +16,9 @@ def _omissions(bench: Bench, budget: Budget) -> FaultCounts:
 
 
 def _with_decoy(bench: Bench, budget: Budget) -> FaultCounts:
-    """State that nobody needs is saved."""
+    """State that is not needed is saved."""
     fire()
     return left_out(bench.fresh(), decoy=True)
 
 
-ROWS = {"R3": Row(_PIECES, _PIECES, _omissions, [Control("decoy", _with_decoy, "nobody misses decoy")])}
+ROWS = {"R3": Row(_PIECES, _PIECES, _omissions, [Control("decoy", _with_decoy, "no run needs decoy")])}

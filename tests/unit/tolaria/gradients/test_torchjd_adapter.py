@@ -1,4 +1,4 @@
-"""Aggregators of others, such as torchjd's, by the same door."""
+"""Aggregators of other libraries, such as torchjd, through the same interface."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def test_what_the_last_choice_left_no_place_for_is_not_looked_at(tmp_path: Path)
 
 
 class Stopping:
-    """Wishes the run to end in the midst of its first look ahead."""
+    """Requests a stop during the first lookahead of the run."""
 
     def __init__(self, run: TrainingLoop) -> None:
         self.run = run
