@@ -182,7 +182,7 @@ def future_manifest(folder: Path, marker: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({**content, "version": 99}, indent=2) + "\n")
 
 
-_NO_TENSORS = "damaged or no safetensors"
+_NO_TENSORS = "damaged or not a safetensors"
 _OWNERS = "state__owners"
 _LOAD = ("load",)
 

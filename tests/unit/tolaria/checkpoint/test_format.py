@@ -116,9 +116,9 @@ def test_state_that_cannot_be_read_again_is_not_written(tmp_path: Path, state: A
 
 @pytest.mark.parametrize("name", ["../a", "a/b", ".tmp-a", ""])
 def test_names_are_plain(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match="is no name"):
+    with pytest.raises(CheckpointError, match="is not a valid file name"):
         save_checkpoint(tmp_path, name, tensors={}, state={})
-    with pytest.raises(CheckpointError, match="is no name"):
+    with pytest.raises(CheckpointError, match="is not a valid file name"):
         save_checkpoint(tmp_path, "a", tensors={name: {"w": torch.ones(1)}}, state={})
     assert list(tmp_path.iterdir()) == []
 
@@ -265,7 +265,7 @@ HOSTILE: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "deep JSON": (lambda: {"state__json": b"[" * 5_000_000}, "is not JSON"),
     "big JSON": (lambda: {"state__json": b" " * (7 << 20)}, "at most 6291456 are expected"),
     "giant header": (lambda: {"model__safetensors": b"\xff" * 64}, "announces a header of"),
-    "header full of tensors": (lambda: {"model__safetensors": crowded()}, "damaged or no safetensors"),
+    "header full of tensors": (lambda: {"model__safetensors": crowded()}, "damaged or not a safetensors"),
     "many empties": (lambda: {"state__json": b"[" + b"{}," * 2_000_000 + b"{}]"}, "holds a JSON list"),
 }
 

@@ -349,7 +349,7 @@ def _by(output: Tensor, targets: Tensor, head: nn.Module) -> Tensor:
 def test_trainable_tensors_that_nothing_would_find_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"given 'Hides', .*scale is a tensor that requires a gradient"):
         run_of(tmp_path, loss=Hides())
-    with pytest.raises(ConfigError, match=r"head belongs to a loss that is no torch\.nn\.Module"):
+    with pytest.raises(ConfigError, match=r"head belongs to a loss that is not a torch\.nn\.Module"):
         check_tensors(functools.partial(_by, head=nn.Linear(3, 3)), "optimization.loss_function")
     config = TolariaConfig(allowed_targets=["torch"])
     assert isinstance(build_loss(config), nn.Module)
