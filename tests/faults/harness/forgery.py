@@ -189,7 +189,7 @@ _LOAD = ("load",)
 FORGERIES: dict[str, Forgery] = {
     "pickle as weights": Forgery(in_place_of(MODEL), "announces a header of"),
     "pickle as state": Forgery(in_place_of(STATE), "is not JSON"),
-    "pickle beside": Forgery(beside, "model.pt is no part of a checkpoint"),
+    "pickle beside": Forgery(beside, "model.pt is not part of a checkpoint"),
     "pickle as checkpoint": Forgery(no_folder, "expected a", hashed=False),
     "zip behind tensors": Forgery(zip_behind, _NO_TENSORS),
     "zip in a tensor": Forgery(zip_inside, "does not fit"),

@@ -52,8 +52,8 @@ def _renamed(server: Server, run: Path, whole: Whole, delay_s: float, call: str)
     wrong += after(run, done, whole)
     if time.monotonic() - began > 10 + 3 * whole.span_s:
         wrong.append("the free lock was waited for")
-    message = [e["data"]["message"] for e in events(run) if e["name"] == "notice"]
-    named = [text for text in message if f"process {first.pid} on pod-1 " in text and "releasing this" in text]
+    messages = [e["data"]["message"] for e in events(run) if e["name"] == "notice"]
+    named = [m for m in messages if f"process {first.pid} on pod-1 " in m and "releasing this" in m]
     return wrong + ([] if len(named) == 1 else [f"the dead holder is named in {len(named)} notices"])
 
 

@@ -193,7 +193,10 @@ def test_hostile_files_are_refused_by_name(tmp_path: Path, kind: str) -> None:
 
 def test_headers_are_bounded_exactly(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    for size, message in ((HEADER_LIMIT_BYTES, "damaged or not a"), (HEADER_LIMIT_BYTES + 1, "at most 8388608")):
+    for size, message in (
+        (HEADER_LIMIT_BYTES, "damaged or not"),
+        (HEADER_LIMIT_BYTES + 1, "at most 8388608"),
+    ):
         path.write_bytes(struct.pack("<Q", size))
         with pytest.raises(CheckpointError, match=message):
             check_tensors(path)

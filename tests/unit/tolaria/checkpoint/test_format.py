@@ -253,7 +253,7 @@ def crowded() -> bytes:
 
 
 HOSTILE: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
-    "foreign file": (lambda: {"notes__txt": b""}, "notes.txt is no part of a checkpoint"),
+    "foreign file": (lambda: {"notes__txt": b""}, "notes.txt is not part of a checkpoint"),
     "future": (
         lambda: {"state__json": state_json(version=9)},
         "of version 9; this Esper reads up to version 1",
@@ -308,7 +308,7 @@ def test_pickles_are_never_run(tmp_path: Path) -> None:
 def test_foreign_folders_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "model.safetensors").write_bytes(tensor_bytes({"w": torch.ones(1)}))
-    with pytest.raises(CheckpointError, match=r"hub is no checkpoint: it holds no manifest\.json"):
+    with pytest.raises(CheckpointError, match=r"hub is not a checkpoint: it holds no manifest\.json"):
         load_checkpoint(tmp_path / "hub")
     commit_folder(tmp_path / "other", {"model.safetensors": tensor_bytes({"w": torch.ones(1)})})
     with pytest.raises(CheckpointError, match=r"state\.json is missing"):
