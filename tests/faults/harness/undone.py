@@ -33,7 +33,7 @@ CALL = "faults.harness.undone:run_with_rollbacks"
 # second others blend and are in probation; the third comes before the second's epoch is over.
 AT = (20, 28, 29)
 # After this step a checkpoint is asked for, as `esper-ctl RUN checkpoint` does: the next rollback goes there.
-ASKED = 27
+CHECKPOINT_STEP = 27
 _MODULE = "faults.harness.overshoot"
 _RUN = (
     *("optimization.max_epochs=6", "trainer.limit_train_batches=6", "trainer.limit_val_batches=2"),
@@ -68,23 +68,23 @@ def run_with_rollbacks(marks: str = "", rollback: int = 0, point: int = 0) -> in
     """
     overshoot.Overshoot.marks = Path(marks) if marks else None
     with ExitStack() as owned:
-        owned.enter_context(_asking())
+        owned.enter_context(_checkpoint_requested())
         if rollback:
             Killer(rollback, point).lie_in_wait(owned)
         return train.main()
 
 
-def _asking() -> AbstractContextManager[None]:
+def _checkpoint_requested() -> AbstractContextManager[None]:
     between = InterruptHandler.between_steps
-    due = [ASKED]  # once in a process: after a rollback the run passes here again
+    due = [CHECKPOINT_STEP]  # once in a process: after a rollback the run passes here again
 
-    def asked(attention: InterruptHandler) -> bool:
-        if attention.progress.step in due:
+    def request_checkpoint(handler: InterruptHandler) -> bool:
+        if handler.progress.step in due:
             due.clear()
-            attention.run_control.checkpoint()
-        return between(attention)
+            handler.run_control.checkpoint()
+        return between(handler)
 
-    return replaced(InterruptHandler, "between_steps", asked)
+    return replaced(InterruptHandler, "between_steps", request_checkpoint)
 
 
 class Killer:
