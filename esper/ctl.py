@@ -37,7 +37,7 @@ commands:
   stop        save and end the run after the present batch
   checkpoint  save now; answers with the name once it is safely on the disk
 
-exit codes: 0 done, 2 no run there, 3 the run is over or died, 4 it gave no answer or said no
+exit codes: 0 done, 2 no run there, 3 the run is over or died, 4 it did not answer or rejected the request
 """
 
 
@@ -80,7 +80,7 @@ def _request(run_dir: Path, given: Namespace) -> dict[str, Any]:
     if note is None:
         holder = live_holder(run_dir)
         if holder is not None:
-            why = "yet, or was told not to (services.control_socket)"
+            why = "yet, or services.control_socket is false"
             raise NotListeningError(f"process {holder.pid} does not listen {why}")
         raise NotListeningError(f"no process has {run_dir}, and the run in it was not ended")
     # a checkpoint is answered once it is on the disk

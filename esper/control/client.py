@@ -1,4 +1,4 @@
-"""The client: sends a command to a run, and tells a run that has ended from one that does not reply."""
+"""The client: sends a command to a run; a run that has ended differs from one that does not reply."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 HEALTHY, UNREACHABLE = "healthy", "unreachable"
 PORTS = {"http": 80, "https": 443, "redis": 6379, "rediss": 6379}
-# More of an answer is not read: what is asked is said in its first line.
+# More of a response is not read: its first line contains the status.
 ANSWER_LIMIT_BYTES = 65_536
 
 

@@ -1,4 +1,4 @@
-"""What a run folder tells of a run that cannot be asked: from its files, without torch and without YAML."""
+"""The status of a run that does not reply, from the files of its folder, without torch and without YAML."""
 
 from __future__ import annotations
 

@@ -68,10 +68,10 @@ class ControlServer:
             thread = threading.Thread(
                 target=lambda: asyncio.run(self._listen(listener, ready)), name="esper-remote", daemon=True
             )
-            owned.callback(self._end, thread)  # after the two below: nobody is to find what is closing
+            owned.callback(self._end, thread)  # after the two below, so that no client finds a closing server
             listener.bind(str(path))
             owned.callback(path.unlink, missing_ok=True)
-            path.chmod(0o600)  # before it listens: until then nobody can connect
+            path.chmod(0o600)  # before it listens: until then no client can connect
             listener.listen(_QUEUE)
             note = run_dir / ADDRESS_FILE
             write_bytes_atomic(
@@ -198,7 +198,7 @@ class ControlServer:
 
 
 def _user_of(peer: Any) -> int | None:
-    """The user at the other end; None where the system does not tell, and the socket's mode has to do."""
+    """The user of the client; None if the system cannot report it: then only the socket's mode protects."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None

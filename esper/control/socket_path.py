@@ -17,7 +17,7 @@ from esper.utils.bounded_read import read_object
 
 # The run folder's note of where its socket is.
 ADDRESS_FILE = "control.json"
-# How old a socket has to be before nobody listening there means that its run is dead.
+# How old a socket without a listener must be before its run counts as dead.
 _SETTLED_S = 60.0
 # Linux takes 107 bytes, macOS 103.
 LONGEST_PATH_BYTES = 100
@@ -88,7 +88,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder, or make sure that nobody else has made it: the temp folder is everybody's."""
+    """Create the folder, or check that it is this user's own: all users share the temporary folder."""
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()

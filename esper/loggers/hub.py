@@ -52,23 +52,23 @@ class LoggerHub:
         """Open the files, and let the slow loggers open theirs."""
         self._info = info
         self._step = info.start_step
-        for sink in self._files:
-            sink.start(info)
+        for logger in self._files:
+            logger.start(info)
         self._worker.start(info)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         self._step, self._epoch = record["step"], record["epoch"]
-        for sink in self._files:
-            if sink.every_epoch:
-                sink.epoch(record)
+        for logger in self._files:
+            if logger.every_epoch:
+                logger.epoch(record)
         self._pending_epoch = dict(record)
         if self._epoch % self._interval == 0:
             self._emit_pending_epoch()
 
     def step(self, record: Mapping[str, Any]) -> None:
         self._step = record["step"]
-        for sink in self._files:
-            sink.step(record)
+        for logger in self._files:
+            logger.step(record)
         self._enqueue("step", dict(record))
 
     def event(self, event: Event) -> None:
@@ -78,8 +78,8 @@ class LoggerHub:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._emit_pending_epoch()
-        for sink in self._files:
-            sink.finish(summary)
+        for logger in self._files:
+            logger.finish(summary)
         self._enqueue("finish", dict(summary))
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -94,16 +94,17 @@ class LoggerHub:
             if self.dropped:
                 self._warn(EventName.NOTICE, message="loggers were too slow", dropped=self.dropped)
         finally:
-            for sink in self._files:
-                sink.close()
+            for logger in self._files:
+                logger.close()
 
     def state(self) -> dict[str, dict[str, Json]]:
         """Return each logger's state by its name; right from the start, and so before the first step."""
-        return self._states({sink.name: sink.state() for sink in self._files})
+        return self._states({logger.name: logger.state() for logger in self._files})
 
     def rewound(self, state: Mapping[str, Any]) -> dict[str, dict[str, Json]]:
         """Return what `state()` will return after `rewind(state)`: for a checkpoint that is saved before."""
-        return self._states({sink.name: sink.rewound(state.get(sink.name, {})) for sink in self._files})
+        rewound = {logger.name: logger.rewound(state.get(logger.name, {})) for logger in self._files}
+        return self._states(rewound)
 
     def _states(self, of_files: dict[str, dict[str, Json]]) -> dict[str, dict[str, Json]]:
         assert self._info is not None, "LoggerHub.state() before start()"
@@ -112,12 +113,12 @@ class LoggerHub:
 
     def sync(self) -> None:
         """Make the files durable up to the last `state()`; from any thread."""
-        for sink in self._files:
-            sink.sync()
+        for logger in self._files:
+            logger.sync()
 
     def missing(self) -> list[str]:
         """A sentence for each file of the records that was removed or replaced meanwhile."""
-        return [sentence for sink in self._files for sentence in sink.missing()]
+        return [sentence for logger in self._files for sentence in logger.missing()]
 
     def rewind(self, state: Mapping[str, Any]) -> None:
         """Go back to an earlier `state()`: epochs and steps since then will come again, events stay.
@@ -125,16 +126,16 @@ class LoggerHub:
         Slow loggers keep what they have been sent.
         """
         self._pending_epoch = None
-        for sink in self._files:
-            sink.rewind(state.get(sink.name, {}))
+        for logger in self._files:
+            logger.rewind(state.get(logger.name, {}))
 
     def _emit_pending_epoch(self) -> None:
         """Pass the pending epoch to the loggers that do not get every epoch."""
         if self._pending_epoch is None:
             return
-        for sink in self._files:
-            if not sink.every_epoch:
-                sink.epoch(self._pending_epoch)
+        for logger in self._files:
+            if not logger.every_epoch:
+                logger.epoch(self._pending_epoch)
         self._enqueue("epoch", self._pending_epoch)
         self._pending_epoch = None
 
@@ -155,8 +156,8 @@ class LoggerHub:
             self._queue.put("event", event)
 
     def _log_to_files(self, event: Event) -> None:
-        for sink in self._files:
-            sink.event(event)
+        for logger in self._files:
+            logger.event(event)
 
 
 class _Worker:
@@ -167,23 +168,23 @@ class _Worker:
     runs, by a signal, with nothing to read).
     """
 
-    def __init__(self, sinks: Sequence[Logger], queue: BoundedQueue) -> None:
+    def __init__(self, loggers: Sequence[Logger], queue: BoundedQueue) -> None:
         self.failures: deque[tuple[str, Exception]] = deque()
-        self._sinks = list(sinks)
-        self._all = tuple(sinks)
+        self._loggers = list(loggers)
+        self._all = tuple(loggers)
         self._started: set[str] = set()
         self._queue = queue
         self._thread: threading.Thread | None = None
 
     @property
     def running(self) -> bool:
-        return self._thread is not None and bool(self._sinks)
+        return self._thread is not None and bool(self._loggers)
 
     def start(self, info: RunInfo) -> None:
-        for sink in list(self._sinks):
-            if self._call(sink, "start", info):
-                self._started.add(sink.name)
-        if self._sinks:
+        for logger in list(self._loggers):
+            if self._call(logger, "start", info):
+                self._started.add(logger.name)
+        if self._loggers:
             # A daemon: a logger that never returns must not keep the process from ending.
             self._thread = threading.Thread(target=self._work, name="esper-records", daemon=True)
             self._thread.start()
@@ -193,35 +194,35 @@ class _Worker:
         if self._thread is None:
             return []
         self._thread.join(timeout_s)
-        return [sink.name for sink in self._sinks] if self._thread.is_alive() else []
+        return [logger.name for logger in self._loggers] if self._thread.is_alive() else []
 
     def states(self, saved: Mapping[str, Any]) -> dict[str, dict[str, Json]]:
         """Return the loggers' states; for one that has not restored its saved state yet, the saved one."""
-        waiting = {sink.name for sink in self._all} - self._started
+        waiting = {logger.name for logger in self._all} - self._started
         return {
-            sink.name: saved[sink.name] if sink.name in waiting & saved.keys() else sink.state()
-            for sink in self._all
+            logger.name: saved[logger.name] if logger.name in waiting & saved.keys() else logger.state()
+            for logger in self._all
         }
 
     def _work(self) -> None:
         while (item := self._queue.take()) is not None:
-            for sink in list(self._sinks):
-                self._call(sink, item.kind, item.payload)
+            for logger in list(self._loggers):
+                self._call(logger, item.kind, item.payload)
 
-    def _call(self, sink: Logger, kind: str, payload: Any) -> bool:
+    def _call(self, logger: Logger, kind: str, payload: Any) -> bool:
         try:
-            sink.close() if kind == "close" else getattr(sink, kind)(payload)
+            logger.close() if kind == "close" else getattr(logger, kind)(payload)
         except Exception as error:  # noqa: BLE001 - whatever a logger raises, it is not worth the run
-            _log.debug("%s failed in %s", sink.name, kind, exc_info=True)
-            self._sinks.remove(sink)
-            self.failures.append((sink.name, error))
+            _log.debug("%s failed in %s", logger.name, kind, exc_info=True)
+            self._loggers.remove(logger)
+            self.failures.append((logger.name, error))
             if kind != "close":
-                self._close(sink)
+                self._close(logger)
             return False
         return True
 
-    def _close(self, sink: Logger) -> None:
+    def _close(self, logger: Logger) -> None:
         try:
-            sink.close()
+            logger.close()
         except Exception:  # noqa: BLE001 - it has failed before, and that was reported
-            _log.debug("%s failed again in close", sink.name, exc_info=True)
+            _log.debug("%s failed again in close", logger.name, exc_info=True)

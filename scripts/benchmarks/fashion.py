@@ -75,9 +75,9 @@ def main() -> None:
             print(line(arm, seed, rows[-1]), flush=True)
         means[arm] = report(arm, rows)
         if arm == "noise":
-            planted = [x for s in rows for x in s["seeds"] if x["blueprint"] == "noise"]
-            kept = [x for x in planted if x["stage"] != "culled"]
-            print(f"noise  {len(planted)} harmful seeds were planted, {len(planted) - len(kept)} culled")
+            added = [x for s in rows for x in s["seeds"] if x["blueprint"] == "noise"]
+            kept = [x for x in added if x["stage"] != "culled"]
+            print(f"noise  {len(added)} harmful seeds germinated, {len(added) - len(kept)} culled")
     if {"on", "off"} <= set(means):
         print(f"with Tamiyo {means['on'] - means['off']:+.2f} points")
 

@@ -7,7 +7,7 @@ Times are the thread's own, so that others on the machine count little.
 tasks         a step with 2, 4, 8 objectives over a shared trunk of some 100 k parameters, each with a head of
               its own: forward, gradients by PCGrad, SGD; against one backward of the sum. Beside it torchjd's
               PCGrad (default, and parallel_chunk_size=1) and a copy of the plain one, which is the noise
-accumulation  a step of four micro-batches, no aggregation asked for, against a loop written by hand
+accumulation  a step of four micro-batches without aggregation, compared with a loop written by hand
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Trunk(nn.Module):
 
 
 def losses_of(outputs: dict[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """A cross entropy for each task, each with classes of its own."""
+    """A cross entropy for each task, each with its own classes."""
     return {n: nn.functional.cross_entropy(o, t) for (n, o), t in zip(outputs.items(), targets, strict=True)}
 
 

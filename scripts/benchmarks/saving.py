@@ -144,7 +144,7 @@ def going_back(bench: Bench, rounds: int) -> str:
 
 
 def deadline(bench: Bench) -> None:
-    """Without a snapshot, and with a disk that answers when nobody waits any more."""
+    """Without a snapshot, and with a disk that answers only after the deadline."""
     run, go = bench.run, threading.Event()
 
     def slow(folder: Path, step: int) -> Checkpoint:

@@ -43,7 +43,7 @@ class Scores:
 
 
 def score(trial: MorphableModel, command: AdaptationCommand, loss: Callable[[], Tensor]) -> Scores:
-    """Scores of the seed that `command` has planted in `trial`; `loss` runs a batch through `trial`."""
+    """Scores of the seed that `command` has added to `trial`; `loss` runs a batch through `trial`."""
     seed = trial.seed_module(trial.record(command.layer, command.seed_index))
     x, h, gradient, base = _watch(trial, command.layer, loss)
     source = h if command.placement == "series" else x

@@ -1,10 +1,10 @@
-"""How well each signal foretells what a graft brings: rank correlations with the gain that it then brought.
+"""How well each signal predicts the gain of a seed: rank correlations with the gain that was measured.
 
     python scripts/benchmarks/signals.py [mlp convnet ...] [--seeds 0 1 2] [--candidates 12] [--steps 20 60]
 
 For each seed a host is trained for one epoch; there every candidate (drawn evenly over layers, blueprints
-and sizes) is scored by every signal. Then each is planted in a run of its own, at that moment, and trained to
-the end: its gain is the validation loss of the same run without growth minus its own. Spearman's rank
+and sizes) is scored by every signal. Then each germinates in a separate run, at that moment, and is trained
+to the end: its gain is the validation loss of the same run without growth minus its own. Spearman's rank
 correlation of signal and gain is taken within each seed and averaged; the parameter count is the baseline
 that a signal has to beat. The same is done for candidates of nearly equal size. Digits (8x8), one thread,
 validation data only.

@@ -15,4 +15,4 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         base = tmp_path_factory.getbasetemp()
         # with pytest-xdist each worker has a folder of its own in one that they share
         shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-        yield Bench(tmp_path_factory.mktemp("battery"), owned, shared / "battery-shared")
+        yield Bench(tmp_path_factory.mktemp("fault-suite"), owned, shared / "fault-suite-shared")

@@ -1,4 +1,4 @@
-"""The fast tier of the battery; `scripts/battery` runs the same rows for longer.
+"""The fast tier of the fault suite; `scripts/fault_suite` runs the same rows for longer.
 
 Whole processes are started, killed and started again: some rows take up to twenty seconds.
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import pytest
 from faults.harness.bench import Bench
+from faults.harness.fault_counts import Budget
 from faults.harness.registry import CONTROLS, ROWS
 from faults.harness.row import SEED
-from faults.harness.tally import Budget
 
 _FAST = [name for name, (_, control) in CONTROLS.items() if control.fast]
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_row(bench: Bench, name: str) -> None:
-    """Each row of the battery, a few times."""
+    """Each row of the fault suite, a few times."""
     row = ROWS[name]
-    tally = row.run(bench, Budget.of(row.fast, SEED))
-    assert tally.wrong == []
-    assert tally.fired >= row.fast, "the injector did not fire as often as it should"
+    counts = row.run(bench, Budget.of(row.fast, SEED))
+    assert counts.wrong == []
+    assert counts.fired >= row.fast, "the injector did not fire as often as it should"
 
 
 @pytest.mark.parametrize("name", _FAST)

@@ -182,28 +182,28 @@ def growable(name: str, dropout: float = 0.0, **config: Any) -> tuple[MorphableM
     return model, SeedManager(model, SeedConfig(**config))
 
 
-def tell(kind: CommandKind, layer: str, index: int = 0, **changes: Any) -> AdaptationCommand:
+def seed_command(kind: CommandKind, layer: str, index: int = 0, **changes: Any) -> AdaptationCommand:
     return AdaptationCommand(f"c{next(_ids)}", kind, 1.0, 1.0, "as the test wants", layer, index, **changes)
 
 
 def germinate(
     layer: str, blueprint: str, placement: str = "series", index: int = 0, **options: Any
 ) -> AdaptationCommand:
-    return tell(
+    return seed_command(
         CommandKind.GERMINATE, layer, index, blueprint=blueprint, placement=placement, options=options
     )
 
 
 def cull(layer: str, index: int = 0) -> AdaptationCommand:
-    return tell(CommandKind.CULL, layer, index)
+    return seed_command(CommandKind.CULL, layer, index)
 
 
 def fossilize(layer: str, index: int = 0) -> AdaptationCommand:
-    return tell(CommandKind.FOSSILIZE, layer, index)
+    return seed_command(CommandKind.FOSSILIZE, layer, index)
 
 
 def fitting(model: MorphableModel) -> Iterator[tuple[str, str, str]]:
-    """(layer, placement, blueprint) for everything that may be planted."""
+    """(layer, placement, blueprint) for everything that may be germinated."""
     for layer, placement in itertools.product(model.sites, ("series", "parallel")):
         shape = model.site_shape(layer, placement)
         for blueprint in BLUEPRINTS:

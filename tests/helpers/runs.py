@@ -81,21 +81,21 @@ class PlannedPolicy:
         self.commands = dict(commands or {})
         self.packets: list[SystemStatePacket] = []
         self.outcomes: list[Outcome] = []
-        self.asked = 0
+        self.decisions = 0
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
         self.packets.append(packet)
-        self.asked += 1
+        self.decisions += 1
         return list(self.commands.get(packet.epoch, ()))
 
     def report(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"asked": self.asked}
+        return {"decisions": self.decisions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.asked = state["asked"]
+        self.decisions = state["decisions"]
 
 
 def germinate(

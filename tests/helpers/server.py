@@ -12,22 +12,22 @@ from typing import Any
 
 @dataclass
 class FileServer:
-    """`files` by name. `cut_after`: bytes after which each answer breaks off; `ranges`: whether Range is
-    understood; `status`: answered instead of a file. `asked` collects (name, Range header) of each request.
+    """`files` by name. `cut_after`: bytes after which each response is cut off; `ranges`: whether Range is
+    supported; `status`: returned instead of a file. `requests` collects (name, Range header).
     """
 
     files: dict[str, bytes]
     cut_after: int | None = None
     ranges: bool = True
     status: int = 200
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
 
 
 @contextmanager
-def serving(files: dict[str, bytes], **habits: Any) -> Iterator[FileServer]:
+def serving(files: dict[str, bytes], **options: Any) -> Iterator[FileServer]:
     """A server on a free port of 127.0.0.1 for as long as the block lasts."""
-    state = FileServer(files, **habits)
+    state = FileServer(files, **options)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -50,7 +50,7 @@ def serving(files: dict[str, bytes], **habits: Any) -> Iterator[FileServer]:
 def answer(request: BaseHTTPRequestHandler, state: FileServer) -> None:
     name = request.path.lstrip("/")
     wanted = request.headers.get("Range", "")
-    state.asked.append((name, wanted))
+    state.requests.append((name, wanted))
     content = state.files.get(name)
     begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
     if content is None or state.status != 200:

@@ -13,13 +13,13 @@ Behaviour = Callable[[socket.socket, threading.Event], None]
 
 
 @contextmanager
-def http_service(status: int = 200, asked: list[str] | None = None, port: int = 0) -> Iterator[str]:
+def http_service(status: int = 200, requests: list[str] | None = None, port: int = 0) -> Iterator[str]:
     """A server that answers every GET with `status`; the block gets its address. Port 0: any free one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if asked is not None:
-                asked.append(self.path)
+            if requests is not None:
+                requests.append(self.path)
             self.send_response(status)
             self.send_header("Location", "http://127.0.0.1:1/elsewhere")
             self.end_headers()

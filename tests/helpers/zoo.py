@@ -59,7 +59,7 @@ class ScoresLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """A host, the layer where a seed is planted, and how it is fed."""
+    """A host, the layer where a seed is germinated, and how it is fed."""
 
     make: Callable[[], nn.Module]
     layer: str = "body"
@@ -132,7 +132,7 @@ CASES = {
 
 
 def config(case: Case, run_dir: Path, **options: Any) -> TolariaConfig:
-    """Four steps an epoch; a seed is planted after the first and is in the host before the epoch is over."""
+    """Four steps per epoch; a seed germinates after the first and has joined before the end of the epoch."""
     here = __name__
     given = {
         "run_dir": str(run_dir),

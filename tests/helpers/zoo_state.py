@@ -192,7 +192,7 @@ class LateBuffers(Plain):
 
 
 class Transient(Plain):
-    """A buffer that is not saved: a table made anew where it is missing."""
+    """A buffer that is not saved: a table that is created again if it is missing."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -297,7 +297,7 @@ class Checkpointer:
                     tensors.get("loss", {}), partial(is_buffer, self.components.loss)
                 )
             if found:
-                raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one stands")
+                raise CheckpointError(f"{saved.name} is not saved: {found}; the previous one is kept")
             self.components.records.sync()  # the checkpoint contains their lengths
             self.folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(self.folder, saved.name, tensors=tensors, state=state, io=self.io)

@@ -234,9 +234,9 @@ def check_checkpoint(path: Path) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[OpenFolder]:
     """The open folder of a checkpoint: opened files stay readable if its run removes the folder meanwhile."""
     if not path.is_dir():
-        raise CheckpointError(f"{path} is no checkpoint: expected a folder that Esper has saved")
+        raise CheckpointError(f"{path} is not a checkpoint: expected a folder that Esper has saved")
     if not is_checkpoint(path):
-        raise CheckpointError(f"{path} is no checkpoint: it holds no manifest.json and no {STATE}")
+        raise CheckpointError(f"{path} is not a checkpoint: it holds no manifest.json and no {STATE}")
     with opened_folder(path) as folder:
         yield folder
 
@@ -251,7 +251,9 @@ def _verified(folder: OpenFolder) -> tuple[dict[str, Any], list[str]]:
         if name.endswith(_SUFFIX):
             check_tensors(folder.file(name))
         elif name != STATE:
-            raise CheckpointError(f"{path}: {name} is no part of a checkpoint, unlike {STATE} and *{_SUFFIX}")
+            raise CheckpointError(
+                f"{path}: {name} is not part of a checkpoint; expected {STATE} and *{_SUFFIX}"
+            )
     verify_folder(folder)
     found = parse_state(path / STATE, folder.file(STATE).read(STATE_LIMIT_BYTES))
     return found, sorted(name for name in files if name != STATE)

@@ -212,15 +212,15 @@ class OptimizerManager:
         self.trainable.check()
         self._drop_replaced()
         held = {id(p) for p in self.parameters()}
-        late = [(n, p) for n, p in self.trainable.named() if p.requires_grad and id(p) not in held]
+        new = [(n, p) for n, p in self.trainable.named() if p.requires_grad and id(p) not in held]
         by_group: dict[str, list[nn.Parameter]] = {}
-        for name, param in late:
+        for name, param in new:
             kind, _, rest = name.partition(".")
             by_group.setdefault(rest.partition(".")[0] if kind == "seeds" else kind, []).append(param)
             param.grad = None  # it may have accumulated gradients that were never cleared
         for group, params in by_group.items():
             self._add_to_group(group, params, step)
-        return [name for name, _ in late]
+        return [name for name, _ in new]
 
     def _add_to_group(self, name: str, params: list[nn.Parameter], step: int) -> None:
         optimizer = self.isolated.get(name, self.main)

@@ -63,7 +63,7 @@ class Trainable:
         if not differing:
             return
         name = differing[0]
-        what = "is new" if name not in self._shapes else "has another shape" if name in now else "is gone"
+        what = "is new" if name not in self._shapes else "has another shape" if name in now else "was removed"
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         is_loss = name.startswith(f"{LOSS}.")
         option = "optimization.loss_function" if is_loss else "model.architecture"

@@ -1,9 +1,9 @@
-"""Growth against its controls: runs what is missing of the arms, then tells what came out.
+"""Growth compared with its controls: runs what is missing of the arms, then prints the results.
 
     scripts/benchmarks/growth [--tasks G1 G2 G3] [--arms ...] [--seeds 10] [--jobs 2] [--plot growth.png]
 
 Every finished run is a line of the results file, and is not repeated: a run that was cut off goes on.
-A line knows its configuration, not the code: after a change of a policy's code, give a file of its own.
+A row contains its configuration, not the code: after a change of a policy's code, use a new file.
 README.md's runs lie beside this file: --as-recorded --results scripts/benchmarks/growth.jsonl.gz
 """
 

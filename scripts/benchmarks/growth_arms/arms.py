@@ -38,7 +38,7 @@ _OFFERS = ("blueprints", "max_params_ratio", "max_flops_ratio")  # what a topolo
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One run: `seed` numbers the run, or the topology of a sweep; `topology` is planted before step 0."""
+    """One run: `seed` numbers the run, or the topology of a sweep; `topology` is attached before step 0."""
 
     task: Task
     arm: str

@@ -1,7 +1,7 @@
 """GroMo's grow-TINY on the same data, batches, optimiser, schedule and accounting as every other arm.
 
 The hidden layers of an MLP grow together, by as many units after each of the first epochs. GroMo's model is
-no host that seeds could be planted in, so this arm has a loop of its own.
+no host to which seeds could be attached, so this arm has its own loop.
 """
 
 from __future__ import annotations

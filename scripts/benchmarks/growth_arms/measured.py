@@ -1,4 +1,4 @@
-"""A job that can start from a grown topology, and tells what growth itself costs."""
+"""A job that can start from a grown topology, and reports the cost of growth itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from esper.runs.job import Job
 from esper.runs.resume import ResumePoint
 from esper.tolaria.growth.epoch_hooks import Growth
 from esper.tolaria.loop import TrainingLoop
-from growth_arms.topology import plant
+from growth_arms.topology import attach
 
 
 class Stopwatch:
@@ -64,7 +64,7 @@ class MeasuredJob(Job):
         model = super().build_model(data)
         if self.topology:
             model.observe(next(iter(data.validation.batches(0)))[0][:2])
-            plant(model, self.topology)
+            attach(model, self.topology)
         return model
 
     def prepare(self, origin: ResumePoint | None = None, *, dry: bool = False) -> TrainingLoop:

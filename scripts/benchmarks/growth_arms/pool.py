@@ -18,7 +18,7 @@ from growth_arms.topology import final_topology
 def keys(
     tasks: Sequence[Task], arms: Sequence[str], seeds: Sequence[int], swept: int, policy: str
 ) -> list[Key]:
-    """Every run that is asked for, by seed, then task, then arm; `swept` topologies in a sweep."""
+    """Every requested run, by seed, then task, then arm; `swept` topologies in a sweep."""
     hashes = {(t.name, a): arm_hash(t, a, policy) for t in tasks for a in arms_of(t) if a in arms}
     found: list[Key] = []
     for seed in range(max([*(s + 1 for s in seeds), swept])):
@@ -80,7 +80,7 @@ def _worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """Do not outlive a parent that was killed: nobody would take the row."""
+    """Do not outlive a parent that was killed: the row would be lost."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -97,8 +97,8 @@ def _drawn(spec: Spec, folder: Path, console: Console) -> list[dict[str, Any]]:
         assert growth is not None
         packet = growth.packets.build(step=0, epoch=0, train_loss=0.0, health={})
     task = spec.task
-    room = None if task.max_flops is None else task.max_flops - task.host_flops
-    return swept(packet, task.name, spec.seed, room)
+    budget = None if task.max_flops is None else task.max_flops - task.host_flops
+    return swept(packet, task.name, spec.seed, budget)
 
 
 def chosen(rows: Iterable[Row], keys: Iterable[Key]) -> list[Row]:

@@ -95,7 +95,7 @@ G2 = Task(
         "dataset=fashion_mnist",
         "model=convnet",
         "optimization.max_epochs=6",
-        "optimization.learning_rate=2e-2",  # the shipped recipe's; README.md tells what else was tried
+        "optimization.learning_rate=2e-2",  # the shipped recipe's; see README.md for other values
         "optimization.scheduler_params.warmup_steps=500",
     ),
     small=_widths(8),

@@ -1,4 +1,4 @@
-"""Grown topologies as plain starts: planted before step 0, with random output layers."""
+"""Grown topologies as starting points: attached before step 0, with random output layers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from esper.leyline import JOINED, SeedStage, SystemStatePacket
 from esper.tamiyo.budget import Budget
 from growth_arms.tasks import MOST_SEEDS
 
-LEAST_ROOM_USED = 0.5  # smaller ones would be easy to beat
+LEAST_BUDGET_USED = 0.5  # smaller ones would be easy to beat
 _TRIES, _REPEATS = 100_000, 1_000
 
 
 def final_topology(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The seeds of a summary that are part of the final model, as what `plant` takes."""
+    """The seeds of a summary that are part of the final model, as arguments of `attach`."""
     keys = ("layer", "seed", "blueprint", "placement", "options")
     return [{key: seed[key] for key in keys} for seed in seeds if SeedStage(seed["stage"]) in JOINED]
 
 
-def plant(model: MorphableModel, topology: Sequence[Mapping[str, Any]]) -> None:
+def attach(model: MorphableModel, topology: Sequence[Mapping[str, Any]]) -> None:
     """Plant and join all seeds, fossilised; `model` has seen a batch.
 
-    Output layers, which a seed is born with at zero, are drawn anew from torch's global generator: a start
+    Output layers, which are zero in a new seed, are drawn again from torch's global generator: a start
     from zero is weaker, and would flatter growth.
     """
     for seed in topology:
@@ -77,16 +77,16 @@ def swept(packet: SystemStatePacket, name: str, number: int, max_flops: int | No
 
 
 def draw(packet: SystemStatePacket, rng: random.Random, max_flops: int | None) -> list[dict[str, Any]]:
-    """A random topology of one to four seeds that uses at least half of the room for parameters.
+    """A random topology of one to four seeds that uses at least half of the parameter budget.
 
     Layer, blueprint and size are drawn evenly, in that order, as the random policy draws them. `max_flops`
     bounds the sum over the seeds, for a forward of one sample.
     """
     for _ in range(_TRIES):
         budget = Budget(packet)
-        room = budget.remaining_params
+        allowed = budget.remaining_params
         topology, flops = _attempt(budget, rng)
-        if budget.remaining_params <= (1 - LEAST_ROOM_USED) * room and (
+        if budget.remaining_params <= (1 - LEAST_BUDGET_USED) * allowed and (
             max_flops is None or flops <= max_flops
         ):
             return topology

@@ -1,4 +1,4 @@
-"""What the rows of the battery share."""
+"""What the rows of the fault suite share."""
 
 from __future__ import annotations
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from faults.harness.bench import Bench
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.processes import MAIN
 from faults.harness.row import Harness
-from faults.harness.tally import Budget, Tally
 
 _BROKEN = "faults.harness.broken."
 
 
-def of_command(harness: Callable[..., Tally], build: str = "") -> Harness:
+def of_command(harness: Callable[..., FaultCounts], build: str = "") -> Harness:
     """A harness that compares with the run never stopped; `build` is `file:function` in `broken/`."""
     call = broken_call(build)
 
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         return harness(bench.server, bench.fresh(), bench.whole, budget, call=call)
 
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from faults.harness.tally import Budget, Tally
+from faults.harness.fault_counts import Budget, FaultCounts
 
 from esper.errors import CheckpointError
 from esper.tolaria.checkpoint import find_checkpoint, load_checkpoint
@@ -62,23 +62,23 @@ def foreign(files: Contents, old: Contents, name: str, draw: random.Random) -> N
 KINDS = (flipped, flipped, flipped, cut, longer, zeroed, deleted, exchanged, stale, foreign)
 
 
-def corruptions(folder: Path, budget: Budget) -> Tally:
+def corruptions(folder: Path, budget: Budget) -> FaultCounts:
     """R5: damage the newest of the checkpoints in `folder`, over and over, and look for a good one."""
-    tally = Tally("R5")
+    counts = FaultCounts("R5")
     newest, before = newest_two(folder)
     whole, old = read(newest), read(before)
-    while budget.lasts(tally):
-        kind = KINDS[tally.tries % len(KINDS)]
+    while budget.lasts(counts):
+        kind = KINDS[counts.tries % len(KINDS)]
         name = budget.draw.choice(sorted(whole))
         files = dict(whole)
         kind(files, old, name, budget.draw)
         fired = files != whole
         put(newest, files)
         wrong = [f"{kind.__name__} {name}: {s}" for s in unnoticed(folder, newest, before)]
-        tally.note(fired, wrong, kind.__name__)
+        counts.note(fired, wrong, kind.__name__)
     put(newest, whole)
     load_checkpoint(find_checkpoint(newest).path)
-    return tally
+    return counts
 
 
 def unnoticed(folder: Path, newest: Path, before: Path) -> list[str]:

@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+from faults.harness.fault_counts import FaultCounts
 from faults.harness.powerloss import Platter
-from faults.harness.tally import Tally
 from helpers.disk import Disk
 from helpers.runs import notes_of
 
@@ -22,9 +22,9 @@ CODES = (errno.ENOSPC, errno.EIO)
 _MOST_CALLS = 1000
 
 
-def failures(run: TrainingLoop, folder: Path) -> Tally:
+def failures(run: TrainingLoop, folder: Path) -> FaultCounts:
     """R6: a grown run is saved over and over into copies of its checkpoints; each time another call fails."""
-    tally = Tally("R6")
+    counts = FaultCounts("R6")
     whole = run.checkpointer.folder
     run.progress.step += 1
     for code in CODES:
@@ -37,9 +37,9 @@ def failures(run: TrainingLoop, folder: Path) -> Tally:
                     break
                 kind, path = disk.calls[k - 1]
                 place = f"{os.strerror(code)} at call {k} ({kind} {path.name})"
-                tally.note(True, [f"{place}: {sentence}" for sentence in wrong], kind)
+                counts.note(True, [f"{place}: {sentence}" for sentence in wrong], kind)
             run.progress.epoch -= epochs
-    return tally
+    return counts
 
 
 def _save_on(run: TrainingLoop, disk: Disk, folder: Path, whole: Path) -> list[str]:
@@ -74,20 +74,20 @@ def _half_states(folder: Path) -> list[str]:
     return wrong
 
 
-def order(run: TrainingLoop) -> Tally:
+def order(run: TrainingLoop) -> FaultCounts:
     """R7: the calls of a new save and of one that replaces another, as the disk saw them."""
-    tally = Tally("R7")
+    counts = FaultCounts("R7")
     for epochs in (0, 1):
         run.progress.step += 1
         run.progress.epoch += epochs
         run.checkpointer.io = disk = Disk()
         saved = run.checkpointer.save(run.progress, final=True)
         assert saved is not None, notes_of(run).events[-1]
-        tally.note(True, out_of_order(disk.calls, saved), *(kind for kind, _ in disk.calls))
+        counts.note(True, out_of_order(disk.calls, saved), *(kind for kind, _ in disk.calls))
         written = {path.name for kind, path in disk.calls if kind == "write"}
         unseen = {path.name for path in saved.iterdir()} - written
-        tally.demand(not unseen, f"{sorted(unseen)} were written past the disk's calls")
-    return tally
+        counts.demand(not unseen, f"{sorted(unseen)} were written past the disk's calls")
+    return counts
 
 
 def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
@@ -105,9 +105,9 @@ def out_of_order(calls: list[tuple[str, Path]], final: Path) -> list[str]:
     return wrong
 
 
-def power_lost(run: TrainingLoop, folder: Path) -> Tally:
+def power_lost(run: TrainingLoop, folder: Path) -> FaultCounts:
     """R7: the power fails right after a new save, and after one that replaces another, was acknowledged."""
-    tally = Tally("R7")
+    counts = FaultCounts("R7")
     store = run.checkpointer
     for epochs in (0, 1):
         run.progress.step += 1
@@ -117,8 +117,8 @@ def power_lost(run: TrainingLoop, folder: Path) -> Tally:
             saved = store.save(run.progress, final=True)
         assert saved is not None, notes_of(run).events[-1]
         left = platter.after_failure(folder / f"left-{epochs}")
-        tally.note(True, _lost(left, run.progress.step), "power failures")
-    return tally
+        counts.note(True, _lost(left, run.progress.step), "power failures")
+    return counts
 
 
 def _lost(left: Path, step: int) -> list[str]:

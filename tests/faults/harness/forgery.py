@@ -67,7 +67,7 @@ def no_folder(folder: Path, marker: Path) -> None:
 
 
 def zip_behind(folder: Path, marker: Path) -> None:
-    """Whole as safetensors from its front, and a zip file to whoever looks from its end."""
+    """A valid safetensors file if read from its start, and a zip file if read from its end."""
     (folder / MODEL).write_bytes((folder / MODEL).read_bytes() + pickled(marker))
 
 
@@ -182,14 +182,14 @@ def future_manifest(folder: Path, marker: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({**content, "version": 99}, indent=2) + "\n")
 
 
-_NO_TENSORS = "damaged or no safetensors"
+_NO_TENSORS = "damaged or not a safetensors"
 _OWNERS = "state__owners"
 _LOAD = ("load",)
 
 FORGERIES: dict[str, Forgery] = {
     "pickle as weights": Forgery(in_place_of(MODEL), "announces a header of"),
     "pickle as state": Forgery(in_place_of(STATE), "is not JSON"),
-    "pickle beside": Forgery(beside, "model.pt is no part of a checkpoint"),
+    "pickle beside": Forgery(beside, "model.pt is not part of a checkpoint"),
     "pickle as checkpoint": Forgery(no_folder, "expected a", hashed=False),
     "zip behind tensors": Forgery(zip_behind, _NO_TENSORS),
     "zip in a tensor": Forgery(zip_inside, "does not fit"),

@@ -1,4 +1,4 @@
-"""Processes with an interpreter of their own: the real command started anew, not forked."""
+"""Processes with their own interpreter: the real command is started, not forked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Fresh:
         self.folder = server.folder
 
     def start(self, *argv: str, call: str = MAIN) -> FreshProcess:
-        """The command, or `call` with this command line where a broken build is to be in place."""
+        """The command, or `call` with this command line for a broken build."""
         code = f"{_CALL}sys.exit(called({call!r}, []))"
         entry = ["-m", "esper.train"] if call == MAIN else ["-c", code]
         return FreshProcess([sys.executable, *entry, *argv], self.folder)

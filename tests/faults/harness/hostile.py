@@ -10,10 +10,10 @@ import time
 from functools import cache
 from pathlib import Path
 
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.forgery import FORGERIES, Forgery
 from faults.harness.grown import SAVING
 from faults.harness.processes import Ended, Server
-from faults.harness.tally import Budget, Tally
 from helpers.runs import PlannedPolicy, make_run
 
 import esper
@@ -37,7 +37,7 @@ def prepared() -> TrainingLoop:
 def meet(path: str, way: str) -> None:
     """Try to use a checkpoint; print what came of it, in what time, and how far the memory rose."""
     run = prepared()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = memory_bytes("VmRSS"), time.perf_counter()
     try:
         if way == "resume":
@@ -74,22 +74,22 @@ def hashed(path: Path) -> None:
     (path / MANIFEST).write_bytes(render_manifest({name: hash_file(path / name) for name in names}))
 
 
-def meetings(server: Server, folder: Path, whole: Path, budget: Budget, call: str = MEET) -> Tally:
+def meetings(server: Server, folder: Path, whole: Path, budget: Budget, call: str = MEET) -> FaultCounts:
     """R8: every forgery of the checkpoint `whole` is met in every way, each in a process of its own."""
-    tally = Tally("R8")
+    counts = FaultCounts("R8")
     marker = folder / "marker"
     for kind, forgery in FORGERIES.items():
-        if not budget.lasts(tally):
+        if not budget.lasts(counts):
             break
         path = folder / kind.replace(" ", "-")
         forge(whole, path, forgery, marker)
         for way in forgery.ways:
             wrong = _met(server, [str(path), way], call, forgery)
-            tally.note(True, [f"{kind}, {way}: {sentence}" for sentence in wrong])
-            tally.demand(not marker.exists(), f"{kind}, {way}: its payload ran")
+            counts.note(True, [f"{kind}, {way}: {sentence}" for sentence in wrong])
+            counts.demand(not marker.exists(), f"{kind}, {way}: its payload ran")
             marker.unlink(missing_ok=True)
-        tally.seen["kinds"] += 1
-    return tally
+        counts.seen["kinds"] += 1
+    return counts
 
 
 def _met(server: Server, arguments: list[str], call: str, forgery: Forgery) -> list[str]:

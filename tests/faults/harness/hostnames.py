@@ -8,10 +8,10 @@ import socket
 import time
 from pathlib import Path
 
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.processes import Ended, Server, until
 from faults.harness.revival import Whole, after
 from faults.harness.runs import command, events
-from faults.harness.tally import Budget, Tally
 
 from esper import train
 
@@ -28,14 +28,14 @@ def run_on(host: str) -> int:
     return train.main()
 
 
-def renamings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = CALL) -> Tally:
+def renamings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = CALL) -> FaultCounts:
     """R22: a living holder on another host is not disturbed; killed, it is followed."""
-    tally = Tally("R22")
-    while budget.lasts(tally):
-        run = folder / f"renamed-{tally.tries}"
+    counts = FaultCounts("R22")
+    while budget.lasts(counts):
+        run = folder / f"renamed-{counts.tries}"
         wrong = _renamed(server, run, whole, budget.draw.uniform(0, whole.span_s / 2), call)
-        tally.note(True, [f"renamed {tally.tries}: {sentence}" for sentence in wrong], "taken over")
-    return tally
+        counts.note(True, [f"renamed {counts.tries}: {sentence}" for sentence in wrong], "taken over")
+    return counts
 
 
 def _renamed(server: Server, run: Path, whole: Whole, delay_s: float, call: str) -> list[str]:
@@ -52,8 +52,8 @@ def _renamed(server: Server, run: Path, whole: Whole, delay_s: float, call: str)
     wrong += after(run, done, whole)
     if time.monotonic() - began > 10 + 3 * whole.span_s:
         wrong.append("the free lock was waited for")
-    message = [e["data"]["message"] for e in events(run) if e["name"] == "notice"]
-    named = [text for text in message if f"process {first.pid} on pod-1 " in text and "giving this" in text]
+    messages = [e["data"]["message"] for e in events(run) if e["name"] == "notice"]
+    named = [m for m in messages if f"process {first.pid} on pod-1 " in m and "releasing this" in m]
     return wrong + ([] if len(named) == 1 else [f"the dead holder is named in {len(named)} notices"])
 
 

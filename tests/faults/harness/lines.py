@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from faults.harness.tally import Budget, Tally
+from faults.harness.fault_counts import Budget, FaultCounts
 
 from esper import train
 from esper.config import TolariaConfig
@@ -85,7 +85,7 @@ MALFORMED = [
         "dataset.validation_split + dataset.test_split",
         "below 1",
     ),
-    # what the machine tells
+    # read from the machine
     ("device=cuda:77", "device", "cuda:77"),
     ("model.num_classes=7", "model.num_classes", "null or 10"),
     ("model.target_layers=[layer9]", "model.target_layers", "block1"),
@@ -202,19 +202,19 @@ def wrong_with(answer: Answer, key: str, message: str) -> list[str]:
     return [sentence for sentence, met in demands.items() if not met]
 
 
-def lines(folder: Path, budget: Budget) -> Tally:
+def lines(folder: Path, budget: Budget) -> FaultCounts:
     """R17: all lines written by hand, then generated values of drawn options, in one process."""
-    tally = Tally("R17-lines")
+    counts = FaultCounts("R17-lines")
     with contextlib.chdir(folder):
         for line, key, message in _lines(budget.draw):
-            if not budget.lasts(tally):
+            if not budget.lasts(counts):
                 break
             answer = _answer(shlex.split(line))
             wrong = wrong_with(answer, key, message) if message else _wrong_with_generated(answer)
             if left := os.listdir():  # noqa: PTH208 - of the working folder
                 wrong.append(f"made {', '.join(left)}")
-            tally.note(True, [f"{line}: {sentence}" for sentence in wrong], f"code {answer.code}")
-    return tally
+            counts.note(True, [f"{line}: {sentence}" for sentence in wrong], f"code {answer.code}")
+    return counts
 
 
 def _lines(draw: random.Random) -> Iterator[tuple[str, str, str]]:

@@ -8,25 +8,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.processes import MAIN, ChildProcess, Ended, Server, until
 from faults.harness.revival import Whole, after
 from faults.harness.runs import command, differences, events
-from faults.harness.tally import Budget, Tally
 
 
-def rivalries(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
+def rivalries(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> FaultCounts:
     """R20: a second run comes while the first is at work, at the same moment, and after it was killed."""
-    tally = Tally("R20")
+    counts = FaultCounts("R20")
     meetings: list[Callable[..., list[str]]] = [_while_running, _at_once, _after_a_kill]
-    while budget.lasts(tally):
-        number = tally.tries
+    while budget.lasts(counts):
+        number = counts.tries
         meet = meetings[number % len(meetings)]
         run = folder / f"shared-{number}"
         wrong = meet(server, run, whole, budget.draw, call)
-        tally.note(
+        counts.note(
             True, [f"{meet.__name__[1:]} {number}: {sentence}" for sentence in wrong], meet.__name__[1:]
         )
-    return tally
+    return counts
 
 
 def _while_running(server: Server, run: Path, whole: Whole, draw: random.Random, call: str) -> list[str]:

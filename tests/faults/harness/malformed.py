@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.forgery import MODEL, state
 from faults.harness.hostile import hashed
 from faults.harness.processes import MAIN, Ended, Server
 from faults.harness.runs import GROWING
-from faults.harness.tally import Budget, Tally
 
 _RESUME = "checkpoint.resume_from_checkpoint"
 
@@ -117,11 +117,11 @@ CASES: dict[str, Case] = {
 }
 
 
-def resumptions(server: Server, folder: Path, run: Path, budget: Budget, call: str = MAIN) -> Tally:
+def resumptions(server: Server, folder: Path, run: Path, budget: Budget, call: str = MAIN) -> FaultCounts:
     """R17: every case is named on the command line, for a run in a folder of its own."""
-    tally = Tally("R17")
+    counts = FaultCounts("R17")
     for number, (name, case) in enumerate(CASES.items()):
-        if not budget.lasts(tally):
+        if not budget.lasts(counts):
             break
         own = folder / str(number)
         shutil.copytree(run, own / "run")
@@ -129,8 +129,8 @@ def resumptions(server: Server, folder: Path, run: Path, budget: Budget, call: s
         target = own / "resumed"
         plain = [option for option in GROWING if not option.startswith(_RESUME)]
         ended = server.run(*plain, *case.options, f"{_RESUME}={named}", f"hydra.run.dir={target}", call=call)
-        tally.note(True, [f"{name}: {sentence}" for sentence in _wrong(ended, case, target)])
-    return tally
+        counts.note(True, [f"{name}: {sentence}" for sentence in _wrong(ended, case, target)])
+    return counts
 
 
 def _wrong(ended: Ended, case: Case, target: Path) -> list[str]:

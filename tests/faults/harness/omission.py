@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faults.harness.fault_counts import FaultCounts
 from faults.harness.memory import raw, remembered, timeless
-from faults.harness.tally import Tally
 from faults.harness.watching import Watching
 from helpers.runs import notes_of
 
@@ -32,7 +32,7 @@ _PER_PROCESS_EVENTS = {"checkpoint_saved"}
 class Stopped:
     """A run that was never stopped, and one like it with the checkpoint that it was stopped at.
 
-    `fresh` is a checkpoint of one that has not begun: what a piece is that nobody restores.
+    `fresh` is a checkpoint of one that has not started: the values of pieces that are not restored.
     """
 
     name: str
@@ -95,21 +95,21 @@ def finish(run: TrainingLoop) -> Ending:
     return Ending(notes.comparable(), events, remembered(*run.state.capture()))
 
 
-def omissions(case: Stopped, missed: set[str], tally: Tally, only: str = "") -> None:
-    """Take the run up again as often as its state has pieces that nobody has `missed` yet, without one each.
+def omissions(case: Stopped, missed: set[str], counts: FaultCounts, only: str = "") -> None:
+    """Resume the run once for each piece of its state that is not in `missed` yet, without that piece.
 
     What is as it would be in a fresh run cannot be missed there. `only` names the one owner to look at.
     """
-    tally.demand(not _ends_otherwise(case, case.saved), f"{case.name}: with all in place it ends otherwise")
+    counts.demand(not _ends_otherwise(case, case.saved), f"{case.name}: with all in place it ends otherwise")
     for name, paths in pieces(case.saved).items():
         if name in missed or not name.startswith(only):
             continue
         idle = all(_value(case.saved, path) == _value(case.fresh, path) for path in paths)
         if not idle and _ends_otherwise(case, without(case.saved, case.fresh, paths)):
-            tally.note(True, [], case.name)
+            counts.note(True, [], case.name)
             missed.add(name)
         else:
-            tally.note(False, [])
+            counts.note(False, [])
 
 
 def _ends_otherwise(case: Stopped, checkpoint: Checkpoint) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.firing import replaced
 from faults.harness.memory import remembered
-from faults.harness.tally import Budget, Tally
 from faults.harness.watching import Watching
 from helpers.runs import PlannedPolicy, germinate, make_run, notes_of, seed_command
 from torch import Tensor, nn
@@ -188,21 +188,21 @@ def timetable(folder: Path) -> dict[str, list[int]]:
     return found
 
 
-def poisonings(folder: Path, budget: Budget) -> Tally:
+def poisonings(folder: Path, budget: Budget) -> FaultCounts:
     """R14: so many runs, the kinds of poison and the stages in turn, the step drawn."""
-    tally = Tally("R14")
+    counts = FaultCounts("R14")
     steps = timetable(folder / "healthy")
-    while budget.lasts(tally):
-        number = tally.tries
+    while budget.lasts(counts):
+        number = counts.tries
         kind, stage = KINDS[number % 6], STAGES[(number + number // 6) % 6]
         poison = Poison(kind, budget.draw.choice(steps[stage]))
         wrong, compared = poisoned(folder / str(number), poison)
         place = f"{kind} at step {poison.step} ({stage})"
         seen = [kind, stage, *([_LATER] * compared)]
-        tally.note(poison.fired > 0, [f"{place}: {sentence}" for sentence in wrong], *seen)
-        tally.demand(poison.fired == TIMES, f"{place}: it fired {poison.fired} times")
-    tally.demand(2 * tally.seen[_LATER] >= tally.fired, "too few snapshots were looked at ten steps later")
-    return tally
+        counts.note(poison.fired > 0, [f"{place}: {sentence}" for sentence in wrong], *seen)
+        counts.demand(poison.fired == TIMES, f"{place}: it fired {poison.fired} times")
+    counts.demand(2 * counts.seen[_LATER] >= counts.fired, "too few snapshots were looked at ten steps later")
+    return counts
 
 
 def poisoned(folder: Path, poison: Poison) -> tuple[list[str], int]:

@@ -9,9 +9,9 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.processes import ChildProcess, Server, until
 from faults.harness.saving import is_saved_together
-from faults.harness.tally import Budget, Tally
 from helpers.runs import PlannedPolicy, make_run
 
 import esper
@@ -72,28 +72,28 @@ def _small_run() -> TrainingLoop:
     )
 
 
-def readings(server: Server, folder: Path, budget: Budget, call: str = WRITER) -> Tally:
+def readings(server: Server, folder: Path, budget: Budget, call: str = WRITER) -> FaultCounts:
     """R25: so many reads of all kinds, in turn, beside one writer."""
-    tally = Tally("R25")
+    counts = FaultCounts("R25")
     process = server.start(call=call, arguments=[str(folder)])
     begun = until(lambda: _acknowledged(folder) > 0 or process.over, timeout_s=30)
     assert begun and not process.over, process.wait().err
     try:
         kinds = cycle(READS)
-        while budget.lasts(tally):
-            _one(next(kinds), folder, tally)
+        while budget.lasts(counts):
+            _one(next(kinds), folder, counts)
     finally:
         ended = _end(process)
-    tally.demand(ended == -9, "the writer had ended by itself")
-    tally.demand(4 * tally.seen["while it saved"] >= tally.fired, "hardly a read met a save")
-    return tally
+    counts.demand(ended == -9, "the writer had ended by itself")
+    counts.demand(4 * counts.seen["while it saved"] >= counts.fired, "hardly a read met a save")
+    return counts
 
 
 def _end(process: ChildProcess) -> int:
     return process.kill().code
 
 
-def _one(kind: str, folder: Path, tally: Tally) -> None:
+def _one(kind: str, folder: Path, counts: FaultCounts) -> None:
     before, seen = _acknowledged(folder), [kind]
     try:
         wrong = READS[kind](folder, before)
@@ -104,7 +104,7 @@ def _one(kind: str, folder: Path, tally: Tally) -> None:
         wrong = f"{type(error).__name__}: {error}"
     if _acknowledged(folder) > before:
         seen.append("while it saved")
-    tally.note(True, [f"{kind}: {wrong:.300}"] if wrong else [], *seen)
+    counts.note(True, [f"{kind}: {wrong:.300}"] if wrong else [], *seen)
 
 
 def _acknowledged(folder: Path) -> int:

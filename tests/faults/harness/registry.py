@@ -1,4 +1,4 @@
-"""All rows of the battery: each file in `rows/` has some of them, in a `ROWS` of its own."""
+"""All rows of the fault suite: each file in `rows/` has some of them, in a `ROWS` of its own."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.processes import MAIN, ChildProcess, Server
 from faults.harness.revival import Moment, Whole, after, interrupted
 from faults.harness.runs import command
-from faults.harness.tally import Budget, Tally
 
 # What is not the run's work: these say who was there and how a command ended.
 _PER_PROCESS = ("run.lock", "status.json", "control.json", ".hydra", "esper.log", "train.log")
@@ -21,22 +21,22 @@ _PER_PROCESS = ("run.lock", "status.json", "control.json", ".hydra", "esper.log"
 
 def relocations(
     server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN, only: Sequence[str] = ()
-) -> Tally:
+) -> FaultCounts:
     """R23: one run is killed; each copy of it is met with its checkpoints elsewhere."""
-    tally = Tally("R23")
+    counts = FaultCounts("R23")
     killed = folder / "killed"
     # by the third epoch's line one save is logged
     process = interrupted(server, killed, Moment("first", 0.0, epochs=3), ChildProcess.kill)
     assert process.code == -signal.SIGKILL, process.err
     for name in only or CASES:
-        if not budget.lasts(tally):
+        if not budget.lasts(counts):
             break
         run = folder / name
         shutil.copytree(killed, run)
         with other_disk(folder / f"{name}-disk") as (disk, kind):
             wrong = CASES[name](server, run, disk, whole, call)
-        tally.note(True, [f"{name}: {sentence}" for sentence in wrong], name, kind)
-    return tally
+        counts.note(True, [f"{name}: {sentence}" for sentence in wrong], name, kind)
+    return counts
 
 
 @contextmanager

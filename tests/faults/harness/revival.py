@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.fresh import AnyProcess, Fresh, Processes
 from faults.harness.processes import MAIN, Ended, Server, on_growth, run_command, until
 from faults.harness.runs import command, differences, ending, epochs_over, events, saved_step, stages
 from faults.harness.steps import NOTED, begun_after
-from faults.harness.tally import Budget, Tally
 
 # Stages that a seed can be found in; `germinated` is over before the next step begins.
 STAGES = ("training", "blending", "probationary", "embargoed", "fossilized")
@@ -23,7 +23,7 @@ EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 _SIGNALS = tuple(EXIT_CODES)
 # The step that is under way when the signal arrives is finished; one more may have begun at that very moment.
 _MOST_STEPS = 1
-# Every so many kills the command is started anew, with an interpreter of its own, and not forked.
+# Every so many kills the command is started with its own interpreter instead of forked.
 _FRESH_EVERY = 5
 
 
@@ -95,43 +95,45 @@ def interrupted(server: Processes, folder: Path, moment: Moment, stop: Stop, cal
     return stop(process)
 
 
-def killings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
+def killings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> FaultCounts:
     """R2: so many runs, each killed once and then run to its end."""
-    tally = Tally("R2")
+    counts = FaultCounts("R2")
     moments = whole.moments(budget.draw)
-    while budget.lasts(tally):
-        run = folder / f"killed-{tally.tries}"
+    while budget.lasts(counts):
+        run = folder / f"killed-{counts.tries}"
         moment = next(moments)
-        fresh = tally.tries % _FRESH_EVERY == _FRESH_EVERY - 1
+        fresh = counts.tries % _FRESH_EVERY == _FRESH_EVERY - 1
         processes: Processes = Fresh(server) if fresh else server
         process = interrupted(processes, run, moment, lambda process: process.kill(), call)
         fired = process.code == -signal.SIGKILL
         found = {"not begun"} if not events(run) else set(stages(run).values()) or {"dormant"}
         found |= {"fresh interpreter"} if fresh else set()
         done = processes.run(*command(run), call=call)
-        tally.note(fired, [f"{moment}: {s}" for s in after(run, done, whole)], *found)
-    missing = sorted({*STAGES, "dormant"} - tally.seen.keys())
-    tally.demand(not missing, f"no kill met a seed that was {' or '.join(missing)}")
-    return tally
+        counts.note(fired, [f"{moment}: {s}" for s in after(run, done, whole)], *found)
+    missing = sorted({*STAGES, "dormant"} - counts.seen.keys())
+    counts.demand(not missing, f"no kill met a seed that was {' or '.join(missing)}")
+    return counts
 
 
-def chain(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
+def chain(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> FaultCounts:
     """R2: one run, killed so many times in a row, then run to its end."""
-    tally = Tally("R2-chain")
+    counts = FaultCounts("R2-chain")
     run = folder / "chain"
-    while budget.lasts(tally):
+    while budget.lasts(counts):
         # so that the kills are spread over the whole run, however little a process gets done
         epochs = len(whole.ending["metrics.jsonl"])
         moment = Moment(
-            "first", budget.draw.uniform(0, whole.span_s / epochs), tally.fired * (epochs - 1) // budget.tries
+            "first",
+            budget.draw.uniform(0, whole.span_s / epochs),
+            counts.fired * (epochs - 1) // budget.tries,
         )
         process = interrupted(server, run, moment, lambda process: process.kill(), call)
         if process.code == 0:
             break
-        tally.note(process.code == -signal.SIGKILL, [], *set(stages(run).values()))
+        counts.note(process.code == -signal.SIGKILL, [], *set(stages(run).values()))
     done = server.run(*command(run), call=call)
-    tally.wrong += after(run, done, whole)
-    return tally
+    counts.wrong += after(run, done, whole)
+    return counts
 
 
 def after(run: Path, done: Ended, whole: Whole) -> list[str]:
@@ -142,13 +144,13 @@ def after(run: Path, done: Ended, whole: Whole) -> list[str]:
     return [*differences(run, whole.ending), *(f"{run.name}: {name} was left behind" for name in left)]
 
 
-def stoppings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> Tally:
+def stoppings(server: Server, folder: Path, whole: Whole, budget: Budget, call: str = MAIN) -> FaultCounts:
     """R4: so many runs, asked to stop by SIGTERM, SIGINT and SIGHUP in turn, then started again."""
-    tally = Tally("R4")
+    counts = FaultCounts("R4")
     moments = whole.moments(budget.draw)
-    while budget.lasts(tally):
-        run = folder / f"stopped-{tally.tries}"
-        number = _SIGNALS[tally.tries % len(_SIGNALS)]
+    while budget.lasts(counts):
+        run = folder / f"stopped-{counts.tries}"
+        number = _SIGNALS[counts.tries % len(_SIGNALS)]
         moment = next(moments)
         sent = Sent(number)
         process = interrupted(server, run, moment, sent, f"{call}@{NOTED}")
@@ -159,8 +161,8 @@ def stoppings(server: Server, folder: Path, whole: Whole, budget: Budget, call: 
             wrong.append(f"{late} steps began after the signal")
         done = server.run(*command(run), call=call)
         wrong += after(run, done, whole)
-        tally.note(fired, [f"{number.name} at {moment}: {s}" for s in wrong], number.name, moment.stage)
-    return tally
+        counts.note(fired, [f"{number.name} at {moment}: {s}" for s in wrong], number.name, moment.stage)
+    return counts
 
 
 def terminated(process: AnyProcess) -> Ended:

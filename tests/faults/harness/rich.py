@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from faults.harness.fault_counts import FaultCounts
 from faults.harness.omission import Scenario, omissions, pieces, stopped
 from faults.harness.poison import Poison
-from faults.harness.tally import Tally
 from faults.harness.watching import Watching
 from helpers.objectives import Heads, heads_loss
 from helpers.runs import PlannedPolicy, germinate, make_run, seed_command
@@ -24,7 +24,7 @@ from esper.tolaria.loop import TrainingLoop
 
 
 class Decoy:
-    """State that is saved and that nobody needs: whoever leaves it out is not to be missed."""
+    """State that is saved and not needed: its omission must have no effect."""
 
     def __init__(self, run: TrainingLoop) -> None:
         self.run = run
@@ -37,7 +37,7 @@ class Decoy:
 
 
 class Gambler(PlannedPolicy):
-    """Lets every generator of the process, and the seeds' health, have a say in how wide a seed is to be."""
+    """Makes the width of a seed depend on every generator of the process and on the seeds' health."""
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
         commands = super().decide(packet) if packet.step % 6 == 0 or not packet.epoch else []
@@ -205,7 +205,7 @@ UNMISSED: dict[str, str] = {
     "recovery/emergency/time": _CLOCK,
     "run/progress/cpu_s": _CLOCK,
     "run/progress/round_due": "only a stop in the midst of a look ahead sets it (test_scout.py)",
-    "run/progress/stopped_by": "the wish to stop was for the scenario that was saved",
+    "run/progress/stopped_by": "the stop request was for the process that saved",
     "run/progress/wall_s": _CLOCK,
     "scaler/scaler/backoff_factor": _CONSTANT,
     "scaler/scaler/growth_factor": _CONSTANT,
@@ -215,21 +215,21 @@ UNMISSED: dict[str, str] = {
 }
 
 
-def left_out(folder: Path, *, decoy: bool = False) -> Tally:
+def left_out(folder: Path, *, decoy: bool = False) -> FaultCounts:
     """R3: every piece of state, left out of scenarios until one misses it; with `decoy` only the decoy."""
-    tally, missed, known = Tally("R3"), set[str](), set[str]()
+    counts, missed, known = FaultCounts("R3"), set[str](), set[str]()
     for scenario, step in SCENARIOS.items():
         case = stopped(with_decoy(scenario) if decoy else scenario, folder / scenario.__name__, step)
-        omissions(case, missed, tally, only="decoy" if decoy else "")
+        omissions(case, missed, counts, only="decoy" if decoy else "")
         known |= pieces(case.saved).keys()
     if decoy:
         known = {name for name in known if name.startswith("decoy")}
-        tally.fired = tally.tries
+        counts.fired = counts.tries
     for name in sorted(known - missed - UNMISSED.keys()):
-        tally.wrong.append(f"nobody misses {name}")
+        counts.wrong.append(f"no run needs {name}")
     for name in sorted(UNMISSED.keys() & missed) if not decoy else ():
-        tally.wrong.append(f"{name} is missed after all")
-    return tally
+        counts.wrong.append(f"{name} is missed after all")
+    return counts
 
 
 def with_decoy(scenario: Scenario) -> Scenario:

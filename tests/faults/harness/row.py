@@ -1,4 +1,4 @@
-"""What a row of the battery is: a fault, how often it fires, and the broken builds on which it goes red."""
+"""A row of the fault suite: a fault, how often it fires, and the broken builds on which it must fail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from faults.harness.bench import Bench
-from faults.harness.tally import Budget, Found, Tally
+from faults.harness.fault_counts import Budget, FaultCounts, Found
 
 SEED = 0
 
-Harness = Callable[[Bench, Budget], Tally]
+Harness = Callable[[Bench, Budget], FaultCounts]
 Build = Callable[[], AbstractContextManager[None]]
 
 
@@ -32,13 +32,13 @@ class Control:
     def red(self, bench: Bench, seed: int = SEED) -> str:
         """Empty where the build was found out by its symptom; else why this is not so."""
         bench.reset_fired()
-        tally = self.run(bench, Budget.of(self.tries, seed))
+        counts = self.run(bench, Budget.of(self.tries, seed))
         if not bench.fired:
             return f"{self.name}: the broken part was never called"
-        if tally.fired == 0:
+        if counts.fired == 0:
             return f"{self.name}: the fault never fired"
-        if not any(self.symptom in sentence for sentence in tally.wrong):
-            return f"{self.name}: {self.symptom!r} is not among what was found: {tally.wrong}"
+        if not any(self.symptom in sentence for sentence in counts.wrong):
+            return f"{self.name}: {self.symptom!r} is not among what was found: {counts.wrong}"
         return ""
 
 
@@ -55,19 +55,19 @@ class Row:
         """Run the row, then every one of its controls."""
         began = time.monotonic()
         asked = self.fast if fast else self.long
-        tally = self.run(bench, Budget.of(asked, seed, until_s))
-        tally.seconds = time.monotonic() - began
+        counts = self.run(bench, Budget.of(asked, seed, until_s))
+        counts.seconds = time.monotonic() - began
         controls = {}
         for control in self.controls:
             controls[control.name] = control.red(bench, seed)
             bench.clear()
-        return Found(tally, asked, controls)
+        return Found(counts, asked, controls)
 
 
 def on(build: Build, run: Harness) -> Harness:
     """The same harness, within this process, while a broken build is in place."""
 
-    def broken_run(bench: Bench, budget: Budget) -> Tally:
+    def broken_run(bench: Bench, budget: Budget) -> FaultCounts:
         with build():
             return run(bench, budget)
 

@@ -101,7 +101,7 @@ def saved_step(folder: Path) -> int | None:
 
 
 def stages(folder: Path) -> dict[str, str]:
-    """The stage that each slot which ever held a seed is in, as the events tell."""
+    """The stage of each slot that ever had a seed, from the events."""
     moves = (event["data"] for event in events(folder) if event["name"] == "seed_stage")
     return {f"{move['layer']}[{move['seed']}]": move["to"] for move in moves}
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.firing import replaced
-from faults.harness.tally import Budget, Tally
 from helpers.command import metrics_of
 from helpers.runs import small_config
 from rich.console import Console
@@ -39,20 +39,20 @@ def cases(epochs: int) -> list[tuple[str, int]]:
     return [*fails, ("the final model fails in", epochs), ("saves fail from", 1), *removed]
 
 
-def unsaved(folder: Path, budget: Budget) -> Tally:
+def unsaved(folder: Path, budget: Budget) -> FaultCounts:
     """Each case: exit code, status, summary, warnings to readers, and that `auto` completes the run."""
-    tally = Tally("R24")
+    counts = FaultCounts("R24")
     for epochs in LENGTHS:
         whole = folder / f"whole-{epochs}"
         for kind, epoch in cases(epochs):
-            if not budget.lasts(tally):
-                return tally
+            if not budget.lasts(counts):
+                return counts
             if not whole.exists():
                 assert _job(whole, epochs) == DONE, "a run on a good disk"
             case = f"{kind} {epoch} of {epochs}"
-            fired, wrong = _tried(folder / str(tally.tries), whole, epochs, kind, epoch)
-            tally.note(fired, [f"{case}: {sentence}" for sentence in wrong], kind)
-    return tally
+            fired, wrong = _tried(folder / str(counts.tries), whole, epochs, kind, epoch)
+            counts.note(fired, [f"{case}: {sentence}" for sentence in wrong], kind)
+    return counts
 
 
 def _tried(run: Path, whole: Path, epochs: int, kind: str, epoch: int) -> tuple[bool, list[str]]:

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.processes import Server, until
-from faults.harness.tally import Budget, Tally
 from helpers.runs import PlannedPolicy, make_run
 
 from esper.errors import CheckpointError
@@ -53,20 +53,20 @@ def save_for_ever(parent: str) -> None:
         os.write(acknowledged, b"%d\n" % number)
 
 
-def killed_saves(server: Server, folder: Path, budget: Budget, call: str = SAVER) -> Tally:
+def killed_saves(server: Server, folder: Path, budget: Budget, call: str = SAVER) -> FaultCounts:
     """R1: so many processes, each killed a random moment after its first save."""
-    tally = Tally("R1")
-    while budget.lasts(tally):
-        parent = folder / f"saves-{tally.tries}"
+    counts = FaultCounts("R1")
+    while budget.lasts(counts):
+        parent = folder / f"saves-{counts.tries}"
         parent.mkdir(parents=True)
         last = _killed(server, parent, call, budget.draw.uniform(0, _LONGEST_S))
         seen = ["in mid-save"] if _in_save(parent, last) else []
-        tally.note(True, [f"kill {tally.tries}: {s}" for s in _wrong(parent, last)], *seen)
+        counts.note(True, [f"kill {counts.tries}: {s}" for s in _wrong(parent, last)], *seen)
         shutil.rmtree(parent)
-    tally.demand(
-        2 * tally.seen["in mid-save"] >= tally.fired, "fewer than half of the kills fell into a save"
+    counts.demand(
+        2 * counts.seen["in mid-save"] >= counts.fired, "fewer than half of the kills fell into a save"
     )
-    return tally
+    return counts
 
 
 def _killed(server: Server, parent: Path, call: str, delay_s: float) -> int:

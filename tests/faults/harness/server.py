@@ -4,7 +4,7 @@ Every process is a process of its own that a signal can hit like any other: it i
 started a thread, and at its end its threads are joined and its exit handlers called. What it saves is the
 three seconds of importing, what is computed once in a process (see `warm`), and the half second in which an
 interpreter takes all its modules apart. What it does not repeat is a fresh interpreter (hash seed, imports):
-whoever needs that starts the command itself.
+tests that need them start the command itself.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _end(live: Callable[[dict[str, Any]], Any], request: dict[str, Any]) -> NoRe
         code = live(request)
     except SystemExit as stop:
         code = stop.code
-    except BaseException:  # noqa: BLE001 - what the interpreter prints of an error that nobody caught
+    except BaseException:  # noqa: BLE001 - what the interpreter prints of an uncaught error
         traceback.print_exc()
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

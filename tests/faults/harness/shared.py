@@ -1,4 +1,4 @@
-"""Runs that all processes of a test run compare with: whoever needs one first makes it, the others wait."""
+"""Runs that all processes of a test run compare with: the first process makes one, the others wait."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from faults.harness import overshoot
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.firing import replaced
 from faults.harness.processes import Ended, Server, on_growth, until
 from faults.harness.revival import STAGES, Whole, after
 from faults.harness.runs import ending, events
-from faults.harness.tally import Budget, Tally
 
 from esper import train
 from esper.leyline import EventName
@@ -33,7 +33,7 @@ CALL = "faults.harness.undone:run_with_rollbacks"
 # second others blend and are in probation; the third comes before the second's epoch is over.
 AT = (20, 28, 29)
 # After this step a checkpoint is asked for, as `esper-ctl RUN checkpoint` does: the next rollback goes there.
-ASKED = 27
+CHECKPOINT_STEP = 27
 _MODULE = "faults.harness.overshoot"
 _RUN = (
     *("optimization.max_epochs=6", "trainer.limit_train_batches=6", "trainer.limit_val_batches=2"),
@@ -68,23 +68,23 @@ def run_with_rollbacks(marks: str = "", rollback: int = 0, point: int = 0) -> in
     """
     overshoot.Overshoot.marks = Path(marks) if marks else None
     with ExitStack() as owned:
-        owned.enter_context(_asking())
+        owned.enter_context(_checkpoint_requested())
         if rollback:
             Killer(rollback, point).lie_in_wait(owned)
         return train.main()
 
 
-def _asking() -> AbstractContextManager[None]:
+def _checkpoint_requested() -> AbstractContextManager[None]:
     between = InterruptHandler.between_steps
-    due = [ASKED]  # once in a process: after a rollback the run passes here again
+    due = [CHECKPOINT_STEP]  # once in a process: after a rollback the run passes here again
 
-    def asked(attention: InterruptHandler) -> bool:
-        if attention.progress.step in due:
+    def request_checkpoint(handler: InterruptHandler) -> bool:
+        if handler.progress.step in due:
             due.clear()
-            attention.run_control.checkpoint()
-        return between(attention)
+            handler.run_control.checkpoint()
+        return between(handler)
 
-    return replaced(InterruptHandler, "between_steps", asked)
+    return replaced(InterruptHandler, "between_steps", request_checkpoint)
 
 
 class Killer:
@@ -163,7 +163,7 @@ def strikes(budget: Budget, times: Sequence[float]) -> Iterator[Strike]:
 
 
 def rollbacks(folder: Path) -> list[dict[str, Any]]:
-    """The rollbacks that the events of a run tell of, apart from how long they took."""
+    """The rollbacks in the events of a run, without their durations."""
     found = [event for event in events(folder) if event["name"] == EventName.ROLLBACK_DONE]
     return [{**e["data"], "step": e["step"], "epoch": e["epoch"], "latency_ms": None} for e in found]
 
@@ -199,25 +199,25 @@ def never_killed(server: Server, folder: Path) -> None:
     assert done.code == 0, done.err
 
 
-def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = CALL) -> Tally:
+def undoings(server: Server, folder: Path, reference: Path, budget: Budget, call: str = CALL) -> FaultCounts:
     """R21: so many runs, each killed once at a rollback and then run to its end, as `reference` was."""
-    tally = Tally("R21")
+    counts = FaultCounts("R21")
     whole, expected = Whole(ending(reference), 0.0), rollbacks(reference)
     assert len(expected) == len(AT), expected
     found = stages_at_faults(reference)
     times = [e["time"] for e in events(reference) if e["name"] == EventName.ROLLBACK_DONE]
     moments = strikes(budget, times)
-    while budget.lasts(tally):
-        run, strike = folder / f"undone-{tally.tries}", next(moments)
-        marks = str(_made(folder / f"marks-{tally.tries}")) if strike.once else ""
+    while budget.lasts(counts):
+        run, strike = folder / f"undone-{counts.tries}", next(moments)
+        marks = str(_made(folder / f"marks-{counts.tries}")) if strike.once else ""
         ended = struck(server, run, strike, marks, call)
         again = server.run(*command(run), call=call, arguments=[marks])
         wrong = [*after(run, again, whole), *(_records(run, expected) if again.code == 0 else ())]
         fired = ended.code == -signal.SIGKILL
-        tally.note(fired, [f"{strike}: {s}" for s in wrong], str(strike), *found[strike.rollback - 1])
-    missing = sorted(set(STAGES) - tally.seen.keys())
-    tally.demand(not missing, f"no fault met a seed that was {' or '.join(missing)}")
-    return tally
+        counts.note(fired, [f"{strike}: {s}" for s in wrong], str(strike), *found[strike.rollback - 1])
+    missing = sorted(set(STAGES) - counts.seen.keys())
+    counts.demand(not missing, f"no fault met a seed that was {' or '.join(missing)}")
+    return counts
 
 
 def _made(folder: Path) -> Path:
@@ -228,7 +228,7 @@ def _made(folder: Path) -> Path:
 def _records(run: Path, expected: list[dict[str, Any]]) -> list[str]:
     wrong = []
     if (found := rollbacks(run)) != expected:
-        wrong.append(f"{run.name}: its events tell of other rollbacks than {expected}: {found}")
+        wrong.append(f"{run.name}: its events contain other rollbacks than {expected}: {found}")
     if left := find_abandoned(list_checkpoints(run / "checkpoints")[0]):
         wrong.append(f"{run.name}: abandoned checkpoints are left: {sorted(path.name for path in left)}")
     return wrong

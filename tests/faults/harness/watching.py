@@ -1,4 +1,4 @@
-"""Records and watcher of a run that others can listen to."""
+"""Records and progress callback of a run, with listeners."""
 
 from __future__ import annotations
 

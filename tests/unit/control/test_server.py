@@ -30,12 +30,12 @@ class Actions:
     """The actions of a run, which count their calls."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
         self.saved: Future[str] = Future()
 
     def status(self) -> dict[str, Any]:
-        self.asked += 1
-        return {"asked": self.asked, "seeds": ["s" * 50] * 5000}
+        self.calls += 1
+        return {"calls": self.calls, "seeds": ["s" * 50] * 5000}
 
     def checkpoint(self) -> Future[str]:
         return self.saved
@@ -71,7 +71,7 @@ class Open:
                 return b""
 
     def alive(self) -> bool:
-        return "asked" in send_request(self.note, "status", timeout_s=10)
+        return "calls" in send_request(self.note, "status", timeout_s=10)
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def listening(short: Path) -> Iterator[Open]:
 
 
 def test_a_command_is_answered_and_an_error_told(listening: Open) -> None:
-    assert send_request(listening.note, "status", timeout_s=5)["asked"] == 1
-    assert send_request(listening.note, "status", timeout_s=5)["asked"] == 2
+    assert send_request(listening.note, "status", timeout_s=5)["calls"] == 1
+    assert send_request(listening.note, "status", timeout_s=5)["calls"] == 2
     with pytest.raises(RequestFailedError, match="it cannot stop"):
         send_request(listening.note, "stop", timeout_s=5)
     with pytest.raises(
@@ -123,7 +123,7 @@ def test_another_user_is_refused() -> None:
         code += "print(s.recv(999).decode())"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
         assert "this run is user 0's, not user 12345's" in done.stdout, done.stderr
-        assert listening.actions.asked == 0
+        assert listening.actions.calls == 0
         listening.server.close()
 
 
@@ -181,7 +181,7 @@ def test_any_bytes_get_an_error_or_nothing(listening: Open, noise: bytes) -> Non
 def test_nonsense_and_floods_are_refused(listening: Open, request_: bytes) -> None:
     for line in listening.raw(request_).splitlines():
         assert decode(line)["ok"] is False
-    assert listening.actions.asked == 0
+    assert listening.actions.calls == 0
     assert listening.alive()
 
 
@@ -255,7 +255,7 @@ def test_a_note_that_leads_nowhere(note: ControlAddress, error: type[Exception],
 
 
 def silent(short: Path, answer: bytes) -> ControlAddress:
-    """A listener that answers with these bytes, whatever it is asked, and then with nothing."""
+    """A listener that answers with these bytes, whatever it is calls, and then with nothing."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(short / "s"))
     listener.listen()

@@ -35,7 +35,7 @@ def test_a_broken_transfer_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with serving({"set.bin": CONTENT}, cut_after=400_000) as server:
         fetch(f"{server.url}/set.bin", target, MD5, pause_s=0)
     assert target.read_bytes() == CONTENT
-    assert [wanted for _, wanted in server.asked] == ["", "bytes=400000-", "bytes=800000-"]
+    assert [wanted for _, wanted in server.requests] == ["", "bytes=400000-", "bytes=800000-"]
 
 
 def test_a_part_of_an_earlier_call_is_used(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_part_of_an_earlier_call_is_used(tmp_path: Path) -> None:
     with serving({"set.bin": CONTENT}) as server:
         fetch(f"{server.url}/set.bin", target, MD5)
     assert target.read_bytes() == CONTENT
-    assert server.asked == [("set.bin", "bytes=1000-")]
+    assert server.requests == [("set.bin", "bytes=1000-")]
 
 
 def test_a_part_that_is_already_whole_needs_no_request(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_part_of_another_file_is_fetched_anew(tmp_path: Path, stale: bytes) ->
     with serving({"set.bin": CONTENT}) as server:
         fetch(f"{server.url}/set.bin", target, MD5, pause_s=0)
     assert target.read_bytes() == CONTENT
-    assert server.asked[-1] == ("set.bin", "")
+    assert server.requests[-1] == ("set.bin", "")
 
 
 def test_a_wrong_hash_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_no_server_is_said_in_a_sentence(tmp_path: Path) -> None:
 def test_only_errors_that_may_pass_are_tried_again(tmp_path: Path, status: int, requests: int) -> None:
     with serving({"set.bin": CONTENT}, status=status) as server, pytest.raises(DataError, match=str(status)):
         fetch(f"{server.url}/set.bin", tmp_path / "set.bin", MD5, pause_s=0)
-    assert len(server.asked) == requests
+    assert len(server.requests) == requests
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -86,7 +86,7 @@ def test_an_archive_is_fetched_verified_unpacked_and_removed(tmp_path: Path, nam
         folder = fetch_dataset(files, tmp_path / "root", download=True, mirror=server.url)
         assert fetch_dataset(files, tmp_path / "root", download=True, mirror=server.url) == folder
     assert folder == tmp_path / "root" / files.folders[0]
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert sorted(path.name for path in folder.iterdir()) == sorted(files.files)
     assert [path.name for path in (tmp_path / "root" / name).iterdir()] == [files.archive_folder]
 
@@ -125,7 +125,7 @@ def test_single_files_that_are_missing_are_fetched(tmp_path: Path) -> None:
         (home / name).write_bytes(contents[name])
     with serving(contents) as server:
         assert fetch_dataset(files, tmp_path, download=True, mirror=server.url) == home
-    assert sorted(name for name, _ in server.asked) == sorted(list(contents)[2:])
+    assert sorted(name for name, _ in server.requests) == sorted(list(contents)[2:])
 
 
 def test_without_a_network_the_error_says_what_else_can_be_done(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_processes_that_want_the_same_set_wait_for_the_first(tmp_path: Path) -> 
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(found) == 4 and len(server.asked) == 1
+    assert len(found) == 4 and len(server.requests) == 1
 
 
 @contextmanager

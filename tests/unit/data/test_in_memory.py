@@ -24,7 +24,7 @@ def loader_of(
     training: bool = True,
     augmented: bool = True,
 ) -> InMemoryLoader:
-    """Images whose every pixel is the sample's number, so that a batch tells what is in it."""
+    """Images whose every pixel is the sample's number, so that a batch shows its samples."""
     numbers = torch.arange(count, dtype=torch.uint8)
     images = numbers.view(-1, 1, 1, 1).expand(count, 1, 4, 4).contiguous()
     asked = Augmentation(crop_padding=1, horizontal_flip=0.5) if augmented else Augmentation()

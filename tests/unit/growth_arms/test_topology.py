@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 from growth_arms.tasks import MOST_SEEDS
-from growth_arms.topology import LEAST_ROOM_USED, draw, final_topology, plant, swept
+from growth_arms.topology import LEAST_BUDGET_USED, attach, draw, final_topology, swept
 from helpers.packets import candidate as candidate_of
 from helpers.packets import packet
 from helpers.packets import site as site_of
@@ -64,7 +64,7 @@ def test_every_blueprint_on_offer_starts_joined_and_awake() -> None:
                 "options": candidate.options,
             }
             torch.manual_seed(1)
-            plant(model, [seed])
+            attach(model, [seed])
             record = model.record(site.layer, 1)
             assert record.stage is SeedStage.FOSSILIZED
             assert model.total_params() == model.host_params() + candidate.params
@@ -79,7 +79,7 @@ def test_output_layers_are_drawn_as_their_class_draws_them() -> None:
     for rng_seed in (1, 1, 2):
         model = host()
         torch.manual_seed(rng_seed)
-        plant(model, [seed])
+        attach(model, [seed])
         last = model.seed_module(model.record("fc", 0)).body[-1]
         assert isinstance(last, nn.Linear)
         outputs.append(last.weight.detach())
@@ -96,7 +96,7 @@ def test_topologies_are_drawn_within_the_room_and_use_half_of_it() -> None:
     drawn = [draw(round_of, random.Random(n), None) for n in range(20)]
     for topology in drawn:
         costs = [cost(model, seed)[0] for seed in topology]
-        assert LEAST_ROOM_USED * room <= sum(costs) <= room
+        assert LEAST_BUDGET_USED * room <= sum(costs) <= room
         assert 1 <= len(costs) <= MOST_SEEDS
     assert drawn[3] == draw(round_of, random.Random(3), None)
     assert len({str(topology) for topology in drawn}) > 15

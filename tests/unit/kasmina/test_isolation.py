@@ -93,10 +93,10 @@ def loop(name: str, *, clip: float | None = 0.5, precision: bool | str = False, 
     return Loop(model, manager, optimizers, stepper, name)
 
 
-def both(name: str, steps: int, plant: Callable[[Loop], None], **options: Any) -> tuple[Loop, Loop]:
-    """The same training without and with seeds; asserts that the host cannot tell, and returns both."""
+def both(name: str, steps: int, attach: Callable[[Loop], None], **options: Any) -> tuple[Loop, Loop]:
+    """The same training without and with seeds; asserts that the host is equal, and returns both."""
     bare, growing = loop(name, **options), loop(name, **options)
-    plant(growing)
+    attach(growing)
     torch.manual_seed(7)
     alone = bare.run(steps)
     generator = torch.get_rng_state()
@@ -117,16 +117,16 @@ def sow(growing: Loop, layer: str, blueprint: str, placement: str = "series", in
 
 
 @pytest.mark.parametrize(
-    ("name", "planted"),
+    ("name", "germinated"),
     [
         ("in_place", [("conv1", "conv_heavy", "series"), ("conv2", "depthwise", "parallel")]),
         ("mlp", [("body.fc2", "test_dropping", "series"), ("body", "mlp", "parallel")]),
     ],
 )
-def test_the_host_is_bit_identical_after_200_steps(name: str, planted: list[tuple[str, str, str]]) -> None:
+def test_the_host_is_bit_identical_after_200_steps(name: str, germinated: list[tuple[str, str, str]]) -> None:
     """Dropout in host and seed, clipping and accumulation; the seed's own objective falls."""
     seeds: list[Seed] = []
-    _, growing = both(name, 200, lambda it: seeds.extend(sow(it, *seed) for seed in planted))
+    _, growing = both(name, 200, lambda it: seeds.extend(sow(it, *seed) for seed in germinated))
     assert len(growing.optimizers.isolated) == len(seeds) == 2
     for seed in seeds:
         assert seed.stats[OBJECTIVE_FIRST].item() == pytest.approx(1.0, abs=1e-4)
@@ -138,12 +138,12 @@ def test_the_host_is_bit_identical_after_200_steps(name: str, planted: list[tupl
 def test_no_host_notices_its_seeds(name: str) -> None:
     """For tuples, modules called twice, attention, overwritten outputs: with a seed at every site."""
 
-    def plant(it: Loop) -> None:
+    def attach(it: Loop) -> None:
         for n, layer in enumerate(it.model.sites):
             sow(it, layer, "noise" if n == 1 else "low_rank")
             sow(it, layer, "no_op" if n == 1 else "squeeze_excite", index=1)
 
-    _, growing = both(name, 6, plant)
+    _, growing = both(name, 6, attach)
     learning = [seed for _, seed in growing.manager.isolated if seed.trainable]
     objectives = [seed.objective() for seed in learning]
     assert objectives and all(value is not None and value >= 0.0 for value in objectives)
@@ -154,7 +154,7 @@ def test_fp16_with_a_scaler_that_overflows() -> None:
     """Scaled and checked for Inf on its own."""
     scales: list[float] = []
 
-    def plant(it: Loop) -> None:
+    def attach(it: Loop) -> None:
         sow(it, "body.fc2", "test_dropping")
         sow(it, "body", "mlp", "parallel")
 
@@ -163,7 +163,7 @@ def test_fp16_with_a_scaler_that_overflows() -> None:
         return it
 
     bare, growing = (high(loop("mlp", precision="fp16")) for _ in range(2))
-    plant(growing)
+    attach(growing)
     for it in (bare, growing):
         torch.manual_seed(7)
         it.run(80)
@@ -267,7 +267,7 @@ def test_an_overflowed_tap_counts_for_nothing(bad: float) -> None:
 
 
 def test_what_a_tap_heard_is_its_own_copy() -> None:
-    """The host overwrites its activations, and whoever comes later the gradients."""
+    """The host overwrites its activations, and later layers the gradients."""
     x = torch.randn(5, 4, requires_grad=True)
     h = 1.0 * x
     before = h.detach().clone()
@@ -384,7 +384,7 @@ def test_one_bad_value_drops_the_whole_step(bad: float, clip: float | None) -> N
 
 def test_every_blueprint_survives_isolation() -> None:
     """Weights that are not zero, one step: all blueprints keeps finite values."""
-    planted = set()
+    germinated = set()
     for name in ("conv1d", "mlp", "convnet"):
         growing = loop(name)
         for number, (layer, placement, blueprint) in enumerate(fitting(growing.model)):
@@ -393,8 +393,8 @@ def test_every_blueprint_survives_isolation() -> None:
             stir(seed)
             growing.run(1)
             assert all(torch.isfinite(p).all() for p in seed.parameters())
-            planted.add(blueprint)
+            germinated.add(blueprint)
             growing.optimizers.apply(growing.manager.apply(cull(layer, index), TrainingPosition(0, 0)), 0)
             growing.manager.embargo(growing.model.record(layer, index), 0, TrainingPosition(0, 0))
             growing.manager.advance(TrainingPosition(0, 100))
-    assert planted == set(BLUEPRINTS)
+    assert germinated == set(BLUEPRINTS)

@@ -108,11 +108,11 @@ class Shelf:
     """A source in memory that hands out its own tensors; kernel `k<n>` has n kB."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.fetched: list[str] = []
         self.kernels: dict[str, Kernel] = {}
 
     def fetch(self, artifact_id: str) -> Kernel:
-        self.asked.append(artifact_id)
+        self.fetched.append(artifact_id)
         if not artifact_id.startswith("k"):
             raise GrowthError(f"there is no kernel {artifact_id}")
         size = int(artifact_id[1:].split("-")[0])
@@ -134,7 +134,7 @@ def test_hits_misses_and_latency() -> None:
     cache = KernelCache(shelf, 4 * KB, clock=Clock())
     for artifact in ("k1", "k1", "k2", "k1"):
         cache.fetch(artifact)
-    assert shelf.asked == ["k1", "k2"]
+    assert shelf.fetched == ["k1", "k2"]
     assert cache.stats() == {
         "hits": 2,
         "misses": 2,
@@ -150,12 +150,12 @@ def test_the_one_unused_for_longest_goes() -> None:
     cache = KernelCache(shelf, 3 * KB)
     for artifact in ("k1-a", "k1-b", "k1-c", "k1-a", "k1-d"):
         cache.fetch(artifact)
-    shelf.asked.clear()
+    shelf.fetched.clear()
     for artifact in ("k1-a", "k1-c", "k1-d"):
         cache.fetch(artifact)
-    assert shelf.asked == []
+    assert shelf.fetched == []
     cache.fetch("k1-b")
-    assert shelf.asked == ["k1-b"]
+    assert shelf.fetched == ["k1-b"]
 
 
 def test_a_kernel_over_the_cap_is_served_but_not_kept() -> None:
@@ -167,7 +167,7 @@ def test_a_kernel_over_the_cap_is_served_but_not_kept() -> None:
     assert cache.size_bytes == 1024
     cache.fetch("k1")
     cache.fetch("k3")
-    assert shelf.asked == ["k1", "k3", "k3"]
+    assert shelf.fetched == ["k1", "k3", "k3"]
     empty = KernelCache(shelf, 0)
     empty.fetch("k1")
     assert empty.size_bytes == 0

@@ -157,7 +157,7 @@ def test_wrapping_moves_no_generator() -> None:
 def test_new_weights_follow_from_seed_slot_and_step_alone() -> None:
     """The same weights on every rank."""
 
-    def planted(seed: int, index: int, step: int) -> Tensor:
+    def germinated(seed: int, index: int, step: int) -> Tensor:
         model = wrap(host("mlp"), ["body.fc1"], seed=seed)
         model.observe(batch("mlp"))
         torch.manual_seed(next(draws))
@@ -167,9 +167,9 @@ def test_new_weights_follow_from_seed_slot_and_step_alone() -> None:
         return change.added[0][1].body[1].weight.detach()
 
     draws = itertools.count()
-    one = planted(0, 0, 0)
-    assert torch.equal(one, planted(0, 0, 0))
-    assert not any(torch.equal(one, planted(*other)) for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    one = germinated(0, 0, 0)
+    assert torch.equal(one, germinated(0, 0, 0))
+    assert not any(torch.equal(one, germinated(*other)) for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 
 
 # -- what a model says -----------------------------------------------------------------------------

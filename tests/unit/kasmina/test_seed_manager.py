@@ -24,9 +24,9 @@ from helpers.hosts import (
     growable,
     host,
     same_bits,
+    seed_command,
     stir,
     targets,
-    tell,
     wrapped,
 )
 from hypothesis import settings
@@ -276,8 +276,8 @@ def test_alpha_is_monotone_from_exactly_0_to_exactly_1(schedule: str) -> None:
         (germinate("body.fc1", "mlp", hidden=-3), "hidden is -3; it must be a positive integer"),
         (cull("body.fc1"), "slot 0 of 'body.fc1' is dormant: nothing to cull"),
         (fossilize("body.fc1"), "slot 0 of 'body.fc1' is dormant, not probationary"),
-        (tell(CommandKind.PAUSE, "body.fc1"), "pause is not a command for a seed"),
-        (tell(CommandKind.PAUSE, ""), "pause is not a command for a seed"),
+        (seed_command(CommandKind.PAUSE, "body.fc1"), "pause is not a command for a seed"),
+        (seed_command(CommandKind.PAUSE, ""), "pause is not a command for a seed"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_changes_nothing(command: Any, problem: str) -> None:
@@ -662,7 +662,7 @@ SLOTS: dict[str, Any] = {
 }
 
 
-class Lives(RuleBasedStateMachine):
+class SeedLifecycles(RuleBasedStateMachine):
     """Commands, steps, epochs, saves and failures in any order."""
 
     def __init__(self) -> None:
@@ -694,7 +694,7 @@ class Lives(RuleBasedStateMachine):
                 self.manager.embargo(move.record, entries, self.clock)
                 self.last[move.record.key] = S.EMBARGOED
 
-    def tell(self, command: Any, fails: bool) -> None:
+    def apply_command(self, command: Any, fails: bool) -> None:
         before, topology = self.outputs(), self.facts()
         try:
             change = self.manager.apply(command, self.clock)
@@ -725,16 +725,16 @@ class Lives(RuleBasedStateMachine):
         **SLOTS,
     )
     def germinate(self, layer: str, index: int, blueprint: str, placement: str, fails: bool) -> None:
-        self.tell(germinate(layer, blueprint, placement, index), fails)
+        self.apply_command(germinate(layer, blueprint, placement, index), fails)
 
     @rule(**SLOTS)
     def cull(self, layer: str, index: int, fails: bool) -> None:
-        self.tell(cull(layer, index), fails)
+        self.apply_command(cull(layer, index), fails)
 
     @rule(**SLOTS)
     def fossilize(self, layer: str, index: int, fails: bool) -> None:
         self.model.record(layer, index).impact = HELPFUL
-        self.tell(fossilize(layer, index), fails)
+        self.apply_command(fossilize(layer, index), fails)
 
     @rule(steps=st.integers(1, 3))
     def train(self, steps: int) -> None:
@@ -807,8 +807,8 @@ class Lives(RuleBasedStateMachine):
         assert torch.isfinite(self.outputs()).all()
 
 
-Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
-TestLives = Lives.TestCase
+SeedLifecycles.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
+TestSeedLifecycles = SeedLifecycles.TestCase
 
 
 def test_a_barred_layer_offers_no_slot_until_its_time_is_over() -> None:

@@ -34,12 +34,12 @@ def test_a_sink_need_only_say_what_it_cares_for(make_info: Any, make_epoch: Any)
         def event(self, event: Event) -> None:
             self.seen.append(event)
 
-    sink = OnlyEvents()
-    sink.start(make_info())
-    sink.epoch(make_epoch(1))
-    sink.step({"step": 1})
-    sink.event(Event(0.0, EventName.NOTICE, Level.INFO, 0, 0))
-    sink.finish({})
-    sink.close()
-    assert len(sink.seen) == 1
-    assert sink.state() == {}
+    logger = OnlyEvents()
+    logger.start(make_info())
+    logger.epoch(make_epoch(1))
+    logger.step({"step": 1})
+    logger.event(Event(0.0, EventName.NOTICE, Level.INFO, 0, 0))
+    logger.finish({})
+    logger.close()
+    assert len(logger.seen) == 1
+    assert logger.state() == {}

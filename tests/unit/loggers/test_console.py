@@ -97,9 +97,9 @@ def test_the_file_has_everything_and_stderr_the_warnings(
 ) -> None:
     """A relative log_file is inside the run folder."""
     close = setup_logging(LoggingConfig(log_file="logs/run.log"), tmp_path)
-    sink = ConsoleLogger()
-    sink.event(_event(EventName.SEED_HEALTH))
-    sink.event(_event(EventName.LOGGER_FAILED, Level.WARNING))
+    logger = ConsoleLogger()
+    logger.event(_event(EventName.SEED_HEALTH))
+    logger.event(_event(EventName.LOGGER_FAILED, Level.WARNING))
     close()
     assert len((tmp_path / "logs" / "run.log").read_text().splitlines()) == 2
     assert [EventName.LOGGER_FAILED in line for line in capsys.readouterr().err.splitlines()] == [True]
@@ -113,10 +113,10 @@ def test_routine_events_do_not_flood_the_terminal(
 ) -> None:
     """Events that the display shows are not logged to stderr again."""
     close = setup_logging(LoggingConfig(progress=progress, log_level=level), tmp_path)
-    sink = ConsoleLogger()
-    sink.event(_event(EventName.SEED_STAGE))
-    sink.event(_event(EventName.OPTION_IDLE))
-    sink.event(_event(EventName.GATE, Level.WARNING))
+    logger = ConsoleLogger()
+    logger.event(_event(EventName.SEED_STAGE))
+    logger.event(_event(EventName.OPTION_IDLE))
+    logger.event(_event(EventName.GATE, Level.WARNING))
     close()
     assert len(capsys.readouterr().err.splitlines()) == lines
 

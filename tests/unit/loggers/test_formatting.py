@@ -38,7 +38,7 @@ def test_seeds_and_commands_are_described_in_one_line(make_move: Any, make_comma
     assert format_event(make_move("blending", "probationary")) == (
         "seed f.1[0] mlp: blending -> probationary (the gate was open)"
     )
-    assert format_event(make_move("training", "blending")) is None, "the command's own line tells it"
+    assert format_event(make_move("training", "blending")) is None, "the command's own line contains it"
     assert format_event(make_command(reason="loss\nis flat")) == (
         "applied germinate f.1[0] mlp (confidence 0.90, urgency 0.62): loss is flat"
     )

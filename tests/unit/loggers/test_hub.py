@@ -80,7 +80,7 @@ class Blocks(Notes):
 
 
 class Remembers(Notes):
-    """A sink with an id that is new in each process, unless it was saved."""
+    """A logger with an id that is new in each process, unless it was saved."""
 
     def __init__(self, fresh: str) -> None:
         super().__init__("remembers")
@@ -262,9 +262,9 @@ def test_metrics_interval_and_the_last_epoch(make_info: Any, make_epoch: Any, tm
 
 
 def test_close_without_start_is_quiet() -> None:
-    sink = Notes()
-    LoggerHub([sink], [Notes()], _clock).close()
-    assert sink.kinds() == ["close"]
+    logger = Notes()
+    LoggerHub([logger], [Notes()], _clock).close()
+    assert logger.kinds() == ["close"]
 
 
 def test_a_rewind_reaches_the_files_each_with_its_own_state(make_info: Any, make_epoch: Any) -> None:

@@ -20,21 +20,21 @@ def test_an_epoch_is_a_line_at_once(
     make_info: Callable[..., RunInfo], make_epoch: Any, tmp_path: Path
 ) -> None:
     """One object an epoch with the names of `EPOCH_METRICS`, readable while the run goes on."""
-    sink = JsonlLogger()
-    sink.start(make_info())
-    sink.epoch(make_epoch(1))
+    logger = JsonlLogger()
+    logger.start(make_info())
+    logger.epoch(make_epoch(1))
     (line,) = read_jsonl(tmp_path / "metrics.jsonl")
     assert set(EPOCH_METRICS) <= set(line)
-    sink.close()
+    logger.close()
 
 
 def test_an_event_has_the_fields_of_c9(make_info: Any, make_move: Any, tmp_path: Path) -> None:
     """Time, name, level, step, epoch and data."""
     event = make_move("dormant", "germinated")
-    sink = JsonlLogger()
-    sink.start(make_info())
-    sink.event(event)
-    sink.close()
+    logger = JsonlLogger()
+    logger.start(make_info())
+    logger.event(event)
+    logger.close()
     (line,) = read_jsonl(tmp_path / "events.jsonl")
     assert list(line) == ["time", "name", "level", "step", "epoch", "data"]
     assert Event(**line) == event
@@ -42,12 +42,12 @@ def test_an_event_has_the_fields_of_c9(make_info: Any, make_move: Any, tmp_path:
 
 def test_step_lines_have_a_file_only_if_there_are_any(make_info: Any, tmp_path: Path) -> None:
     """Per-step loss, accuracy and gradient norm with a global step."""
-    sink = JsonlLogger()
-    sink.start(make_info())
+    logger = JsonlLogger()
+    logger.start(make_info())
     assert not (tmp_path / "steps.jsonl").exists()
     record = {"step": 1, "loss": 0.5, "accuracy": 0.25, "grad_norm": 2.0}
-    sink.step(record)
-    sink.close()
+    logger.step(record)
+    logger.close()
     assert list(read_jsonl(tmp_path / "steps.jsonl")) == [record]
 
 
@@ -81,7 +81,7 @@ def test_after_a_kill_at_any_byte_every_line_is_whole(
     folder = tmp_path_factory.mktemp("run")
     lines = "".join(json.dumps({"epoch": epoch, "step": epoch}) + "\n" for epoch in range(1, 8)).encode()
     (folder / "metrics.jsonl").write_bytes(lines[:cut])
-    sink = JsonlLogger()
+    logger = JsonlLogger()
     info = RunInfo(
         session_name="s",
         run_dir=folder,
@@ -93,46 +93,46 @@ def test_after_a_kill_at_any_byte_every_line_is_whole(
         start_step=0,
         resumed=True,
     )
-    sink.start(info)
-    sink.epoch({"epoch": 8})
-    sink.close()
+    logger.start(info)
+    logger.epoch({"epoch": 8})
+    logger.close()
     whole = lines[:cut].count(b"\n")
     assert [line["epoch"] for line in read_jsonl(folder / "metrics.jsonl")] == [*range(1, whole + 1), 8]
 
 
 def test_state_counts_bytes(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
     """A checkpoint holds the offsets of the metric files."""
-    sink = JsonlLogger()
-    sink.start(make_info())
-    sink.epoch(make_epoch(1))
-    state = sink.state()
+    logger = JsonlLogger()
+    logger.start(make_info())
+    logger.epoch(make_epoch(1))
+    state = logger.state()
     copy = MetricsCopy.from_json(state.pop("epochs"))
     assert copy is not None and copy.content == (tmp_path / "metrics.jsonl").read_bytes()
     assert state == {
         "metrics.jsonl": (tmp_path / "metrics.jsonl").stat().st_size,
         "events.jsonl": 0,
     }
-    sink.close()
+    logger.close()
 
 
 def test_a_fresh_run_sets_an_earlier_ones_files_aside(
     make_info: Any, make_epoch: Any, tmp_path: Path
 ) -> None:
     for epoch in (1, 2, 3):
-        sink = JsonlLogger()
-        sink.start(make_info())
-        sink.epoch(make_epoch(epoch))
-        sink.close()
+        logger = JsonlLogger()
+        logger.start(make_info())
+        logger.epoch(make_epoch(epoch))
+        logger.close()
     kept = {path.name: [line["epoch"] for line in read_jsonl(path)] for path in tmp_path.glob("metrics*")}
     assert kept == {"metrics.1.jsonl": [1], "metrics.2.jsonl": [2], "metrics.jsonl": [3]}
 
 
 def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
     """A run continued into a new folder starts that folder's files."""
-    sink = JsonlLogger()
-    sink.start(make_info(resumed=True, state={"jsonl": {"metrics.jsonl": 99}}))
-    sink.epoch(make_epoch(2))
-    sink.close()
+    logger = JsonlLogger()
+    logger.start(make_info(resumed=True, state={"jsonl": {"metrics.jsonl": 99}}))
+    logger.epoch(make_epoch(2))
+    logger.close()
     assert [line["epoch"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [2]
 
 
@@ -140,21 +140,21 @@ def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
     """After a rollback there is one line an epoch, in the copy too; events.jsonl keeps everything."""
-    sink = JsonlLogger()
-    sink.start(make_info())
-    sink.epoch(make_epoch(1))
-    sink.step({"step": 10, "loss": 0.5})
-    then = sink.state()
+    logger = JsonlLogger()
+    logger.start(make_info())
+    logger.epoch(make_epoch(1))
+    logger.step({"step": 10, "loss": 0.5})
+    then = logger.state()
     for epoch in (2, 3):
-        sink.epoch(make_epoch(epoch, train_loss=9.0))
-        sink.step({"step": 10 * epoch, "loss": 9.0})
-        sink.event(make_move("dormant", "germinated"))
-    sink.rewind(then)
-    sink.epoch(make_epoch(2))
-    sink.step({"step": 20, "loss": 0.25})
-    copy = MetricsCopy.from_json(sink.state()["epochs"])
+        logger.epoch(make_epoch(epoch, train_loss=9.0))
+        logger.step({"step": 10 * epoch, "loss": 9.0})
+        logger.event(make_move("dormant", "germinated"))
+    logger.rewind(then)
+    logger.epoch(make_epoch(2))
+    logger.step({"step": 20, "loss": 0.25})
+    copy = MetricsCopy.from_json(logger.state()["epochs"])
     assert copy is not None and copy.content == (tmp_path / "metrics.jsonl").read_bytes()
-    sink.close()
+    logger.close()
     assert [(r["epoch"], r["train_loss"]) for r in read_jsonl(tmp_path / "metrics.jsonl")] == [
         (1, 1),
         (2, 0.5),
@@ -165,59 +165,59 @@ def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
 
 def test_sync_may_be_asked_at_any_time(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
     """By the thread that writes checkpoints, also while the run goes back."""
-    sink = JsonlLogger()
-    sink.sync()
-    sink.start(make_info())
-    sink.epoch(make_epoch(1))
-    then = sink.state()
-    sink.sync()
-    sink.rewind(then)
-    sink.sync()
-    sink.close()
+    logger = JsonlLogger()
+    logger.sync()
+    logger.start(make_info())
+    logger.epoch(make_epoch(1))
+    then = logger.state()
+    logger.sync()
+    logger.rewind(then)
+    logger.sync()
+    logger.close()
     assert then["metrics.jsonl"] == (tmp_path / "metrics.jsonl").stat().st_size
 
 
 def test_a_run_that_goes_back_to_its_start_has_no_line(
     make_info: Any, make_epoch: Any, tmp_path: Path
 ) -> None:
-    sink = JsonlLogger()
-    sink.start(make_info())
-    then = sink.state()
-    sink.epoch(make_epoch(1))
-    sink.step({"step": 10, "loss": 0.5})
-    sink.rewind(then)
-    sink.close()
+    logger = JsonlLogger()
+    logger.start(make_info())
+    then = logger.state()
+    logger.epoch(make_epoch(1))
+    logger.step({"step": 10, "loss": 0.5})
+    logger.rewind(then)
+    logger.close()
     for name in ("metrics.jsonl", "steps.jsonl"):
         assert (tmp_path / name).read_bytes() == b""
 
 
 def test_what_a_rewind_will_leave_is_known_before(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
     """A checkpoint that is saved before the files are cut holds the lengths that they will have."""
-    sink = JsonlLogger()
-    sink.start(make_info())
-    sink.epoch(make_epoch(1))
-    then = sink.state()
-    sink.epoch(make_epoch(2))
-    sink.step({"step": 1, "loss": 0.5, "accuracy": 0.25, "grad_norm": 2.0})
-    before = sink.state()
-    foretold = sink.rewound(then)
-    assert sink.state() == before  # nothing is cut yet
-    sink.rewind(then)
-    after = sink.state()
+    logger = JsonlLogger()
+    logger.start(make_info())
+    logger.epoch(make_epoch(1))
+    then = logger.state()
+    logger.epoch(make_epoch(2))
+    logger.step({"step": 1, "loss": 0.5, "accuracy": 0.25, "grad_norm": 2.0})
+    before = logger.state()
+    foretold = logger.rewound(then)
+    assert logger.state() == before  # nothing is cut yet
+    logger.rewind(then)
+    after = logger.state()
     assert foretold == {**after, "steps.jsonl": 0}
     assert after["metrics.jsonl"] == then["metrics.jsonl"]
-    sink.close()
+    logger.close()
 
 
 def test_records_of_a_folder_that_was_removed_are_an_output_error(make_info: Any, tmp_path: Path) -> None:
     """It is no crash: no line of code is at fault."""
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    sink = JsonlLogger()
-    sink.start(make_info(run_dir=run_dir))
+    logger = JsonlLogger()
+    logger.start(make_info(run_dir=run_dir))
     shutil.rmtree(run_dir)
     with pytest.raises(OutputError, match=r"steps.jsonl was removed while the run was writing to it"):
-        sink.step({"step": 1, "loss": 1.0})
+        logger.step({"step": 1, "loss": 1.0})
     with pytest.raises(OutputError, match=r"metrics.jsonl was removed while the run was writing to it"):
-        sink.rewind({})
-    sink.close()
+        logger.rewind({})
+    logger.close()

@@ -18,13 +18,13 @@ from esper.loggers import JsonlLogger, plot_run
 from esper.loggers.plots import Span, stage_spans
 
 
-def _write(sink: JsonlLogger, info: Any, records: list[dict[str, Any]], moves: list[Any]) -> None:
-    sink.start(info)
+def _write(logger: JsonlLogger, info: Any, records: list[dict[str, Any]], moves: list[Any]) -> None:
+    logger.start(info)
     for move in moves:
-        sink.event(move)
+        logger.event(move)
     for record in records:
-        sink.epoch(record)
-    sink.close()
+        logger.epoch(record)
+    logger.close()
 
 
 def _colours(path: Path) -> set[tuple[int, ...]]:

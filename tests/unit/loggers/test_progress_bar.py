@@ -95,7 +95,7 @@ def test_the_live_display_fits_the_terminal(
     for part in ("epoch 2/4", "step 14/40", "loss 1.000", "val 1.100 40.0%", "left", "samples/s", "0.38"):
         assert part in text, part
     (row,) = [line for line in frame if "depthwise" in line and "blending" in line and "0.38" in line]
-    assert row.lstrip("…").split()[0].endswith("[0]")  # the end of a long name tells layers apart
+    assert row.lstrip("…").split()[0].endswith("[0]")  # the end of a long name distinguishes layers
 
 
 def test_the_live_display_is_drawn_twice_a_second_at_most(make_info: Any) -> None:

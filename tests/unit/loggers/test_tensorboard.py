@@ -24,13 +24,13 @@ def test_scalars_config_seeds_and_summary(
 ) -> None:
     """Every scalar, the config, the seed timeline and the final summary."""
     before = set(threading.enumerate())
-    sink = TensorBoardLogger("./tensorboard")
-    sink.start(make_info())
-    sink.step({"step": 1, "loss": 2.0, "accuracy": None, "grad_norm": 0.5})
-    sink.event(make_move("dormant", "germinated", step=5))
-    sink.epoch(make_epoch(1))
-    sink.event(make_move("germinated", "culled", step=10))
-    sink.finish(
+    logger = TensorBoardLogger("./tensorboard")
+    logger.start(make_info())
+    logger.step({"step": 1, "loss": 2.0, "accuracy": None, "grad_norm": 0.5})
+    logger.event(make_move("dormant", "germinated", step=5))
+    logger.epoch(make_epoch(1))
+    logger.event(make_move("germinated", "culled", step=10))
+    logger.finish(
         {
             "test_accuracy": 0.75,
             "params_final": 164,
@@ -38,7 +38,7 @@ def test_scalars_config_seeds_and_summary(
             "adaptations": {"applied": 2},
         }
     )
-    sink.close()
+    logger.close()
     assert set(threading.enumerate()) <= before
 
     events = _read(tmp_path / "tensorboard")
@@ -60,10 +60,10 @@ def test_events_with_numbers_of_their_own_are_curves(make_info: Any, tmp_path: P
     """What seeds do to gradients, under the names of the list."""
     seed = {"layer": "f.1", "seed": 0, "stage": "blending", "tolaria.grad_agg.seed.share": 0.25}
     data = {"tolaria.grad_agg.teacher_share": 0.75, "seeds": [seed]}
-    sink = TensorBoardLogger("./tensorboard")
-    sink.start(make_info())
-    sink.event(Event(0.0, EventName.SEED_GRADIENTS, "debug", 7, 1, data))
-    sink.close()
+    logger = TensorBoardLogger("./tensorboard")
+    logger.start(make_info())
+    logger.event(Event(0.0, EventName.SEED_GRADIENTS, "debug", 7, 1, data))
+    logger.close()
     events = _read(tmp_path / "tensorboard")
     for tag, value in (
         ("tolaria.grad_agg.teacher_share", 0.75),
@@ -74,10 +74,10 @@ def test_events_with_numbers_of_their_own_are_curves(make_info: Any, tmp_path: P
 
 def test_runs_can_be_compared_by_their_options(make_info: Any, tmp_path: Path) -> None:
     """The configuration is in the HParams tab too, in one file with the rest."""
-    sink = TensorBoardLogger("tb")
-    sink.start(make_info())
-    sink.finish({"test_accuracy": 0.5})
-    sink.close()
+    logger = TensorBoardLogger("tb")
+    logger.start(make_info())
+    logger.finish({"test_accuracy": 0.5})
+    logger.close()
     (file,) = (tmp_path / "tb").iterdir()
     content = file.read_bytes()
     for part in (b"_hparams_/experiment", b"_hparams_/session_start_info", b"_hparams_/session_end_info"):
@@ -103,10 +103,10 @@ def test_a_continued_run_shows_no_point_twice(make_info: Any, make_epoch: Any, t
 def test_values_that_are_not_finite_stay_what_they_are(
     make_info: Any, make_epoch: Any, tmp_path: Path
 ) -> None:
-    sink = TensorBoardLogger()
-    sink.start(make_info())
-    sink.epoch(make_epoch(1, val_loss=float("inf")))
-    sink.close()
+    logger = TensorBoardLogger()
+    logger.start(make_info())
+    logger.epoch(make_epoch(1, val_loss=float("inf")))
+    logger.close()
     (point,) = _read(tmp_path / "tensorboard").Scalars("epoch/val_loss")
     assert point.value == float("inf")
 
@@ -118,9 +118,9 @@ def test_the_folder_is_inside_the_run_unless_it_is_absolute(
     """`tensorboard_log_dir` is inside the run folder."""
     run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run_dir.mkdir()
-    sink = TensorBoardLogger("logs/tb" if relative else str(elsewhere))
-    sink.start(make_info(run_dir=run_dir))
-    sink.close()
+    logger = TensorBoardLogger("logs/tb" if relative else str(elsewhere))
+    logger.start(make_info(run_dir=run_dir))
+    logger.close()
     assert any((run_dir / "logs" / "tb" if relative else elsewhere).iterdir())
 
 

@@ -28,8 +28,8 @@ def job(name, steps, resumed=False, state={}):
     run_dir = Path(sys.argv[1], name)
     run_dir.mkdir(parents=True, exist_ok=True)
     close_log = setup_logging(LoggingConfig(), run_dir)
-    sink = WandbLogger("esper-test", None, {"tags": ["little"], "notes": "from a test"})
-    recorder = LoggerHub([JsonlLogger(), ConsoleLogger()], [sink], time.time)
+    logger = WandbLogger("esper-test", None, {"tags": ["little"], "notes": "from a test"})
+    recorder = LoggerHub([JsonlLogger(), ConsoleLogger()], [logger], time.time)
     recorder.start(RunInfo(
         session_name="little", run_dir=run_dir, config={"optimization": {"learning_rate": 0.25}},
         max_epochs=3, steps_per_epoch=5, samples_per_epoch=160, params_host=77, start_step=steps[0] - 5,

@@ -132,7 +132,7 @@ def test_checkpoints_that_were_moved_are_asked_for_and_taken_where_they_are_now(
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the system tells; for root that is a disk that is mounted read-only (see the fault suite)."""
+    """As the system reports; for root that is a disk that is mounted read-only (see the fault suite)."""
     monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "checkpoints")
     text = refused(copy, **MORE)
     assert "checkpoint.checkpoint_dir: given './checkpoints'" in text

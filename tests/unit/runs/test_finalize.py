@@ -56,7 +56,7 @@ def full_from(epoch: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def in_way_of(file: Path) -> Path:
-    """A folder where a file is to be written: that write fails, and no other."""
+    """A folder at the path of a file: this write fails, and no other."""
     (file / "in_the_way").mkdir(parents=True)
     return file
 

@@ -43,12 +43,12 @@ def info(run_dir: Path) -> RunInfo:
 
 def start(run_dir: Path, own: str) -> str:
     """Start a run's records and die before the first step; the id that its logger used."""
-    sink = Remembers(own)
-    recorder = LoggerHub([JsonlLogger()], [sink], lambda: 0.0)
+    logger = Remembers(own)
+    recorder = LoggerHub([JsonlLogger()], [logger], lambda: 0.0)
     recorder.start(replace(info(run_dir), state=saved_logger_ids(run_dir)))
     keep_logger_ids(run_dir, recorder)
     recorder.close()
-    return sink.id
+    return logger.id
 
 
 def test_a_run_that_began_anew_goes_on_under_its_loggers_id(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_a_run_that_began_anew_goes_on_under_its_loggers_id(tmp_path: Path) -> N
 
 def test_wandbs_id_is_known_before_it_is_started() -> None:
     """So that it can be kept however long wandb takes."""
-    sink = WandbLogger("p", None, {})
-    assert sink.state()["id"]
+    logger = WandbLogger("p", None, {})
+    assert logger.state()["id"]
 
 
 def test_without_loggers_or_with_a_torn_file_there_is_nothing(tmp_path: Path) -> None:

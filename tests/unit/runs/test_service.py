@@ -230,7 +230,7 @@ def test_the_twins_never_hold_up_the_event_loop(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
                 longest = max(longest, time.monotonic() - began)
 
-        watcher = asyncio.create_task(watch())
+        task = asyncio.create_task(watch())
         with tcp_service(hang) as (host, port):
             service = endless(tmp_path, urza_url=f"http://{host}:{port}", services__probe_timeout_s=3.0)
             await asyncio.sleep(0.02)
@@ -246,7 +246,7 @@ def test_the_twins_never_hold_up_the_event_loop(tmp_path: Path) -> None:
             await service.stop_async(timeout_s=20)
             assert (await service.get_training_status_async())["status"] == "stopped"
         summary = await service.wait_async()
-        watcher.cancel()
+        task.cancel()
         return summary, longest
 
     summary, longest = asyncio.run(live())

@@ -28,12 +28,12 @@ def germinations(policy: HeuristicPolicy, state: SystemStatePacket) -> list[Adap
 
 def test_on_the_convnet_two_large_seeds_share_the_budget_late_layers_first() -> None:
     """growth.md: residual 3x3 seeds at the third and second block were the best that was measured."""
-    planted = germinations(HeuristicPolicy(max_seeds=2), packet(sites=tuple(convnet_sites())))
-    assert [(c.layer, c.blueprint, dict(c.options)) for c in planted] == [
+    germinated = germinations(HeuristicPolicy(max_seeds=2), packet(sites=tuple(convnet_sites())))
+    assert [(c.layer, c.blueprint, dict(c.options)) for c in germinated] == [
         ("block3", "conv_heavy", {"hidden": 18 * 32 * 16}),
         ("block2", "conv_heavy", {"hidden": 18 * 16 * 32}),
     ]
-    total = sum(c.evidence["params"] for c in planted)
+    total = sum(c.evidence["params"] for c in germinated)
     assert 0.9 * 3 * 6274 < total <= 3 * 6274
 
 
@@ -122,10 +122,10 @@ def test_harmful_seeds_are_culled_rated_down_and_replaced(number: int) -> None:
 def test_a_culled_pair_is_not_tried_again_and_confidence_falls_with_every_cull() -> None:
     world = World({"conv_heavy": -0.2, "conv_light": -0.2})
     world.live(HeuristicPolicy(max_seeds=1, min_urgency=0.0), epochs=10)
-    planted = world.done(CommandKind.GERMINATE)
-    pairs = [(c.layer, c.blueprint) for c in planted]
+    germinated = world.done(CommandKind.GERMINATE)
+    pairs = [(c.layer, c.blueprint) for c in germinated]
     assert len(set(pairs)) == len(pairs) >= 4
-    ratings = [c.evidence["rating"] for c in planted]
+    ratings = [c.evidence["rating"] for c in germinated]
     assert ratings[0] == 0.85 and ratings[-1] < 0.7 and ratings[2:] == sorted(ratings[2:], reverse=True)
 
 
@@ -168,8 +168,8 @@ def test_a_loss_that_is_not_finite_pauses_growth_once_an_epoch_and_culls_go_on()
 def test_without_a_stated_budget_the_largest_candidate_bounds_what_is_planted() -> None:
     state = packet(sites=tuple(convnet_sites()), max_params=None)
     largest = max(c.params for s in state.sites for c in s.candidates)
-    planted = germinations(HeuristicPolicy(), state)
-    assert planted and sum(c.evidence["params"] for c in planted) <= largest
+    germinated = germinations(HeuristicPolicy(), state)
+    assert germinated and sum(c.evidence["params"] for c in germinated) <= largest
 
 
 def test_wrong_settings_are_all_named() -> None:
@@ -191,8 +191,8 @@ def test_a_seed_behind_a_bottleneck_is_worth_less_than_one_that_reads_the_input(
     """Behind ten logits no depth finds what a narrow host has thrown away (digits: 87 % against 98 %)."""
     logits = site("body", 1.0, [offer("mlp", 900, "series", 1800, 10)])
     around = site(".", 1.0, [offer("mlp", 900, "parallel", 1800, 784)])
-    planted = germinations(HeuristicPolicy(max_seeds=1, min_worth=0.0), bounded(logits, around))
-    assert [(c.layer, c.placement) for c in planted] == [(".", "parallel")]
+    germinated = germinations(HeuristicPolicy(max_seeds=1, min_worth=0.0), bounded(logits, around))
+    assert [(c.layer, c.placement) for c in germinated] == [(".", "parallel")]
 
 
 def test_among_readers_of_the_same_values_convolutions_go_before_dense_layers() -> None:
@@ -200,19 +200,19 @@ def test_among_readers_of_the_same_values_convolutions_go_before_dense_layers() 
         offer("mlp", 9000, "parallel", 18_000, 784),
         offer("conv_branch", 8500, "parallel", 400_000, 784),
     ]
-    planted = germinations(HeuristicPolicy(max_seeds=1), bounded(site(".", 1.0, offers)))
-    assert planted[0].blueprint == "conv_branch"
+    germinated = germinations(HeuristicPolicy(max_seeds=1), bounded(site(".", 1.0, offers)))
+    assert germinated[0].blueprint == "conv_branch"
 
 
 def test_a_bound_on_flops_is_kept_and_shared() -> None:
     state = packet(sites=tuple(convnet_sites()), flops_now=1_000_000, max_flops=2_500_000)
-    planted = germinations(HeuristicPolicy(), state)
-    assert len(planted) > 1 and sum(c.evidence["flops"] for c in planted) <= 1_500_000
-    assert planted[0].evidence["flops"] <= 1_500_000 / 4
+    germinated = germinations(HeuristicPolicy(), state)
+    assert len(germinated) > 1 and sum(c.evidence["flops"] for c in germinated) <= 1_500_000
+    assert germinated[0].evidence["flops"] <= 1_500_000 / 4
 
 
 def test_what_is_left_over_after_a_large_seed_is_not_planted() -> None:
-    """Small seeds beside a large one were planted and culled in turn: up to five in a run, for nothing."""
+    """Small seeds beside a large one were germinated and culled in turn: up to five in a run, for nothing."""
     small = site("a", 1.0, [candidate("mlp", 1000)])
     grown = seed("block2", stage=SeedStage.FOSSILIZED, params=15_000)
     assert not germinations(HeuristicPolicy(), packet(sites=(small,), seeds=(grown,)))
@@ -237,5 +237,5 @@ def test_where_the_room_is_too_small_for_many_fewer_share_it() -> None:
 @pytest.mark.parametrize(("positions", "chosen"), [(49, "depthwise"), (4, "conv_heavy")])
 def test_depthwise_goes_first_where_there_are_positions_to_work_at(positions: int, chosen: str) -> None:
     offers = [candidate(name, 9000, flops=2 * positions * 9000) for name in ("conv_heavy", "depthwise")]
-    planted = germinations(HeuristicPolicy(max_seeds=1), packet(sites=(site("a", 1.0, offers),)))
-    assert [c.blueprint for c in planted] == [chosen]
+    germinated = germinations(HeuristicPolicy(max_seeds=1), packet(sites=(site("a", 1.0, offers),)))
+    assert [c.blueprint for c in germinated] == [chosen]

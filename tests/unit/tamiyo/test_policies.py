@@ -71,10 +71,10 @@ def test_any_packets_are_answered_with_valid_commands(judge: str, rounds: list[A
                 policy.report(Outcome(command, refusal, "", packet.step, packet.epoch))
             targets = [(c.layer, c.seed_index) for c in commands if c.kind is not CommandKind.PAUSE]
             assert len(set(targets)) == len(targets)
-            planted = sum(c.evidence["params"] for c in commands if c.kind is CommandKind.GERMINATE)
+            germinated = sum(c.evidence["params"] for c in commands if c.kind is CommandKind.GERMINATE)
             largest = max((c.params for s in packet.sites for c in s.candidates), default=0)
             room = packet.max_params - packet.params_now if packet.max_params is not None else largest
-            assert planted <= room
+            assert germinated <= room
         assert len(set(ids)) == len(ids)
         json.dumps(policy.state_dict(), allow_nan=False)
 

@@ -86,7 +86,7 @@ def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
 
     assert at(1, -0.5) is None
     assert at(1, -0.5) is None, "the same epoch again is no second witness"
-    assert at(2, 0.0001) is None, "in between nothing is sure, so that the count begins anew"
+    assert at(2, 0.0001) is None, "in between nothing is certain, so the count starts again"
     assert at(3, -0.5) is None
     assert at(4, -0.5) is CommandKind.CULL
     assert at(5, 0.5) is CommandKind.FOSSILIZE
@@ -122,9 +122,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("mode", ["impact", "keep"])
 @pytest.mark.parametrize(("state", "words"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_seed_is_culled_at_once_in_any_stage_of_youth(mode: str, state: dict, words: str) -> None:  # type: ignore[type-arg]
-    youth = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY)
-    for stage in youth:
+def test_a_broken_seed_is_culled_at_once_in_any_stage(mode: str, state: dict, words: str) -> None:  # type: ignore[type-arg]
+    stages = (SeedStage.GERMINATED, SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.PROBATIONARY)
+    for stage in stages:
         decision = judged(seed(stage=stage, **state), PruningRule(mode=mode))
         assert decision is not None and decision.kind is CommandKind.CULL
         assert (decision.confidence, decision.urgency) == (1.0, 1.0) and words in decision.reason

@@ -16,9 +16,9 @@ def run(number: int, gain: float = 0.2, **settings: object) -> tuple[World, list
 
 
 def test_times_places_blueprints_and_sizes_vary_with_the_seed() -> None:
-    planted = [run(number)[0].done(CommandKind.GERMINATE) for number in range(12)]
-    assert all(len(commands) == 2 for commands in planted)
-    flat = [command for commands in planted for command in commands]
+    germinated = [run(number)[0].done(CommandKind.GERMINATE) for number in range(12)]
+    assert all(len(commands) == 2 for commands in germinated)
+    flat = [command for commands in germinated for command in commands]
     assert {c.layer for c in flat} == {"block1", "block2", "block3"}
     assert {c.blueprint for c in flat} == {"conv_heavy", "conv_light"}
     assert len({c.evidence["params"] for c in flat}) > 6
@@ -40,9 +40,9 @@ def test_the_budget_holds() -> None:
 
 def test_culled_seeds_are_replaced_while_it_is_early() -> None:
     world, _ = run(1, gain=-0.2, latest=0.5)
-    planted, culled = world.done(CommandKind.GERMINATE), world.done(CommandKind.CULL)
-    assert len(planted) == len(culled) > 2
-    assert max(int(c.command_id.split("-")[1]) for c in planted) <= 600
+    germinated, culled = world.done(CommandKind.GERMINATE), world.done(CommandKind.CULL)
+    assert len(germinated) == len(culled) > 2
+    assert max(int(c.command_id.split("-")[1]) for c in germinated) <= 600
 
 
 def test_keep_fossilises_whatever_it_planted() -> None:

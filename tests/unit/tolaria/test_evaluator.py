@@ -60,7 +60,7 @@ def test_a_loss_that_knows_only_means_gives_one_value_a_batch() -> None:
 
 
 def test_the_impact_of_a_loss_without_values_by_sample_says_so() -> None:
-    """A focal loss that ignores `reduction` must not end a run once a seed is judged."""
+    """A focal loss that ignores `reduction` must not end a run once a seed is evaluated."""
 
     class Focal(nn.CrossEntropyLoss):
         def forward(self, output: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Wishes are heard at every batch, in every phase, and what is saved is exact."""
+"""Requests are handled at every batch, in every phase, and the saved state is exact."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CallsOut(nn.Module):
         self.calls = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallsOut:
-        """Copies, on which a loss is tried while a run is built, call nobody."""
+        """Copies, with which a loss is tried while a run is built, call nothing."""
         return CallsOut(0, self.call)
 
     def forward(self, output: Tensor, targets: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
         stopped = growing(folder, run_control, loss)
         stopped.train()
         assert stopped.progress.stopped_by == "sigterm"
-        # what is counted after the wish: the batch under way and a probe that belongs to its step
+        # counted after the request: the present batch and a probe that belongs to its step
         assert loss.calls <= at + 2
         name = list(checkpoints(stopped))[-1]
         seen.add(name)
@@ -114,7 +114,7 @@ def test_a_run_stopped_at_any_batch_of_any_phase_ends_as_if_never_stopped(
 
 
 def test_a_phase_that_cannot_be_undone_is_finished_first(tmp_path: Path) -> None:
-    """No snapshot fits; the stop waits for the end of the epoch, and a notice has said so."""
+    """No snapshot fits; the stop waits for the end of the epoch, and a notice is logged."""
     run_control = RunControl()
     run = growing(tmp_path, run_control, CallsOut(8, lambda: run_control.stop("sigterm")))
     run.guard.snapshots.limit_bytes = 100

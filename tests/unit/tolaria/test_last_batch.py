@@ -42,7 +42,7 @@ class Images(Host):
 
 def loader(kind: str, samples: int, batch_size: int, *, shuffle: bool, training: bool) -> Any:
     generator = torch.Generator().manual_seed(0)
-    habits: dict[str, Any] = {
+    options: dict[str, Any] = {
         "batch_size": batch_size,
         "seed": 0,
         "shuffle": shuffle,
@@ -52,10 +52,10 @@ def loader(kind: str, samples: int, batch_size: int, *, shuffle: bool, training:
     targets = torch.arange(samples) % 3
     if kind == "map":
         data = TensorDataset(torch.randn(samples, 12, generator=generator), targets)
-        return MapStyleLoader(data, torch.arange(samples), **habits)
+        return MapStyleLoader(data, torch.arange(samples), **options)
     images = torch.randint(0, 256, (samples, 1, 3, 4), dtype=torch.uint8, generator=generator)
     transform = BatchTransform(Statistics((128.0,), (64.0,)), Augmentation(), seed=0, device=CPU)
-    return InMemoryLoader(images, targets, transform, **habits)
+    return InMemoryLoader(images, targets, transform, **options)
 
 
 class Flat(Host):

@@ -1,4 +1,4 @@
-"""The learned policy in real runs: each becomes an episode with what it planted; a resumed one only once."""
+"""The learned policy in real runs: each becomes one episode with its germinations, also if it is resumed."""
 
 from __future__ import annotations
 

@@ -34,18 +34,18 @@ Shape = tuple[int, ...]
 
 
 class Reshaped(nn.Module):
-    """A host whose head has any shape; with `judged` it returns its own loss."""
+    """A host whose head has any shape; with `own_loss` it returns its own loss."""
 
-    def __init__(self, shape: Shape, squash: bool = False, judged: bool = False) -> None:
+    def __init__(self, shape: Shape, squash: bool = False, own_loss: bool = False) -> None:
         super().__init__()
         self.a = nn.Linear(12, 12)
         self.head = nn.Linear(12, max(1, torch.Size(shape).numel()))
-        self.shape, self.squash, self.judged = shape, squash, judged
+        self.shape, self.squash, self.own_loss = shape, squash, own_loss
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.head(self.a(x).relu()).reshape(len(x), *self.shape)
         out = out.sigmoid() if self.squash else out
-        return out.square().mean() if self.judged else out
+        return out.square().mean() if self.own_loss else out
 
 
 @dataclass
@@ -200,7 +200,7 @@ class Case:
     shape: Shape
     targets: Callable[[], Any]
     squash: bool = False
-    judged: bool = False
+    own_loss: bool = False
     steady: bool = True
     samples: bool = True
     accuracy: bool = False
@@ -249,7 +249,7 @@ CASES = {
     "declared mask": Case(Masked(), (5,), masked, samples=False),
     "parameter of its own": Case(Temperature(), (3,), lambda: classes(3), samples=False, accuracy=True),
     "objectives": Case(objectives, (3,), lambda: classes(3), samples=False),
-    "from the model": Case(from_model, (3,), lambda: classes(3), judged=True, samples=False),
+    "from the model": Case(from_model, (3,), lambda: classes(3), own_loss=True, samples=False),
     "pairwise": Case(Pairwise(), (), lambda: numbers(), steady=False, samples=False),
     "contrastive": Case(contrastive, (6,), lambda: classes(3), steady=False, samples=False),
 }
@@ -257,7 +257,7 @@ CASES = {
 
 def grown_for(case: Case) -> Grown:
     """The case's host with a seed in it that does something; nothing changes it, so it is made once."""
-    return _grown(case.shape, case.squash, case.judged)
+    return _grown(case.shape, case.squash, case.own_loss)
 
 
 @functools.cache

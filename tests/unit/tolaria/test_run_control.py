@@ -1,4 +1,4 @@
-"""Wishes from other threads."""
+"""Requests from other threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one optimiser step does, to the number, and that it waits for nobody."""
+"""The exact results of one optimiser step, which does not synchronise with the device."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_replaced_folder_holds_the_new_files_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "manifest.json", "", ".", ".hidden", "a\0b", "ü" * 2])
 def test_only_plain_names_are_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match="no name for a file"):
+    with pytest.raises(CheckpointError, match="not a valid file name"):
         commit_folder(tmp_path / "one", {name: b""})
     assert list(tmp_path.iterdir()) == []
 

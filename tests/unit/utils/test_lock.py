@@ -120,7 +120,7 @@ def test_a_child_cannot_release_its_parents_lock(tmp_path: Path) -> None:
 
 
 def test_of_many_takers_one_has_it(tmp_path: Path) -> None:
-    """Taken and given free over and over: never two at a time, whoever removes the file."""
+    """Locked and released repeatedly: never two at a time, also if the file is removed."""
     inside, most, taken = 0, 0, 0
     guard = threading.Lock()
 
@@ -238,7 +238,7 @@ def test_another_containers_holder_is_dead_when_its_lock_is_free(tmp_path: Path)
     """The same kernel with other process numbers: number 2**22 + 1 may well be alive over there."""
     former = replace(Holder.here(), host="pod-1", numbers="another")
     (tmp_path / LOCK_FILE).write_text(json.dumps(asdict(former)))
-    assert live_holder(tmp_path) == former, "its last beat is fresh; nobody has asked the kernel yet"
+    assert live_holder(tmp_path) == former, "its last beat is recent; the kernel's lock is not checked yet"
     lock = FolderLock.take(tmp_path)
     assert lock.former == former
     assert "on pod-1" in lock.taken_over and lock.taken_over.endswith("can tell: the lock is free")

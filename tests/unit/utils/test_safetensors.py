@@ -193,7 +193,10 @@ def test_hostile_files_are_refused_by_name(tmp_path: Path, kind: str) -> None:
 
 def test_headers_are_bounded_exactly(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    for size, message in ((HEADER_LIMIT_BYTES, "damaged or no"), (HEADER_LIMIT_BYTES + 1, "at most 8388608")):
+    for size, message in (
+        (HEADER_LIMIT_BYTES, "damaged or not"),
+        (HEADER_LIMIT_BYTES + 1, "at most 8388608"),
+    ):
         path.write_bytes(struct.pack("<Q", size))
         with pytest.raises(CheckpointError, match=message):
             check_tensors(path)
@@ -203,7 +206,7 @@ def test_headers_are_bounded_exactly(tmp_path: Path) -> None:
 def test_other_formats_are_never_read(tmp_path: Path, name: str) -> None:
     """Nothing is ever unpickled."""
     torch.save({"a": torch.ones(1)}, tmp_path / name)
-    with pytest.raises(CheckpointError, match=r"no \.safetensors file"):
+    with pytest.raises(CheckpointError, match=r"not a \.safetensors file"):
         load_tensors(tmp_path / name)
 
 
@@ -257,7 +260,7 @@ def test_where_it_cannot_be_written_the_old_one_stands(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_as_it_was(tmp_path: Path) -> None:
-    """A run that ends writes its final model anew; who has opened it reads one of the two, whole."""
+    """A run that ends replaces its final model; a reader that has opened it reads one of the two."""
     path = tmp_path / "a.safetensors"
     save_tensors(path, {"w": torch.zeros(5)}, {"n": 0})
     with opened_file(path) as old:

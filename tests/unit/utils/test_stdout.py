@@ -8,7 +8,7 @@ import pytest
 
 
 def run_with_closed_pipe(program: str) -> tuple[int, str]:
-    """Exit code and error stream of a program whose standard output nobody reads."""
+    """Exit code and error stream of a program whose standard output is not read."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-c", f"from esper.utils.stdout import flush_output, print_flushed\n{program}"]

@@ -30,25 +30,25 @@ def refused_as_a_crash() -> AbstractContextManager[None]:
 def refusal_without_reason() -> AbstractContextManager[None]:
     """It says that something is wrong, and not what."""
 
-    def complain(problems: Sequence[str], what: str = "the configuration") -> None:
+    def print_errors(problems: Sequence[str], what: str = "the configuration") -> None:
         print(f"esper-train: {len(problems)} problems in {what}", file=sys.stderr)
 
-    return broken(train, "print_errors", complain)
+    return broken(train, "print_errors", print_errors)
 
 
 def each_problem_a_block() -> AbstractContextManager[None]:
     """A refusal is printed twice."""
-    complain = train.print_errors
+    print_errors = train.print_errors
 
     def twice(*arguments: Any) -> None:
-        complain(*arguments)
-        complain(*arguments)
+        print_errors(*arguments)
+        print_errors(*arguments)
 
     return broken(train, "print_errors", twice)
 
 
 def error_not_expected() -> AbstractContextManager[None]:
-    """A path that leads nowhere is an error that nobody catches."""
+    """A path that does not exist is an error that is not caught."""
 
     def checked(flags: Any) -> None:
         raise KeyError("origin")
@@ -57,7 +57,7 @@ def error_not_expected() -> AbstractContextManager[None]:
 
 
 def composing_not_caught() -> AbstractContextManager[None]:
-    """A key that does not exist is an error that nobody catches."""
+    """A key that does not exist is an error that is not caught."""
 
     def composed(flags: Any) -> None:
         raise KeyError("typo")
@@ -67,9 +67,9 @@ def composing_not_caught() -> AbstractContextManager[None]:
 
 def no_nearest_name() -> AbstractContextManager[None]:
     """A refusal does not say which name may have been meant."""
-    complain = train.print_errors
+    print_errors = train.print_errors
 
     def curt(problems: Sequence[str], *what: str) -> None:
-        complain([text.partition("nearest: ")[0] for text in problems], *what)
+        print_errors([text.partition("nearest: ")[0] for text in problems], *what)
 
     return broken(train, "print_errors", curt)

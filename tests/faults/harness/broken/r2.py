@@ -19,7 +19,7 @@ def control_state_forgotten() -> AbstractContextManager[None]:
 
 
 def schedule_forgotten() -> AbstractContextManager[None]:
-    """The learning-rate schedule begins anew."""
+    """The learning rate schedule starts again."""
     return _without("schedule")
 
 
@@ -39,7 +39,7 @@ def events_not_cut() -> AbstractContextManager[None]:
 
 
 def optimizers_forgotten() -> AbstractContextManager[None]:
-    """The optimisers begin anew."""
+    """The optimisers start without state."""
     return _without("optimizers")
 
 

@@ -1,4 +1,4 @@
-"""Broken builds for R20: two runs that get one folder, or a folder that nobody gets any more."""
+"""Broken builds for R20: two runs that get one folder, or a folder that no run gets any more."""
 
 from __future__ import annotations
 

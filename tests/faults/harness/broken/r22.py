@@ -66,7 +66,7 @@ def taken_over_without_a_word() -> AbstractContextManager[None]:
 
 
 def name_written_of_the_reader() -> AbstractContextManager[None]:
-    """A holder is named with the host of whoever asks."""
+    """A holder is named with the host of the process that reads the lock."""
 
     def here(holder: Any) -> str:
         return f"process {holder.pid} on {socket.gethostname()} (since {holder.since}: {holder.command})"

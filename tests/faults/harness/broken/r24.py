@@ -1,4 +1,4 @@
-"""Broken builds for R24: a failed save that nobody hears of, or that is never made up for."""
+"""Broken builds for R24: a failed save that is not reported, or that is never repeated."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def heeded_at_epoch_end() -> AbstractContextManager[None]:
     """A request to stop is looked at only between two epochs."""
     between_steps = InterruptHandler.between_steps
 
-    def at_the_end(attention: InterruptHandler) -> bool:
-        return attention.progress.batch == 0 and between_steps(attention)
+    def at_the_end(handler: InterruptHandler) -> bool:
+        return handler.progress.batch == 0 and between_steps(handler)
 
     return broken(InterruptHandler, "between_steps", at_the_end)
 

@@ -61,7 +61,7 @@ def refusal_without_reason() -> AbstractContextManager[None]:
 
 
 def error_not_expected() -> AbstractContextManager[None]:
-    """The error is none of Esper's own, so that nobody catches it."""
+    """The error is not one of Esper's, so that it is not caught."""
 
     def wild(path: Path) -> Checkpoint:
         try:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from faults.harness.bench import Bench
 from faults.harness.broken import r1
 from faults.harness.commands import broken_call
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.row import Control, Harness, Row, on
 from faults.harness.saving import SAVER, killed_saves
-from faults.harness.tally import Budget, Tally
 
 
 def _saves(build: str = "") -> Harness:
     call = broken_call(build, SAVER)
 
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         return killed_saves(bench.server, bench.fresh(), budget, call)
 
     return run

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.broken import r14
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.poison import poisonings
 from faults.harness.row import Control, Row, on
-from faults.harness.tally import Budget, Tally
 
 
-def _poison(bench: Bench, budget: Budget) -> Tally:
+def _poison(bench: Bench, budget: Budget) -> FaultCounts:
     return poisonings(bench.fresh(), budget)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.commands import broken_call
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.malformed import CASES, resumptions
 from faults.harness.row import Control, Harness, Row
-from faults.harness.tally import Budget, Tally
 
 
 def _resumptions(build: str = "") -> Harness:
     call = broken_call(build)
 
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         return resumptions(bench.server, bench.fresh(), bench.stopped, budget, call=call)
 
     return run

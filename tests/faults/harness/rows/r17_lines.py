@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.broken import r17
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.lines import MALFORMED, lines
 from faults.harness.row import Build, Control, Row, on
-from faults.harness.tally import Budget, Tally
 
 
-def _lines(bench: Bench, budget: Budget) -> Tally:
+def _lines(bench: Bench, budget: Budget) -> FaultCounts:
     return lines(bench.fresh(), budget)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.commands import broken_call
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.row import Control, Harness, Row
-from faults.harness.tally import Budget, Tally
 from faults.harness.undone import CALL, undoings
 
 
 def _undone(build: str = "") -> Harness:
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         return undoings(bench.server, bench.fresh(), bench.undone, budget, broken_call(build, CALL))
 
     return run
 
 
-_METRICS, _EVENTS = "metrics.jsonl differs", "tell of other rollbacks"
+_METRICS, _EVENTS = "metrics.jsonl differs", "contain other rollbacks"
 
 ROWS = {
     "R21": Row(

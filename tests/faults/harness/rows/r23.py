@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.commands import broken_call
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.relocation import CASES, relocations
 from faults.harness.row import Control, Harness, Row
-from faults.harness.tally import Budget, Tally
 
 
 def _relocated(build: str = "", *only: str) -> Harness:
     call = broken_call(build)
 
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         return relocations(bench.server, bench.fresh(), bench.whole, budget, call=call, only=only)
 
     return run

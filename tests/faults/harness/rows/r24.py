@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.broken import r24
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.row import Build, Control, Row, on
 from faults.harness.saves import LENGTHS, cases, unsaved
-from faults.harness.tally import Budget, Tally
 
 _FAST = len(cases(LENGTHS[0]))
 
 
-def _unsaved(bench: Bench, budget: Budget) -> Tally:
+def _unsaved(bench: Bench, budget: Budget) -> FaultCounts:
     return unsaved(bench.fresh(), budget)
 
 

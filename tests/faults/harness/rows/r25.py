@@ -5,9 +5,9 @@ from __future__ import annotations
 from faults.harness.bench import Bench
 from faults.harness.broken import r25
 from faults.harness.commands import broken_call
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.reading import WRITER, readings
 from faults.harness.row import Build, Control, Harness, Row, on
-from faults.harness.tally import Budget, Tally
 
 _TRIES = 200
 
@@ -15,7 +15,7 @@ _TRIES = 200
 def _readings(build: str = "") -> Harness:
     call = broken_call(build, WRITER)
 
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         return readings(bench.server, bench.fresh(), budget, call=call)
 
     return run

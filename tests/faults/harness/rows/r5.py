@@ -8,16 +8,16 @@ from shutil import copytree
 from faults.harness.bench import Bench
 from faults.harness.broken import r5
 from faults.harness.damage import corruptions
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.grown import grown_run
 from faults.harness.row import Build, Control, Row, on
-from faults.harness.tally import Budget, Tally
 
 
-def _damage(bench: Bench, budget: Budget) -> Tally:
+def _damage(bench: Bench, budget: Budget) -> FaultCounts:
     return corruptions(Path(copytree(bench.grown, bench.fresh() / "checkpoints")), budget)
 
 
-def _in_build(bench: Bench, budget: Budget) -> Tally:
+def _in_build(bench: Bench, budget: Budget) -> FaultCounts:
     """The checkpoints are saved by the broken build as well: it may hash otherwise when it writes."""
     folder = bench.fresh()
     grown_run(folder)

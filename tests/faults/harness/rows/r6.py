@@ -7,13 +7,13 @@ from contextlib import nullcontext
 from faults.harness.bench import Bench
 from faults.harness.broken import r6
 from faults.harness.disk import failures
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.grown import grown_run
 from faults.harness.row import Build, Control, Harness, Row
-from faults.harness.tally import Budget, Tally
 
 
 def _failures(build: Build = nullcontext) -> Harness:
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         folder = bench.fresh()
         grown = grown_run(folder / "run")
         with build():

@@ -7,21 +7,21 @@ from contextlib import nullcontext
 from faults.harness.bench import Bench
 from faults.harness.broken import r7
 from faults.harness.disk import order, power_lost
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.grown import grown_run
 from faults.harness.row import Build, Control, Harness, Row
-from faults.harness.tally import Budget, Tally
 
 
 def _durable(build: Build = nullcontext) -> Harness:
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         folder = bench.fresh()
         grown = grown_run(folder / "run")
         with build():
-            tally = power_lost(grown, folder)
+            counts = power_lost(grown, folder)
             ordered = order(grown)
         for fired in range(ordered.fired):
-            tally.note(True, ordered.wrong if fired == 0 else [], *(ordered.seen if fired == 0 else ()))
-        return tally
+            counts.note(True, ordered.wrong if fired == 0 else [], *(ordered.seen if fired == 0 else ()))
+        return counts
 
     return run
 

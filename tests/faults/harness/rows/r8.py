@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from faults.harness.bench import Bench
 from faults.harness.commands import broken_call
+from faults.harness.fault_counts import Budget, FaultCounts
 from faults.harness.forgery import FORGERIES
 from faults.harness.hostile import MEET, meetings
 from faults.harness.row import Control, Harness, Row
-from faults.harness.tally import Budget, Tally
 
 
 def _hostile(build: str = "") -> Harness:
     call = broken_call(build, MEET)
 
-    def run(bench: Bench, budget: Budget) -> Tally:
+    def run(bench: Bench, budget: Budget) -> FaultCounts:
         folder = bench.fresh()
         whole = max(bench.grown.iterdir())
         return meetings(bench.server, folder, whole, budget, call)

@@ -116,9 +116,9 @@ def test_state_that_cannot_be_read_again_is_not_written(tmp_path: Path, state: A
 
 @pytest.mark.parametrize("name", ["../a", "a/b", ".tmp-a", ""])
 def test_names_are_plain(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match="is no name"):
+    with pytest.raises(CheckpointError, match="is not a valid file name"):
         save_checkpoint(tmp_path, name, tensors={}, state={})
-    with pytest.raises(CheckpointError, match="is no name"):
+    with pytest.raises(CheckpointError, match="is not a valid file name"):
         save_checkpoint(tmp_path, "a", tensors={name: {"w": torch.ones(1)}}, state={})
     assert list(tmp_path.iterdir()) == []
 
@@ -253,7 +253,7 @@ def crowded() -> bytes:
 
 
 HOSTILE: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
-    "foreign file": (lambda: {"notes__txt": b""}, "notes.txt is no part of a checkpoint"),
+    "foreign file": (lambda: {"notes__txt": b""}, "notes.txt is not part of a checkpoint"),
     "future": (
         lambda: {"state__json": state_json(version=9)},
         "of version 9; this Esper reads up to version 1",
@@ -265,7 +265,7 @@ HOSTILE: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "deep JSON": (lambda: {"state__json": b"[" * 5_000_000}, "is not JSON"),
     "big JSON": (lambda: {"state__json": b" " * (7 << 20)}, "at most 6291456 are expected"),
     "giant header": (lambda: {"model__safetensors": b"\xff" * 64}, "announces a header of"),
-    "header full of tensors": (lambda: {"model__safetensors": crowded()}, "damaged or no safetensors"),
+    "header full of tensors": (lambda: {"model__safetensors": crowded()}, "damaged or not a safetensors"),
     "many empties": (lambda: {"state__json": b"[" + b"{}," * 2_000_000 + b"{}]"}, "holds a JSON list"),
 }
 
@@ -308,7 +308,7 @@ def test_pickles_are_never_run(tmp_path: Path) -> None:
 def test_foreign_folders_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "model.safetensors").write_bytes(tensor_bytes({"w": torch.ones(1)}))
-    with pytest.raises(CheckpointError, match=r"hub is no checkpoint: it holds no manifest\.json"):
+    with pytest.raises(CheckpointError, match=r"hub is not a checkpoint: it holds no manifest\.json"):
         load_checkpoint(tmp_path / "hub")
     commit_folder(tmp_path / "other", {"model.safetensors": tensor_bytes({"w": torch.ones(1)})})
     with pytest.raises(CheckpointError, match=r"state\.json is missing"):

@@ -93,7 +93,7 @@ def saved(sequence: int, step: int, *, back: bool = False, batch: int = 0, epoch
     ("entries", "expected"),
     [
         ([saved(1, 6), saved(2, 12)], {}),
-        # saved later though the step is smaller, but by nobody's rollback: somebody has resumed an old one
+        # saved later although the step is smaller, but not after a rollback: an old one was resumed
         ([saved(1, 6), saved(2, 12), saved(3, 6)], {}),
         ([saved(1, 6), saved(2, 12), saved(3, 15), saved(4, 12, back=True)], {"s2": "s4", "s3": "s4"}),
         ([saved(1, 12), saved(2, 6, back=True), saved(3, 12), saved(4, 18)], {"s1": "s2"}),

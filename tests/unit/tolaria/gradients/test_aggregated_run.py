@@ -27,7 +27,9 @@ def pcgrad() -> PCGrad:
     return PCGrad(torch.Generator().manual_seed(3))
 
 
-def life(run_dir: Path, *, notes: Any = None, run_control: RunControl | None = None) -> TrainingLoop:
+def aggregated_run(
+    run_dir: Path, *, notes: Any = None, run_control: RunControl | None = None
+) -> TrainingLoop:
     """Windows of four micro-batches and a remainder of two, a seed that joins on the way, conflicts freed."""
     options = LONG | {"optimization__accumulation_steps": 4, "logging__step_interval": 1}
     plan = PlannedPolicy({1: [germinate()]})
@@ -38,25 +40,25 @@ def life(run_dir: Path, *, notes: Any = None, run_control: RunControl | None = N
 
 def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path) -> None:
     """The generator of the orders and the counts of half an epoch come back; a graft between."""
-    whole = life(tmp_path / "whole")
+    whole = aggregated_run(tmp_path / "whole")
     whole.train()
     lines = notes_of(whole).comparable()
     assert sum(line["grad_agg"]["conflicts"] for line in lines) > 0
     assert [line["grad_agg"]["steps"] for line in lines] == [2] * 4
     for at in (2, 3, 4, 5):
         folder, run_control = tmp_path / str(at), RunControl()
-        stopped = life(folder, notes=StopsAt(run_control, at), run_control=run_control)
+        stopped = aggregated_run(folder, notes=StopsAt(run_control, at), run_control=run_control)
         stopped.config.checkpoint.checkpoint_frequency = 100
         stopped.train()
         last = list(checkpoints(stopped))[-1]
-        resumed = restored(life(folder), path_of(folder, last))
+        resumed = restored(aggregated_run(folder), path_of(folder, last))
         resumed.train()
         assert alike(resumed, whole), at
 
 
 def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
     """In the loggers' records and as an event."""
-    run = life(tmp_path)
+    run = aggregated_run(tmp_path)
     run.train()
     notes = notes_of(run)
     for line in notes.epochs:

@@ -332,7 +332,7 @@ def test_a_step_after_one_that_was_broken_off_knows_nothing_of_it() -> None:
 @pytest.mark.parametrize("loss", ["one", "two"])
 def test_a_seed_in_isolation_changes_nothing_for_the_host(loss: str) -> None:
     """With dropout, clipping and accumulation, to the bit, while the seed learns as often as ever."""
-    host, judged = (Host, LOSS) if loss == "one" else (TwoHeads, two_losses)
+    host, criterion = (Host, LOSS) if loss == "one" else (TwoHeads, two_losses)
 
     def make() -> nn.Module:
         return host(dropout=0.3)
@@ -342,7 +342,7 @@ def test_a_seed_in_isolation_changes_nothing_for_the_host(loss: str) -> None:
     for grown in (alone, beside):
         torch.manual_seed(7)
         grown.model.train()
-        made = stepper(grown, PCGrad(generator()), loss=judged, clip_norm=0.05)
+        made = stepper(grown, PCGrad(generator()), loss=criterion, clip_norm=0.05)
         for at in range(60):
             made.step(split(batch(32, seed=at), [12, 12, 8]), [RunningMetrics(CPU)], at)
     assert same(weights(alone.model.host), weights(beside.model.host))
@@ -391,9 +391,9 @@ def test_a_graft_in_mid_epoch_is_seen_at_the_next_step() -> None:
 @pytest.mark.parametrize("loss", ["one", "two"])
 def test_a_step_waits_for_no_value(aggregator: Aggregator, loss: str) -> None:
     """Neither the Gram matrix nor a count is read in the step."""
-    host, judged = (Host, LOSS) if loss == "one" else (TwoHeads, two_losses)
+    host, criterion = (Host, LOSS) if loss == "one" else (TwoHeads, two_losses)
     grown = make_host(host=host)
-    made = stepper(grown, aggregator, loss=judged, clip_norm=0.5)
+    made = stepper(grown, aggregator, loss=criterion, clip_norm=0.5)
     grown.model.train()
     meter = RunningMetrics(CPU, aggregator.combine_losses)
     made.step(split(batch(8), [4, 4]), [meter], 1)

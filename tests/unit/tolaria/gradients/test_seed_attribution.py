@@ -308,7 +308,7 @@ def test_what_was_gathered_is_saved_in_mid_epoch() -> None:
     assert other.flush() == whole.flush()
 
 
-# -- that it waits for nobody --------------------------------------------------------------------
+# -- no synchronisation --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sizes", [(8,), (5, 3)])

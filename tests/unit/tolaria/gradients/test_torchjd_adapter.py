@@ -1,4 +1,4 @@
-"""Aggregators of others, such as torchjd's, by the same door."""
+"""Aggregators of other libraries, such as torchjd, through the same interface."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_tasks_that_share_nothing_do_not_come_to_it() -> None:
     ("answer", "given"), [(torch.zeros(5), r"\(5,\)"), (torch.zeros(1, 6), r"\(1, 6\)"), (3.0, "float")]
 )
 def test_another_answer_is_refused(answer: Any, given: str) -> None:
-    with pytest.raises(AggregationError, match=f"made {given} of a matrix .3, 6.; expected"):
+    with pytest.raises(AggregationError, match=f"returned {given} for a matrix .3, 6.; expected"):
         MatrixAggregator(lambda matrix: answer).combine(TASKS)
 
 

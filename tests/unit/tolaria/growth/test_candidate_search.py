@@ -1,4 +1,4 @@
-"""Germinations with a shortlist: the best by a look ahead is planted, with the evidence in the command."""
+"""Germinations with a shortlist: the best by a look ahead is germinated, with the evidence in the command."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_the_last_choice_left_no_place_for_is_not_looked_at(tmp_path: Path)
 
 
 class Stopping:
-    """Wishes the run to end in the midst of its first look ahead."""
+    """Requests a stop during the first lookahead of the run."""
 
     def __init__(self, run: TrainingLoop) -> None:
         self.run = run
@@ -95,7 +95,7 @@ class Stopping:
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_stopped_in_the_midst_of_a_look_it_goes_on_exactly(tmp_path: Path, inside: bool) -> None:
-    """Nothing is planted, and the round is done over; inside an epoch and at its end."""
+    """Nothing is germinated, and the round is done over; inside an epoch and at its end."""
     options: dict[str, Any] = {**OPTIONS, "morphogenetic__lookahead_steps": 20}
     options |= {"checkpoint__save_checkpoints": True, "optimization__max_epochs": 3}
     if inside:

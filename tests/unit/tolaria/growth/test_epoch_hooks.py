@@ -183,7 +183,7 @@ def test_the_end_of_an_epoch_leaves_no_trace_in_the_model(tmp_path: Path) -> Non
     expected = torch.rand(3)
     torch.manual_seed(9)
     run.cost_meter.topology_changed()
-    run.cost_meter.forwards(1)
+    run.cost_meter.add_forwards(1)
     run.growth.end_of_epoch(run.progress, 1.0)
     assert len(notes_of(run).named("seed_impact")) == impacts + 1
     assert torch.equal(torch.rand(3), expected)

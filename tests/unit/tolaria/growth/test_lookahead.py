@@ -1,4 +1,4 @@
-"""A look ahead: it tells good candidates from bad ones, leaves no trace, and is charged for."""
+"""Lookahead distinguishes good candidates from bad ones, changes nothing, and its cost is counted."""
 
 from __future__ import annotations
 

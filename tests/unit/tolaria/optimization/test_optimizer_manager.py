@@ -19,7 +19,7 @@ from esper.leyline import CommandKind, Impact, SeedStage
 from esper.tolaria.optimization.optimizer_manager import BaseRates, OptimizerManager
 
 
-def plant(grown: Grown, layer: str = "a", number: int = 1, slot: int = 0, step: int = 0) -> str:
+def attach_seed(grown: Grown, layer: str = "a", number: int = 1, slot: int = 0, step: int = 0) -> str:
     grown.do(germinate(layer, "mlp", number=number, seed_index=slot), step=step)
     return grown.model.record(layer, slot).key
 
@@ -62,8 +62,8 @@ def test_every_event_of_a_life(factory: Any, isolation_steps: int) -> None:
     grown = make_host(factory=factory, isolation_steps=isolation_steps, probation_epochs=0)
     for step in range(3):
         grown.train_step(step)
-    plant(grown, "a", number=1, step=3)
-    plant(grown, "b", number=2, step=3)
+    attach_seed(grown, "a", number=1, step=3)
+    attach_seed(grown, "b", number=2, step=3)
     for step in range(3, 12):
         check_that_optimised_is_trainable(grown)
         before = host_state(grown)
@@ -84,7 +84,7 @@ def test_every_event_of_a_life(factory: Any, isolation_steps: int) -> None:
 
 def test_groups_have_their_own_options() -> None:
     grown = make_host()
-    key = plant(grown, step=7)
+    key = attach_seed(grown, step=7)
     host, seed = grown.optimizers.main.param_groups
     assert (host["name"], host["base_lr"]) == ("host", 0.1)
     assert (seed["name"], seed["base_lr"], seed["born_step"], seed["warmup_steps"]) == (key, 0.05, 7, 2)
@@ -93,7 +93,7 @@ def test_groups_have_their_own_options() -> None:
 
 def test_an_isolated_seed_has_an_optimiser_of_its_own_and_brings_its_state_along() -> None:
     grown = make_host(isolation_steps=3, factory=adam)
-    key = plant(grown)
+    key = attach_seed(grown)
     assert names(grown.optimizers.main) == ["host"]
     for step in range(3):
         grown.train_step(step)
@@ -110,7 +110,7 @@ def test_an_isolated_seed_has_an_optimiser_of_its_own_and_brings_its_state_along
 
 def test_what_is_clipped_together_is_the_host_and_the_joined_seeds() -> None:
     grown = make_host(isolation_steps=3)
-    plant(grown)
+    attach_seed(grown)
     host = {id(p) for p in grown.model.host.parameters()}
     assert {id(p) for p in grown.optimizers.shared_parameters()} == host
     grown.train_step()
@@ -120,7 +120,7 @@ def test_what_is_clipped_together_is_the_host_and_the_joined_seeds() -> None:
 
 def test_a_culled_seed_leaves_no_entry() -> None:
     grown = make_host(factory=adam, blend_steps=0)
-    plant(grown)
+    attach_seed(grown)
     grown.train_step()
     seed = grown.model.seed_module(grown.model.record("a", 0))
     params = list(seed.parameters())
@@ -137,7 +137,7 @@ def test_frozen_parameters_stay_frozen() -> None:
         return made
 
     grown = make_host(host=host)
-    plant(grown)
+    attach_seed(grown)
     check_that_optimised_is_trainable(grown)
     frozen = {id(p) for p in grown.model.host.get_submodule("a").parameters()}
     assert frozen.isdisjoint(id(p) for p in grown.optimizers.parameters())
@@ -157,7 +157,7 @@ class Stubborn(torch.optim.SGD):
 def test_where_the_optimiser_fails_both_are_as_they_were() -> None:
     """If either raises both are undone."""
     grown = make_host(factory=lambda groups: Stubborn(groups, lr=0.1))
-    key = plant(grown, "a", number=1)
+    key = attach_seed(grown, "a", number=1)
     grown.train_step()
     main = grown.optimizers.main
     assert isinstance(main, Stubborn)
@@ -177,7 +177,7 @@ def test_where_the_optimiser_fails_both_are_as_they_were() -> None:
     assert torch.equal(grown.model(torch.ones(2, 12)), output)
     check_that_optimised_is_trainable(grown)
     main.stubborn = False
-    plant(grown, "b", number=3)  # and it can be tried again
+    attach_seed(grown, "b", number=3)  # and it can be tried again
     check_that_optimised_is_trainable(grown)
 
 
@@ -192,7 +192,7 @@ class Picky(torch.optim.SGD):
 
 def test_where_the_second_of_two_seeds_fails_the_first_is_undone_too() -> None:
     grown = make_host(factory=lambda groups: Picky(groups, lr=0.1, momentum=0.9), isolation_steps=2)
-    keys = [plant(grown, "a", number=1), plant(grown, "b", number=2)]
+    keys = [attach_seed(grown, "a", number=1), attach_seed(grown, "b", number=2)]
     grown.train_step()
     alone = dict(grown.optimizers.isolated)
     change = grown.seeds.advance(TrainingPosition(5, 1))
@@ -208,7 +208,7 @@ def test_where_the_second_of_two_seeds_fails_the_first_is_undone_too() -> None:
 
 def test_a_move_into_probation_that_is_undone_blends_on() -> None:
     grown = make_host(isolation_steps=0, blend_steps=1)
-    plant(grown, "a")
+    attach_seed(grown, "a")
     grown.train_step()
     change = grown.seeds.advance(TrainingPosition(1, 1))
     assert grown.model.record("a", 0).stage is SeedStage.PROBATIONARY
@@ -218,15 +218,17 @@ def test_a_move_into_probation_that_is_undone_blends_on() -> None:
     assert grown.model.record("a", 0).stage is SeedStage.PROBATIONARY
 
 
-@given(st.lists(st.sampled_from(["plant", "cull", "step", "advance"]), max_size=14), st.sampled_from([0, 2]))
+@given(
+    st.lists(st.sampled_from(["germinate", "cull", "step", "advance"]), max_size=14), st.sampled_from([0, 2])
+)
 @settings(max_examples=25)
 def test_no_order_of_events_breaks_the_bond(events: list[str], isolation_steps: int) -> None:
     grown = make_host(isolation_steps=isolation_steps, blend_steps=2, embargo_epochs=1)
     for number, event in enumerate(events):
         layer, slot = "ab"[number % 2], number // 2 % 2
         try:
-            if event == "plant":
-                plant(grown, layer, number=number, slot=slot, step=number)
+            if event == "germinate":
+                attach_seed(grown, layer, number=number, slot=slot, step=number)
             elif event == "cull":
                 grown.do(
                     replace(seed_command(CommandKind.CULL, layer, number=number), seed_index=slot),
@@ -246,7 +248,7 @@ def test_no_order_of_events_breaks_the_bond(events: list[str], isolation_steps: 
 
 
 def copy_of(grown: Grown, factory: Any = adam) -> OptimizerManager:
-    """A fresh manager for an equal model, seeds planted."""
+    """A fresh manager for an equal model, seeds germinated."""
     model = copy.deepcopy(grown.model)
     return OptimizerManager(model, factory, rates=BaseRates(0.1, 0.05, 0.02, 2))
 
@@ -254,11 +256,11 @@ def copy_of(grown: Grown, factory: Any = adam) -> OptimizerManager:
 def half_grown() -> Grown:
     """One joined seed and one isolated, both with state."""
     grown = make_host(factory=adam, isolation_steps=2)
-    plant(grown, "a", number=1)
+    attach_seed(grown, "a", number=1)
     for step in range(2):
         grown.train_step(step)
     grown.advance(2)
-    plant(grown, "b", number=2, step=2)
+    attach_seed(grown, "b", number=2, step=2)
     grown.train_step(2)
     return grown
 

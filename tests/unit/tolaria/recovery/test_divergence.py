@@ -1,4 +1,4 @@
-"""A run is judged by its losses and gradients against its own history, never by the clock."""
+"""A run is checked by its losses and gradients against its own history, never by the clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells of its emergencies, and where others see them."""
+"""The emergency signals of a run, and where other processes see them."""
 
 from __future__ import annotations
 

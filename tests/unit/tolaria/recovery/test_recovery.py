@@ -89,9 +89,9 @@ def orphans(run: TrainingLoop) -> list[str]:
     held = [id(p) for p in run.optimizers.parameters()]
     state = {id(p) for o in (run.optimizers.main, *run.optimizers.isolated.values()) for p in o.state}
     found = ["a parameter is held twice"] if len(held) != len(set(held)) else []
-    found += ["a stranger is optimised"] if set(held) - own else []
+    found += ["a foreign parameter is optimised"] if set(held) - own else []
     found += ["a parameter is not optimised"] if own - set(held) else []
-    found += ["state of a stranger"] if state - own else []
+    found += ["state of a foreign parameter"] if state - own else []
     seeds = {record.key for record in run.model.alive_records()}
     found += ["a module without a record"] if set(run.model.seeds) != seeds else []
     return found

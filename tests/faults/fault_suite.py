@@ -1,4 +1,4 @@
-"""The long tier of the battery: `scripts/battery --rows R1,R5 --hours 2 --out table.md`."""
+"""The long tier of the fault suite: `scripts/fault_suite --rows R1,R5 --hours 2 --out table.md`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from faults.harness.bench import Bench
+from faults.harness.fault_counts import Found, table
 from faults.harness.registry import ROWS
 from faults.harness.row import SEED
-from faults.harness.tally import Found, table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: list[Found] = []
     with ExitStack() as owned:
         folder = Path(
-            owned.enter_context(tempfile.TemporaryDirectory(prefix="esper-battery-", dir=given.dir))
+            owned.enter_context(tempfile.TemporaryDirectory(prefix="esper-fault-suite-", dir=given.dir))
         )
         bench = Bench(folder, owned)
         for name in names:
@@ -54,7 +54,7 @@ def _heed_signals() -> None:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/battery", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/fault_suite", description=__doc__)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}; all by default")
     parser.add_argument(
         "--hours", type=float, help="no new fault is tried after so long; no limit by default"

@@ -1,11 +1,11 @@
-"""What the youth of a seed is worth: isolation, blend, warm-up, rates and the norm inside it, one at a time.
+"""Effects of a new seed's hyperparameters: isolation, blending, warm-up, rates and its norm, one at a time.
 
-    python scripts/benchmarks/youth.py [mlp convnet] [--seeds 10]
+    python scripts/benchmarks/seed_hyperparameters.py [mlp convnet] [--seeds 10]
 
-The same graft is planted early (after a quarter epoch) and late (after a quarter of the run), brought up by
-the defaults and by each variant of them; told is by how much accuracy and loss on validation differ from the
-defaults' after the last epoch, paired by seed, with the standard error of the mean difference. Digits (8x8),
-0.3 of them to validate on, one thread; the test set is never read.
+The same seed germinates early (after a quarter epoch) and late (after a quarter of the run), with the
+defaults and with each variant of them. Printed are the differences of validation accuracy and loss from the
+defaults after the last epoch, paired by seed, with the standard error of the mean difference. Digits (8x8),
+0.3 of them for validation, one thread; the test set is never read.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("hosts", nargs="*", default=list(GRAFTS))
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on; two at least")
-    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/youth.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/seed_hyperparameters.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
