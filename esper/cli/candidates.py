@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
@@ -17,13 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from esper.cli.composer import Composer
 from esper.cli.flags import Flags, parse_flags
 from esper.config import TolariaConfig
-from esper.config.serialization import option_type
+from esper.config.serialization import option_type, option_types
 from esper.config.validation import RULES
 from esper.errors import ConfigError
 
 # What needs no quotes in a shell; anything else is left to the user.
 _PLAIN = re.compile(r"[\w./:@%-]+")
-_SIGNS = re.compile(r"\+{0,2}|~")
 _CHOICES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
@@ -62,7 +61,7 @@ def candidates(words: Sequence[str], current: str) -> list[str]:
 
 
 def _overrides(line: _Line, current: str) -> Iterator[str]:
-    sign = _SIGNS.match(current)[0]  # type: ignore[index] - an empty one always matches
+    sign = re.match(r"~|\+{0,2}", current)[0]  # type: ignore[index]  # an empty one always matches
     body = current[len(sign) :]
     key, given, value = body.partition("=")
     if given:
@@ -117,32 +116,40 @@ class _Line:
     def keys(self, sign: str, body: str) -> Iterator[str]:
         """`key=` and `key.` one level below what is written so far; after a single `+` only what can grow."""
         parent = body.rpartition(".")[0]
-        node: Any = OmegaConf.select(self.config, parent) if parent else self.config
-        if not isinstance(node, DictConfig):
+        for name, grows in self._below(parent):
+            key = f"{parent}.{name}" if parent else name
+            if grows or sign != "+":
+                yield f"{key}." if grows else f"{key}="
+        if body.startswith("h") and not parent:
+            yield "hydra."
+
+    def _below(self, parent: str) -> Iterator[tuple[str, bool]]:
+        """Every key of a group, and whether there are others below it; composed only where the schema is open."""
+        group = option_type(TolariaConfig, parent) if parent else TolariaConfig
+        if dataclasses.is_dataclass(group):
+            for name, hint in option_types(cast("type", group)).items():
+                yield name, dataclasses.is_dataclass(hint) or hint == dict[str, Any]
             return
-        for name, value in node.items_ex(resolve=False):
-            key = f"{parent}.{name}" if parent else str(name)
-            if key == "hydra" and not body:
-                continue
-            if isinstance(value, DictConfig):
-                yield f"{key}."
-            elif sign != "+":
-                yield f"{key}="
+        node = OmegaConf.select(self.config, parent)
+        if isinstance(node, DictConfig):
+            yield from (
+                (str(name), isinstance(value, DictConfig)) for name, value in node.items_ex(resolve=False)
+            )
 
     def values(self, key: str) -> list[str]:
         """The choices of a group or an option, else the value that it has."""
         if key in self.choices:
-            return [*self.choices[key], *(["null"] if key in ("experiment", "debug") else [])]
+            return self.choices[key]
         hint = option_type(TolariaConfig, key)
         if dataclasses.is_dataclass(hint):
             return []
         types = get_args(hint) or (hint,)
         named = [*(RULES[key].names if key in RULES else ()), *(["true", "false"] if bool in types else [])]
+        if named:
+            return named
         present = OmegaConf.select(self.config, key)
         shown = str(present).lower() if isinstance(present, bool) else str(present)
-        return named or (
-            [shown] if isinstance(present, str | int | float) and _PLAIN.fullmatch(shown) else []
-        )
+        return [shown] if isinstance(present, str | int | float) and _PLAIN.fullmatch(shown) else []
 
 
 def _config_names(words: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from esper.cli.explain import explain, unknown_choice, unknown_option
 from esper.cli.quoting import key_and_value, quoted, quoted_list
 from esper.cli.words import split_words
 from esper.config import TolariaConfig
-from esper.config.familiar import familiar_value
+from esper.config.familiar import familiar_value, translate
 from esper.config.messages import error_message, nearest_name, unknown_key
 from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
 
@@ -30,8 +30,11 @@ Groups = Mapping[str, Sequence[str]]  # group to the options it has
 
 def override_problems(lines: Sequence[str], groups: Groups, parser: OverridesParser) -> list[str]:
     """A sentence for everything wrong in these overrides, taken one by one."""
-    lines, problems = split_words(lines, groups)
-    for line in lines:
+    problems: list[str] = []
+    for line, mistake in split_words(lines, groups):
+        if mistake is not None:
+            problems.append(mistake)
+            continue
         try:
             [override] = parser.parse_overrides([line])
         except HydraException as error:
@@ -147,7 +150,9 @@ def _no_choice(override: Override, groups: Groups, parser: OverridesParser) -> I
     key = override.key_or_group
     misplaced = _group_problem(key, override.value(), groups)
     if "/" in key:
-        yield error_message(key, override.value(), "a group of configurations", nearest_name(key, groups))
+        dotted = key.replace("/", ".")
+        near = dotted if option_type(TolariaConfig, dotted) else nearest_name(key, groups)
+        yield error_message(key, override.value(), "a group of configurations", near)
     elif misplaced is not None:
         yield misplaced
     elif not key.startswith("hydra."):
@@ -160,7 +165,9 @@ def _choice(override: Override, groups: Groups) -> Iterator[str]:
         yield error_message(key, override.input_line, f"{key}=<option> without ++", key)
     for value in values_of(override):
         for name in value if isinstance(value, list) else [value]:
-            if name is not None and not override.is_delete() and str(name) not in groups[key]:
+            if name is None and not override.is_delete():
+                yield error_message(key, None, f"one of {', '.join(groups[key])}", f"~{key}")
+            elif name is not None and not override.is_delete() and str(name) not in groups[key]:
                 yield unknown_choice(key, str(name), groups[key])
 
 
@@ -170,7 +177,9 @@ def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iter
     if hint is None and enclosing_dict(TolariaConfig, key) is not None:
         return
     if hint is None:
-        yield _unknown(key, given, groups)
+        yield (
+            _unknown_swept(override, groups) if override.is_sweep_override() else _unknown(key, given, groups)
+        )
     elif override.is_delete():
         yield error_message(key, override.input_line, "a value: an option cannot be taken away")
     elif override.is_add() and not isinstance(given, dict):
@@ -179,9 +188,32 @@ def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iter
         )
     elif isinstance(given, list | dict) and _takes_text(hint):
         yield _bracketed(override, hint, parser)
+    elif list[str] in (hint, *get_args(hint)) and all(
+        isinstance(value, str) for value in values_of(override)
+    ):
+        text = f"[{','.join(values_of(override))}]"
+        yield error_message(key, given_text(override), describe_type(hint), quoted_list(key, text, parser))
     else:
         for value in values_of(override):
             yield from _type_problems(key, value, hint)
+
+
+def given_text(override: Override) -> str:
+    """The value as it was written."""
+    return str(override.input_line).partition("=")[2]
+
+
+def _unknown_swept(override: Override, groups: Groups) -> str:
+    """The sentence for several values of a key that does not exist, with all of them for the one meant."""
+    key, names = override.key_or_group, list(option_names(TolariaConfig))
+    found = [translate(key, value, names, groups) for value in values_of(override)]
+    words = [each.words for each in found if each]
+    options = {word.partition("=")[0] for word in words}
+    if len(words) < len(found) or len(options) > 1 or not all(word.count("=") == 1 for word in words):
+        return _unknown(key, given_text(override), groups)
+    word = f"{options.pop()}={','.join(word.partition('=')[2] for word in words)}"
+    place = "an option" if "." not in key else "an option of another group"
+    return error_message(key, given_text(override), place, word)
 
 
 def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
@@ -207,7 +239,10 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
     except OmegaConfBaseException as error:
         inner = error.full_key or key
         if inner == key:
-            yield error_message(key, value, describe_type(hint), familiar_value(key, value))
+            whole = (
+                str(int(value)) if hint is int and isinstance(value, float) and value.is_integer() else None
+            )
+            yield error_message(key, value, describe_type(hint), familiar_value(key, value) or whole)
         elif option_type(TolariaConfig, inner) is None:
             yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:

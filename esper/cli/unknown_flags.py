@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from esper.config import TolariaConfig, aliases
@@ -14,12 +15,26 @@ from esper.config.serialization import option_names, option_type
 
 _CHOICES = {"model": tuple(aliases.MODELS), "dataset": tuple(aliases.DATASETS)}
 _NUMBER = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", ".")
+# Flags of one letter that timm and the examples of PyTorch have.
+_SHORT = {"a": "arch", "b": "batch_size", "j": "workers"}
+_FILE = ("--config", "--config-file", "--config_file", "--cfg-file", "--cfg_file", "--yaml")
 
 
 def unknown_flags(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
     """A sentence for every word that looks like a flag and is not one of `flags`."""
-    words = list(argv)
-    return [_sentence(words, place, flags) for place in _unknown(words, flags)]
+    return [_sentence(argv, place, flags) for place in _unknown(argv, flags)]
+
+
+def joined_flags(argv: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The same for `-pretrained`, which Hydra's parser reads as `-p` with the value `retrained`."""
+    places = [place for place in _unknown(argv, flags) if argv[place][1] != "-" and len(argv[place]) > 2]
+    named = [place for place in places if meant(argv[place][1:].partition("=")[0], True)]
+    return [_sentence(argv, place, flags) for place in named]
+
+
+def file_flags(path: str) -> str:
+    """The flags that name a file with a configuration."""
+    return f"--config-dir {Path(path).parent} --config-name {Path(path).stem}"
 
 
 def typed(text: str) -> Any:
@@ -49,7 +64,9 @@ def _unknown(argv: Sequence[str], flags: Sequence[str]) -> Iterator[int]:
             return
         name = word.partition("=")[0]
         negative = word[1:].startswith(_NUMBER)
-        abbreviated = name.startswith("--") and any(flag.startswith(name) for flag in flags)
+        abbreviated = (
+            name.startswith("--") and name not in _FILE and any(flag.startswith(name) for flag in flags)
+        )
         if word.startswith("-") and word != "-" and not negative and name not in flags and not abbreviated:
             yield place
 
@@ -61,7 +78,10 @@ def _sentence(argv: Sequence[str], place: int, flags: Sequence[str]) -> str:
         value, shown = following, f"{name} {following}"
     else:
         shown = argv[place]
+    if name in _FILE and value:
+        return error_message(name, shown, "flags that name a file with a configuration", file_flags(value))
     key = name.lstrip("-").replace("-", "_")
+    key = _SHORT.get(key, key)
     found = meant(key, typed(value) if value else True)
     if found is None and key.startswith("no_"):
         found = meant(key.removeprefix("no_"), False)
@@ -73,5 +93,5 @@ def _sentence(argv: Sequence[str], place: int, flags: Sequence[str]) -> str:
     flag = nearest_name(name, flags, 0.7)
     if flag is not None:
         return error_message(name, shown, "a flag that exists", flag)
-    near = nearest_key(key, list(option_names(TolariaConfig)))
+    near = nearest_key(key, list(option_names(TolariaConfig))) if len(key) > 2 else None
     return error_message(name, shown, "an option as key=value, without dashes", near)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from esper.config import aliases
@@ -15,6 +16,8 @@ Choices = Mapping[str, Sequence[str]]  # a group of configurations to the names 
 _OPTIONS: dict[str, tuple[str, Converter]] = {
     name: (option, convert) for option, convert, names in OPTIONS for name in names.split()
 }
+_JOINED = {name.replace("_", ""): name for name in _OPTIONS if "_" in name}  # `batchsize`, `batchSize`
+_VALUES = {option: convert for option, convert, _ in reversed(OPTIONS) if option in aliases.SHORT_NAMES}
 _NOTES = {name: note for names, note in NOTES.items() for name in names.split()}
 _WORDS = {name: words for names, words in WORDS.items() for name in names.split()}
 # Groups whose keys are of Esper alone: `morphogenetic.seed.lr` is not the learning rate of the host.
@@ -56,10 +59,11 @@ def translate(
     if lowered.partition(".")[0] in _OWN_GROUPS:
         return None
     name = QUALIFIED.get(lowered) or lowered.rpartition(".")[2]
+    name = _JOINED.get(name, name)
     option, convert = _OPTIONS.get(name, ("", as_given))
     note = _NOTES.get(name, "")
     if not option and not note:
-        return _misplaced(key, given, valid)
+        return _misplaced(key, given, valid, choices or {})
     known = _WORDS.get(name, {}).get(plain_text(given).lower())
     words = known if known is not None else convert(option, given) if option else ""
     words = _chosen(words, choices or {})
@@ -69,9 +73,11 @@ def translate(
 
 def familiar_value(key: str, given: Any) -> str | None:
     """The value of an option of Esper that a value from another library stands for: `gpu` is `cuda`."""
-    words = _WORDS.get(key.rpartition(".")[2], {})
-    option, _, value = words.get(plain_text(given).lower(), "").partition("=")
-    return value if option == key and " " not in value else None
+    words = _WORDS.get(key.rpartition(".")[2], {}).get(plain_text(given).lower())
+    if words is None:
+        words = _VALUES[key](key, given) if key in _VALUES else ""
+    option, _, value = words.partition("=")
+    return value if option == key and value and " " not in value else None
 
 
 def translate_choice(group: str, given: str) -> Translation | None:
@@ -98,11 +104,20 @@ def _translate_all(
     return Translation(" ".join(dict.fromkeys(words)), "; ".join(dict.fromkeys(notes))) if words else None
 
 
-def _misplaced(key: str, given: Any, valid: Sequence[str]) -> Translation | None:
-    """The one option of another group that has the same name."""
-    leaf = key.rpartition(".")[2]
+def _misplaced(key: str, given: Any, valid: Sequence[str], choices: Choices) -> Translation | None:
+    """The one option or group that has the same name in another place, or an argument of the model."""
+    parent, _, leaf = key.rpartition(".")
+    for group, names in choices.items():
+        if not parent and group.endswith(f"/{leaf}") and given in names and not group.startswith("hydra"):
+            return Translation(f"{group}={given}")
     found = [name for name in valid if name.rpartition(".")[2] == leaf]
-    return Translation(as_given(found[0], given)) if len(found) == 1 and "." in found[0] + key else None
+    if len(found) == 1 and "." in found[0] + key:
+        return Translation(as_given(found[0], given))
+    arguments = f"{parent}.{parent}_params"
+    own = [name.rpartition(".")[2] for name in valid if name.startswith(f"{parent}.")]
+    if arguments in valid and leaf.isidentifier() and not get_close_matches(leaf, own, n=1, cutoff=0.7):
+        return Translation(as_given(f"{arguments}.{leaf}", given))
+    return None
 
 
 def _chosen(words: str, choices: Choices) -> str:
