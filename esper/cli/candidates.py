@@ -23,7 +23,8 @@ from esper.errors import ConfigError
 
 # What needs no quotes in a shell; anything else is left to the user.
 _PLAIN = re.compile(r"[\w./:@%-]+")
-_CHOICES = {
+_CHOICES: dict[str, Sequence[str]] = {
+    "--config-dir": (),
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "--shell-completion": tuple(
@@ -42,22 +43,26 @@ _SHORT["-cn"] = "--config-name"
 
 def candidates(words: Sequence[str], current: str) -> list[str]:
     """The words that begin with `current` and may follow `words`, sorted; a path is left to the shell."""
-    before = _SHORT.get(words[-1], words[-1]) if words else ""
-    if before == "--config-dir":
-        found: Iterable[str] = ()
-    elif before == "--config-name":
-        found = _config_names(words)
-    elif before in _CHOICES:
-        found = _CHOICES[before]
-    elif before == "--package":
-        found = _Line(words[:-1]).keys("", current)
-    elif current.startswith("-"):
-        found = [
-            name for action in get_args_parser()._actions for name in action.option_strings if name[1] == "-"
-        ]
-    else:
-        found = _overrides(_Line(words), current)
+    found = _found(words, current)
     return sorted({word for word in found if word.startswith(current) and word != current})
+
+
+def _found(words: Sequence[str], current: str) -> Iterable[str]:
+    before = _SHORT.get(words[-1], words[-1]) if words else ""
+    if before in _CHOICES:
+        return _CHOICES[before]
+    if before == "--config-name":
+        return _config_names(words)
+    if before == "--package":
+        return _Line(words[:-1]).keys("", current)
+    if current.startswith("-"):
+        return _flags()
+    return _overrides(_Line(words), current)
+
+
+def _flags() -> list[str]:
+    names = [name for action in get_args_parser()._actions for name in action.option_strings]
+    return [name for name in names if name.startswith("--")]
 
 
 def _overrides(line: _Line, current: str) -> Iterator[str]:
@@ -124,7 +129,7 @@ class _Line:
             yield "hydra."
 
     def _below(self, parent: str) -> Iterator[tuple[str, bool]]:
-        """Every key of a group, and whether there are others below it; composed only where the schema is open."""
+        """Every key of a group, and whether it is a group itself; composed only where the schema is open."""
         group = option_type(TolariaConfig, parent) if parent else TolariaConfig
         if dataclasses.is_dataclass(group):
             for name, hint in option_types(cast("type", group)).items():

@@ -21,7 +21,7 @@ from esper.cli.explain import explain, unknown_choice, unknown_option
 from esper.cli.quoting import key_and_value, quoted, quoted_list
 from esper.cli.words import split_words
 from esper.config import TolariaConfig
-from esper.config.familiar import familiar_value, translate
+from esper.config.familiar import familiar_value
 from esper.config.messages import error_message, nearest_name, unknown_key
 from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
 
@@ -103,7 +103,7 @@ def _unreadable(line: str, error: HydraException, groups: Groups, parser: Overri
     if key in groups:
         return unknown_choice(key, text, groups[key])
     if hint is None and not free and not key.startswith("hydra."):
-        return _unknown(key, text, groups)
+        return unknown_key(key, text, list(option_names(TolariaConfig)), groups)
     word = _word(written, text, hint, parser)
     what = describe_type(hint) if hint is not None else "a value that Hydra's grammar reads"
     return error_message(key, text, f"quotes: {word}" if word else what)
@@ -163,12 +163,12 @@ def _choice(override: Override, groups: Groups) -> Iterator[str]:
     key = override.key_or_group
     if override.is_force_add() and not key.startswith("hydra/"):
         yield error_message(key, override.input_line, f"{key}=<option> without ++", key)
-    for value in values_of(override):
-        for name in value if isinstance(value, list) else [value]:
-            if name is None and not override.is_delete():
-                yield error_message(key, None, f"one of {', '.join(groups[key])}", f"~{key}")
-            elif name is not None and not override.is_delete() and str(name) not in groups[key]:
-                yield unknown_choice(key, str(name), groups[key])
+    names = [name for each in values_of(override) for name in (each if isinstance(each, list) else [each])]
+    for name in [] if override.is_delete() else names:
+        if name is None:
+            yield error_message(key, None, f"one of {', '.join(groups[key])}", f"~{key}")
+        elif str(name) not in groups[key]:
+            yield unknown_choice(key, str(name), groups[key])
 
 
 def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
@@ -177,43 +177,29 @@ def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iter
     if hint is None and enclosing_dict(TolariaConfig, key) is not None:
         return
     if hint is None:
-        yield (
-            _unknown_swept(override, groups) if override.is_sweep_override() else _unknown(key, given, groups)
-        )
+        swept = tuple(values_of(override)) if override.is_sweep_override() else given
+        yield unknown_key(key, swept, list(option_names(TolariaConfig)), groups)
     elif override.is_delete():
         yield error_message(key, override.input_line, "a value: an option cannot be taken away")
     elif override.is_add() and not isinstance(given, dict):
         yield error_message(
             key, override.input_line, f"{key}=<value> without +: the option is already there", key
         )
-    elif isinstance(given, list | dict) and _takes_text(hint):
-        yield _bracketed(override, hint, parser)
-    elif list[str] in (hint, *get_args(hint)) and all(
-        isinstance(value, str) for value in values_of(override)
-    ):
-        text = f"[{','.join(values_of(override))}]"
-        yield error_message(key, given_text(override), describe_type(hint), quoted_list(key, text, parser))
     else:
-        for value in values_of(override):
+        yield from _values(override, hint, parser)
+
+
+def _values(override: Override, hint: Any, parser: OverridesParser) -> Iterator[str]:
+    key, values = override.key_or_group, values_of(override)
+    texts = [value for value in values if isinstance(value, str)]
+    if isinstance(override.value(), list | dict) and _takes_text(hint):
+        yield _bracketed(override, hint, parser)
+    elif list[str] in (hint, *get_args(hint)) and len(texts) == len(values):
+        word = quoted_list(key, f"[{','.join(texts)}]", parser)
+        yield error_message(key, ",".join(texts), describe_type(hint), word)
+    else:
+        for value in values:
             yield from _type_problems(key, value, hint)
-
-
-def given_text(override: Override) -> str:
-    """The value as it was written."""
-    return str(override.input_line).partition("=")[2]
-
-
-def _unknown_swept(override: Override, groups: Groups) -> str:
-    """The sentence for several values of a key that does not exist, with all of them for the one meant."""
-    key, names = override.key_or_group, list(option_names(TolariaConfig))
-    found = [translate(key, value, names, groups) for value in values_of(override)]
-    words = [each.words for each in found if each]
-    options = {word.partition("=")[0] for word in words}
-    if len(words) < len(found) or len(options) > 1 or not all(word.count("=") == 1 for word in words):
-        return _unknown(key, given_text(override), groups)
-    word = f"{options.pop()}={','.join(word.partition('=')[2] for word in words)}"
-    place = "an option" if "." not in key else "an option of another group"
-    return error_message(key, given_text(override), place, word)
 
 
 def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
@@ -222,10 +208,6 @@ def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
     word = quoted(*line, parser) if line else None
     expected = f"{describe_type(hint)}; a text with brackets is {word}" if word else describe_type(hint)
     return error_message(override.key_or_group, override.value(), expected)
-
-
-def _unknown(key: str, given: Any, groups: Groups) -> str:
-    return unknown_key(key, given, list(option_names(TolariaConfig)), groups)
 
 
 def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
@@ -239,14 +221,16 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
     except OmegaConfBaseException as error:
         inner = error.full_key or key
         if inner == key:
-            whole = (
-                str(int(value)) if hint is int and isinstance(value, float) and value.is_integer() else None
-            )
-            yield error_message(key, value, describe_type(hint), familiar_value(key, value) or whole)
+            yield error_message(key, value, describe_type(hint), _near_value(key, value, hint))
         elif option_type(TolariaConfig, inner) is None:
             yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:
             yield explain(error)
+
+
+def _near_value(key: str, value: Any, hint: Any) -> str | None:
+    whole = hint is int and isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else familiar_value(key, value)
 
 
 @cache

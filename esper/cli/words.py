@@ -52,11 +52,10 @@ def _mistake(
     words: Sequence[str], before: str, groups: Mapping[str, Sequence[str]]
 ) -> tuple[int, str | None]:
     """How many words belong together, and what is wrong with them; `before` is the word before them."""
-    first = words[0]
-    key, equals, value = first.partition("=")
-    if first.startswith(("~", "=")):
+    key, equals, value = words[0].partition("=")
+    if words[0].startswith(("~", "=")):
         return 1, None
-    if equals and value:
+    if value:
         return _brackets(words) if value[0] in _BRACKETS else (1, _blanks(key, value))
     used, later = _value_apart(words)
     word = _word(key, typed(later)) if later is not None else None
@@ -64,11 +63,14 @@ def _mistake(
         return used, error_message(key, " ".join(words[:used]), "key=value without blanks", word)
     if equals:
         return 1, None
-    if _holds_text(before):
-        used = next((n for n, each in enumerate(words) if "=" in each), len(words))
-        text = " ".join([before, *words[:used]])
-        return used, error_message(before.partition("=")[0], text, "quotes around blanks", shlex.quote(text))
-    return 1, _alone(first, groups)
+    return _rest_of_text(words, before) if _holds_text(before) else (1, _alone(words[0], groups))
+
+
+def _rest_of_text(words: Sequence[str], before: str) -> tuple[int, str]:
+    """What the shell has cut from the text that an option was given."""
+    used = next((n for n, each in enumerate(words) if "=" in each), len(words))
+    text = " ".join([before, *words[:used]])
+    return used, error_message(before.partition("=")[0], text, "quotes around blanks", shlex.quote(text))
 
 
 def _brackets(words: Sequence[str]) -> tuple[int, str | None]:
