@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
@@ -18,13 +18,13 @@ from esper.cli.composer import Composer
 from esper.cli.flags import Flags, parse_flags
 from esper.config import TolariaConfig
 from esper.config.option import option_infos
-from esper.config.serialization import option_type
+from esper.config.serialization import option_type, option_types
 from esper.errors import ConfigError
 
 # What needs no quotes in a shell; anything else is left to the user.
 _PLAIN = re.compile(r"[\w./:@%-]+")
-_SIGNS = re.compile(r"\+{0,2}|~")
-_CHOICES = {
+_CHOICES: dict[str, Sequence[str]] = {
+    "--config-dir": (),
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "--shell-completion": tuple(
@@ -43,26 +43,30 @@ _SHORT["-cn"] = "--config-name"
 
 def candidates(words: Sequence[str], current: str) -> list[str]:
     """The words that begin with `current` and may follow `words`, sorted; a path is left to the shell."""
-    before = _SHORT.get(words[-1], words[-1]) if words else ""
-    if before == "--config-dir":
-        found: Iterable[str] = ()
-    elif before == "--config-name":
-        found = _config_names(words)
-    elif before in _CHOICES:
-        found = _CHOICES[before]
-    elif before == "--package":
-        found = _Line(words[:-1]).keys("", current)
-    elif current.startswith("-"):
-        found = [
-            name for action in get_args_parser()._actions for name in action.option_strings if name[1] == "-"
-        ]
-    else:
-        found = _overrides(_Line(words), current)
+    found = _found(words, current)
     return sorted({word for word in found if word.startswith(current) and word != current})
 
 
+def _found(words: Sequence[str], current: str) -> Iterable[str]:
+    before = _SHORT.get(words[-1], words[-1]) if words else ""
+    if before in _CHOICES:
+        return _CHOICES[before]
+    if before == "--config-name":
+        return _config_names(words)
+    if before == "--package":
+        return _Line(words[:-1]).keys("", current)
+    if current.startswith("-"):
+        return _flags()
+    return _overrides(_Line(words), current)
+
+
+def _flags() -> list[str]:
+    names = [name for action in get_args_parser()._actions for name in action.option_strings]
+    return [name for name in names if name.startswith("--")]
+
+
 def _overrides(line: _Line, current: str) -> Iterator[str]:
-    sign = _SIGNS.match(current)[0]  # type: ignore[index] - an empty one always matches
+    sign = re.match(r"~|\+{0,2}", current)[0]  # type: ignore[index]  # an empty one always matches
     body = current[len(sign) :]
     key, given, value = body.partition("=")
     if given:
@@ -117,32 +121,40 @@ class _Line:
     def keys(self, sign: str, body: str) -> Iterator[str]:
         """`key=` and `key.` one level below what is written so far; after a single `+` only what can grow."""
         parent = body.rpartition(".")[0]
-        node: Any = OmegaConf.select(self.config, parent) if parent else self.config
-        if not isinstance(node, DictConfig):
+        for name, grows in self._below(parent):
+            key = f"{parent}.{name}" if parent else name
+            if grows or sign != "+":
+                yield f"{key}." if grows else f"{key}="
+        if body.startswith("h") and not parent:
+            yield "hydra."
+
+    def _below(self, parent: str) -> Iterator[tuple[str, bool]]:
+        """Every key of a group, and whether it is a group itself; composed only where the schema is open."""
+        group = option_type(TolariaConfig, parent) if parent else TolariaConfig
+        if dataclasses.is_dataclass(group):
+            for name, hint in option_types(cast("type", group)).items():
+                yield name, dataclasses.is_dataclass(hint) or hint == dict[str, Any]
             return
-        for name, value in node.items_ex(resolve=False):
-            key = f"{parent}.{name}" if parent else str(name)
-            if key == "hydra" and not body:
-                continue
-            if isinstance(value, DictConfig):
-                yield f"{key}."
-            elif sign != "+":
-                yield f"{key}="
+        node = OmegaConf.select(self.config, parent)
+        if isinstance(node, DictConfig):
+            yield from (
+                (str(name), isinstance(value, DictConfig)) for name, value in node.items_ex(resolve=False)
+            )
 
     def values(self, key: str) -> list[str]:
         """The choices of a group or an option, else the value that it has."""
         if key in self.choices:
-            return [*self.choices[key], *(["null"] if key in ("experiment", "debug") else [])]
+            return self.choices[key]
         hint = option_type(TolariaConfig, key)
         if dataclasses.is_dataclass(hint):
             return []
         types = get_args(hint) or (hint,)
         named = [*_names_of(key), *(["true", "false"] if bool in types else [])]
+        if named:
+            return named
         present = OmegaConf.select(self.config, key)
         shown = str(present).lower() if isinstance(present, bool) else str(present)
-        return named or (
-            [shown] if isinstance(present, str | int | float) and _PLAIN.fullmatch(shown) else []
-        )
+        return [shown] if isinstance(present, str | int | float) and _PLAIN.fullmatch(shown) else []
 
 
 def _config_names(words: Sequence[str]) -> list[str]:

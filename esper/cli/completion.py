@@ -65,7 +65,7 @@ def shell_completion(words: Sequence[str]) -> str:
         )
     if shell not in _INSTALL:
         expected = f"{action}=<shell>, with one of {', '.join(_INSTALL)}"
-        near = f"{action}={nearest_name(shell, _INSTALL)}"
+        near = f"{action}={nearest_name(shell, _INSTALL) if shell else 'bash'}"
         raise ConfigError(error_message(_FLAG, words[0], expected, near))
     if action == "query":
         return "\n".join(complete(os.environ.get("COMP_LINE", "")))

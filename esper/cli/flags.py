@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hydra._internal.utils import get_args_parser
 
-from esper.cli.unknown_flags import unknown_flags
+from esper.cli.unknown_flags import joined_flags, unknown_flags
 from esper.config.messages import error_message
 from esper.errors import ConfigError
 
@@ -54,11 +54,13 @@ def parse_flags(argv: Sequence[str]) -> Flags:
 
 def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     said = io.StringIO()
+    flags = [name for action in parser._actions for name in action.option_strings]
+    if joined := joined_flags(argv, flags):
+        raise ConfigError(unknown_flags(argv, flags) or joined)
     try:
         with redirect_stderr(said):
             return parser.parse_intermixed_args(argv)
     except SystemExit:
-        flags = [name for action in parser._actions for name in action.option_strings]
         raise ConfigError(unknown_flags(argv, flags) or _unparsed(argv, said.getvalue())) from None
 
 

@@ -32,8 +32,11 @@ _ARGUMENTS = {"model": "model.model_params", "dataset": "dataset.dataset_params"
 
 def override_problems(lines: Sequence[str], groups: Groups, parser: OverridesParser) -> list[str]:
     """A sentence for everything wrong in these overrides, taken one by one."""
-    lines, problems = split_words(lines, groups)
-    for line in lines:
+    problems: list[str] = []
+    for line, mistake in split_words(lines, groups):
+        if mistake is not None:
+            problems.append(mistake)
+            continue
         try:
             [override] = parser.parse_overrides([line])
         except HydraException as error:
@@ -110,7 +113,7 @@ def _unreadable(line: str, error: HydraException, groups: Groups, parser: Overri
     if key in groups:
         return unknown_choice(key, text, groups[key])
     if hint is None and not free and not key.startswith("hydra."):
-        return _unknown(key, text, groups)
+        return unknown_key(key, text, list(option_names(TolariaConfig)), groups)
     word = _word(written, text, hint, parser)
     what = describe_type(hint) if hint is not None else "a value that Hydra's grammar reads"
     return error_message(key, text, f"quotes: {word}" if word else what)
@@ -157,7 +160,9 @@ def _no_choice(override: Override, groups: Groups, parser: OverridesParser) -> I
     key = override.key_or_group
     misplaced = _group_problem(key, override.value(), groups)
     if "/" in key:
-        yield error_message(key, override.value(), "a group of configurations", nearest_name(key, groups))
+        dotted = key.replace("/", ".")
+        near = dotted if option_type(TolariaConfig, dotted) else nearest_name(key, groups)
+        yield error_message(key, override.value(), "a group of configurations", near)
     elif misplaced is not None:
         yield misplaced
     elif not key.startswith("hydra."):
@@ -168,10 +173,12 @@ def _choice(override: Override, groups: Groups) -> Iterator[str]:
     key = override.key_or_group
     if override.is_force_add() and not key.startswith("hydra/"):
         yield error_message(key, override.input_line, f"{key}=<option> without ++", key)
-    for value in values_of(override):
-        for name in value if isinstance(value, list) else [value]:
-            if name is not None and not override.is_delete() and str(name) not in groups[key]:
-                yield unknown_choice(key, str(name), groups[key])
+    names = [name for each in values_of(override) for name in (each if isinstance(each, list) else [each])]
+    for name in [] if override.is_delete() else names:
+        if name is None:
+            yield error_message(key, None, f"one of {', '.join(groups[key])}", f"~{key}")
+        elif str(name) not in groups[key]:
+            yield unknown_choice(key, str(name), groups[key])
 
 
 def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iterator[str]:
@@ -180,17 +187,28 @@ def _option(override: Override, groups: Groups, parser: OverridesParser) -> Iter
     if hint is None and enclosing_dict(TolariaConfig, key) is not None:
         return
     if hint is None:
-        yield _unknown(key, given, groups)
+        swept = tuple(values_of(override)) if override.is_sweep_override() else given
+        yield unknown_key(key, swept, list(option_names(TolariaConfig)), groups)
     elif override.is_delete():
         yield error_message(key, override.input_line, "a value: an option cannot be taken away")
     elif override.is_add() and not isinstance(given, dict):
         yield error_message(
             key, override.input_line, f"{key}=<value> without +: the option is already there", key
         )
-    elif isinstance(given, list | dict) and _takes_text(hint):
-        yield _bracketed(override, hint, parser)
     else:
-        for value in values_of(override):
+        yield from _values(override, hint, parser)
+
+
+def _values(override: Override, hint: Any, parser: OverridesParser) -> Iterator[str]:
+    key, values = override.key_or_group, values_of(override)
+    texts = [value for value in values if isinstance(value, str)]
+    if isinstance(override.value(), list | dict) and _takes_text(hint):
+        yield _bracketed(override, hint, parser)
+    elif list[str] in (hint, *get_args(hint)) and len(texts) == len(values):
+        word = quoted_list(key, f"[{','.join(texts)}]", parser)
+        yield error_message(key, ",".join(texts), describe_type(hint), word)
+    else:
+        for value in values:
             yield from _type_problems(key, value, hint)
 
 
@@ -200,10 +218,6 @@ def _bracketed(override: Override, hint: Any, parser: OverridesParser) -> str:
     word = quoted(*line, parser) if line else None
     expected = f"{describe_type(hint)}; a text with brackets is {word}" if word else describe_type(hint)
     return error_message(override.key_or_group, override.value(), expected)
-
-
-def _unknown(key: str, given: Any, groups: Groups) -> str:
-    return unknown_key(key, given, list(option_names(TolariaConfig)), groups)
 
 
 def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
@@ -217,11 +231,16 @@ def _type_problems(key: str, value: Any, hint: Any) -> Iterator[str]:
     except OmegaConfBaseException as error:
         inner = error.full_key or key
         if inner == key:
-            yield error_message(key, value, describe_type(hint), familiar_value(key, value))
+            yield error_message(key, value, describe_type(hint), _near_value(key, value, hint))
         elif option_type(TolariaConfig, inner) is None:
             yield unknown_option(inner, _inside(value, inner.removeprefix(f"{key}.")))
         else:
             yield explain(error)
+
+
+def _near_value(key: str, value: Any, hint: Any) -> str | None:
+    whole = hint is int and isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else familiar_value(key, value)
 
 
 @cache

@@ -94,9 +94,9 @@ def _package(shown: DictConfig, package: str) -> Any:
 
 def _names(node: DictConfig, prefix: str = "") -> Iterator[str]:
     for key, value in node.items_ex(resolve=False):
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key!s}"
         if isinstance(value, DictConfig) and not value._is_none() and not value._is_missing():
-            yield from _names(value, f"{prefix}{key}.")
+            yield from _names(value, f"{prefix}{key!s}.")
 
 
 @contextmanager

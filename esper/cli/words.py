@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from esper.cli.unknown_flags import meant, typed
+from esper.cli.unknown_flags import file_flags, meant, typed
 from esper.config import TolariaConfig
 from esper.config.messages import error_message, nearest_key, nearest_name
-from esper.config.serialization import option_names
+from esper.config.serialization import option_names, option_type
+from esper.config.validation import RULES
 
 _KEY = re.compile(r"[A-Za-z_][\w.-]*")
+_BRACKETS = ("[", "{")
 _TRAINS = "nothing: the command trains when no word says otherwise"
 # Commands that other programs have, with what is expected instead and the word for it.
 _COMMANDS = {
@@ -30,46 +33,78 @@ _COMMANDS = {
 }
 
 
-def split_words(lines: Sequence[str], groups: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
-    """The words that are to be read as overrides, and a sentence for each of the others.
+def split_words(
+    lines: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, str | None]]:
+    """Each word, with None where it is to be read as an override, else with a sentence.
 
-    A key and its value that stand apart, as in `lr = 0.1`, are one mistake and not three.
+    Words that belong together, as in `lr = 0.1` or `[layer1, layer2]`, are one mistake and not three.
     """
-    rest, problems = [], []
-    left = list(lines)
+    left, before = list(lines), ""
     while left:
-        used, text = _mistake(left, groups)
-        if text:
-            problems.append(text)
-        else:
-            rest.append(left[0])
+        used, text = _mistake(left, before, groups)
+        yield left[0], text
+        before = left[0]
         del left[:used]
-    return rest, problems
 
 
-def _mistake(words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> tuple[int, str | None]:
-    """How many words belong together, and what is wrong with them."""
-    first = words[0].removesuffix("=")
-    if "=" in first or not first or first.startswith("~"):
+def _mistake(
+    words: Sequence[str], before: str, groups: Mapping[str, Sequence[str]]
+) -> tuple[int, str | None]:
+    """How many words belong together, and what is wrong with them; `before` is the word before them."""
+    key, equals, value = words[0].partition("=")
+    if words[0].startswith(("~", "=")):
         return 1, None
-    used, value = _value_apart(words)
-    if value is None:
-        return (1, None) if words[0].endswith("=") else (1, _alone(first, groups))
-    word = _word(first, typed(value))
-    if word is None:
-        return (1, None) if words[0].endswith("=") else (1, _alone(first, groups))
-    return used, error_message(first, " ".join(words[:used]), "key=value without blanks", word)
+    if value:
+        return _brackets(words) if value[0] in _BRACKETS else (1, _blanks(key, value))
+    used, later = _value_apart(words)
+    word = _word(key, typed(later)) if later is not None else None
+    if word is not None:
+        return used, error_message(key, " ".join(words[:used]), "key=value without blanks", word)
+    if equals:
+        return 1, None
+    return _rest_of_text(words, before) if _holds_text(before) else (1, _alone(words[0], groups))
+
+
+def _rest_of_text(words: Sequence[str], before: str) -> tuple[int, str]:
+    """What the shell has cut from the text that an option was given."""
+    used = next((n for n, each in enumerate(words) if "=" in each), len(words))
+    text = " ".join([before, *words[:used]])
+    return used, error_message(before.partition("=")[0], text, "quotes around blanks", shlex.quote(text))
+
+
+def _brackets(words: Sequence[str]) -> tuple[int, str | None]:
+    """A list or dictionary that the shell has cut at its blanks."""
+    opened = [sum((sign in "[{") - (sign in "]}") for sign in word) for word in words]
+    used = next((n for n in range(1, len(words) + 1) if sum(opened[:n]) <= 0), 1)
+    if used == 1:
+        return 1, None
+    text = " ".join(words[:used])
+    return used, error_message(text.partition("=")[0], text, "quotes around blanks", shlex.quote(text))
+
+
+def _blanks(key: str, value: str) -> str | None:
+    """`key = value` in one word."""
+    word = _word(key.strip(), typed(value.strip())) if key != key.strip() else None
+    return error_message(key.strip(), f"{key}={value}", "key=value without blanks", word) if word else None
 
 
 def _value_apart(words: Sequence[str]) -> tuple[int, str | None]:
     """The value of a key that stands in a later word, and how many words that makes."""
-    if words[0].endswith("="):
-        return (2, words[1]) if len(words) > 1 and "=" not in words[1] else (1, None)
-    if len(words) > 2 and words[1] == "=" and "=" not in words[2]:
-        return 3, words[2]
-    if len(words) > 1 and words[1].startswith("=") and len(words[1]) > 1:
-        return 2, words[1][1:]
-    return (2, words[1]) if len(words) > 1 and "=" not in words[1] else (1, None)
+    following = [*words[1:3], "=", "="][:2]
+    if not words[0].endswith("="):
+        if following[0] == "=" and "=" not in following[1]:
+            return 3, following[1]
+        if following[0].startswith("=") and len(following[0]) > 1:
+            return 2, following[0][1:]
+    return (1, None) if "=" in following[0] else (2, following[0])
+
+
+def _holds_text(line: str) -> bool:
+    """Whether this gives an option a text that may have blanks in it."""
+    key = line.partition("=")[0].lstrip("+")
+    hint = option_type(TolariaConfig, key)
+    return "=" in line and str in (hint, *get_args(hint)) and not (key in RULES and RULES[key].names)
 
 
 def _word(key: str, value: Any) -> str | None:
@@ -88,17 +123,27 @@ def _alone(word: str, groups: Mapping[str, Sequence[str]]) -> str | None:
     if word in _COMMANDS:
         return error_message(word, word, *_COMMANDS[word])
     if Path(word).suffix in (".yaml", ".yml"):
-        near = f"--config-dir {Path(word).parent} --config-name {Path(word).stem}"
-        return error_message(word, word, "flags that name a file with a configuration", near)
+        return error_message(word, word, "flags that name a file with a configuration", file_flags(word))
     choice = _choice(word, groups)
     if choice is not None:
         return error_message(word, word, "<group>=<option>", choice)
+    near = _key_alone(word, groups)
+    return error_message(word, word, "key=value", near) if near else None
+
+
+def _key_alone(word: str, groups: Mapping[str, Sequence[str]]) -> str | None:
     key, colon, value = word.partition(":")
-    known = _word(key, typed(value) if colon else "<value>") if _KEY.fullmatch(key) else None
-    switched_on = meant(key, True) if not colon else None
-    if switched_on is not None and switched_on.words.endswith("=true"):
-        known = switched_on.words
-    return error_message(word, word, "key=value", known) if known else None
+    if colon or not _KEY.fullmatch(key):
+        return _word(key, typed(value.strip()))
+    if word in groups:
+        return f"{word}=<option>"
+    hint = option_type(TolariaConfig, key)
+    if hint is not None:
+        return f"{key}=true" if hint is bool else f"{key}=<value>"
+    found = meant(key, True)
+    if found is None:
+        return _word(key, "<value>")
+    return found.words if "=" in found.words else f"{found.words}=<value>" if found.words else None
 
 
 def _choice(word: str, groups: Mapping[str, Sequence[str]]) -> str | None:

@@ -97,6 +97,7 @@ OPTIONS: tuple[tuple[str, Converter, str], ...] = (
     ("device", bare, "accelerator devices num_devices gpus num_gpus n_gpu n_gpus gpu gpu_id device_id"),
     ("device", bare, "cuda use_cuda use_gpu no_cuda use_cpu cpu"),
     ("seed", natural, "seed_everything random_seed manual_seed rng_seed random_state"),
+    ("morphogenetic.tamiyo_enabled", flag, "tamiyo grow growth"),
     ("debug_mode", flag, "detect_anomaly"),
     ("profile_training", bare, "profiler profile"),
     ("mode", bare, "do_train train training do_eval do_predict evaluate eval test eval_only test_only"),

@@ -17,6 +17,8 @@ def format_value(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):  # of a sweep
+        return repr(",".join(format_value(each).strip("'") for each in value))
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
@@ -37,10 +39,10 @@ def unknown_key(key: str, given: Any, valid: Sequence[str], choices: Choices | N
         choices: the groups of configurations with their names, on the command line.
     """
     group = key.rpartition(".")[0]
-    place = f"an option of {group}" if any(name.startswith(f"{group}.") for name in valid) else "an option"
     found = translate(key, given, valid, choices)
     if found is None:
         found = Translation(_nearest(key, given, valid, choices or {}) or "")
+    place = f"an option of {group}" if found.words.startswith(f"{group}.") else "an option"
     if found.note:
         place = f"{found.words.partition('=')[0] or 'no such option'} ({found.note})"
     hint = f"; nearest: {found.words}" if found.words else ""

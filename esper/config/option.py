@@ -50,7 +50,7 @@ class Rule:
             return
         near = familiar_value(key, value)
         if near is None and isinstance(value, str) and self.names:
-            near = nearest_name(value, self.names)
+            near = nearest_name(value, self.names, 0.5 if len(self.names) > 1 else 0.0)
         yield error_message(key, value, self.expected, near)
 
 

@@ -55,7 +55,6 @@ def test_all_groups_are_known() -> None:
         "model=mlp",
         "model={seeds_per_layer: 2}",
         "~experiment",
-        "experiment=null",
         "recipe=cifar10",
         "+optimization.optimizer_params.betas=[0.1,0.2]",
         "+model.model_params={widths: [1, 2]}",

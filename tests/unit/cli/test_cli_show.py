@@ -58,7 +58,7 @@ def test_every_info(
     model = "model/mlp" if rest else "model/convnet"
     assert ("Defaults List" in titles) == (f"| {model}" in text)
     if info == "defaults-tree":
-        assert f"  model: {model.partition('/')[2]}" in text.splitlines()
+        assert f"    model: {model.partition('/')[2]}" in text.splitlines()
     if info in ("all", "config"):
         assert f"architecture: {model.partition('/')[2]}" in text
     if "Config search path" in titles:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from esper.cli.composer import Composer
+from esper.cli.flags import Flags
 from esper.config import TolariaConfig
 from esper.config.familiar import familiar_names, familiar_value, translate, translate_choice
 from esper.config.familiar_names import CHOICES, OPTIONS, QUALIFIED, WORDS
@@ -14,6 +16,7 @@ from esper.config.messages import unknown_key
 from esper.config.serialization import enclosing_dict, option_names, option_type
 from esper.errors import ConfigError
 
+GROUPS = Composer(Flags()).groups(())
 VALID = list(option_names(TolariaConfig))
 NO_OPTION = "expected no such option ("
 
@@ -85,7 +88,7 @@ OPTION_CASES: list[tuple[str, Any, str]] = [
     ("warmup_ratio", 0.1, "optimization.scheduler_params.warmup_steps"),
     ("resume", "outputs/x", "checkpoint.resume_from_checkpoint=outputs/x"),
     ("resume", True, "checkpoint.resume_from_checkpoint=auto"),
-    ("resume_from_checkpoint", "last", "checkpoint.resume_from_checkpoint=auto"),
+    ("resume_from", "last", "checkpoint.resume_from_checkpoint=auto"),
     ("ckpt_path", "a b/last", "'checkpoint.resume_from_checkpoint=\"a b/last\"'"),
     ("ckpt_path", None, "checkpoint.resume_from_checkpoint=null"),
     ("output_dir", "runs/1", "run_dir=runs/1"),
@@ -224,8 +227,9 @@ def test_every_option_that_is_named_exists() -> None:
     named = {option for option, _, _ in OPTIONS} | {word.partition("=")[0] for word in words}
     for option in sorted(named):
         assert option_type(TolariaConfig, option) or enclosing_dict(TolariaConfig, option), option
-    for choice in CHOICES.values():
-        assert choice == "" or option_type(TolariaConfig, choice.partition("=")[0])
+    for choice in filter(None, CHOICES.values()):
+        group, _, name = choice.partition("=")
+        assert option_type(TolariaConfig, group) or name in GROUPS[group], choice
 
 
 def test_every_name_is_known_once_and_is_no_option() -> None:

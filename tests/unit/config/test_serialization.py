@@ -86,7 +86,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
     ("data", "key", "near"),
     [
         ({"sed": 1}, "sed", "seed"),
-        ({"learning_rate": 1}, "learning_rate", "optimization.learning_rate"),
+        ({"learning_rate": 1}, "learning_rate", "optimization.learning_rate=1"),
         ({"modle": {}}, "modle", "model"),
         ({"model": {"seed_per_layer": 1}}, "model.seed_per_layer", "model.seeds_per_layer"),
         ({"morphogenetic": {"seed": {"blend_step": 1}}}, "morphogenetic.seed.blend_step", "blend_steps"),

@@ -43,7 +43,7 @@ def test_every_number_has_a_range() -> None:
         ("seed", -1, ""),
         ("seed", 2**32, ""),
         ("session_name", " ", ""),
-        ("device", "gpu", "cpu"),
+        ("device", "gpu", "cuda"),
         ("device", "cuda:x", "cuda"),
         ("mixed_precision", "fp8", "fp16"),
         ("run_dir", "", ""),
