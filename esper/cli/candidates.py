@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from esper.cli.composer import Composer
 from esper.cli.flags import Flags, parse_flags
 from esper.config import TolariaConfig
-from esper.config.option import option_infos
+from esper.config.option import allowed_names
 from esper.config.serialization import option_type, option_types
 from esper.errors import ConfigError
 
@@ -149,7 +149,7 @@ class _Line:
         if dataclasses.is_dataclass(hint):
             return []
         types = get_args(hint) or (hint,)
-        named = [*_names_of(key), *(["true", "false"] if bool in types else [])]
+        named = [*allowed_names(TolariaConfig, key), *(["true", "false"] if bool in types else [])]
         if named:
             return named
         present = OmegaConf.select(self.config, key)
@@ -163,8 +163,3 @@ def _config_names(words: Sequence[str]) -> list[str]:
         if _SHORT.get(flag, flag) == "--config-dir":
             return [path.stem for path in Path(folder).glob("*.yaml")]
     return []
-
-
-def _names_of(key: str) -> tuple[str, ...]:
-    info = option_infos(TolariaConfig).get(key)
-    return info.rule.names if info is not None and info.rule is not None else ()

@@ -11,8 +11,8 @@ from typing import Any, get_args
 from esper.cli.unknown_flags import file_flags, meant, typed
 from esper.config import TolariaConfig
 from esper.config.messages import error_message, nearest_key, nearest_name
+from esper.config.option import allowed_names
 from esper.config.serialization import option_names, option_type
-from esper.config.validation import RULES
 
 _KEY = re.compile(r"[A-Za-z_][\w.-]*")
 _BRACKETS = ("[", "{")
@@ -104,7 +104,7 @@ def _holds_text(line: str) -> bool:
     """Whether this gives an option a text that may have blanks in it."""
     key = line.partition("=")[0].lstrip("+")
     hint = option_type(TolariaConfig, key)
-    return "=" in line and str in (hint, *get_args(hint)) and not (key in RULES and RULES[key].names)
+    return "=" in line and str in (hint, *get_args(hint)) and not allowed_names(TolariaConfig, key)
 
 
 def _word(key: str, value: Any) -> str | None:

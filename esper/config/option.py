@@ -101,6 +101,12 @@ def option_infos(group: type, prefix: str = "") -> dict[str, OptionInfo]:
     return found
 
 
+def allowed_names(group: type, key: str) -> tuple[str, ...]:
+    """The names that the option `key` may hold; empty if it holds anything else, or is no option."""
+    info = option_infos(group).get(key)
+    return info.rule.names if info is not None and info.rule is not None else ()
+
+
 def number(
     *, ge: float | None = None, gt: float | None = None, le: float | None = None, lt: float | None = None
 ) -> Rule:
