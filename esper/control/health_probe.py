@@ -26,19 +26,27 @@ class Request:
 
 
 def probe(url: str, timeout_s: float) -> str:
-    """'healthy', 'unreachable', or 'unhealthy (...)' with HTTP's status or Redis' error word.
+    """The state of a service; see `probe_with_reason`."""
+    return probe_with_reason(url, timeout_s)[0]
+
+
+def probe_with_reason(url: str, timeout_s: float) -> tuple[str, str]:
+    """'healthy', 'unreachable', or 'unhealthy (...)' with HTTP's status or Redis' error word; and why.
 
     Takes at most `timeout_s`, whatever the other side does, but for the look-up of its name. Follows no
-    redirect and uses no proxy.
+    redirect and uses no proxy. The reason is empty unless the service is unreachable.
     """
     parts = urlsplit(url)
     redis = parts.scheme.startswith("redis")
     request = _ping(parts) if redis else _get_health(parts)
     try:
         answer = _exchange(parts, request, time.monotonic() + timeout_s)
-    except (OSError, ValueError):  # ValueError: a host name that no resolver takes
-        return UNREACHABLE
-    return _parse_redis_reply(answer) if redis else _parse_http_reply(answer)
+    except TimeoutError:
+        return UNREACHABLE, f"no answer within {timeout_s:g} s"
+    except (OSError, ValueError) as error:  # ValueError: a host name that no resolver takes
+        return UNREACHABLE, (error.strerror if isinstance(error, OSError) else None) or str(error)
+    state = _parse_redis_reply(answer) if redis else _parse_http_reply(answer)
+    return state, f"it does not speak {'Redis' if redis else 'HTTP'}" if state == UNREACHABLE else ""
 
 
 class ServiceProbes:
@@ -60,7 +68,7 @@ class ServiceProbes:
         self._clock = clock
         self._lock = threading.Lock()
         self._checked_at: float | None = None
-        self._results: dict[str, str] = {}
+        self._results: dict[str, tuple[str, str]] = {}
         self._threads: dict[str, threading.Thread] = {}
         self.last_check: float | None = None
 
@@ -74,10 +82,15 @@ class ServiceProbes:
             if self._checked_at is None or now - self._checked_at >= self._interval_s:
                 self._probe_all()
                 self._checked_at, self.last_check = now, time.time()
-            return dict(self._results)
+            return {name: state for name, (state, _) in self._results.items()}
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why a service was unreachable at the last check, by name."""
+        return {name: reason for name, (_, reason) in self._results.items() if reason}
 
     def _probe_all(self) -> None:
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, str]] = {}
         for name in self._urls:
             # one that hangs in the look-up of a name is not joined by a second
             if name not in self._threads or not self._threads[name].is_alive():
@@ -85,11 +98,12 @@ class ServiceProbes:
         end = time.monotonic() + self._timeout_s + 0.5
         for thread in self._threads.values():
             thread.join(max(0.0, end - time.monotonic()))
-        self._results = {name: found.get(name, UNREACHABLE) for name in self._urls}
+        late = (UNREACHABLE, f"no answer within {self._timeout_s:g} s")
+        self._results = {name: found.get(name, late) for name in self._urls}
 
-    def _start(self, name: str, found: dict[str, str]) -> threading.Thread:
+    def _start(self, name: str, found: dict[str, tuple[str, str]]) -> threading.Thread:
         def work() -> None:
-            found[name] = probe(self._urls[name], self._timeout_s)
+            found[name] = probe_with_reason(self._urls[name], self._timeout_s)
 
         thread = threading.Thread(target=work, name=f"esper-probe-{name}", daemon=True)
         thread.start()

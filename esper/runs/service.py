@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from pathlib import Path
@@ -128,23 +129,29 @@ class TolariaService:
         if self._thread.is_alive():
             raise TimeoutError(f"the run was asked to stop and has not ended within {timeout_s:g} s")
 
-    def pause_training(self) -> None:
+    def pause_training(self) -> bool:
         """Pause the run after the present step.
 
+        Returns:
+            Whether that took effect: False where the run is paused already, is ending or has ended.
+
         Raises:
             RuntimeError: The service has not been started.
         """
         self._require_start()
-        self._trainer.pause()
+        return self._trainer.pause()
 
-    def resume_training(self) -> None:
+    def resume_training(self) -> bool:
         """Continue a paused run.
 
+        Returns:
+            Whether that took effect: False where the run was not paused.
+
         Raises:
             RuntimeError: The service has not been started.
         """
         self._require_start()
-        self._trainer.resume()
+        return self._trainer.resume()
 
     def _require_start(self) -> None:
         if self._began is None:
@@ -178,7 +185,7 @@ class TolariaService:
             from the start to now or to the end of the run; `last_check` is the time of the last probe of the
             external services, in seconds since 1970, at most `services.probe_interval_s` ago.
             `external_services` maps each to healthy, unhealthy (HTTP n) or unreachable, after at most
-            `services.probe_timeout_s`.
+            `services.probe_timeout_s`; `reasons` says of each unreachable one why.
         """
         external = self._probes.check()
         health = "healthy" if self._thread.is_alive() else "stopped"
@@ -190,6 +197,7 @@ class TolariaService:
             "session_name": self._config.session_name,
             "trainer_status": self._status(),
             "external_services": external,
+            "reasons": self._probes.reasons,
         }
 
     def _uptime(self) -> float:
@@ -197,13 +205,13 @@ class TolariaService:
             return 0.0
         return (self._ended or time.monotonic()) - self._began
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> TolariaConfig:
         """The configuration of the run.
 
         Returns:
-            Every option by group; a copy.
+            A copy; what is changed in it does not reach the run.
         """
-        return self._config.to_dict()
+        return copy.deepcopy(self._config)
 
     # -- the same for an event loop --------------------------------------------------------------
 
@@ -234,11 +242,11 @@ class TolariaService:
     async def stop_async(self, timeout_s: float = 60.0) -> None:
         await asyncio.to_thread(self.stop, timeout_s)
 
-    async def pause_training_async(self) -> None:
-        self.pause_training()
+    async def pause_training_async(self) -> bool:
+        return self.pause_training()
 
-    async def resume_training_async(self) -> None:
-        self.resume_training()
+    async def resume_training_async(self) -> bool:
+        return self.resume_training()
 
     async def get_training_status_async(self) -> dict[str, Any]:
         return self.get_training_status()
@@ -246,5 +254,5 @@ class TolariaService:
     async def health_check_async(self) -> dict[str, Any]:
         return await asyncio.to_thread(self.health_check)
 
-    async def get_config_async(self) -> dict[str, Any]:
+    async def get_config_async(self) -> TolariaConfig:
         return self.get_config()

@@ -164,13 +164,21 @@ class TolariaTrainer:
             } | run.model.get_model_stats()
         return status
 
-    def pause(self) -> None:
-        """Hold the run between two steps."""
-        self.job.run_control.pause()
+    def pause(self) -> bool:
+        """Hold the run between two steps.
 
-    def resume(self) -> None:
-        """Continue a paused run."""
-        self.job.run_control.resume()
+        Returns:
+            Whether that took effect: False where the run is paused already, is ending or has ended.
+        """
+        return self.get_status() in ("created", "running") and self.job.run_control.pause()
+
+    def resume(self) -> bool:
+        """Continue a paused run.
+
+        Returns:
+            Whether that took effect: False where the run was not paused.
+        """
+        return self.job.run_control.resume()
 
     def stop(self, reason: str = "stopped") -> None:
         """Ask the run to save and end after the present step.

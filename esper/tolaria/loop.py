@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -59,10 +59,12 @@ class TrainingLoop(RunWiring):
                 )
                 self.telemetry.warn(EventName.NOTICE, {"message": message})
             if not self._finished():
-                self._guarded(self.guard.start)
+                with self._guarded():
+                    self.guard.start()
             self.components.callbacks.on_train_start(self)
             while not self._finished():
-                self._guarded(self.epoch)
+                with self._guarded():
+                    self.epoch()
             if self.growth is not None and self.progress.stopped_by in FINISHED_BY:
                 self.growth.finish(self.progress, self.meter.read()[0])
             self.components.callbacks.on_train_end(self)
@@ -80,10 +82,11 @@ class TrainingLoop(RunWiring):
             p.stopped_by = self.run_control.stop_reason
         return bool(p.stopped_by)
 
-    def _guarded(self, part: Callable[[], None]) -> None:
-        """Run one part of the training; roll back if it diverges, undo it if it is interrupted."""
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Roll back if what follows diverges, undo it if it is interrupted."""
         try:
-            part()
+            yield
         except DivergenceError as fault:
             self.recovery.recover(fault)
         except RunInterrupted as interrupt:

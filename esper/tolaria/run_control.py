@@ -31,13 +31,17 @@ class RunControl:
         """Request the run to save and end; also ends a pause. The first reason is kept."""
         self.stop_reason = self.stop_reason or reason
 
-    def pause(self) -> None:
-        """Request a pause; the run waits until `resume` or `stop`."""
+    def pause(self) -> bool:
+        """Request a pause; the run waits until `resume` or `stop`. False: it is paused, or must end, already."""
+        had_effect = not self._paused and not self.stop_reason
         self._paused = True
+        return had_effect
 
-    def resume(self) -> None:
-        """End a pause."""
+    def resume(self) -> bool:
+        """End a pause. False: there was none."""
+        had_effect = self.paused
         self._paused = False
+        return had_effect
 
     @property
     def paused(self) -> bool:

@@ -99,15 +99,17 @@ def test_pause_holds_the_run_and_resume_lets_it_go(tmp_path: Path) -> None:
     with endless(tmp_path) as service:
         service.start()
         until(lambda: steps(service) > 0)
-        service.pause_training()
+        assert service.pause_training()
         until(lambda: service.get_training_status()["status"] == "paused")
+        assert not service.pause_training()  # it is paused already
         time.sleep(0.2)  # the step that was under way
         held = steps(service)
         time.sleep(0.2)
         assert steps(service) == held
-        service.resume_training()
+        assert service.resume_training()
+        assert not service.resume_training()
         until(lambda: steps(service) > held)
-        service.pause_training()
+        assert service.pause_training()
     # the end of the block stopped it, paused as it was
     assert own_threads() == []
 
@@ -166,6 +168,7 @@ def test_the_health_of_everything(tmp_path: Path) -> None:
         "session_name",
         "trainer_status",
         "external_services",
+        "reasons",
     }
     assert health["external_services"] == {
         "urza": "healthy",
@@ -174,6 +177,7 @@ def test_the_health_of_everything(tmp_path: Path) -> None:
     }
     assert (health["service"], health["status"], health["session_name"]) == ("tolaria", "stopped", "s")
     assert health["uptime"] == 0.0
+    assert health["reasons"] == {}
     assert abs(health["last_check"] - time.time()) < 20
 
 
@@ -187,12 +191,14 @@ def test_neighbours_that_hang_or_refuse_cost_one_time_out(tmp_path: Path) -> Non
             services__probe_timeout_s=0.3,
         )
         began = time.monotonic()
-        states = service.health_check()["external_services"]
+        health = service.health_check()
         assert time.monotonic() - began < 1.0
         began = time.monotonic()
         service.health_check()
         assert time.monotonic() - began < 0.1  # kept for services.probe_interval_s
-    assert set(states.values()) == {"unreachable"}
+    assert set(health["external_services"].values()) == {"unreachable"}
+    late = "no answer within 0.3 s"
+    assert health["reasons"] == {"urza": late, "tamiyo": "Connection refused", "oona": late}
     assert own_threads() == []
 
 
@@ -215,8 +221,8 @@ def test_uptime_runs_from_start_to_end(tmp_path: Path) -> None:
 def test_the_configuration_is_given_as_a_copy(tmp_path: Path) -> None:
     service = make(tmp_path)
     given = service.get_config()
-    given["optimization"]["max_epochs"] = 7
-    assert service.get_config()["optimization"]["max_epochs"] == 3
+    given.optimization.max_epochs = 7
+    assert service.get_config().optimization.max_epochs == 3
 
 
 def test_the_twins_never_hold_up_the_event_loop(tmp_path: Path) -> None:
@@ -242,7 +248,7 @@ def test_the_twins_never_hold_up_the_event_loop(tmp_path: Path) -> None:
             await service.resume_training_async()
             health = await service.health_check_async()
             assert health["external_services"]["urza"] == "unreachable"
-            assert (await service.get_config_async())["session_name"] == health["session_name"]
+            assert (await service.get_config_async()).session_name == health["session_name"]
             await service.stop_async(timeout_s=20)
             assert (await service.get_training_status_async())["status"] == "stopped"
         summary = await service.wait_async()
