@@ -98,7 +98,7 @@ def _translate_name(name: str, given: Any, valid: Sequence[str], choices: Choice
         words = convert(option, given)
     if not words:
         return Translation("", _NOTES[name])
-    words = _place(_chosen(words, choices), valid, choices)
+    words = _place(_select(words, choices), valid, choices)
     return Translation(words, _NOTES.get(name, "")) if words else None
 
 
@@ -150,7 +150,7 @@ def _argument(parent: str, leaf: str, given: Any, valid: Sequence[str]) -> Trans
     return Translation(as_given(f"{arguments}.{leaf}", given))
 
 
-def _chosen(words: str, choices: Choices) -> str:
+def _select(words: str, choices: Choices) -> str:
     """The choice of a group, where the command line has one of that name."""
     option, _, name = words.partition("=")
     group = _GROUPS.get(option, "")

@@ -32,7 +32,7 @@ class RunControl:
         self.stop_reason = self.stop_reason or reason
 
     def pause(self) -> bool:
-        """Request a pause; the run waits until `resume` or `stop`. False: it is paused, or must end, already."""
+        """Request a pause until `resume` or `stop`. Returns False if it is paused, or must end, already."""
         had_effect = not self._paused and not self.stop_reason
         self._paused = True
         return had_effect
