@@ -91,7 +91,7 @@ def test_with_the_best_only_one_is_kept_and_it_holds_the_best(tmp_path: Path) ->
     assert all(torch.equal(best[n], t) for n, t in run.best.weights.items())
 
 
-def test_a_save_that_fails_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_save_that_fails_is_reported_and_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     run = saving(tmp_path, checkpoint__checkpoint_frequency=1)
     failed = notes_of(run).named("checkpoint_failed")
@@ -110,7 +110,9 @@ def test_a_policy_that_cannot_give_its_memory_costs_the_save_alone(tmp_path: Pat
     assert run.progress.epoch == 3
 
 
-def test_old_ones_that_cannot_be_removed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_ones_that_cannot_be_removed_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stuck(folder: Path, retention: Retention) -> list[str]:
         prune(folder, Retention(99))
         raise CheckpointError("epoch-0001 could not be removed: busy")
@@ -132,7 +134,7 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     assert "torch" in header["versions"]
 
 
-def test_a_run_that_differs_in_what_numbers_depend_on_is_told_so(tmp_path: Path) -> None:
+def test_a_run_that_differs_in_what_numbers_depend_on_is_reported(tmp_path: Path) -> None:
     """On one resumed with another count it says that exactness is lost."""
     saving(tmp_path)
     same_run = restored(make_run(tmp_path / "b", **SAVING), tmp_path / "checkpoints" / "epoch-0003")

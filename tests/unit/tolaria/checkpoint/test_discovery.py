@@ -219,7 +219,7 @@ def test_one_that_is_being_replaced_is_waited_for(run: Path) -> None:
     assert find_checkpoint(run).path == older, "the run was killed just then: what can be read is read"
 
 
-def test_a_run_whose_checkpoints_are_not_where_it_says_is_told_so(run: Path, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_not_where_it_says_is_reported(run: Path, tmp_path: Path) -> None:
     (run / "checkpoints").rename(tmp_path / "elsewhere")
     (run / "checkpoints").symlink_to(tmp_path / "gone")
     with pytest.raises(

@@ -180,7 +180,7 @@ def test_numbers_of_numpy_and_tables_of_all_kinds_are_taken(tmp_path: Any) -> No
     assert round_trip(given_) == {"f": 0.5, "o": {"a": 1}, "d": {"b": [2]}, "t": [1, [2]]}
 
 
-def test_what_is_captured_is_nobody_elses() -> None:
+def test_captured_state_is_a_copy() -> None:
     """Also the tables: a snapshot is kept in memory as it is."""
     inner = {"rows": [1, 2], "table": {"x": [3]}}
     _, state = manager(owner=Owner(inner)).capture()

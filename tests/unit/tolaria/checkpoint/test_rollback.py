@@ -249,7 +249,7 @@ class Stubborn(PlannedPolicy):
 
 
 @pytest.mark.parametrize("gives", [True, False])
-def test_a_run_that_cannot_be_left_as_it_was_is_said_to_be_torn(tmp_path: Path, gives: bool) -> None:
+def test_a_run_that_cannot_be_restored_is_not_intact(tmp_path: Path, gives: bool) -> None:
     policy = Stubborn({1: [germinate()]})
     run = make_run(tmp_path, tamiyo=policy, **LONG)
     bench = Bench(run)
@@ -376,7 +376,7 @@ signal.set("seen", 2.5)
 """
 
 
-def test_it_is_told_and_forgotten(tmp_path: Path) -> None:
+def test_it_is_set_and_cleared(tmp_path: Path) -> None:
     signal = DeadlineSignal(tmp_path / "deadline")
     assert signal.read() is None
     signal.set("the disk", 12.25)

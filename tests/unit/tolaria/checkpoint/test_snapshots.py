@@ -140,7 +140,7 @@ def test_what_is_only_read_is_shared_and_counted_once() -> None:
     assert bench.snapshots.steps == [3]
 
 
-def test_state_that_cannot_be_kept_is_refused_and_said() -> None:
+def test_state_that_cannot_be_kept_is_refused_with_a_reason() -> None:
     bench = Bench(100)
     bench.owner.state_dict = lambda: {"odd": object()}  # type: ignore[method-assign]
     result = bench.snapshots.take(Progress(step=1))

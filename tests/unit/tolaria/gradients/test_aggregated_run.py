@@ -56,7 +56,7 @@ def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path) -
         assert alike(resumed, whole), at
 
 
-def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
+def test_conflicts_are_reported_by_step_and_by_epoch(tmp_path: Path) -> None:
     """In the loggers' records and as an event."""
     run = aggregated_run(tmp_path)
     run.train()
@@ -80,7 +80,7 @@ def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
         (Weighted({"digit": 3, "odd": 1}), (0.75, 0.25)),
     ],
 )
-def test_objectives_are_told_apart(
+def test_objectives_are_distinguished(
     tmp_path: Path, aggregator: Aggregator | None, weights: tuple[float, float]
 ) -> None:
     """The loss is what the aggregation makes of the objectives; each is seen besides."""

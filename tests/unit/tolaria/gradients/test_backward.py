@@ -266,7 +266,7 @@ def test_running_statistics_move_once_a_forward() -> None:
     assert buffers[0]["norm.num_batches_tracked"].item() == 1
 
 
-def test_objectives_weigh_as_told() -> None:
+def test_objectives_weigh_as_given() -> None:
     logged = {"first": 3.0, "second": 1.0}
     options: dict[str, Any] = {"host": lambda: TwoHeads("layer")}
 

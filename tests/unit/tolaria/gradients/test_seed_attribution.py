@@ -144,7 +144,7 @@ def test_a_graft_in_mid_epoch_is_seen_at_the_next_step_and_a_cull_too() -> None:
     assert [(s["layer"], s["seed"]) for s in bench.flush()["seeds"]] == [("a", 1), ("b", 0)]
 
 
-def test_with_no_joined_seed_nothing_is_looked_at_or_told() -> None:
+def test_without_a_joined_seed_nothing_is_sampled_or_logged() -> None:
     bench = Bench(make_host(isolation_steps=1000))
     bench.grown.do(germinate("a", "mlp"))
     bench.steps(SAMPLE_STEPS + 1)
@@ -159,7 +159,7 @@ def quiet_host() -> Host:
     return host
 
 
-def test_a_share_that_jumps_is_told() -> None:
+def test_a_share_that_jumps_is_reported() -> None:
     bench = Bench(two_joined(host=quiet_host))
     seeds = [bench.grown.model.seed_module(r) for r in bench.grown.model.alive_records()]
     for seed in seeds:
@@ -182,7 +182,7 @@ def test_a_share_that_jumps_is_told() -> None:
         assert jump.data["share_delta"] == seed[f"{SEED}share_delta"] == seed[f"{SEED}share"] > 0.2
 
 
-def test_layers_are_told_only_where_they_are_asked_for() -> None:
+def test_layers_are_reported_only_on_request() -> None:
     plain, detailed = Bench(two_joined()), Bench(two_joined(), layers=1)
     for bench in (plain, detailed):
         bench.steps(1)

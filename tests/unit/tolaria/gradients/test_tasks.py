@@ -80,7 +80,7 @@ def test_strides_do_not_matter() -> None:
     assert torch.equal(unflatten(flat, layout)[0], tensor)
 
 
-def test_a_flat_gradient_goes_where_it_is_told() -> None:
+def test_a_flat_gradient_is_written_to_out() -> None:
     out = torch.zeros(5)
     flat, _ = flatten([torch.ones(2, 2), torch.tensor(3.0)], out=out)
     assert flat is out

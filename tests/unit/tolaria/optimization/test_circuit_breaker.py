@@ -19,7 +19,7 @@ def names(notes: Notes) -> list[str]:
     return [event.name for event in notes.events]
 
 
-def test_every_outcome_is_counted_and_told() -> None:
+def test_every_outcome_is_counted_and_logged() -> None:
     made, notes = rebuilds()
     made.skip()
     made.success(1, 2.5)
@@ -68,7 +68,7 @@ def test_it_recovers_by_itself_where_the_next_change_succeeds() -> None:
     assert not made.is_open(17)  # what was before is forgotten
 
 
-def test_it_opens_anew_where_the_next_change_fails() -> None:
+def test_it_opens_again_where_the_next_change_fails() -> None:
     made, notes = opened(at=5)
     made.failure(15, 1.0, "still no room")
     assert names(notes)[1] == "tolaria.breaker_opened"

@@ -57,7 +57,7 @@ def names(optimizer: torch.optim.Optimizer) -> list[str]:
 
 @pytest.mark.parametrize("factory", [sgd, adam])
 @pytest.mark.parametrize("isolation_steps", [0, 2])
-def test_every_event_of_a_life(factory: Any, isolation_steps: int) -> None:
+def test_every_event(factory: Any, isolation_steps: int) -> None:
     """After each event optimiser = trainable parameters, host state unchanged."""
     grown = make_host(factory=factory, isolation_steps=isolation_steps, probation_epochs=0)
     for step in range(3):
