@@ -145,7 +145,7 @@ with exit_on_signals(), before_exit(lambda code: say("locks released")):
 
 
 def test_a_process_started_with_sighup_ignored_goes_on() -> None:
-    """As by `nohup`."""
+    """As with `nohup`."""
     code = """
 with exit_on_signals(), stop_on_signals(say):
     os.kill(os.getpid(), signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""The bound on FLOPs, and the rhythm of decisions inside an epoch."""
+"""The limit of FLOPs, and the interval of decisions within an epoch."""
 
 from __future__ import annotations
 

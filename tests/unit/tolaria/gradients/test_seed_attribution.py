@@ -1,4 +1,4 @@
-"""Whose gradient it is, seen in real steps of a small host."""
+"""Attribution of gradients to host and seeds, in real steps of a small host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOSS = nn.CrossEntropyLoss()
 
 
 class Bench:
-    """A small host whose steps are looked at; `mode` is an option of trainer.seed_weighting."""
+    """A small host whose steps are sampled; `mode` is a value of trainer.seed_weighting."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ def test_conflicts_are_counted_between_micro_batches_over_a_seeds_own_parameters
 
 
 def test_disjoint_parameters_cannot_conflict() -> None:
-    """One gradient a step: host and seeds share no parameter, so that there is no pair to be at odds."""
+    """One gradient per step: host and seeds share no parameter, so there is no pair that can conflict."""
     bench = Bench(two_joined())
     bench.steps(SAMPLE_STEPS)
     for seed in bench.flush()["seeds"]:
@@ -329,7 +329,7 @@ def test_a_step_that_is_looked_at_waits_for_no_value(sizes: tuple[int, ...], mod
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 @pytest.mark.parametrize("precision", [False, "bf16"])
 def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) -> None:
-    """With everything on, torch's own watch over synchronisations stays silent."""
+    """With all options on, torch's sync debug mode reports no synchronisation."""
     device = torch.device("cuda")
     grown = two_joined()
     grown.model.to(device)

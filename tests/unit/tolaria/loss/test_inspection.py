@@ -1,4 +1,4 @@
-"""What is found out about a loss before training, and what is refused."""
+"""What is determined about a loss before training, and what is rejected."""
 
 from __future__ import annotations
 

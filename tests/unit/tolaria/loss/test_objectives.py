@@ -1,4 +1,4 @@
-"""What a loss may answer."""
+"""The values that a loss may return."""
 
 from __future__ import annotations
 

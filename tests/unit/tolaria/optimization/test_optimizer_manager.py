@@ -1,4 +1,4 @@
-"""What is optimised is what is trainable, after every event, and nothing else has changed."""
+"""Exactly the trainable parameters are optimised after every event, and nothing else has changed."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_where_the_optimiser_fails_both_are_as_they_were() -> None:
 
 
 class Picky(torch.optim.SGD):
-    """An optimiser that has room for so many groups."""
+    """An optimiser that accepts a limited number of groups."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if len(self.param_groups) == 2:

@@ -124,7 +124,7 @@ def test_unscaling_twice_in_a_step_is_an_error() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 @pytest.mark.parametrize("mode", [False, "bf16", "fp16"])
 def test_a_step_does_not_synchronise_with_the_device(mode: bool | str) -> None:
-    """Nothing waits; in fp16 with a fused optimiser, torch's own scaler else reads the overflow."""
+    """In fp16 only with a fused optimiser: otherwise torch's scaler reads the overflow."""
     device = torch.device("cuda")
     precision = Precision(mode, device)
     layer = nn.Linear(8, 8, device=device)
