@@ -86,7 +86,7 @@ def listening(short: Path) -> Iterator[Open]:
     opened.server.close()
 
 
-def test_a_command_is_answered_and_an_error_told(listening: Open) -> None:
+def test_a_command_is_answered_and_an_error_reported(listening: Open) -> None:
     assert send_request(listening.note, "status", timeout_s=5)["calls"] == 1
     assert send_request(listening.note, "status", timeout_s=5)["calls"] == 2
     with pytest.raises(RequestFailedError, match="it cannot stop"):

@@ -142,7 +142,7 @@ def failing() -> None:
         (lambda: ["a", object()][1:], {}, "cannot be made into a batch: TypeError: .*; give tensors"),
     ],
 )
-def test_what_cannot_be_used_is_said_at_the_start(
+def test_what_cannot_be_used_is_reported_at_the_start(
     factory: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):

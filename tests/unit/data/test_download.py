@@ -63,7 +63,7 @@ def test_a_server_without_ranges_restarts_cleanly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stale", [b"x" * 1000, b"x" * (len(CONTENT) + 5)], ids=["shorter", "longer"])
-def test_a_part_of_another_file_is_fetched_anew(tmp_path: Path, stale: bytes) -> None:
+def test_a_part_of_another_file_is_fetched_again(tmp_path: Path, stale: bytes) -> None:
     target = tmp_path / "set.bin"
     part_of(target).write_bytes(stale)
     with serving({"set.bin": CONTENT}) as server:
@@ -95,7 +95,7 @@ def test_a_server_that_dies_keeps_the_part_and_says_so(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_no_server_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_no_server_is_reported_in_a_sentence(tmp_path: Path) -> None:
     with serving({}) as server:
         gone = server.url
     with pytest.raises(DataError, match=f"{gone}/set.bin could not be downloaded: .*refused"):

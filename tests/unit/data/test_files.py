@@ -220,7 +220,7 @@ def test_a_set_that_comes_while_it_is_looked_for_is_never_called_a_part(tmp_path
         assert looks(logged, 2) == {"found", "not found"}
 
 
-def test_a_data_root_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_data_root_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     files, _ = local_cifar(tmp_path)
     (tmp_path / "root").write_text("a file, not a folder")
     with pytest.raises(DataError, match="cifar10 cannot be stored in"):

@@ -146,7 +146,7 @@ def test_hidden_files_and_folders_change_nothing(tmp_path: Path) -> None:
     assert list_folder(tmp_path)["train"].paths == before
 
 
-def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere, which is not a folder; dataset\.data_root names"):
         folder_info(tmp_path / "nowhere", SMALL)
     with pytest.raises(DataError, match="two classes or more; found: none"):
@@ -173,7 +173,7 @@ def test_a_class_that_only_the_test_set_has_is_named(tmp_path: Path) -> None:
         list_folder(tmp_path)
 
 
-def test_small_folders_live_on_the_device_unless_told_otherwise() -> None:
+def test_small_folders_are_on_the_device_unless_configured_otherwise() -> None:
     assert fits_in_memory(1000, FolderParams(image_size=64))
     assert not fits_in_memory(100_000, FolderParams(image_size=64))
     assert fits_in_memory(10**9, FolderParams(in_memory=True))

@@ -69,7 +69,7 @@ def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
         inspect_data(DatasetConfig(**{"name": "digits", **options}))
 
 
-def test_wrong_options_are_told_together() -> None:
+def test_wrong_options_are_reported_together() -> None:
     wrong = DatasetConfig(name="digits", batch_size=0, num_workers=-1, augmentation_params={"crop": 1})
     with pytest.raises(DataError) as caught:
         inspect_data(wrong)

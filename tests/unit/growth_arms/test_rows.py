@@ -135,6 +135,6 @@ def test_a_sweep_is_numbered_by_its_topologies() -> None:
     ]
 
 
-def test_a_finished_run_is_told_in_a_line() -> None:
+def test_a_finished_run_is_one_line() -> None:
     row = finished(("G3", ESPER, 0, "x")) | {"params": 2_000, "cpu_s": 1.25}
     assert result_line(row) == "G3 esper 0: test 90.00 %, val 90.00 %, 2,000 parameters, 1.2 CPU s"

@@ -86,7 +86,7 @@ def test_runs_over_a_cap_are_named() -> None:
     assert "over a cap" not in notes(G1, rows)
 
 
-def test_nothing_is_said_of_no_runs() -> None:
+def test_there_are_no_notes_without_runs() -> None:
     assert notes(G1, []) == ""
 
 

@@ -119,7 +119,7 @@ def test_a_bound_on_flops_holds() -> None:
     assert all(sum(cost(model, seed)[1] for seed in topology) <= limit for topology in drawn)
 
 
-def test_what_cannot_be_drawn_is_said() -> None:
+def test_what_cannot_be_drawn_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no topology within -1 FLOPs"):
         draw(packet(sites=(), max_params=None), random.Random(0), -1)
 

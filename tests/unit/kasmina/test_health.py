@@ -130,7 +130,7 @@ def test_a_unit_that_never_varies_is_dead(make: Any, shape: tuple[int, ...]) -> 
     assert signal_of(make, torch.randn(16, *shape)).dead_ratio == 0.5
 
 
-def test_channels_first_is_told_from_the_layout_and_not_from_a_convolution_inside() -> None:
+def test_channels_first_follows_from_the_layout_and_not_from_a_convolution_inside() -> None:
     x = torch.randn(16, 4, 5, 5)
     x[:, 1] = 3.0
     assert signal_of(None, x, layer=nn.BatchNorm2d(4)).dead_ratio == 0.25

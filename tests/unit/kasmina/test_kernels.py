@@ -180,7 +180,7 @@ def test_an_error_of_the_source_passes_through_and_keeps_nothing() -> None:
     assert cache.size_bytes == 0
 
 
-def test_nobody_shares_memory_with_the_cache() -> None:
+def test_no_module_shares_memory_with_the_cache() -> None:
     shelf = Shelf()
     cache = KernelCache(shelf, 4 * KB)
     first, metadata = cache.fetch("k1")

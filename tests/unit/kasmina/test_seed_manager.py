@@ -280,7 +280,7 @@ def test_alpha_is_monotone_from_exactly_0_to_exactly_1(schedule: str) -> None:
         (seed_command(CommandKind.PAUSE, ""), "pause is not a command for a seed"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_changes_nothing(command: Any, problem: str) -> None:
+def test_what_cannot_be_done_is_reported_and_changes_nothing(command: Any, problem: str) -> None:
     model, manager = growable("mlp")
     before, topology = bits(model), model.topology()
     with pytest.raises(GrowthError, match=problem):

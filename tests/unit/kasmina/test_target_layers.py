@@ -154,7 +154,7 @@ def site(layer: nn.Module, x: Tensor) -> Any:
         (nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)), (5, 6, 4), "features", (5, 6, 3)),
     ],
 )
-def test_layouts_are_told_from_layer_and_output(
+def test_layouts_follow_from_layer_and_output(
     layer: nn.Module, shape: tuple[int, ...], layout: str, out_shape: tuple[int, ...]
 ) -> None:
     """Linear, convolutions, attention and whole blocks."""

@@ -18,7 +18,7 @@ print(sorted(heavy & set(sys.modules)))
 
 
 def test_the_room_loads_without_its_heavy_libraries() -> None:
-    """design.md: records load without torch; loggers are imported where they are used."""
+    """The package loads without torch; logging libraries are imported where they are used."""
     environment = {"PYTHONPATH": str(Path(esper.__file__).parents[1])}
     command = [sys.executable, "-W", "error", "-c", _PROGRAM]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

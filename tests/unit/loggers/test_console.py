@@ -130,7 +130,7 @@ def test_nothing_reaches_the_root_logger_twice(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_two_jobs_keep_to_their_own_files(tmp_path: Path) -> None:
-    """design.md: jobs of a multirun share one process; each closes its own."""
+    """Jobs of a multirun share one process; each closes its own log."""
     for job in ("a", "b"):
         (tmp_path / job).mkdir()
         close = setup_logging(LoggingConfig(log_file="run.log"), tmp_path / job)

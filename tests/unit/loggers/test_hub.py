@@ -109,7 +109,7 @@ def _wait_for(condition: Any) -> None:
 
 
 def test_every_sink_gets_everything_in_order(make_info: Any, make_epoch: Any, make_move: Any) -> None:
-    """design.md, 'An event': files on the loop, loggers on the worker."""
+    """Files are written on the loop's thread, other loggers run on the worker."""
     fast, slow = Notes(), Notes()
     recorder = LoggerHub([fast], [slow], _clock)
     info, move = make_info(), make_move("dormant", "germinated")
@@ -144,7 +144,7 @@ def test_a_record_changed_afterwards_reaches_slow_sinks_as_it_was(make_info: Any
 def test_a_sink_that_fails_is_switched_off_with_one_warning(
     make_info: Any, make_epoch: Any, make_move: Any, where: str
 ) -> None:
-    """design.md: a logger that fails is switched off with one warning; the run goes on."""
+    """A logger that fails is switched off with one warning, and the run continues."""
     files, broken, sound = Notes(), Breaks(where), Notes()
     recorder = LoggerHub([files], [broken, sound], _clock)
     recorder.start(make_info())

@@ -136,7 +136,7 @@ def test_another_folders_offsets_make_no_holes(make_info: Any, make_epoch: Any, 
     assert [line["epoch"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [2]
 
 
-def test_what_is_done_over_has_one_line_and_what_happened_stays_told(
+def test_a_repeated_epoch_has_one_line_and_its_events_stay(
     make_info: Any, make_epoch: Any, make_move: Any, tmp_path: Path
 ) -> None:
     """After a rollback there is one line an epoch, in the copy too; events.jsonl keeps everything."""

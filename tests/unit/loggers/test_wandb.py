@@ -116,7 +116,7 @@ def test_offline_needs_no_login_and_says_so_in_a_line(sweep: dict[str, Any]) -> 
     assert list(read_jsonl(sweep["base"] / "runs" / "b" / "events.jsonl"))[-1]["name"] == "seed_stage"
 
 
-def test_offline_nobody_is_called(sweep: dict[str, Any]) -> None:
+def test_offline_makes_no_connection(sweep: dict[str, Any]) -> None:
     """No network, and so no telemetry of wandb's own that would wait for one at the end."""
     assert sweep["calls"] == []
 

@@ -89,6 +89,8 @@ def test_the_registry_is_a_mapping_that_loads_no_torch() -> None:
         ("mlp", {"a": 1, "b": 2}, r"(?s)model_params\.a .*model_params\.b "),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest(name: str, params: dict[str, Any], message: str) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest(
+    name: str, params: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         build(name, num_classes=2, channels=1, image_size=(8, 8), **params)

@@ -1,4 +1,4 @@
-"""Row R6 at a run's end: a disk that is full costs what could not be written, and says so in one block."""
+"""The outputs at the end of a run with a full disk: what could not be written is reported in one block."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_harm_has_to_be_seen_in_two_epochs_in_a_row() -> None:
     assert at(5, 0.5) is CommandKind.FOSSILIZE
 
 
-def test_what_was_said_against_a_seed_is_saved_and_dies_with_it() -> None:
+def test_counts_against_a_seed_are_saved_and_removed_with_it() -> None:
     first, second = PruningRule(confirmations=2), PruningRule(confirmations=2)
     bad = packet(epoch=1, seeds=(seed(impact=impact(-0.5)),), val_loss_history=(1.0,))
     assert not first.decisions(bad)

@@ -115,7 +115,7 @@ def fails_in_backward() -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("backend", [no_backend, fails_in_backward()], ids=["forward", "backward"])
-def test_a_failed_compile_is_told_once_and_changes_no_number(tmp_path: Path, backend: Any) -> None:
+def test_a_failed_compile_is_reported_once_and_changes_no_number(tmp_path: Path, backend: Any) -> None:
     made = run(tmp_path, backend)
     (event,) = notes_of(made).named("compile_fallback")
     assert "no compiler on this machine" in event.data["reason"]

@@ -67,7 +67,7 @@ def test_a_policy_that_raises_does_not_end_the_run(where: str) -> None:
 
 
 @pytest.mark.parametrize("answer", [[None], ["germinate"], [germination(1), 5]])
-def test_a_policy_that_gives_no_commands_is_told_so(answer: list[Any]) -> None:
+def test_a_policy_that_gives_no_commands_is_reported(answer: list[Any]) -> None:
     setup = make_controller()
     assert setup.decide(*answer) == []
     assert "expected AdaptationCommand" in setup.notes.named("tolaria.tamiyo_error")[0].data["reason"]

@@ -212,7 +212,7 @@ def test_one_asked_for_while_paused_is_saved_at_once(tmp_path: Path) -> None:
     assert run.progress.step == 3
 
 
-def test_where_nothing_is_saved_whoever_asks_is_told_so(tmp_path: Path) -> None:
+def test_without_saving_a_checkpoint_request_is_rejected(tmp_path: Path) -> None:
     run_control = RunControl()
     notes = Asks(run_control, 2)
     options = OPTIONS | {"checkpoint__save_checkpoints": False}

@@ -137,7 +137,7 @@ def test_it_stops_early(tmp_path: Path) -> None:
     assert list(checkpoints(run))[-1] == "epoch-0004"
 
 
-def test_patience_is_counted_anew_from_each_structural_event(tmp_path: Path) -> None:
+def test_patience_is_counted_again_from_each_structural_event(tmp_path: Path) -> None:
     """Epochs 2 and 4 change the network; 4, 5 and 6 are then waited for."""
     commands = {2: [germinate("block1", number=1)], 4: [germinate("block2", number=2)]}
     assert quiet(tmp_path, commands).progress.epoch == 6

@@ -23,7 +23,7 @@ def fail() -> int:
     raise ZeroDivisionError("of all\nthings")
 
 
-def test_the_first_failure_of_a_kind_is_told_and_all_are_counted() -> None:
+def test_the_first_failure_of_a_kind_is_reported_and_all_are_counted() -> None:
     notes = Notes()
     measurements = Measurements(Telemetry(notes))
     assert measurements.take("a", lambda: 3) == 3

@@ -50,7 +50,7 @@ def test_it_can_end_at_any_step(tmp_path_factory: pytest.TempPathFactory, steps:
 
 
 @pytest.mark.parametrize("steps", [4, 20])
-def test_a_folder_that_is_a_file_is_told_and_counted(tmp_path: Path, steps: int) -> None:
+def test_a_folder_that_is_a_file_is_reported_and_counted(tmp_path: Path, steps: int) -> None:
     folder, failures = tmp_path / "taken", []  # type: ignore[var-annotated]
     folder.write_text("here first")
     profiler = profile(folder, active=2, steps=steps, failures=failures)

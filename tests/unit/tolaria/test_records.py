@@ -72,7 +72,7 @@ def test_an_epoch_has_the_names_of_leyline_and_its_seeds(tmp_path: Path) -> None
     assert first["epoch_time"] > 0
 
 
-def test_without_tamiyo_growth_is_said_to_be_off(tmp_path: Path) -> None:
+def test_without_tamiyo_growth_is_reported_as_off(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.train()
     assert [line["morphogenetic_active"] for line in notes_of(run).epochs] == [False] * 3

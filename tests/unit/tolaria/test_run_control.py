@@ -12,7 +12,7 @@ from esper.errors import CheckpointError
 from esper.tolaria.run_control import RunControl
 
 
-def test_without_a_wish_the_run_goes_on_at_once() -> None:
+def test_without_a_request_the_run_continues_at_once() -> None:
     run_control = RunControl()
     began = time.monotonic()
     assert not run_control.poll()
@@ -79,7 +79,7 @@ def test_whoever_attends_is_called_over_and_over_while_the_run_is_held() -> None
     assert calls == 3
 
 
-def test_wishes_for_a_checkpoint_are_taken_once_and_not_when_cancelled() -> None:
+def test_checkpoint_requests_are_taken_once_and_not_when_cancelled() -> None:
     run_control = RunControl()
     first, second = run_control.checkpoint(), run_control.checkpoint()
     assert run_control.pending
@@ -89,7 +89,7 @@ def test_wishes_for_a_checkpoint_are_taken_once_and_not_when_cancelled() -> None
     assert run_control.take_requests() == []
 
 
-def test_when_the_run_is_over_every_wish_for_a_checkpoint_is_refused() -> None:
+def test_when_the_run_is_over_every_checkpoint_request_is_rejected() -> None:
     run_control = RunControl()
     before = run_control.checkpoint()
     run_control.reject("it is over")

@@ -1,4 +1,4 @@
-"""Files that anything may be in the place of."""
+"""Safe reads of paths that may be anything."""
 
 from __future__ import annotations
 

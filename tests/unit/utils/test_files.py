@@ -32,7 +32,7 @@ NEW: dict[str, Content] = {
 
 
 def naive_commit(final: Path, files: dict[str, Content], *, io: Files) -> Path:
-    """The negative control: the same files, written where they are to stand."""
+    """The negative control: the same files, written in place."""
     final.mkdir(exist_ok=True)
     try:
         for name, content in files.items():
@@ -229,7 +229,7 @@ def kill_while_saving(commit: Commit, parent: Path, after_s: float) -> int:
 
 
 def killed(tmp_path: Path, commit: Commit, kills: int) -> tuple[int, int]:
-    """How many folders were torn, and how many kills fell into a save."""
+    """How many folders were incomplete, and how many kills hit a save."""
     torn = in_save = 0
     draw = random.Random(0)
     for k in range(kills):
@@ -249,7 +249,7 @@ def killed(tmp_path: Path, commit: Commit, kills: int) -> tuple[int, int]:
 
 
 def test_killed_in_mid_save(tmp_path: Path) -> None:
-    """Nothing torn, no acknowledged save lost, no leftover; a naive writer is caught."""
+    """No incomplete folder, no acknowledged save lost, no leftover; a naive writer is detected."""
     torn, in_save = killed(tmp_path / "safe", commit_into(tmp_path / "safe", commit_folder), 20)
     assert torn == 0
     assert in_save >= 5

@@ -79,7 +79,7 @@ def test_a_single_bad_value_is_found_wherever_it_is(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_values_whose_sum_is_none_are_sound_all_the_same(dtype: torch.dtype) -> None:
-    """The sum is a short cut; the largest values there are do overflow it."""
+    """The sum is a shortcut; the largest values overflow it."""
     tensor = torch.full((4096,), torch.finfo(dtype).max, dtype=dtype)
     assert find_non_finite({"w": tensor, "n": torch.arange(3), "empty": torch.ones(0)}, never) == ""
 

@@ -1,4 +1,4 @@
-"""A folder has one run; a second is refused with the holder named; the lock ends with its holder."""
+"""A folder has one run; a second one is rejected with the holder's name; the lock ends with its holder."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_another_containers_holder_is_dead_when_its_lock_is_free(tmp_path: Path)
 
 
 def test_another_machines_holder_that_beats_is_alive_though_its_lock_seems_free(tmp_path: Path) -> None:
-    """A network file system that does not pass locks on: what can be seen is that the file is renewed."""
+    """A network file system without locks: only the heartbeat is visible."""
     note_of(tmp_path)
     aged(tmp_path, 0.5)  # between two beats
     with beating(tmp_path), pytest.raises(ConfigError, match=r"in use by process .* on far") as caught:
@@ -348,7 +348,7 @@ def test_one_folder_by_two_paths_is_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path: Path) -> None:
-    """Two runs that start at the same moment: the second still says who has the folder."""
+    """Two runs that start at the same moment: the second still names the holder."""
     path = tmp_path / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)

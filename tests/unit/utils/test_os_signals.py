@@ -14,7 +14,7 @@ from esper.utils.os_signals import exit_code, stop_on_signals
 
 
 @pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "sigint"), (signal.SIGTERM, "sigterm")])
-def test_the_first_signal_is_a_wish_and_the_second_is_itself_again(number: int, reason: str) -> None:
+def test_the_first_signal_is_a_stop_request_and_the_second_has_its_default(number: int, reason: str) -> None:
     reasons: list[str] = []
     reached: list[int] = []
     before = signal.signal(number, lambda n, frame: reached.append(n))
@@ -145,7 +145,7 @@ with exit_on_signals(), before_exit(lambda code: say("locks released")):
 
 
 def test_a_process_started_with_sighup_ignored_goes_on() -> None:
-    """As by `nohup`."""
+    """As with `nohup`."""
     code = """
 with exit_on_signals(), stop_on_signals(say):
     os.kill(os.getpid(), signal.SIGHUP)

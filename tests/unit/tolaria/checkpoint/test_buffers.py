@@ -59,7 +59,7 @@ def test_what_is_given_back_is_lent_again_and_only_then() -> None:
 
 
 def test_no_memory_is_gathered_however_often_it_is_used() -> None:
-    """Also of what has no layout of its own: a copy of it has another."""
+    """Also for expanded tensors, whose copies have another layout."""
     pool, state = BufferPool(), group(*range(len(LAYOUTS)))
     for _ in range(5):
         pool.release(pool.copy(state))

@@ -1,4 +1,4 @@
-"""When a run is saved, what it says of it, and what it takes up."""
+"""When a run is saved, what it logs about it, and what it restores."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_with_the_best_only_one_is_kept_and_it_holds_the_best(tmp_path: Path) ->
     assert all(torch.equal(best[n], t) for n, t in run.best.weights.items())
 
 
-def test_a_save_that_fails_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_save_that_fails_is_reported_and_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     run = saving(tmp_path, checkpoint__checkpoint_frequency=1)
     failed = notes_of(run).named("checkpoint_failed")
@@ -110,7 +110,9 @@ def test_a_policy_that_cannot_give_its_memory_costs_the_save_alone(tmp_path: Pat
     assert run.progress.epoch == 3
 
 
-def test_old_ones_that_cannot_be_removed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_ones_that_cannot_be_removed_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stuck(folder: Path, retention: Retention) -> list[str]:
         prune(folder, Retention(99))
         raise CheckpointError("epoch-0001 could not be removed: busy")
@@ -132,8 +134,8 @@ def test_a_checkpoint_says_what_it_is(tmp_path: Path) -> None:
     assert "torch" in header["versions"]
 
 
-def test_a_run_that_differs_in_what_numbers_depend_on_is_told_so(tmp_path: Path) -> None:
-    """On one resumed with another count it says that exactness is lost."""
+def test_a_run_that_differs_in_what_numbers_depend_on_is_reported(tmp_path: Path) -> None:
+    """A run that is resumed with another thread count logs that it may not repeat exactly."""
     saving(tmp_path)
     same_run = restored(make_run(tmp_path / "b", **SAVING), tmp_path / "checkpoints" / "epoch-0003")
     assert notes_of(same_run).named("notice") == []
@@ -181,7 +183,7 @@ def test_tamiyos_memory_is_saved_where_it_is_asked_for(tmp_path: Path, saved: bo
 
 
 class Disk(Files):
-    """Holds every write until it is let go, breaks the k-th call, and notes who called."""
+    """Blocks every write until it is released, fails at the k-th call, and records the calling threads."""
 
     def __init__(self, fail_at: int = 0, code: int = errno.ENOSPC) -> None:
         self.go = threading.Event()
@@ -270,7 +272,7 @@ def test_the_next_save_waits_for_the_last(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_whatever_call_fails_the_previous_one_stands_and_the_run_goes_on(tmp_path: Path, code: int) -> None:
-    """One clear event for each; the next save is as good as any."""
+    """One event for each; the next save succeeds."""
     disk = Disk(code=code)
     run = on_disk(tmp_path, disk, trainer__limit_train_batches=1, trainer__limit_val_batches=1)
     calls = disk.calls - 1  # the parent folder is made but once
@@ -295,7 +297,7 @@ def test_whatever_call_fails_the_previous_one_stands_and_the_run_goes_on(tmp_pat
 
 @pytest.mark.parametrize(("value", "what"), [(math.nan, "NaN"), (math.inf, "Inf")])
 def test_weights_that_are_no_numbers_are_never_the_newest(tmp_path: Path, value: float, what: str) -> None:
-    """The good one is not overwritten."""
+    """The valid checkpoint is not overwritten."""
     run = on_disk(tmp_path, Disk())
     with torch.no_grad():
         next(run.model.parameters()).view(-1)[0] = value
@@ -318,7 +320,7 @@ def test_buffers_may_hold_infinities_but_no_nan(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_becomes_a_checkpoint_of_its_own_moment(tmp_path: Path) -> None:
-    """A run that is stopped inside a phase is saved as it was before that."""
+    """A run that is stopped within a phase is saved in the state before it."""
     run = on_disk(tmp_path, Disk())
     snapshots = Snapshots(1 << 30, run.state, run.checkpointer.metadata.make)
     run._train_pass()

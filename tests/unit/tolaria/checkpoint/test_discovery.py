@@ -67,7 +67,7 @@ def test_one_that_is_named_itself_is_taken_or_refused(run: Path) -> None:
 
 
 def test_the_newest_is_the_one_saved_last(run: Path) -> None:
-    """A run taken up again from an older checkpoint goes on from there, not from its former end."""
+    """A run resumed from an older checkpoint continues from there, not from its former end."""
     folder = run / "checkpoints"
     save(folder, "epoch-0002")
     assert find_checkpoint(run).path == folder / "epoch-0002"
@@ -85,7 +85,7 @@ def test_unfinished_and_linked_folders_do_not_count(run: Path) -> None:
 
 
 def test_nothing_there(run: Path, tmp_path: Path) -> None:
-    """The error says where it looked and why each one was refused."""
+    """The error says where was searched and why each checkpoint was rejected."""
     with pytest.raises(CheckpointError, match="absent does not exist"):
         find_checkpoint(tmp_path / "absent")
     (tmp_path / "model.pt").write_bytes(b"")
@@ -136,7 +136,7 @@ def test_a_configuration_that_says_nothing_of_it_means_the_default(run: Path, te
 
 
 def test_a_reader_beside_a_run_that_saves_and_removes(tmp_path: Path) -> None:
-    """R25 in little: what is read is one save as a whole, and never older than the last before it."""
+    """What is read is one complete save, and never older than the last one before it."""
     folder, durable, over = tmp_path / "checkpoints", [0], threading.Event()
 
     def save_for_ever() -> None:
@@ -169,7 +169,7 @@ def test_a_reader_beside_a_run_that_saves_and_removes(tmp_path: Path) -> None:
 
 
 def test_what_has_been_opened_is_read_to_its_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Removed in mid-read: a slow reader of a run that keeps few checkpoints gets its model all the same."""
+    """Removed during the read: a slow reader of a run that keeps few checkpoints still gets its model."""
     verify = checkpoint_format.verify_folder
     removed = []
 
@@ -201,7 +201,7 @@ def test_one_that_goes_before_it_is_opened_is_not_a_bad_one(
 
 
 def test_one_that_is_being_replaced_is_waited_for(run: Path) -> None:
-    """Between the two renames of a save under a name that is taken there is none of that name."""
+    """Between the two renames of a replacement there is no folder of that name."""
     whole = run / "checkpoints" / "epoch-0003"
     for path in (run, whole):
         aside = whole.with_name(".old-epoch-0003-0123abcd")
@@ -219,7 +219,7 @@ def test_one_that_is_being_replaced_is_waited_for(run: Path) -> None:
     assert find_checkpoint(run).path == older, "the run was killed just then: what can be read is read"
 
 
-def test_a_run_whose_checkpoints_are_not_where_it_says_is_told_so(run: Path, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_not_where_it_says_is_reported(run: Path, tmp_path: Path) -> None:
     (run / "checkpoints").rename(tmp_path / "elsewhere")
     (run / "checkpoints").symlink_to(tmp_path / "gone")
     with pytest.raises(

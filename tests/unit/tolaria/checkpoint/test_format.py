@@ -144,7 +144,7 @@ class Broken(Files):
 
 
 def test_a_full_disk_leaves_the_previous_one(checkpoint: Path) -> None:
-    """On the whole of a save: five files, written and synced; one clear error each time."""
+    """At each call of a save (five files, written and synced), with one error each time."""
     for k in range(1, 11):
         with pytest.raises(CheckpointError, match=r"epoch-0004 could not be written; .*No space left"):
             save_checkpoint(checkpoint.parent, "epoch-0004", tensors=make(1), state=STATE, io=Broken(k))
@@ -198,7 +198,7 @@ def damage(folder: Path, data: st.DataObject) -> Callable[[], None]:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_is_silent(checkpoint: Path, data: st.DataObject) -> None:
-    """300 corruptions, all refused, the checkpoint named."""
+    """300 corruptions, all rejected with the checkpoint's name."""
     undo = damage(checkpoint, data)
     try:
         with pytest.raises(CheckpointError, match="epoch-0003"):
@@ -208,7 +208,7 @@ def test_no_damage_is_silent(checkpoint: Path, data: st.DataObject) -> None:
 
 
 def test_a_reader_without_the_manifest_would_not_notice(checkpoint: Path) -> None:
-    """Negative control: safetensors reads a flipped bit as a wrong value, without a word."""
+    """Negative control: safetensors alone reads a flipped bit as a wrong value."""
     path = checkpoint / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -220,7 +220,7 @@ def test_a_reader_without_the_manifest_would_not_notice(checkpoint: Path) -> Non
 
 
 def forge(folder: Path, **files: bytes) -> Path:
-    """A folder whose manifest is in order: a forger can compute hashes, too."""
+    """A folder with a valid manifest: an attacker can compute hashes, too."""
     state = {"format": "esper-checkpoint", "version": 1, "sequence": 1, "state": {}}
     content = {
         "state.json": json.dumps(state).encode(),
@@ -246,7 +246,7 @@ def state_json(**changes: object) -> bytes:
 
 
 def crowded() -> bytes:
-    """A header of nearly the greatest size, every tensor in it empty, and a byte too many behind it."""
+    """A header of nearly the largest size with empty tensors only, and one byte too many after it."""
     entry = b'"%06x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
     header = b"{" + b",".join(entry % i for i in range(130_000)) + b"}"
     return struct.pack("<Q", len(header)) + header + b"!"
@@ -278,7 +278,7 @@ def memory_kb(field: str) -> int:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_checkpoints_are_refused_quickly(tmp_path: Path, kind: str) -> None:
-    """Within 2 s and 200 MB, by name, with hashes that are right."""
+    """Within 2 s and 200 MB, by name, although the hashes are right."""
     make_files, sentence = HOSTILE[kind]
     folder = forge(tmp_path / "evil", **make_files())
     Path("/proc/self/clear_refs").write_text("5")

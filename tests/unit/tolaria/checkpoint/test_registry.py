@@ -1,4 +1,4 @@
-"""What the state of a run is, and that it comes back as it was."""
+"""The state of a run is collected and restored unchanged."""
 
 from __future__ import annotations
 
@@ -180,8 +180,8 @@ def test_numbers_of_numpy_and_tables_of_all_kinds_are_taken(tmp_path: Any) -> No
     assert round_trip(given_) == {"f": 0.5, "o": {"a": 1}, "d": {"b": [2]}, "t": [1, [2]]}
 
 
-def test_what_is_captured_is_nobody_elses() -> None:
-    """Also the tables: a snapshot is kept in memory as it is."""
+def test_captured_state_is_a_copy() -> None:
+    """Also dicts and lists, because a snapshot stays in memory."""
     inner = {"rows": [1, 2], "table": {"x": [3]}}
     _, state = manager(owner=Owner(inner)).capture()
     inner["rows"].append(9)  # type: ignore[attr-defined]
@@ -202,7 +202,7 @@ def test_kept_memory_is_used_and_given_back() -> None:
 
 
 def test_a_state_that_is_kept_is_not_changed_by_what_it_was_restored_into() -> None:
-    """reliability.md: owners keep references to what they load."""
+    """Owners keep references to the tensors that they load."""
     made = manager(owner=Owner(torch.zeros(3)))
     tensors, state = made.capture()
     made.restore(tensors, state, copy=True)

@@ -55,14 +55,14 @@ def entry(epoch: int, batch: int = 0, *, best: bool = False) -> CheckpointEntry:
     ],
 )
 def test_the_last_the_best_and_every_nth_stay(retention: Retention, stay: list[str]) -> None:
-    """Of those that were taken with the best model in place, the last one is the best."""
+    """Of those that were saved with the best model, the last one is the best."""
     entries = [entry(n, best=n in (1, 2, 4)) for n in range(1, 9)] + [entry(8, 5), entry(9)]
     gone = retention.to_remove(entries)
     assert [str(e.path) for e in entries if e not in gone] == stay
 
 
 def test_what_no_save_has_made_stays(tmp_path: Path) -> None:
-    """A copy that was put beside the others has a name of its own: it is neither removed nor counted."""
+    """A user's copy in the folder has another name: it is neither removed nor counted."""
     first, second, third = (f"epoch-000{number}" for number in (1, 2, 3))
     copies = {"epoch-0002-good", "before-the-change", "mine"}
     for name in (first, second, third):
@@ -126,7 +126,7 @@ def save(folder: Path, epoch: int, batch: int = 0, *, back: bool = False, name: 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Killed after the rollback to epoch 2 was durable, and before what it abandons was removed."""
+    """Killed after the rollback to epoch 2 was durable, before the abandoned checkpoints were removed."""
     folder = tmp_path / "checkpoints"
     for epoch, batch in ((1, 0), (2, 0), (2, 3), (3, 0)):
         save(folder, epoch, batch)
@@ -140,7 +140,7 @@ def test_the_newest_is_that_of_the_rollback(folder: Path) -> None:
 
 
 def test_where_that_of_the_rollback_is_damaged_an_earlier_one_is_taken(folder: Path) -> None:
-    """Never one of the course that was left, and each refusal is explained."""
+    """Never an abandoned one, and each rejection is explained."""
     (folder / BACK / "model.safetensors").write_bytes(b"")
     found = find_checkpoint(folder)
     assert found.path.name == "epoch-0001"

@@ -1,4 +1,4 @@
-"""Back to a known good state, from memory or the disk, in time or not at all."""
+"""Rollback to a good state, from memory or the disk, within the deadline or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT = 1 << 30
 
 
 class Bench:
-    """A run that is moved by hand, its snapshots, and its way back."""
+    """A run that tests advance step by step, its snapshots, and its rollback."""
 
     def __init__(self, run: TrainingLoop, **options: Any) -> None:
         self.run = run
@@ -165,7 +165,7 @@ def loaders() -> int:
 
 
 def test_a_disk_that_takes_ten_seconds_is_not_waited_for(tmp_path: Path) -> None:
-    """At the deadline, with its cause and time; nothing late touches the model; one loader at most."""
+    """It fails at the deadline, with cause and time; late results change nothing; one thread at most."""
     slow, signal = SlowDisk(), DeadlineSignal(tmp_path / "deadline")
     bench = disk(tmp_path / "run", read=slow, signal=signal)
     standing = bench.take(good=False)
@@ -210,7 +210,7 @@ def test_what_cannot_be_done_in_time_is_not_begun(tmp_path: Path) -> None:
 
 
 def test_a_bad_optimiser_state_fails_loudly_and_leaves_the_run_as_it_was(tmp_path: Path) -> None:
-    """No silent fresh start; the model, restored before it, is taken back, too."""
+    """There is no silent fresh start; the model, which was restored before, is undone, too."""
     bench = bench_of(tmp_path, "blend")
     bench.run.config.checkpoint.save_checkpoints = False
     bench.epoch(2)
@@ -235,7 +235,7 @@ def test_a_snapshot_that_fails_is_made_up_for_by_the_disk(tmp_path: Path) -> Non
 
 
 class Stubborn(PlannedPolicy):
-    """Tamiyo takes no memory from anybody, and gives none where it is asked not to."""
+    """A policy that refuses to load its state, and optionally to return it."""
 
     gives = True
 
@@ -249,7 +249,7 @@ class Stubborn(PlannedPolicy):
 
 
 @pytest.mark.parametrize("gives", [True, False])
-def test_a_run_that_cannot_be_left_as_it_was_is_said_to_be_torn(tmp_path: Path, gives: bool) -> None:
+def test_a_run_that_cannot_be_restored_is_not_intact(tmp_path: Path, gives: bool) -> None:
     policy = Stubborn({1: [germinate()]})
     run = make_run(tmp_path, tamiyo=policy, **LONG)
     bench = Bench(run)
@@ -264,7 +264,7 @@ def test_a_run_that_cannot_be_left_as_it_was_is_said_to_be_torn(tmp_path: Path, 
 
 
 def test_a_run_goes_on_saving_after_it_went_back(tmp_path: Path) -> None:
-    """The same place, another state: saved again, in its place."""
+    """The same position with another state is saved again and replaces the first."""
     bench = disk(tmp_path)
     before = load_latest(tmp_path / "checkpoints")
     assert bench.rollback.restore(60_000, at_or_before_step=6).step == 6
@@ -376,7 +376,7 @@ signal.set("seen", 2.5)
 """
 
 
-def test_it_is_told_and_forgotten(tmp_path: Path) -> None:
+def test_it_is_set_and_cleared(tmp_path: Path) -> None:
     signal = DeadlineSignal(tmp_path / "deadline")
     assert signal.read() is None
     signal.set("the disk", 12.25)

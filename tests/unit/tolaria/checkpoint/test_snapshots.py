@@ -67,7 +67,7 @@ def test_a_snapshot_is_a_copy_of_its_moment() -> None:
     taken=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 40)), max_size=20),
 )
 def test_the_accounts_are_exact_and_the_cap_holds(limit: int, taken: list[tuple[int, int]]) -> None:
-    """Also when a step is stored again, in whatever size; kept buffers count."""
+    """Also if a step is stored again with another size; pooled buffers count."""
     bench, model = Bench(limit), {}
     for step, count in taken:
         result = bench.take(step, count)
@@ -95,7 +95,7 @@ def test_what_has_been_used_stays_longer() -> None:
 
 
 def test_only_good_ones_are_gone_back_to() -> None:
-    """A known good step."""
+    """Only snapshots that were marked good."""
     bench = Bench(100)
     for step in (10, 20, 30):
         bench.take(step)
@@ -140,7 +140,7 @@ def test_what_is_only_read_is_shared_and_counted_once() -> None:
     assert bench.snapshots.steps == [3]
 
 
-def test_state_that_cannot_be_kept_is_refused_and_said() -> None:
+def test_state_that_cannot_be_kept_is_refused_with_a_reason() -> None:
     bench = Bench(100)
     bench.owner.state_dict = lambda: {"odd": object()}  # type: ignore[method-assign]
     result = bench.snapshots.take(Progress(step=1))

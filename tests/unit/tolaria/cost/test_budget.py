@@ -1,4 +1,4 @@
-"""The bound on FLOPs, and the rhythm of decisions inside an epoch."""
+"""The limit of FLOPs, and the interval of decisions within an epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from esper.tolaria.cost.budget import decision_interval
 GROWING = {"morphogenetic__max_params_ratio": 99.0, "optimization__max_epochs": 2}
 
 
-def test_a_germination_over_the_bound_is_refused_and_told_by_how_much(tmp_path: Path) -> None:
+def test_a_germination_over_the_bound_is_refused_and_logged_by_how_much(tmp_path: Path) -> None:
     plan = PlannedPolicy({1: [germinate(options={"hidden": 4})]})
     make_run(tmp_path, tamiyo=plan, morphogenetic__max_flops_ratio=1.01, **GROWING).train()
     (outcome,) = plan.outcomes

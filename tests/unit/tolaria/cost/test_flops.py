@@ -1,4 +1,4 @@
-"""What a step costs, with grouped convolutions at their real price."""
+"""FLOPs of a step, with grouped convolutions counted correctly."""
 
 from __future__ import annotations
 

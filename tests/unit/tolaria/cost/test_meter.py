@@ -1,4 +1,4 @@
-"""What a run has cost, counted once a topology and exact through its changes."""
+"""The cost of a run, counted once per topology and exact through its changes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Twice(nn.Module):
 
 
 def test_each_objective_costs_a_backward_pass_of_its_own(tmp_path: Path) -> None:
-    """Under an aggregator; added up they share one."""
+    """With an aggregator; without one, they share a backward pass."""
     aggregator = PCGrad(torch.Generator().manual_seed(0))
     run = make_run(tmp_path, parts={"loss": Twice(), "aggregator": aggregator})
     run.train()

@@ -30,7 +30,7 @@ def pcgrad() -> PCGrad:
 def aggregated_run(
     run_dir: Path, *, notes: Any = None, run_control: RunControl | None = None
 ) -> TrainingLoop:
-    """Windows of four micro-batches and a remainder of two, a seed that joins on the way, conflicts freed."""
+    """Steps of four micro-batches and a remainder of two, a seed that joins meanwhile, PCGrad."""
     options = LONG | {"optimization__accumulation_steps": 4, "logging__step_interval": 1}
     plan = PlannedPolicy({1: [germinate()]})
     return make_run(
@@ -56,7 +56,7 @@ def test_a_run_stopped_after_any_step_ends_as_if_never_stopped(tmp_path: Path) -
         assert alike(resumed, whole), at
 
 
-def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
+def test_conflicts_are_reported_by_step_and_by_epoch(tmp_path: Path) -> None:
     """In the loggers' records and as an event."""
     run = aggregated_run(tmp_path)
     run.train()
@@ -80,10 +80,10 @@ def test_conflicts_are_told_by_step_and_by_epoch(tmp_path: Path) -> None:
         (Weighted({"digit": 3, "odd": 1}), (0.75, 0.25)),
     ],
 )
-def test_objectives_are_told_apart(
+def test_objectives_are_distinguished(
     tmp_path: Path, aggregator: Aggregator | None, weights: tuple[float, float]
 ) -> None:
-    """The loss is what the aggregation makes of the objectives; each is seen besides."""
+    """The loss is the aggregated one; each objective is logged, too."""
     run = two_headed(tmp_path, aggregator, optimization__accumulation_steps=2, logging__step_interval=1)
     run.train()
     notes = notes_of(run)
@@ -111,7 +111,7 @@ def test_several_objectives_are_not_compiled_and_the_numbers_stay(tmp_path: Path
 
 
 def test_micro_batches_are_compiled(tmp_path: Path) -> None:
-    """Each has a graph of its own, and that is differentiated once."""
+    """Each has its own graph, which is differentiated once."""
     found = []
     for compiled in (True, False):
         options = {"compile_model": compiled, "trainer__compile_backend": "eager"}

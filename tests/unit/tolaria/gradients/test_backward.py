@@ -146,7 +146,7 @@ def test_a_step_in_which_nothing_counts_has_no_gradient(loss: Any) -> None:
 
 
 def by_hand(sizes: Sequence[int], seed: int) -> dict[str, Tensor]:
-    """PCGrad over micro-batches, by the book, on a copy of the same host."""
+    """PCGrad over micro-batches by the reference implementation, on a copy of the same host."""
     host = copy.deepcopy(make_host().model.host).train()
     tasks = []
     for part, target in split(conflicting(sizes), list(sizes)):
@@ -160,14 +160,14 @@ def by_hand(sizes: Sequence[int], seed: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("sizes", [[8, 8], [5, 5, 5, 2], [1, 6, 1]])
 def test_micro_batches_are_freed_of_their_conflicts(sizes: list[int]) -> None:
-    """Of any size; the window's shares come first, then the surgery."""
+    """Of any size; first the shares of the step, then the projection."""
     expected = by_hand(sizes, seed=4)
     assert close(gradients(PCGrad(generator(4)), sizes), expected, 1e-5)
     assert not close(gradients(None, sizes), expected, 1e-3)
 
 
 def test_one_micro_batch_passes_untouched() -> None:
-    """To the bit, and no number is drawn for it."""
+    """Bit for bit, without drawing from the generator."""
     made = PCGrad(generator(4))
     assert same(gradients(made, [12]), gradients(None, [12]))
     assert torch.equal(made.generator.get_state(), generator(4).get_state())
@@ -235,7 +235,7 @@ def objectives_by_hand(norm: str, seed: int | None) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_objectives_are_freed_of_their_conflicts_over_what_they_share(norm: str) -> None:
-    """Heads keep their own gradients and do not count in anybody's norm."""
+    """Heads keep their own gradients and do not count in any norm."""
 
     def host() -> TwoHeads:
         return TwoHeads(norm)
@@ -267,7 +267,7 @@ def test_running_statistics_move_once_a_forward() -> None:
     assert buffers[0]["norm.num_batches_tracked"].item() == 1
 
 
-def test_objectives_weigh_as_told() -> None:
+def test_objectives_weigh_as_given() -> None:
     logged = {"first": 3.0, "second": 1.0}
     options: dict[str, Any] = {"host": lambda: TwoHeads("layer")}
 
@@ -331,7 +331,7 @@ def test_a_step_after_one_that_was_broken_off_knows_nothing_of_it() -> None:
 
 @pytest.mark.parametrize("loss", ["one", "two"])
 def test_a_seed_in_isolation_changes_nothing_for_the_host(loss: str) -> None:
-    """With dropout, clipping and accumulation, to the bit, while the seed learns as often as ever."""
+    """With dropout, clipping and accumulation, bit for bit, while the seed learns as usual."""
     host, criterion = (Host, LOSS) if loss == "one" else (TwoHeads, two_losses)
 
     def make() -> nn.Module:
@@ -354,7 +354,7 @@ def test_a_seed_in_isolation_changes_nothing_for_the_host(loss: str) -> None:
 
 
 def test_a_seed_in_isolation_hears_the_sum_of_the_objectives() -> None:
-    """As it would without aggregation; several products over a graph are one lesson."""
+    """As without aggregation; several products over a graph are one update of the seed."""
     learnt = []
     for aggregator in (None, PCGrad(generator())):
         grown = make_host(host=lambda: TwoHeads("layer"), isolation_steps=1000)

@@ -63,7 +63,7 @@ def test_many_conflicts_are_an_event(threshold: float, logged: int) -> None:
 
 
 def test_an_aggregation_that_never_has_several_tasks_says_so_once() -> None:
-    """An option that is idle is named."""
+    """An option without effect is logged."""
     conflict_stats, notes = ConflictStats(CPU, 0.5), Notes()
     conflict_stats.flush(Telemetry(notes))
     conflict_stats.flush(Telemetry(notes))

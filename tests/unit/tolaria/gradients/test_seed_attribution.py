@@ -1,4 +1,4 @@
-"""Whose gradient it is, seen in real steps of a small host."""
+"""Attribution of gradients to host and seeds, in real steps of a small host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOSS = nn.CrossEntropyLoss()
 
 
 class Bench:
-    """A small host whose steps are looked at; `mode` is an option of trainer.seed_weighting."""
+    """A small host whose steps are sampled; `mode` is a value of trainer.seed_weighting."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ def test_a_graft_in_mid_epoch_is_seen_at_the_next_step_and_a_cull_too() -> None:
     assert [(s["layer"], s["seed"]) for s in bench.flush()["seeds"]] == [("a", 1), ("b", 0)]
 
 
-def test_with_no_joined_seed_nothing_is_looked_at_or_told() -> None:
+def test_without_a_joined_seed_nothing_is_sampled_or_logged() -> None:
     bench = Bench(make_host(isolation_steps=1000))
     bench.grown.do(germinate("a", "mlp"))
     bench.steps(SAMPLE_STEPS + 1)
@@ -155,7 +155,7 @@ def quiet_host() -> Host:
     return host
 
 
-def test_a_share_that_jumps_is_told() -> None:
+def test_a_share_that_jumps_is_reported() -> None:
     bench = Bench(two_joined(host=quiet_host))
     seeds = [bench.grown.model.seed_module(r) for r in bench.grown.model.alive_records()]
     for seed in seeds:
@@ -178,7 +178,7 @@ def test_a_share_that_jumps_is_told() -> None:
         assert jump.data["share_delta"] == seed[f"{SEED}share_delta"] == seed[f"{SEED}share"] > 0.2
 
 
-def test_layers_are_told_only_where_they_are_asked_for() -> None:
+def test_layers_are_reported_only_on_request() -> None:
     plain, detailed = Bench(two_joined()), Bench(two_joined(), layers=1)
     for bench in (plain, detailed):
         bench.steps(1)
@@ -236,7 +236,7 @@ def test_conflicts_are_counted_between_micro_batches_over_a_seeds_own_parameters
 
 
 def test_disjoint_parameters_cannot_conflict() -> None:
-    """One gradient a step: host and seeds share no parameter, so that there is no pair to be at odds."""
+    """One gradient per step: host and seeds share no parameter, so there is no pair that can conflict."""
     bench = Bench(two_joined())
     bench.steps(SAMPLE_STEPS)
     for seed in bench.flush()["seeds"]:
@@ -325,7 +325,7 @@ def test_a_step_that_is_looked_at_waits_for_no_value(sizes: tuple[int, ...], mod
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 @pytest.mark.parametrize("precision", [False, "bf16"])
 def test_a_step_that_is_looked_at_does_not_synchronise(precision: bool | str) -> None:
-    """With everything on, torch's own watch over synchronisations stays silent."""
+    """With all options on, torch's sync debug mode reports no synchronisation."""
     device = torch.device("cuda")
     grown = two_joined()
     grown.model.to(device)

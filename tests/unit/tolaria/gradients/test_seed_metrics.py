@@ -31,7 +31,7 @@ def test_sums_that_cannot_be_raise(sums: list[float]) -> None:
         update_metrics(sums, None)
 
 
-def test_every_name_of_the_list_is_told() -> None:
+def test_every_name_of_the_list_is_reported() -> None:
     names = ("weight", "norm", "share", "share_delta", "alpha", "conflicts", "conflict_ratio")
     assert set(QUIET.to_json()) == {"layer", "seed", "stage"} | {f"tolaria.grad_agg.seed.{n}" for n in names}
 
@@ -47,7 +47,7 @@ def test_a_conflict_ratio_is_a_share_of_pairs(conflicts: int, more: int) -> None
 
 
 @pytest.mark.parametrize(("delta", "logged"), [(None, 0), (0.2, 0), (0.21, 1), (-0.3, 1)])
-def test_a_jump_of_a_share_is_told(delta: float | None, logged: int) -> None:
+def test_a_jump_of_a_share_is_reported(delta: float | None, logged: int) -> None:
     found = list(warnings([replace(QUIET, share_delta=delta)]))
     assert [name for name, _ in found] == ["seed_share_jump"] * logged
     assert all(data["share_delta"] == delta and data["layer"] == "a" for _, data in found)
@@ -57,6 +57,8 @@ def test_a_jump_of_a_share_is_told(delta: float | None, logged: int) -> None:
     ("conflicts", "pairs", "logged"),
     [(0, 0, 0), (ENOUGH_PAIRS - 1, ENOUGH_PAIRS - 1, 0), (ENOUGH_PAIRS // 2, ENOUGH_PAIRS, 0), (7, 8, 1)],
 )
-def test_high_conflict_is_told_where_there_are_pairs_enough(conflicts: int, pairs: int, logged: int) -> None:
+def test_high_conflict_is_reported_where_there_are_pairs_enough(
+    conflicts: int, pairs: int, logged: int
+) -> None:
     found = list(warnings([replace(QUIET, conflicts=conflicts, pairs=pairs)]))
     assert [name for name, _ in found] == ["seed_conflict_high"] * logged

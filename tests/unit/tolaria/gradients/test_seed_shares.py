@@ -1,4 +1,4 @@
-"""Gradients collapse per owner, in order, with zeros for who took no part."""
+"""Squared norms of gradients by owner, in order, with zeros for missing gradients."""
 
 from __future__ import annotations
 

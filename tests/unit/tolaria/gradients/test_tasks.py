@@ -1,4 +1,4 @@
-"""What tasks share, and what they do not."""
+"""Shared and unshared gradients of tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD, OTHER = torch.tensor([5.0]), torch.tensor(6.0)
 
 
 def test_what_two_tasks_reach_is_shared_and_the_rest_stays_out() -> None:
-    """A head of its own adds nothing to a task's norm, so nothing to how much is projected."""
+    """A task's own head does not count in its norm, and so not in the projection."""
     tasks = Tasks(("a", "b", "c"), [[A, HEAD, None, None], [B, None, OTHER, None], [None, None, None, None]])
     assert tasks.shared == [0]
     assert tasks.matrix.tolist() == [[1, 2], [3, -4], [0, 0]]
@@ -80,7 +80,7 @@ def test_strides_do_not_matter() -> None:
     assert torch.equal(unflatten(flat, layout)[0], tensor)
 
 
-def test_a_flat_gradient_goes_where_it_is_told() -> None:
+def test_a_flat_gradient_is_written_to_out() -> None:
     out = torch.zeros(5)
     flat, _ = flatten([torch.ones(2, 2), torch.tensor(3.0)], out=out)
     assert flat is out

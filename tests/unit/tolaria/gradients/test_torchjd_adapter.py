@@ -43,7 +43,7 @@ def test_another_answer_is_refused(answer: Any, given: str) -> None:
 
 
 class Momentum(nn.Module):
-    """Remembers what it has answered."""
+    """Keeps its last result as state."""
 
     def __init__(self) -> None:
         super().__init__()

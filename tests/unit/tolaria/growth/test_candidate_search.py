@@ -23,7 +23,7 @@ GOOD = germinate("block2", "conv_light", number=2, options={"hidden": 16})
 BAD = germinate("block1", "noise", number=1, options={"hidden": 4})
 
 
-def test_the_better_one_of_the_shortlist_is_planted_and_told(tmp_path: Path) -> None:
+def test_the_better_one_of_the_shortlist_germinates_and_is_logged(tmp_path: Path) -> None:
     plan = PlannedPolicy(
         {1: [replace(BAD, shortlist=(GOOD, replace(BAD, command_id="test-3", layer="block2")))]}
     )
@@ -46,7 +46,7 @@ def test_without_a_look_ahead_the_first_is_taken(tmp_path: Path) -> None:
     assert [r.blueprint for r in run.model.alive_records()] == ["noise"]
 
 
-def test_a_shortlist_that_cannot_be_compared_is_told_and_the_command_stands(tmp_path: Path) -> None:
+def test_a_shortlist_that_cannot_be_compared_is_reported_and_the_command_stands(tmp_path: Path) -> None:
     plan = PlannedPolicy({1: [replace(GOOD, shortlist=(replace(BAD, layer="nowhere"),))]})
     run = make_run(tmp_path, tamiyo=plan, morphogenetic__lookahead_steps=5, **OPTIONS)
     run.train()

@@ -157,7 +157,7 @@ def test_a_closed_gate_refuses_with_its_evidence() -> None:
     assert setup.decide(seed_command(FOSSILIZE, "a", number=3)) == [None]
 
 
-def test_a_cull_is_told_as_both_its_moves() -> None:
+def test_a_cull_is_reported_as_both_its_moves() -> None:
     setup = make_controller(grown=make_host(blend_steps=0))
     setup.decide(germination(1))
     setup.decide(seed_command(CULL, "a", number=2), epoch=2)

@@ -103,7 +103,7 @@ def test_what_is_on_offer_fits_the_room(ratio: float) -> None:
     assert offered == [cost for cost in everything if cost <= room]
 
 
-def test_seeds_are_told_with_their_age_and_alpha() -> None:
+def test_seeds_are_listed_with_their_age_and_alpha() -> None:
     grown = make_host(isolation_steps=0, blend_steps=4, embargo_epochs=3)
     grown.do(germinate("a", "mlp", number=1), step=20, epoch=1)
     grown.seeds.tick()
@@ -164,7 +164,7 @@ def test_health_goes_to_the_seed_or_the_first_free_slot() -> None:
     assert packet.sites[1].health is None
 
 
-def test_a_blueprint_that_raises_is_withdrawn_and_told_once() -> None:
+def test_a_blueprint_that_raises_is_withdrawn_and_logged_once() -> None:
     """A user's blueprint with a bug does not end the run."""
 
     def fits(shape: SiteShape) -> None:

@@ -1,4 +1,4 @@
-"""Accuracy is for answers that are right or wrong, and for nothing else."""
+"""Accuracy is defined only for predictions that are right or wrong."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def run_of(run_dir: Path, loss: LossFunction, batch_size: int, *, zero: bool) ->
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("zero", [False, True])
 def test_a_mean_that_no_rule_explains_is_noted(tmp_path: Path, batch_size: int, zero: bool) -> None:
-    """A head of zeros answers all samples alike: every rule fits its outputs, and none that have noise."""
+    """With a head of zeros all outputs are equal, and every rule fits; none fits outputs with noise."""
     run = run_of(tmp_path, HiddenWeights(), batch_size, zero=zero)
     assert run.loss.batch_dependent
     assert any("is not the mean of its samples" in note for note in run.loss.notes)

@@ -1,4 +1,4 @@
-"""What is found out about a loss before training, and what is refused."""
+"""What is determined about a loss before training, and what is rejected."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_loss_that_raises_is_refused_with_its_reason(tmp_path: Path) -> None:
         run_with(tmp_path, broken)
 
 
-def test_a_loss_over_the_whole_batch_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_loss_over_the_whole_batch_is_reported_as_one(tmp_path: Path) -> None:
     def spread(output: Tensor, targets: Tensor) -> Tensor:
         return 1 / (1e-3 + output.var())
 
@@ -98,7 +98,7 @@ def test_a_loss_over_the_whole_batch_is_said_to_be_one(tmp_path: Path) -> None:
     assert "dataset.batch_size" in note
 
 
-def test_a_divisor_that_does_not_fit_is_said_to_be_wrong(tmp_path: Path) -> None:
+def test_a_divisor_that_does_not_fit_is_reported_as_wrong(tmp_path: Path) -> None:
     class Wrong(nn.Module):
         def forward(self, output: Tensor, targets: Tensor) -> Tensor:
             return F.mse_loss(output, targets)

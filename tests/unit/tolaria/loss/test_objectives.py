@@ -1,4 +1,4 @@
-"""What a loss may answer."""
+"""The values that a loss may return."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def test_a_model_may_return_its_losses_itself() -> None:
 
 
 @pytest.mark.parametrize(("output", "described"), [(torch.zeros(4, 2), r"shape \(4, 2\)"), ("text", "str")])
-def test_a_model_that_returns_something_else_is_told_so(output: Any, described: str) -> None:
+def test_a_model_that_returns_something_else_is_reported(output: Any, described: str) -> None:
     with pytest.raises(ConfigError, match=f"in evaluation mode, too .its output is .*{described}"):
         from_model(output, None)

@@ -19,7 +19,7 @@ def names(notes: Notes) -> list[str]:
     return [event.name for event in notes.events]
 
 
-def test_every_outcome_is_counted_and_told() -> None:
+def test_every_outcome_is_counted_and_logged() -> None:
     made, notes = rebuilds()
     made.skip()
     made.success(1, 2.5)
@@ -37,7 +37,7 @@ def test_every_outcome_is_counted_and_told() -> None:
 
 
 def test_the_breaker_learns_of_failures_also_after_a_success() -> None:
-    """A success between them does not wipe failures out."""
+    """A success between failures does not reset the count."""
     made, notes = rebuilds()
     for step in range(FAILURES_TO_OPEN):
         assert not made.is_open(step)
@@ -68,7 +68,7 @@ def test_it_recovers_by_itself_where_the_next_change_succeeds() -> None:
     assert not made.is_open(17)  # what was before is forgotten
 
 
-def test_it_opens_anew_where_the_next_change_fails() -> None:
+def test_it_opens_again_where_the_next_change_fails() -> None:
     made, notes = opened(at=5)
     made.failure(15, 1.0, "still no room")
     assert names(notes)[1] == "tolaria.breaker_opened"
@@ -76,7 +76,7 @@ def test_it_opens_anew_where_the_next_change_fails() -> None:
 
 
 def test_a_success_while_it_is_open_does_not_close_it() -> None:
-    """A cull is carried out all the same; it says nothing of growth."""
+    """Culls are still applied; their success proves nothing about germinations."""
     made, notes = opened(at=5)
     made.success(7, 1.0)
     assert made.is_open(8)

@@ -26,7 +26,7 @@ def norm(parameters: list[nn.Parameter]) -> float:
 
 
 @given(sizes, st.sampled_from(CLIP_SCOPES), st.floats(0.1, 50.0))
-def test_nothing_is_longer_than_allowed_and_the_norm_before_is_told(
+def test_nothing_is_longer_than_allowed_and_the_norm_before_is_returned(
     values: list[list[float]], scope: str, most: float
 ) -> None:
     groups = groups_of(values)

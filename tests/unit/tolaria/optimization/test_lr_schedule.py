@@ -1,4 +1,4 @@
-"""Learning rates against torch's own schedulers, and what those do not have."""
+"""Learning rates compared with torch's schedulers, and features that those do not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is optimised is what is trainable, after every event, and nothing else has changed."""
+"""Exactly the trainable parameters are optimised after every event, and nothing else has changed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def names(optimizer: torch.optim.Optimizer) -> list[str]:
 
 @pytest.mark.parametrize("factory", [sgd, adam])
 @pytest.mark.parametrize("isolation_steps", [0, 2])
-def test_every_event_of_a_life(factory: Any, isolation_steps: int) -> None:
+def test_every_event(factory: Any, isolation_steps: int) -> None:
     """After each event optimiser = trainable parameters, host state unchanged."""
     grown = make_host(factory=factory, isolation_steps=isolation_steps, probation_epochs=0)
     for step in range(3):
@@ -182,7 +182,7 @@ def test_where_the_optimiser_fails_both_are_as_they_were() -> None:
 
 
 class Picky(torch.optim.SGD):
-    """An optimiser that has room for so many groups."""
+    """An optimiser that accepts a limited number of groups."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if len(self.param_groups) == 2:

@@ -112,7 +112,7 @@ def assert_equal_state(
 
 @pytest.mark.parametrize("kind", ["adam", "momentum", "lbfgs"])
 def test_copies_are_deep_both_ways(kind: str) -> None:
-    """reliability.md: what was saved does not change with later steps, neither before nor after a restore."""
+    """Saved state does not change with later steps, neither before nor after a restore."""
     model = make_model()
     optimizer = OPTIMIZERS[kind](groups_of(model))
     train(model, optimizer, 2, 0)
@@ -143,7 +143,7 @@ def test_names_of_tensors_and_groups() -> None:
 
 
 def test_an_optimiser_of_a_part_of_the_model() -> None:
-    """Seeds in isolation have an optimiser of their own; all parameters of the model are named for each."""
+    """Seeds in isolation have separate optimisers; all parameters of the model are named for each."""
     model = make_model()
     part = torch.optim.Adam(model[3].parameters())
     train(model, part, 2, 0)
@@ -307,7 +307,7 @@ class Extended(torch.optim.SGD):
 
 
 def test_state_outside_torchs_two_tables_is_refused() -> None:
-    """An optimiser with a memory of its own is not saved in part without a word."""
+    """An optimiser with additional state is rejected instead of being saved in part."""
     model = make_model()
     with pytest.raises(CheckpointError, match="Extended cannot be saved by name: it also has slow_weights"):
         named_state(Extended(model.parameters(), lr=0.1), model.named_parameters())

@@ -76,7 +76,7 @@ def overflow(
     optimizer.zero_grad()
 
 
-def test_skipped_steps_are_counted_told_once_and_saved() -> None:
+def test_skipped_steps_are_counted_logged_once_and_saved() -> None:
     """A skipped fp16 step is known."""
     precision, notes = Precision("fp16", CPU), Notes()
     weight = nn.Parameter(torch.ones(2))
@@ -97,7 +97,7 @@ def test_skipped_steps_are_counted_told_once_and_saved() -> None:
     assert notes.events[-1].data == {"skipped": 1, "total": 3, "scale": 2.0**13}
 
 
-def test_in_full_precision_no_step_is_skipped_and_nothing_told() -> None:
+def test_in_full_precision_no_step_is_skipped_and_nothing_logged() -> None:
     precision, notes = Precision("bf16", CPU), Notes()
     precision.report(Telemetry(notes))
     assert precision.skipped_steps() == 0
@@ -124,7 +124,7 @@ def test_unscaling_twice_in_a_step_is_an_error() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs cuda")
 @pytest.mark.parametrize("mode", [False, "bf16", "fp16"])
 def test_a_step_does_not_synchronise_with_the_device(mode: bool | str) -> None:
-    """Nothing waits; in fp16 with a fused optimiser, torch's own scaler else reads the overflow."""
+    """In fp16 only with a fused optimiser: otherwise torch's scaler reads the overflow."""
     device = torch.device("cuda")
     precision = Precision(mode, device)
     layer = nn.Linear(8, 8, device=device)

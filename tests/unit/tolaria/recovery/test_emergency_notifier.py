@@ -50,7 +50,7 @@ def test_broadcasts_that_are_given_up_are_an_event_and_counted(tmp_path: Path) -
     made.close()
 
 
-def test_a_recovery_is_told_and_one_without_an_emergency_is_not(tmp_path: Path) -> None:
+def test_a_recovery_is_reported_and_one_without_an_emergency_is_not(tmp_path: Path) -> None:
     notes = Notes()
     made = emergency_notifier(tmp_path, notes)
     made.emergency.recover()

@@ -51,7 +51,7 @@ def test_signals_arrive_in_their_order() -> None:
     assert not [t for t in threading.enumerate() if t.name == "esper-broadcast"]
 
 
-def test_a_receiver_that_hangs_holds_nobody_up_and_is_told_of_once() -> None:
+def test_a_receiver_that_hangs_blocks_nothing_and_is_reported_once() -> None:
     receiver = Receiver()
     receiver.open.clear()
     worker = NotifierWorker(receiver, timeout_s=0.05)

@@ -310,7 +310,7 @@ def test_the_youngest_seed_is_taken_out_and_its_layer_barred(tmp_path: Path) -> 
     assert orphans(run) == []
 
 
-def test_a_seed_that_was_born_in_the_failed_epoch_is_told_of(tmp_path: Path) -> None:
+def test_a_seed_that_germinated_in_the_failed_epoch_is_reported(tmp_path: Path) -> None:
     """It was born after the state that the run is back at: there it has never been."""
     commands, options = SCENARIOS["inside"]
     given = LONG | options

@@ -15,7 +15,7 @@ def seed(index: int, stage: SeedStage, born: int, moved: int) -> SeedRecord:
     return SeedRecord("layer", index, index, stage=stage, germinated_step=born, stage_step=moved)
 
 
-def test_nobody_where_there_is_nobody() -> None:
+def test_no_culprit_without_seeds() -> None:
     assert find_culprit([], 10, []) is None
 
 

@@ -1,4 +1,4 @@
-"""A rollback is durable before training goes on, whatever moment the process is killed at."""
+"""A rollback is durable before training continues, at whatever moment the process is killed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run_of(run_dir: Path, *faults: int, notes: Notes | None = None, **options: A
 
 
 def forget_newest(run: TrainingLoop) -> None:
-    """As where memory did not suffice: the next rollback goes further back than the newest checkpoint."""
+    """Without snapshots and the newest checkpoint: the next rollback goes further back."""
     snapshots = run.guard.snapshots
     snapshots.drop(snapshots.steps[-1])
 
@@ -186,7 +186,7 @@ def test_where_nothing_is_saved_a_rollback_still_works(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_no_end_where_a_restart_would_find_a_good_state(tmp_path: Path) -> None:
-    """The checkpoint of the state that the run is back at stands, without the decisions."""
+    """The checkpoint of the restored state is kept, without the decisions."""
     run, files = run_of(tmp_path, 14), Failing()
     run.checkpointer.io = files
 
@@ -202,7 +202,7 @@ def test_a_full_disk_is_no_end_where_a_restart_would_find_a_good_state(tmp_path:
 
 
 def test_a_full_disk_halts_where_a_restart_would_take_the_course_that_was_left(tmp_path: Path) -> None:
-    """The disk stays as it is, records included: nothing of the other course is mixed into it."""
+    """The disk is unchanged, including the records."""
     run, files = run_of(tmp_path, 14), Failing()
     run.checkpointer.io = files
 
