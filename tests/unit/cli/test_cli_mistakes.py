@@ -178,7 +178,7 @@ def test_the_command_refuses_with_exit_code_2(line: str, said: str, tmp_path: Pa
         ("--info", "Installed Hydra Plugins"),
         ("--info defaults-tree --multirun seed=1,2", "dataset: digits"),
         ("--cfg job -p optimization", "# @package optimization"),
-        ("--hydra-help", "== Flags =="),
+        ("--hydra-help optimization.max_epochs=3", "hydra/launcher: basic"),
         ("--help --multirun seed=1,2", "dataset: "),
         ("--shell-completion install=bash", "complete -o nospace"),
         ("-sc uninstall=bash", "unset -f _esper_train_complete"),
