@@ -23,7 +23,7 @@ from esper.cli.completion import shell_completion
 from esper.cli.composer import Composer
 from esper.cli.explain import COMPOSE_ERRORS, explain
 from esper.cli.flags import Flags
-from esper.cli.overrides import add_free_keys, override_problems
+from esper.cli.overrides import add_free_keys, override_problems, without_plus
 from esper.config.messages import error_message, nearest_name
 from esper.errors import ConfigError
 
@@ -37,7 +37,8 @@ def shown_text(flags: Flags) -> str:
     if flags.shows[0] == "--shell-completion":
         return shell_completion(flags.overrides)
     composer = Composer(flags)
-    overrides = add_free_keys(flags.overrides, composer.parser)
+    lines = add_free_keys(flags.overrides, composer.parser)
+    overrides = without_plus(lines, composer.unchosen(lines))
     problems = override_problems(overrides, composer.groups(overrides), composer.parser)
     if problems:
         raise ConfigError(problems)
