@@ -74,10 +74,11 @@ def is_function(node: ast.AST) -> bool:
 
 
 def arguments(node: ast.AST) -> int:
-    """How many arguments a function takes, without `self` and `cls`."""
+    """How many arguments a function takes, without `self`, `cls` and configuration groups."""
     assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    return len([name for name in names if name not in ("self", "cls")])
+    given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+    kinds = {each.arg: "" if each.annotation is None else ast.unparse(each.annotation) for each in given}
+    return len([n for n, kind in kinds.items() if n not in ("self", "cls") and not kind.endswith("Config")])
 
 
 def text(tree: ast.Module) -> str:

@@ -19,8 +19,9 @@ from omegaconf.errors import (
 
 from esper.config import TolariaConfig
 from esper.config.familiar import translate_choice
-from esper.config.messages import error_message, nearest_name, unknown_key
+from esper.config.messages import error_message, nearest_name
 from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
+from esper.config.unknown import unknown_key
 
 
 def explain(error: Exception) -> str:

@@ -22,8 +22,9 @@ from esper.cli.quoting import key_and_value, quoted, quoted_list
 from esper.cli.words import split_words
 from esper.config import TolariaConfig
 from esper.config.familiar import familiar_value
-from esper.config.messages import error_message, nearest_name, unknown_key
+from esper.config.messages import error_message, nearest_name
 from esper.config.serialization import describe_type, enclosing_dict, option_names, option_type
+from esper.config.unknown import unknown_key
 
 Groups = Mapping[str, Sequence[str]]  # group to the options it has
 # group with a target to the free dictionary that holds the target's arguments

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
-
-from esper.config.familiar import Choices, Translation, translate
 
 _LONGEST = 80  # characters of a given value that are repeated in a message
 
@@ -29,26 +27,6 @@ def error_message(key: str, given: Any, expected: str, nearest: str | None = Non
     return f"{key}: given {format_value(given)}, expected {expected}{hint}"
 
 
-def unknown_key(key: str, given: Any, valid: Sequence[str], choices: Choices | None = None) -> str:
-    """The sentence for an option that does not exist.
-
-    Args:
-        key: the dotted key as it was given.
-        given: its value.
-        valid: the dotted name of every option that exists.
-        choices: the groups of configurations with their names, on the command line.
-    """
-    group = key.rpartition(".")[0]
-    found = translate(key, given, valid, choices)
-    if found is None:
-        found = Translation(_nearest(key, given, valid, choices or {}) or "")
-    place = f"an option of {group}" if found.words.startswith(f"{group}.") else "an option"
-    if found.note:
-        place = f"{found.words.partition('=')[0] or 'no such option'} ({found.note})"
-    hint = f"; nearest: {found.words}" if found.words else ""
-    return f"{key}: given an unknown key (value {format_value(given)}), expected {place}{hint}"
-
-
 def nearest_name(name: str, names: Iterable[str], cutoff: float = 0.0) -> str | None:
     """The most similar of `names`; None where none reaches `cutoff` (0 to 1)."""
     exact = {candidate.lower(): candidate for candidate in names}
@@ -66,17 +44,3 @@ def nearest_key(key: str, valid: Sequence[str]) -> str | None:
         if found is not None:
             return names[found]
     return nearest_name(key, valid)
-
-
-def _nearest(key: str, given: Any, valid: Sequence[str], choices: Choices) -> str | None:
-    """The word that a misspelt key most likely stands for."""
-    if isinstance(given, Mapping):
-        groups = sorted({name.rpartition(".")[0] for name in valid} - {""})
-        return nearest_name(key, groups, 0.7) or nearest_key(key, valid)
-    if "." in key or not isinstance(given, str):
-        return nearest_key(key, valid)
-    # a text for a key without a dot is more likely meant as the choice of a group
-    group = nearest_name(key, choices, 0.7)
-    if group is not None:
-        return f"{group}={given}" if given in choices[group] else group
-    return nearest_name(key, valid, 0.8) or nearest_key(key, valid)

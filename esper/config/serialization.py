@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from esper.config.aliases import short_name
 from esper.config.familiar import familiar_value
-from esper.config.messages import error_message, unknown_key
+from esper.config.messages import error_message
 from esper.config.targets import TARGET, children
+from esper.config.unknown import unknown_key
 from esper.errors import ConfigError
 
 MISSING = "???"  # what OmegaConf writes for an option that has to be given

@@ -17,7 +17,7 @@ from esper.data.catalogue import DataInfo
 from esper.data.custom import CustomData
 from esper.data.datasets import Images
 from esper.data.image_folder import FileList, FolderDataset, check_readable, decode_all
-from esper.data.in_memory import InMemoryLoader, Loader
+from esper.data.in_memory import InMemoryLoader, Loader, LoaderOptions
 from esper.data.map_style import MapStyle, MapStyleLoader
 from esper.data.notes import augmentation_notes, loading_notes, origin_notes, split_notes
 from esper.data.params import Augmentation, FolderParams
@@ -85,9 +85,7 @@ class DataModule:
             tensors[part] = torch.from_numpy(images.pixels[chosen]), torch.from_numpy(images.labels[chosen])
         transform = self._transforms(channel_statistics(tensors["train"][0]))
         loaders = [
-            InMemoryLoader(
-                *tensors[part], transform[part], device=self.device, **self._loader_arguments(part)
-            )
+            InMemoryLoader(*tensors[part], transform[part], self._loader_options(part), device=self.device)
             for part in PARTS
         ]
         idle = ["pin_memory"] if self.config.name == "image_folder" else ["num_workers", "pin_memory"]
@@ -140,20 +138,20 @@ class DataModule:
         return MapStyleLoader(
             data,
             torch.from_numpy(chosen),
+            self._loader_options(part),
             device=self.device,
-            num_workers=min(self.config.num_workers, _cores()),
-            pin_memory=self.config.pin_memory,
-            **self._loader_arguments(part),
             **kind,
         )
 
-    def _loader_arguments(self, part: str) -> dict[str, Any]:
-        return {
-            "batch_size": self.config.batch_size,
-            "seed": derive_seed(self.seed, part),
-            "shuffle": part == "train" and self.config.shuffle_train,
-            "training": part == "train",
-        }
+    def _loader_options(self, part: str) -> LoaderOptions:
+        return LoaderOptions(
+            batch_size=self.config.batch_size,
+            seed=derive_seed(self.seed, part),
+            shuffle=part == "train" and self.config.shuffle_train,
+            training=part == "train",
+            num_workers=min(self.config.num_workers, _cores()),
+            pin_memory=self.config.pin_memory,
+        )
 
     def _split_indices(self, labels: Labels, found: Mapping[str, object]) -> dict[str, Labels]:
         """Return indices into the training set: for "train", and for each part without a separate set."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -52,6 +53,27 @@ class Loader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LoaderOptions:
+    """How the samples of a split are put into batches, and loaded.
+
+    Args:
+        batch_size: samples per batch.
+        seed: seed of order, samples and collation.
+        shuffle: whether each epoch has another order.
+        training: whether the batches are trained on; see `BatchPlan`.
+        num_workers: loading processes; 0 loads in this process.
+        pin_memory: pin host memory; for CUDA only.
+    """
+
+    batch_size: int
+    seed: int
+    shuffle: bool
+    training: bool
+    num_workers: int = 0
+    pin_memory: bool = False
+
+
 class BatchPlan:
     """The samples of each batch of each epoch, as positions in the split.
 
@@ -60,14 +82,15 @@ class BatchPlan:
     `batch_size` samples.
     """
 
-    def __init__(
-        self, num_samples: int, batch_size: int, *, seed: int, shuffle: bool, training: bool
-    ) -> None:
+    def __init__(self, num_samples: int, options: LoaderOptions) -> None:
+        batch_size = options.batch_size
         self.num_samples = num_samples
         self.batch_size = batch_size
-        self._seed = seed
-        self._shuffle = shuffle
-        single = training and batch_size > 1 and num_samples > batch_size and num_samples % batch_size == 1
+        self._seed = options.seed
+        self._shuffle = options.shuffle
+        single = (
+            options.training and batch_size > 1 and num_samples > batch_size and num_samples % batch_size == 1
+        )
         self.count = -(-num_samples // batch_size) - int(single)
 
     def order(self, epoch: int) -> Tensor:
@@ -91,7 +114,27 @@ class BatchPlan:
             )
 
 
-class InMemoryLoader:
+class PlannedLoader:
+    """What loaders share: the sizes that the plan of their batches has."""
+
+    def __init__(self, num_samples: int, options: LoaderOptions) -> None:
+        self._plan = BatchPlan(num_samples, options)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+        return self._plan.num_samples
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of every batch but the last."""
+        return self._plan.batch_size
+
+    def __len__(self) -> int:
+        return self._plan.count
+
+
+class InMemoryLoader(PlannedLoader):
     """Loader of an image set that is kept on the device as bytes, so that no step copies from the host.
 
     A batch is (inputs, targets): float32 (batch, channels, height, width) and int64 (batch,).
@@ -100,14 +143,11 @@ class InMemoryLoader:
         images: uint8 (count, channels, height, width).
         targets: int64 (count,).
         transform: augmentation and normalisation.
-        batch_size: samples per batch.
-        seed: seed of the order.
-        shuffle: whether each epoch has another order.
-        training: whether the batches are trained on; see `BatchPlan`.
+        options: batches and their order.
         device: where the images are kept.
 
     Example:
-        >>> loader = InMemoryLoader(images, targets, transform, **options)  # doctest: +SKIP
+        >>> loader = InMemoryLoader(images, targets, transform, options, device=device)  # doctest: +SKIP
         >>> inputs, targets = next(loader.batches(epoch=0))  # doctest: +SKIP
     """
 
@@ -116,28 +156,14 @@ class InMemoryLoader:
         images: Tensor,
         targets: Tensor,
         transform: BatchTransform,
+        options: LoaderOptions,
         *,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        training: bool,
         device: torch.device,
     ) -> None:
+        super().__init__(len(images), options)
         self._images = images.to(device)
         self._targets = targets.to(device)
         self._transform = transform
-        self._plan = BatchPlan(len(images), batch_size, seed=seed, shuffle=shuffle, training=training)
-
-    @property
-    def num_samples(self) -> int:
-        return self._plan.num_samples
-
-    @property
-    def batch_size(self) -> int:
-        return self._plan.batch_size
-
-    def __len__(self) -> int:
-        return self._plan.count
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Loader.batches`."""

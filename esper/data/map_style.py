@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from esper.data.in_memory import BatchPlan
+from esper.data.in_memory import BatchPlan, LoaderOptions, PlannedLoader
 from esper.data.transforms import BatchTransform
 from esper.errors import DataError
 from esper.utils.device_and_rng import derive_seed
@@ -112,26 +112,21 @@ def _default_signals(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class MapStyleLoader:
+class MapStyleLoader(PlannedLoader):
     """Loader of a map-style dataset, through a DataLoader.
 
     Args:
         dataset: the samples.
         indices: int64 indices of the samples of this split.
-        batch_size: samples per batch.
-        seed: seed of order, samples and collation.
-        shuffle: whether each epoch has another order.
-        training: whether the batches are trained on; see `BatchPlan`.
+        options: batches, their order, and loading.
         device: every tensor of a batch is moved there.
-        num_workers: loading processes; 0 loads in this process.
-        pin_memory: pin host memory; for CUDA only.
         collate: makes a batch of a list of samples; None is torch's `default_collate`.
         transform: maps the first element of a batch (uint8 images) to inputs.
 
     Example:
         >>> data = torch.utils.data.TensorDataset(torch.randn(8, 2), torch.arange(8))
-        >>> options = {"batch_size": 4, "seed": 0, "shuffle": False, "training": False}
-        >>> len(MapStyleLoader(data, torch.arange(8), device=torch.device("cpu"), **options))
+        >>> options = LoaderOptions(batch_size=4, seed=0, shuffle=False, training=False)
+        >>> len(MapStyleLoader(data, torch.arange(8), options, device=torch.device("cpu")))
         2
     """
 
@@ -139,35 +134,19 @@ class MapStyleLoader:
         self,
         dataset: MapStyle,
         indices: Tensor,
+        options: LoaderOptions,
         *,
-        batch_size: int,
-        seed: int,
-        shuffle: bool,
-        training: bool,
         device: torch.device,
-        num_workers: int = 0,
-        pin_memory: bool = False,
         collate: Collate | None = None,
         transform: BatchTransform | None = None,
     ) -> None:
-        self._dataset = _SeededDataset(dataset, collate or default_collate, seed)
+        super().__init__(len(indices), options)
+        self._dataset = _SeededDataset(dataset, collate or default_collate, options.seed)
         self._indices = indices
         self._device = device
-        self._num_workers = num_workers
-        self._pin = pin_memory and device.type == "cuda"
+        self._num_workers = options.num_workers
+        self._pin = options.pin_memory and device.type == "cuda"
         self._transform = transform
-        self._plan = BatchPlan(len(indices), batch_size, seed=seed, shuffle=shuffle, training=training)
-
-    @property
-    def num_samples(self) -> int:
-        return self._plan.num_samples
-
-    @property
-    def batch_size(self) -> int:
-        return self._plan.batch_size
-
-    def __len__(self) -> int:
-        return self._plan.count
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """See `Loader.batches`. Workers live as long as the iterator."""

@@ -146,36 +146,35 @@ class _LayerProbe:
         total, squares, count = (seed.stats[i].item() for i in (GRAD_SUM, GRAD_SQUARES, GRAD_COUNT))
         mean = total / count if count else 0.0
         spread = max(0.0, squares / count - mean * mean) if count else 0.0
-        return _signal(record, variance, dead, mean, spread, latency, _bytes(seed), samples)
+        return _signal(record, (variance, dead), (mean, spread), latency, _bytes(seed), samples)
 
     def _layer_signal(self, record: SeedRecord, samples: int) -> HealthSignal:
         mean = spread = 0.0
         if self.gradient is not None:
             norms = self.gradient.flatten(1).float().norm(dim=1)
             mean, spread = norms.mean().item(), norms.var(correction=0).item()
-        variance, dead = self.layer_stats
-        return _signal(record, variance, dead, mean, spread, self.layer_ms, _bytes(self.module), samples)
+        memory = _bytes(self.module)
+        return _signal(record, self.layer_stats, (mean, spread), self.layer_ms, memory, samples)
 
 
 def _signal(
     record: SeedRecord,
-    variance: float,
-    dead: float,
-    gradient: float,
-    spread: float,
+    activations: tuple[float, float],
+    gradient: tuple[float, float],
     latency_ms: float,
     memory: int,
     samples: int,
 ) -> HealthSignal:
+    """A health signal; `activations` are variance and dead ratio, `gradient` norm and its variance."""
     return HealthSignal(
         layer=record.layer,
         seed_index=record.index,
         chunk_id=record.chunk_id,
         stage=record.stage,
-        activation_variance=variance,
-        dead_ratio=dead,
-        gradient_norm=gradient,
-        gradient_variance=spread,
+        activation_variance=activations[0],
+        dead_ratio=activations[1],
+        gradient_norm=gradient[0],
+        gradient_variance=gradient[1],
         latency_ms=latency_ms,
         memory_bytes=memory,
         throughput=samples / max(latency_ms / 1e3, 1e-9),

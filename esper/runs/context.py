@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from esper.runs.checked_run import CheckedRun
 from esper.utils.lock import FolderLock
+
+if TYPE_CHECKING:
+    from esper.runs.checked_run import CheckedRun
 
 
 @dataclass(frozen=True, slots=True)

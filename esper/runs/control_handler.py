@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.config import TolariaConfig
 from esper.loggers import StatusLogger
-from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.run_control import RunControl
+
+if TYPE_CHECKING:
+    from esper.tolaria.loop import TrainingLoop
 
 
 class ControlHandler:

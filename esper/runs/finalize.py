@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.config import TolariaConfig
 from esper.leyline import EventName
 from esper.loggers import LoggerHub, plot_run, summarise_metrics, write_summary
 from esper.runs.outputs import BestEffortWriter, save_model
 from esper.runs.resume import SUMMARY_FILE
-from esper.tolaria.loop import TrainingLoop
+
+if TYPE_CHECKING:
+    from esper.tolaria.loop import TrainingLoop
 
 
 def write_results(

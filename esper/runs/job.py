@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -26,7 +26,6 @@ from esper.loggers import (
     setup_logging,
 )
 from esper.runs.builder import build_dataset, register_blueprints
-from esper.runs.checked_run import CheckedRun
 from esper.runs.checkpoint_folder import claim, clear_unfinished, folder_to_write
 from esper.runs.components import grow_host, make_parts
 from esper.runs.context import RunContext
@@ -65,6 +64,9 @@ from esper.tolaria.run_control import RunControl
 from esper.utils.device_and_rng import resolve_device, seed_everything
 from esper.utils.files import remove_stale
 from esper.utils.lock import FolderLock
+
+if TYPE_CHECKING:
+    from esper.runs.checked_run import CheckedRun
 
 
 class Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from esper.config import TolariaConfig
 from esper.config.diff import Change, config_diff
@@ -25,10 +25,13 @@ from esper.runs.unfinished import what_is_owed
 from esper.tolaria.checkpoint import Checkpoint, VerifiedCheckpoint, find_and_load, load_checkpoint
 from esper.tolaria.checkpoint.discovery import find_config
 from esper.tolaria.checkpoint.folder import is_same_folder
-from esper.tolaria.loop import TrainingLoop
 from esper.utils.bounded_read import read_object
 from esper.utils.device_and_rng import set_threads
 from esper.utils.files import move_aside
+
+if TYPE_CHECKING:
+    from esper.tolaria.loop import TrainingLoop
+
 
 SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"

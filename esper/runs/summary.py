@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from esper.kasmina.model_buffers import preserve_buffers
 from esper.leyline import FINISHED_BY
 from esper.tolaria.evaluator import Evaluation
-from esper.tolaria.loop import TrainingLoop
 from esper.tolaria.recovery import HALTED
 from esper.utils.device_and_rng import versions
+
+if TYPE_CHECKING:
+    from esper.tolaria.loop import TrainingLoop
+
 
 SEED_KEYS = (
     "layer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SystemStatePacket
@@ -70,6 +71,23 @@ class Policy(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rationale:
+    """Why a policy gives a command.
+
+    Args:
+        confidence: in [0, 1].
+        urgency: in [0, 1].
+        reason: a clause for people.
+        evidence: the numbers behind it, by name.
+    """
+
+    confidence: float
+    urgency: float
+    reason: str
+    evidence: Mapping[str, float]
+
+
 class CommandWriter:
     """Builds commands with ids `<policy>-<step>-<n>`; n increases over the whole run, so that ids are unique.
 
@@ -91,25 +109,21 @@ class CommandWriter:
         layer: str,
         slot: int,
         candidate: Candidate,
-        *,
-        confidence: float,
-        urgency: float,
-        reason: str,
-        evidence: Mapping[str, float],
+        rationale: Rationale,
     ) -> AdaptationCommand:
         """Return the command that adds `candidate` at slot `slot` of `layer`."""
         return AdaptationCommand(
             self._id(packet.step),
             CommandKind.GERMINATE,
-            confidence,
-            urgency,
-            reason,
+            rationale.confidence,
+            rationale.urgency,
+            rationale.reason,
             layer=layer,
             seed_index=slot,
             blueprint=candidate.blueprint,
             placement=candidate.placement,
             options=dict(candidate.options),
-            evidence=dict(evidence),
+            evidence=dict(rationale.evidence),
         )
 
     def from_decision(self, packet: SystemStatePacket, decision: PruningDecision) -> AdaptationCommand:

@@ -17,7 +17,7 @@ from typing import Any
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, Outcome, SiteState, SystemStatePacket
 from esper.tamiyo.arguments import count_problems
-from esper.tamiyo.base import CommandWriter
+from esper.tamiyo.base import CommandWriter, Rationale
 from esper.tamiyo.budget import Allowance, Budget
 from esper.tamiyo.outcomes import OutcomeHistory
 from esper.tamiyo.pruning import PruningRule
@@ -260,10 +260,7 @@ class HeuristicPolicy:
             site.layer,
             slot,
             candidate,
-            confidence=choice.rating * (1.0 - self.gap_weight * gap),
-            urgency=urgency,
-            reason=reason,
-            evidence=evidence,
+            Rationale(choice.rating * (1.0 - self.gap_weight * gap), urgency, reason, evidence),
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, SiteState, SystemStatePacket
 from esper.tamiyo.arguments import count_problems
-from esper.tamiyo.base import CommandWriter
+from esper.tamiyo.base import CommandWriter, Rationale
 from esper.tamiyo.budget import Budget
 from esper.tamiyo.pruning import PruningRule
 from esper.tamiyo.randomness import dump_random, load_random
@@ -117,8 +117,10 @@ class RandomPolicy:
             site.layer,
             budget.reserve(site.layer, candidate),
             candidate,
-            confidence=1.0,
-            urgency=1.0,
-            reason=f"drawn at random: {candidate.blueprint} with {candidate.params:,} parameters",
-            evidence={"params": float(candidate.params), "flops": float(candidate.flops)},
+            Rationale(
+                1.0,
+                1.0,
+                f"drawn at random: {candidate.blueprint} with {candidate.params:,} parameters",
+                {"params": float(candidate.params), "flops": float(candidate.flops)},
+            ),
         )

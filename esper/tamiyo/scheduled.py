@@ -8,7 +8,7 @@ from typing import Any
 
 from esper.errors import ConfigError
 from esper.leyline import AdaptationCommand, Candidate, CommandKind, Outcome, Refusal, SystemStatePacket
-from esper.tamiyo.base import CommandWriter
+from esper.tamiyo.base import CommandWriter, Rationale
 from esper.tamiyo.budget import Budget, candidate_matches
 from esper.tamiyo.pruning import PruningRule
 
@@ -160,10 +160,12 @@ class ScheduledPolicy:
             planned.layer,
             slot,
             candidate,
-            confidence=1.0,
-            urgency=1.0,
-            reason=f"planned for {when}: {planned.blueprint} in {planned.placement} at {planned.layer}",
-            evidence={"params": float(candidate.params), "flops": float(candidate.flops)},
+            Rationale(
+                1.0,
+                1.0,
+                f"planned for {when}: {planned.blueprint} in {planned.placement} at {planned.layer}",
+                {"params": float(candidate.params), "flops": float(candidate.flops)},
+            ),
         )
 
 

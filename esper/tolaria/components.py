@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from esper.data import DataInfo
 from esper.kasmina import MorphableModel
 from esper.leyline import Event
-from esper.tolaria.batches import Loader
 from esper.tolaria.callbacks import Callbacks
-from esper.tolaria.gradients import Aggregator
-from esper.tolaria.growth.controller import Tamiyo
-from esper.tolaria.loss.criterion import Metric
-from esper.tolaria.loss.objectives import LossFunction
-from esper.tolaria.optimization.lr_schedule import ScheduleFactory
-from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
-from esper.tolaria.task import BatchAdapter
+
+if TYPE_CHECKING:
+    from esper.tolaria.batches import Loader
+    from esper.tolaria.gradients import Aggregator
+    from esper.tolaria.growth.controller import Tamiyo
+    from esper.tolaria.loss.criterion import Metric
+    from esper.tolaria.loss.objectives import LossFunction
+    from esper.tolaria.optimization.lr_schedule import ScheduleFactory
+    from esper.tolaria.optimization.optimizer_manager import OptimizerFactory
+    from esper.tolaria.task import BatchAdapter
 
 
 class Records(Protocol):

@@ -18,23 +18,18 @@ def conv_backward_flops(
     grad_out: Sequence[int],
     x: Sequence[int],
     weight: Sequence[int],
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    output_mask: Sequence[bool],
-    *,
-    out_shape: Any = None,
+    *others: Any,
     **_: Any,
 ) -> int:
     """Each gradient of a convolution costs as much as its forward: the same products, in another order.
 
+    `others` are bias, stride, padding, dilation, transposed, output_padding, groups and output_mask, as of
+    `aten.convolution_backward`.
+
     torch's formula (2.13) ignores groups in the gradient of the weight: for a depthwise convolution of C
     channels it counts C times as much.
     """
+    transposed, output_mask = others[4], others[7]
     forward = conv_flop_count(list(x), list(weight), list(grad_out), transposed=transposed)
     return forward * (bool(output_mask[0]) + bool(output_mask[1]))
 

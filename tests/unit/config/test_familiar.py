@@ -12,8 +12,8 @@ from esper.cli.flags import Flags
 from esper.config import TolariaConfig
 from esper.config.familiar import familiar_names, familiar_value, translate, translate_choice
 from esper.config.familiar_names import CHOICES, OPTIONS, QUALIFIED, WORDS
-from esper.config.messages import unknown_key
 from esper.config.serialization import enclosing_dict, option_names, option_type
+from esper.config.unknown import unknown_key
 from esper.errors import ConfigError
 
 GROUPS = Composer(Flags()).groups(())

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.config.messages import error_message, format_value, nearest_key, nearest_name, unknown_key
+from esper.config.messages import error_message, format_value, nearest_key, nearest_name
+from esper.config.unknown import unknown_key
 
 KEYS = ["mode", "seed", "model.architecture", "model.seeds_per_layer", "optimization.learning_rate"]
 

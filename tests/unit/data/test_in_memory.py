@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.data.in_memory import BatchPlan, InMemoryLoader
+from esper.data.in_memory import BatchPlan, InMemoryLoader, LoaderOptions
 from esper.data.params import Augmentation
 from esper.data.transforms import BatchTransform, Statistics
 
@@ -33,10 +33,7 @@ def loader_of(
         images,
         torch.arange(count),
         transform,
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        training=training,
+        LoaderOptions(batch_size, seed, shuffle, training),
         device=CPU,
     )
 
@@ -118,7 +115,7 @@ def test_global_generators_are_neither_read_nor_moved() -> None:
 def test_a_last_training_batch_of_one_is_merged_whether_shuffled_or_not(
     count: int, batch_size: int, training: bool, lengths: list[int], shuffle: bool
 ) -> None:
-    plan = BatchPlan(count, batch_size, seed=0, shuffle=shuffle, training=training)
+    plan = BatchPlan(count, LoaderOptions(batch_size, 0, shuffle, training))
     order = plan.order(0)
     batches = [order[where].tolist() for _, where in plan.slices(0)]
     assert [len(batch) for batch in batches] == lengths

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from esper.data.in_memory import LoaderOptions
 from esper.data.map_style import MapStyleLoader, to_device
 from esper.data.params import Augmentation
 from esper.data.transforms import BatchTransform, Statistics
@@ -39,7 +40,8 @@ def mixing_collate(samples: list[Any]) -> torch.Tensor:
 def loader_of(*, workers: int = 0, seed: int = 0, shuffle: bool = True, **kind: Any) -> MapStyleLoader:
     indices = torch.arange(2, 22)
     given = {"dataset": Noisy(), "indices": indices, "batch_size": 6, "training": True} | kind
-    return MapStyleLoader(seed=seed, shuffle=shuffle, device=CPU, num_workers=workers, **given)
+    options = LoaderOptions(given.pop("batch_size"), seed, shuffle, given.pop("training"), workers)
+    return MapStyleLoader(options=options, device=CPU, **given)
 
 
 def drawn(loader: MapStyleLoader, epoch: int, start: int = 0) -> list[torch.Tensor]:

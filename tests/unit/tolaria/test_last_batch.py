@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from esper.data import InMemoryLoader, MapStyleLoader
+from esper.data.in_memory import LoaderOptions
 from esper.data.params import Augmentation
 from esper.data.transforms import BatchTransform, Statistics
 from esper.errors import ConfigError
@@ -42,20 +43,14 @@ class Images(Host):
 
 def loader(kind: str, samples: int, batch_size: int, *, shuffle: bool, training: bool) -> Any:
     generator = torch.Generator().manual_seed(0)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "seed": 0,
-        "shuffle": shuffle,
-        "training": training,
-        "device": CPU,
-    }
+    options = LoaderOptions(batch_size, 0, shuffle, training)
     targets = torch.arange(samples) % 3
     if kind == "map":
         data = TensorDataset(torch.randn(samples, 12, generator=generator), targets)
-        return MapStyleLoader(data, torch.arange(samples), **options)
+        return MapStyleLoader(data, torch.arange(samples), options, device=CPU)
     images = torch.randint(0, 256, (samples, 1, 3, 4), dtype=torch.uint8, generator=generator)
     transform = BatchTransform(Statistics((128.0,), (64.0,)), Augmentation(), seed=0, device=CPU)
-    return InMemoryLoader(images, targets, transform, **options)
+    return InMemoryLoader(images, targets, transform, options, device=CPU)
 
 
 class Flat(Host):

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 
 from esper.config import TolariaConfig
 from esper.data import MapStyleLoader
+from esper.data.in_memory import LoaderOptions
 from esper.errors import ConfigError
 from esper.runs import build_loss
 from esper.tolaria.checkpoint import load_checkpoint
@@ -63,9 +64,8 @@ class Thaws(Host):
 
 def loader(*, training: bool) -> MapStyleLoader:
     data = TensorDataset(*batch(30, seed=1 if training else 2))
-    return MapStyleLoader(
-        data, torch.arange(30), batch_size=10, seed=0, shuffle=training, training=training, device=CPU
-    )
+    options = LoaderOptions(batch_size=10, seed=0, shuffle=training, training=training)
+    return MapStyleLoader(data, torch.arange(30), options, device=CPU)
 
 
 def run_of(folder: Path, *, loss: Any = None, model: nn.Module | None = None, **options: Any) -> TrainingLoop:
