@@ -66,9 +66,9 @@ def unknown_choice(group: str, given: str, options: Sequence[str]) -> str:
 
 def _unreadable(error: OverrideParseException) -> str:
     reason = error.message.partition("\nSee https")[0].splitlines()
-    unsaid = ("Error parsing", "LexerNoViableAltException")  # of ANTLR's lexer comes only the name
-    said = (line for line in reason if line.strip(" ^") and not line.startswith(unsaid))
-    detail = next(said, "a sign stands where it cannot")
+    hidden = ("Error parsing", "LexerNoViableAltException")  # of ANTLR's lexer comes only the name
+    details = (line for line in reason if line.strip(" ^") and not line.startswith(hidden))
+    detail = next(details, "a sign stands where it cannot")
     return f"{error_message(error.override, error.override, 'key=value')} ({detail})"
 
 

@@ -121,7 +121,7 @@ def test_a_mistake_is_one_sentence_with_the_right_word(line: str, key: str, word
 
 
 @pytest.mark.parametrize(
-    ("line", "key", "said"),
+    ("line", "key", "message"),
     [
         ("train", "train", "expected nothing: the command trains when no word says otherwise"),
         ("--num-nodes 2", "--num-nodes", "Esper trains in one process on one device"),
@@ -130,9 +130,9 @@ def test_a_mistake_is_one_sentence_with_the_right_word(line: str, key: str, word
         (".lr=3", ".lr=3", "expected key=value"),
     ],
 )
-def test_without_a_near_word_none_is_made_up(line: str, key: str, said: str) -> None:
+def test_without_a_near_word_none_is_made_up(line: str, key: str, message: str) -> None:
     [text] = problems(line)
-    assert text.startswith(f"{key}: given ") and said in text
+    assert text.startswith(f"{key}: given ") and message in text
     assert "nearest" not in text and "Exception" not in text
 
 
@@ -157,23 +157,23 @@ def test_a_group_that_a_file_does_not_name_can_be_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("--lr 0.1", "--lr: given '--lr 0.1'"),
         ("train", "train: given 'train'"),
         ("lr=0.1", "learning_rate=0.1"),
     ],
 )
-def test_the_command_refuses_with_exit_code_2(line: str, said: str, tmp_path: Path) -> None:
+def test_the_command_refuses_with_exit_code_2(line: str, message: str, tmp_path: Path) -> None:
     done = esper_train(*shlex.split(line), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     head, text = done.stderr.splitlines()
-    assert head == "esper-train: 1 problem in the configuration" and said in text
+    assert head == "esper-train: 1 problem in the configuration" and message in text
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("--info", "Installed Hydra Plugins"),
         ("--info defaults-tree --multirun seed=1,2", "dataset: digits"),
@@ -185,8 +185,8 @@ def test_the_command_refuses_with_exit_code_2(line: str, said: str, tmp_path: Pa
         ("--version", "esper "),
     ],
 )
-def test_the_command_shows_it_and_makes_no_folder(line: str, said: str, tmp_path: Path) -> None:
+def test_the_command_shows_it_and_makes_no_folder(line: str, message: str, tmp_path: Path) -> None:
     done = esper_train(*shlex.split(line), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert said in done.stdout
+    assert message in done.stdout
     assert list(tmp_path.iterdir()) == []
