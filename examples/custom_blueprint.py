@@ -46,7 +46,7 @@ def main() -> None:
         {
             "model": {"architecture": "mlp", "model_params": {"hidden": [16, 16]}},
             "dataset": {"name": "digits"},
-            "optimization": {"learning_rate": 0.003, "max_epochs": 6},
+            "optimization": {"learning_rate": 0.003, "max_epochs": 4},
             "morphogenetic": {
                 "blueprints": ["gated"],
                 "max_params_ratio": 2.0,
@@ -58,7 +58,7 @@ def main() -> None:
     trainer = esper.TolariaTrainer(config)
     summary = trainer.run_training()
     for seed in summary["seeds"]:
-        print(f"{seed['layer']}[{seed['seed_index']}] {seed['blueprint']}: {seed['stage']}")
+        print(f"{seed['layer']}[{seed['seed']}] {seed['blueprint']}: {seed['stage']}")
     print(f"parameters {summary['params_host']} -> {summary['params_final']}")
 
 

@@ -8,7 +8,7 @@ By name: start it in this folder, or add this folder to PYTHONPATH.
         model=mlp optimization.max_epochs=3 'allowed_targets=[custom_dataset]'
 """
 
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,27 +42,24 @@ class Waves:
         return self.waves[index], int(self.targets[index])
 
 
-def main() -> None:
-    config = esper.TolariaConfig.from_dict(
+def config(**dataset: Any) -> esper.TolariaConfig:
+    return esper.TolariaConfig.from_dict(
         {
             "model": {"architecture": "mlp", "num_classes": None, "model_params": {"hidden": [16, 16]}},
-            "dataset": {"num_workers": 0},  # samples lie in memory: no worker processes
-            "optimization": {"learning_rate": 0.01, "max_epochs": 6},
+            "dataset": {"num_workers": 0, **dataset},  # samples lie in memory: no worker processes
+            "optimization": {"learning_rate": 0.01, "max_epochs": 4},
             "morphogenetic": {"tamiyo_enabled": False},  # the network does not grow
+            "allowed_targets": ["custom_dataset"],
         }
     )
-    objects = esper.TolariaTrainer(config, train_data=Waves("train"), test_data=Waves("test"))
-    by_object = objects.run_training()
 
-    named = {"_target_": "custom_dataset.Waves", "dataset_params": {"samples": 600}, "num_workers": 0}
-    config = replace(
-        config,
-        dataset=esper.config.DatasetConfig.from_dict(named),
-        allowed_targets=["custom_dataset"],
-    )
-    by_name = esper.TolariaTrainer(config).run_training()
-    print(f"by object: test accuracy {by_object['test_accuracy']:.3f}")
-    print(f"by name:   test accuracy {by_name['test_accuracy']:.3f}")
+
+def main() -> None:
+    trainer = esper.TolariaTrainer(config(), train_data=Waves("train"), test_data=Waves("test"))
+    print(f"by object: test accuracy {trainer.run_training()['test_accuracy']:.3f}")
+
+    named = config(_target_="custom_dataset.Waves", dataset_params={"samples": 600})
+    print(f"by name: test accuracy {esper.TolariaTrainer(named).run_training()['test_accuracy']:.3f}")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@
 By name: start it in this folder, or add this folder to PYTHONPATH.
 
     esper-train morphogenetic/policy=custom morphogenetic.policy._target_=custom_policy.GrowOnPlateau \
-        morphogenetic.policy.patience=2 'allowed_targets=[custom_policy]'
+        +morphogenetic.policy.min_drop=0.3 'allowed_targets=[custom_policy]'
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import esper
@@ -16,25 +16,78 @@ from esper.leyline import AdaptationCommand, CommandKind, Outcome, SeedStage, Sy
 
 
 class GrowOnPlateau:
-    """Adds the smallest candidate when the validation loss has not fallen; keeps the seeds that help."""
+    """Adds the smallest candidate when the validation loss falls by less than `min_drop`; keeps the seeds that help."""
 
-    def __init__(self, patience: int = 1) -> None:
-        self.patience = patience
+    def __init__(self, min_drop: float = 0.1) -> None:
+        self.min_drop = min_drop
         self.commands = 0
-        self.rejected = 0
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
+        """Called between two steps and after each epoch; depends on the packet and the policy's state only."""
         return [*self._judge(packet), *self._grow(packet)]
 
-    def _judge(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        measured = [s for s in packet.seeds if s.stage is SeedStage.PROBATIONARY and s.impact is not None]
-        return [
-            self._command(
+    def _judge(self, packet: SystemStatePacket) -> Iterator[AdaptationCommand]:
+        for seed in packet.seeds:
+            if seed.stage is SeedStage.PROBATIONARY and seed.impact is not None:
+                gain = seed.impact.loss_gain
+                kind = CommandKind.FOSSILIZE if gain > 0 else CommandKind.CULL
+                reason = f"the validation loss is {gain:.4f} lower with it"
+                yield self._command(packet, kind, reason, layer=seed.layer, seed_index=seed.seed_index)
+
+    def _grow(self, packet: SystemStatePacket) -> Iterator[AdaptationCommand]:
+        losses = packet.val_loss_history
+        on_trial = any(seed.stage is not SeedStage.FOSSILIZED for seed in packet.seeds)
+        if on_trial or len(losses) < 2 or losses[-1] < (1 - self.min_drop) * losses[-2]:
+            return
+        places = [(site, each) for site in packet.sites if site.free_slots for each in site.candidates]
+        if places:
+            site, candidate = min(places, key=lambda place: place[1].params)
+            yield self._command(
                 packet,
-                CommandKind.FOSSILIZE if seed.impact.loss_gain > 0 else CommandKind.CULL,
-                f"the validation loss is {seed.impact.loss_gain:.4f} lower with it",
-                layer=seed.layer,
-                seed_index=seed.seed_index,
+                CommandKind.GERMINATE,
+                f"the validation loss fell by less than {self.min_drop:.0%}",
+                layer=site.layer,
+                seed_index=site.free_slots[0],
+                blueprint=candidate.blueprint,
+                placement=candidate.placement,
+                options=candidate.options,
             )
-            for seed in measured
-        ]
+
+    def _command(
+        self, packet: SystemStatePacket, kind: CommandKind, reason: str, **given: Any
+    ) -> AdaptationCommand:
+        self.commands += 1
+        return AdaptationCommand(f"plateau-{packet.step}-{self.commands}", kind, 1.0, 1.0, reason, **given)
+
+    def report(self, outcome: Outcome) -> None:
+        """Called with what became of each command."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"commands": self.commands}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.commands = state["commands"]
+
+
+def main() -> None:
+    config = esper.TolariaConfig.from_dict(
+        {
+            "model": {"architecture": "mlp", "model_params": {"hidden": [16, 16]}},
+            "dataset": {"name": "digits"},
+            "optimization": {"learning_rate": 0.003, "max_epochs": 6},
+            "morphogenetic": {
+                "policy": {"_target_": "custom_policy.GrowOnPlateau", "min_drop": 0.3},
+                "max_params_ratio": 3.0,
+                "adaptation_cooldown": 0.0,
+            },
+            "allowed_targets": ["custom_policy"],
+        }
+    )
+    trainer = esper.TolariaTrainer(config)
+    summary = trainer.run_training()
+    for seed in summary["seeds"]:
+        print(f"{seed['layer']}[{seed['seed']}] {seed['blueprint']}: {seed['stage']}, {seed['reason']}")
+
+
+if __name__ == "__main__":
+    main()
