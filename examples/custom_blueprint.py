@@ -46,11 +46,12 @@ def main() -> None:
         {
             "model": {"architecture": "mlp", "model_params": {"hidden": [16, 16]}},
             "dataset": {"name": "digits"},
-            "optimization": {"learning_rate": 0.003, "max_epochs": 4},
+            "optimization": {"learning_rate": 0.01, "max_epochs": 5},
             "morphogenetic": {
                 "blueprints": ["gated"],
                 "max_params_ratio": 2.0,
-                "decision_frequency": 1,
+                "seed": {"blend_steps": 40},  # optimiser steps until a seed has its full weight
+                "decision_frequency": 1,  # decide after each epoch
                 "adaptation_cooldown": 0.0,
             },
         }

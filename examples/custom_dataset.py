@@ -47,7 +47,7 @@ def config(**dataset: Any) -> esper.TolariaConfig:
         {
             "model": {"architecture": "mlp", "num_classes": None, "model_params": {"hidden": [16, 16]}},
             "dataset": {"num_workers": 0, **dataset},  # samples lie in memory: no worker processes
-            "optimization": {"learning_rate": 0.01, "max_epochs": 4},
+            "optimization": {"learning_rate": 0.03, "max_epochs": 4},
             "morphogenetic": {"tamiyo_enabled": False},  # the network does not grow
             "allowed_targets": ["custom_dataset"],
         }

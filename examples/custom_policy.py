@@ -5,7 +5,7 @@
 By name: start it in this folder, or add this folder to PYTHONPATH.
 
     esper-train morphogenetic/policy=custom morphogenetic.policy._target_=custom_policy.GrowOnPlateau \
-        +morphogenetic.policy.min_drop=0.3 'allowed_targets=[custom_policy]'
+        +morphogenetic.policy.min_drop=0.2 'allowed_targets=[custom_policy]'
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from esper.leyline import AdaptationCommand, CommandKind, Outcome, SeedStage, Sy
 
 
 class GrowOnPlateau:
-    """Adds the smallest candidate when the validation loss falls by less than `min_drop`; keeps the seeds that help."""
+    """Adds the largest candidate when the validation loss falls by less than `min_drop`; keeps the seeds that help."""
 
     def __init__(self, min_drop: float = 0.1) -> None:
         self.min_drop = min_drop
@@ -41,7 +41,7 @@ class GrowOnPlateau:
             return
         places = [(site, each) for site in packet.sites if site.free_slots for each in site.candidates]
         if places:
-            site, candidate = min(places, key=lambda place: place[1].params)
+            site, candidate = max(places, key=lambda place: place[1].params)
             yield self._command(
                 packet,
                 CommandKind.GERMINATE,
@@ -60,7 +60,7 @@ class GrowOnPlateau:
         return AdaptationCommand(f"plateau-{packet.step}-{self.commands}", kind, 1.0, 1.0, reason, **given)
 
     def report(self, outcome: Outcome) -> None:
-        """Called with what became of each command."""
+        """Called with the outcome of each command."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"commands": self.commands}
@@ -74,10 +74,12 @@ def main() -> None:
         {
             "model": {"architecture": "mlp", "model_params": {"hidden": [16, 16]}},
             "dataset": {"name": "digits"},
-            "optimization": {"learning_rate": 0.003, "max_epochs": 6},
+            "optimization": {"learning_rate": 0.01, "max_epochs": 8},
             "morphogenetic": {
-                "policy": {"_target_": "custom_policy.GrowOnPlateau", "min_drop": 0.3},
+                "policy": {"_target_": "custom_policy.GrowOnPlateau", "min_drop": 0.2},
+                "decision_frequency": 1,  # decide after each epoch
                 "max_params_ratio": 3.0,
+                "seed": {"blend_steps": 40},  # optimiser steps until a seed has its full weight
                 "adaptation_cooldown": 0.0,
             },
             "allowed_targets": ["custom_policy"],
