@@ -30,7 +30,7 @@ _SPLIT = number(ge=0, lt=1)
 class ModelConfig(ConfigGroup):
     """The host network and where seeds may be planted in it."""
 
-    TARGET_OPTION: ClassVar[str] = "architecture"
+    TARGET_OPTION: ClassVar[str] = "model.architecture"
 
     _target_: str | None = option(
         None, "Dotted path of a class or function: takes the place of architecture."
@@ -65,7 +65,7 @@ class ModelConfig(ConfigGroup):
 class DatasetConfig(ConfigGroup):
     """Where the data comes from and how it is split and batched."""
 
-    TARGET_OPTION: ClassVar[str] = "name"
+    TARGET_OPTION: ClassVar[str] = "dataset.name"
 
     _target_: str | None = option(None, "Dotted path of a class or function: takes the place of name.")
     name: str = option(

@@ -32,7 +32,8 @@ _EXPECTED = {
 class ConfigGroup:
     """What every group of options can do; to be inherited by dataclasses.
 
-    A group whose `_target_` takes the place of another option names that in `TARGET_OPTION`.
+    A group whose `_target_` takes the place of another option names that in `TARGET_OPTION`, by its whole
+    dotted name: a group can be read on its own, too.
     """
 
     TARGET_OPTION: ClassVar[str | None] = None
@@ -166,7 +167,7 @@ class _Reader:
                 self._set(group, name, hint, data[name], prefix + name)
         if cls.TARGET_OPTION is not None and (target := getattr(group, TARGET)) is not None:
             # one name for one thing below this point: the short one where there is one
-            setattr(group, cls.TARGET_OPTION, short_name(f"{prefix}{cls.TARGET_OPTION}", target))
+            setattr(group, cls.TARGET_OPTION.rpartition(".")[2], short_name(cls.TARGET_OPTION, target))
             setattr(group, TARGET, None)
         return group
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,13 +106,9 @@ def _draw(
     spans: Mapping[str, Sequence[Span]],
     sizes: Sequence[tuple[int, int]],
 ) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = max(1, len(spans))
     heights = [3.2, 1.6, 0.5 + 0.28 * rows]
-    figure = Figure(figsize=(9, 1.4 + sum(heights)), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = _new_figure(9, 1.4 + sum(heights))
     quality, size, life = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     _quality(quality, records)
     _params(size, records, sizes)
@@ -121,6 +118,23 @@ def _draw(
         _style_axes(axes)
     life.set_xlabel("epoch", color=_INK)
     life.set_xlim(0, records[-1]["epoch"])
+    return figure
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure that belongs to no window; a notebook shows it as an image."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class RunFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            """What IPython displays where matplotlib's own display is not set up, as it is by pyplot."""
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    figure = RunFigure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
     return figure
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import runpy
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from faults.harness.server import function
 
 TRAIN = "esper.train:main"
 CTL = "esper.ctl:main"
+SCRIPT = f"{__name__}:run_script"
 
 _servers: list[Server] = []
 
@@ -56,6 +58,14 @@ def run(call: str, variables: dict[str, str], file_limit: int | None) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     code: int = function(call)()
     return code
+
+
+def run_script() -> int:
+    """In the fork: `python <file>` for the file named on the command line."""
+    file = Path(sys.argv.pop(1))
+    sys.argv[0], sys.path[0] = str(file), str(file.parent)
+    runpy.run_path(str(file), run_name="__main__")
+    return 0
 
 
 def close() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import esper
 from esper.errors import RecordError
 from esper.leyline import SeedStage
 from esper.loggers import JsonlLogger, plot_run
-from esper.loggers.plots import Span, stage_spans
+from esper.loggers.plots import Span, figure_of, stage_spans
 
 
 def _write(logger: JsonlLogger, info: Any, records: list[dict[str, Any]], moves: list[Any]) -> None:
@@ -49,6 +50,13 @@ def test_a_run_is_drawn_with_its_seeds(
         "fossil": "2f6b4f",
     }.items():
         assert tuple(bytes.fromhex(colour)) in colours, part
+
+
+def test_a_notebook_shows_the_figure_as_an_image(make_info: Any, make_epoch: Any, tmp_path: Path) -> None:
+    """IPython asks an object for `_repr_png_` where matplotlib's display is not set up."""
+    _write(JsonlLogger(), make_info(), [make_epoch(1), make_epoch(2)], [])
+    with Image.open(io.BytesIO(figure_of(tmp_path)._repr_png_())) as image:  # type: ignore[attr-defined]
+        assert (image.format, image.width) == ("PNG", 900)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
