@@ -85,7 +85,7 @@ def _main(argv: Sequence[str], owned: ExitStack) -> int:
     except ConfigError as error:
         print_errors(error.problems)
         return REFUSED
-    except BrokenPipeError:  # Hydra's own prints: whoever reads what is shown has read enough
+    except BrokenPipeError:  # Hydra's own prints: the reader of the pipe has ended
         return DONE
     except OSError as error:
         print_errors([_sentence(error)], "what the command reads")

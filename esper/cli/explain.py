@@ -94,7 +94,7 @@ def _omegaconf(inner: OmegaConfBaseException, outer: Exception) -> str:
 
 
 def _given(error: Exception, value: Any) -> Any:
-    """The value of an override that failed; Hydra tells it only inside its advice."""
+    """The value of an override that failed; Hydra has it only inside its advice."""
     advice = re.search(r"use \+[^=]+=(.*)", str(error), re.DOTALL)
     return advice[1] if advice else value
 

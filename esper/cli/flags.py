@@ -27,7 +27,7 @@ class Flags:
 
     @property
     def composes(self) -> bool:
-        """Whether a configuration is to be shown."""
+        """Whether a configuration must be shown."""
         return bool(self.shows) and self.shows[0] in ("--cfg", "--help")
 
     def arguments(self, config_name: str | None, overrides: Sequence[str]) -> list[str]:
@@ -53,15 +53,15 @@ def parse_flags(argv: Sequence[str]) -> Flags:
 
 
 def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
-    said = io.StringIO()
+    printed = io.StringIO()
     flags = [name for action in parser._actions for name in action.option_strings]
     if joined := joined_flags(argv, flags):
         raise ConfigError(unknown_flags(argv, flags) or joined)
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(printed):
             return parser.parse_intermixed_args(argv)
     except SystemExit:
-        raise ConfigError(unknown_flags(argv, flags) or _unparsed(argv, said.getvalue())) from None
+        raise ConfigError(unknown_flags(argv, flags) or _unparsed(argv, printed.getvalue())) from None
 
 
 def _with_all(argv: Sequence[str]) -> list[str]:
@@ -73,8 +73,8 @@ def _with_all(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _unparsed(argv: Sequence[str], said: str) -> str:
-    reason = said.rpartition("error: ")[2].strip()
+def _unparsed(argv: Sequence[str], printed: str) -> str:
+    reason = printed.rpartition("error: ")[2].strip()
     named = next((word.partition("/")[0] for word in reason.split() if word.startswith("--")), "the flags")
     return error_message(named.rstrip(":"), " ".join(argv), f"what Hydra's parser takes ({reason})")
 

@@ -32,7 +32,7 @@ _STATUS = {
     BY_SIGINT: "interrupted",
     BY_SIGTERM: "terminated",
 }
-# A disk that is full, failing or read-only, a path that is not accessible: said in a sentence, for no line of
+# A disk that is full, failing or read-only, a path that is not accessible: a sentence is enough, for no line of
 # code is at fault.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}
@@ -132,7 +132,7 @@ def outcome_table(plan: Plan) -> str:
 
 
 def clear_status(plan: Plan) -> None:
-    """Remove what an earlier run in the same folder said of itself."""
+    """Remove the status of an earlier run in the same folder."""
     _unwritten.clear()
     for path in _status_files(plan):
         path.unlink()

@@ -92,7 +92,7 @@ def make_plan(flags: Flags) -> Plan:
 
 
 def compose_shown(flags: Flags) -> tuple[Groups, DictConfig]:
-    """The groups there are and the configuration that is to be shown; raises `ConfigError`."""
+    """The groups there are and the configuration that must be shown; raises `ConfigError`."""
     composer = Composer(flags)
     flags = _with_free_keys(composer, flags)
     try:

@@ -36,7 +36,7 @@ _COMMANDS = {
 def split_words(
     lines: Sequence[str], groups: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, str | None]]:
-    """Each word, with None where it is to be read as an override, else with a sentence.
+    """Each word, with None where it must be read as an override, else with a sentence.
 
     Words that belong together, as in `lr = 0.1` or `[layer1, layer2]`, are one mistake and not three.
     """

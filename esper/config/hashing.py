@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-# What says where things lie, how they are told, or how a run goes on; the numbers do not depend on it.
+# Options for places, logging and resuming; the numbers do not depend on them.
 LEFT_OUT = (
     "run_dir",
     "session_name",

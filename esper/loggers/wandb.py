@@ -35,7 +35,7 @@ class WandbLogger(Logger):
 
     Everything local lies in the run folder's `wandb/`. Where neither WANDB_MODE is set nor credentials are
     found, the run is recorded offline, which one line in the log says. The run's id is drawn at construction
-    or taken from `info.state`, so that a continued run goes on in the same wandb run. `options` are further
+    or taken from `info.state`, so that a resumed run continues the same wandb run. `options` are further
     arguments of `wandb.init` and win over the ones given here.
     """
 

@@ -69,11 +69,11 @@ def refuse_lost(run_dir: Path, config: TolariaConfig, summary: Mapping[str, Any]
     folder = checkpoint_folder(run_dir)
     last = _last_saved(run_dir / EVENTS_FILE)
     missing = why_missing(folder)
-    told = f"{EVENTS_FILE} says that {last} was saved" if last else _told_by_results(run_dir, summary)
-    if not told and "is a link to" not in missing:
+    evidence = f"{EVENTS_FILE} says that {last} was saved" if last else _evidence_of_results(run_dir, summary)
+    if not evidence and "is a link to" not in missing:
         return
     reason = missing or f"{folder} is empty"
-    saved = f", and {told}" if told else ""
+    saved = f", and {evidence}" if evidence else ""
     raise ConfigError(
         error_message(
             "checkpoint.resume_from_checkpoint",
@@ -84,7 +84,7 @@ def refuse_lost(run_dir: Path, config: TolariaConfig, summary: Mapping[str, Any]
     )
 
 
-def _told_by_results(run_dir: Path, summary: Mapping[str, Any]) -> str:
+def _evidence_of_results(run_dir: Path, summary: Mapping[str, Any]) -> str:
     """The result that shows that the run in the folder had checkpoints, as a clause; empty for none."""
     config = own_config(run_dir)
     c = None if config is None else config.checkpoint

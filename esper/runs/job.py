@@ -288,7 +288,7 @@ class Job:
     # -- the three modes -------------------------------------------------------------------------
 
     def train(self) -> dict[str, Any]:
-        """Train to the end, read the test set with the best model, and write what came out.
+        """Train to the end, read the test set with the best model, and write the results.
 
         A run that is resumed by `auto` and is finished is left as it is; its summary is returned.
         """
@@ -303,7 +303,7 @@ class Job:
         run.train()
         params_last = run.model.total_params()
         run.best.restore()  # also where nothing is tested: the summary and the saved weights are its
-        # a run that was asked to stop is to be gone quickly; it will be resumed and tested at its end
+        # a run that got a stop request must end quickly; it will be resumed and tested at its end
         test = run.test() if run.progress.stopped_by in FINISHED_BY else None
         return self._finish(run, test, params_last, origin)
 

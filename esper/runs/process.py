@@ -1,4 +1,4 @@
-"""What a job sets up around its run: sinks, settings of the process, the door for other processes."""
+"""What a job sets up around its run: sinks, settings of the process, the control server."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def keep_logger_ids(run_dir: Path, recorder: LoggerHub) -> None:
 
 
 def saved_logger_ids(run_dir: Path) -> dict[str, Any]:
-    """What `keep_logger_ids` noted: a run that died before its first checkpoint goes on under its old id."""
+    """What `keep_logger_ids` noted: a run that died before its first checkpoint is resumed under its old id."""
     try:
         found = json.loads((run_dir / LOGGERS_FILE).read_bytes())
     except (OSError, ValueError):

@@ -186,7 +186,7 @@ def _finished(
     over = (by == "max_epochs" and config.optimization.max_epochs <= epochs) or (
         by == "early_stopping" and not patient
     )
-    # where the last one is damaged, what came after the one before it is to be done again
+    # where the last one is damaged, what came after the one before it must be done again
     complete = newest in ("", f"epoch-{epochs:04d}") and not what_is_owed(run_dir, summary)
     return summary if over and complete else None
 
@@ -203,7 +203,7 @@ def _has_content(path: Path) -> bool:
 
 
 def what_finished(run_dir: Path, summary: Mapping[str, Any]) -> str:
-    """What is said instead of running again."""
+    """The message instead of another run."""
     by, epochs = summary["stopped_by"], summary.get("epochs_run")
     more = "optimization.max_epochs" if by == "max_epochs" else _EARLY[0]
     return f"{run_dir} is finished ({by}, {epochs} epochs): nothing to do. A greater {more} goes on with it."
@@ -225,7 +225,7 @@ def replace_summary(run_dir: Path) -> None:
     """Take away the summary of an end that is no longer one; a finished run's stays, under another name.
 
     A run that is killed now has died, whatever it did before. What the summary of a stopped run says is in
-    the checkpoint that it goes on from.
+    the checkpoint that it resumes from.
     """
     file = run_dir / SUMMARY_FILE
     if _summary(run_dir).get("stopped_by") in FINISHED_BY:

@@ -72,7 +72,7 @@ class TolariaService:
     def _work(self) -> None:
         try:
             self._summary = self._trainer.run_training()
-        except BaseException as error:  # noqa: BLE001 - kept, told by the status and raised again by wait()
+        except BaseException as error:  # noqa: BLE001 - kept, shown by the status and raised again by wait()
             self._error = error
         finally:
             self._ended = time.monotonic()

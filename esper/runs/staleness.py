@@ -20,7 +20,7 @@ def why_behind(named: Path, checkpoint: Checkpoint) -> str:
     """Say that the newest good checkpoint of a run is of an earlier epoch than its records; empty where not.
 
     `named` is what the reader was given: the folder of a run or of its checkpoints. Of a checkpoint that is
-    named itself nothing is said.
+    named itself there is no message.
     """
     if is_checkpoint(named):
         return ""

@@ -82,7 +82,7 @@ def seeds_of(run: TrainingLoop) -> list[dict[str, Any]]:
 
     `impact` is what a seed was judged by; `impact_at_end`, of seeds that are part of the model, what it is
     worth to the network as it came out: validation with it on against off, all else equal. A run that was cut
-    short has none: it is to be gone quickly, and is not at its end.
+    short has none: it must end quickly, and is not finished.
     """
     at_end = _impacts_at_end(run)
     alive_records = [r.to_json() | {"impact_at_end": at_end.get(r.key)} for r in run.model.alive_records()]

@@ -74,7 +74,7 @@ class TolariaTrainer:
             The content of `summary.json`: `val_accuracy`, `epochs_run`, `stopped_by`, ...
 
         Raises:
-            ConfigError: `dry_run` or `validate_only` is set, so that nothing is to be trained.
+            ConfigError: `dry_run` or `validate_only` is set, so that nothing must be trained.
             RuntimeError: This trainer has run before.
         """
         if self.config.mode == "test":

@@ -1,4 +1,4 @@
-"""The run that somebody most likely means who asks to go on and does not say with which."""
+"""The run that is most likely meant by a resume that names no folder."""
 
 from __future__ import annotations
 
