@@ -32,8 +32,8 @@ _STATUS = {
     BY_SIGINT: "interrupted",
     BY_SIGTERM: "terminated",
 }
-# A disk that is full, failing or read-only, a path that is not accessible: a sentence is enough, for no line of
-# code is at fault.
+# A disk that is full, failing or read-only, a path that is not accessible: a sentence is enough, for no line
+# of code is at fault.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}
 # The status of jobs, by number, that could not be written.

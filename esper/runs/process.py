@@ -141,7 +141,7 @@ def keep_logger_ids(run_dir: Path, recorder: LoggerHub) -> None:
 
 
 def saved_logger_ids(run_dir: Path) -> dict[str, Any]:
-    """What `keep_logger_ids` noted: a run that died before its first checkpoint is resumed under its old id."""
+    """What `keep_logger_ids` noted: a run that died before its first checkpoint resumes under its old id."""
     try:
         found = json.loads((run_dir / LOGGERS_FILE).read_bytes())
     except (OSError, ValueError):
