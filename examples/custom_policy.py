@@ -26,7 +26,7 @@ class GrowOnPlateau:
         self.commands = 0
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        """Called between two steps and after each epoch; depends on the packet and the policy's state only."""
+        """Called between two steps and after each epoch; depends on packet and own state only."""
         return [*self._judge(packet), *self._grow(packet)]
 
     def _judge(self, packet: SystemStatePacket) -> Iterator[AdaptationCommand]:
