@@ -16,14 +16,17 @@ from esper.leyline import AdaptationCommand, CommandKind, Outcome, SeedStage, Sy
 
 
 class GrowOnPlateau:
-    """Adds the largest candidate when the validation loss falls by less than `min_drop`; keeps the seeds that help."""
+    """Grows when the validation loss falls by less than `min_drop`; keeps the seeds that help.
+
+    It takes the largest candidate of the first layer that has a free slot, and waits for the outcome.
+    """
 
     def __init__(self, min_drop: float = 0.1) -> None:
         self.min_drop = min_drop
         self.commands = 0
 
     def decide(self, packet: SystemStatePacket) -> list[AdaptationCommand]:
-        """Called between two steps and after each epoch; depends on the packet and the policy's state only."""
+        """Called between two steps and after each epoch; depends on packet and own state only."""
         return [*self._judge(packet), *self._grow(packet)]
 
     def _judge(self, packet: SystemStatePacket) -> Iterator[AdaptationCommand]:
@@ -31,7 +34,7 @@ class GrowOnPlateau:
             if seed.stage is SeedStage.PROBATIONARY and seed.impact is not None:
                 gain = seed.impact.loss_gain
                 kind = CommandKind.FOSSILIZE if gain > 0 else CommandKind.CULL
-                reason = f"the validation loss is {gain:.4f} lower with it"
+                reason = f"without it the validation loss changes by {gain:+.4f}"
                 yield self._command(packet, kind, reason, layer=seed.layer, seed_index=seed.seed_index)
 
     def _grow(self, packet: SystemStatePacket) -> Iterator[AdaptationCommand]:
@@ -41,7 +44,7 @@ class GrowOnPlateau:
             return
         places = [(site, each) for site in packet.sites if site.free_slots for each in site.candidates]
         if places:
-            site, candidate = max(places, key=lambda place: place[1].params)
+            site, candidate = min(places, key=lambda place: (place[0].depth, -place[1].params))
             yield self._command(
                 packet,
                 CommandKind.GERMINATE,

@@ -21,7 +21,7 @@ from esper.config.experiment_groups import (
 from esper.config.hashing import config_hash
 from esper.config.option import TEXT, Rule, choice, number, option, url
 from esper.config.runtime_groups import CheckpointConfig, LoggingConfig, ServicesConfig, TrainerConfig
-from esper.config.serialization import ConfigGroup, parse
+from esper.config.serialization import ConfigGroup, as_given, parse
 from esper.config.targets import is_dotted
 from esper.config.validation import rule_violations
 from esper.config.yamlfile import read_yaml, write_yaml
@@ -118,7 +118,7 @@ class TolariaConfig(ConfigGroup):
             A sentence for each thing that is wrong, with key, given and expected.
         """
         config, problems = parse(TolariaConfig, self.to_dict())
-        return problems + rule_violations(config)
+        return as_given(self, problems + rule_violations(config))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 from esper.config.aliases import short_name
@@ -37,6 +37,7 @@ class ConfigGroup:
     """
 
     TARGET_OPTION: ClassVar[str | None] = None
+    target_given = False  # no option: whether `_target_` was given and differs from the option itself
 
     def to_dict(self) -> dict[str, Any]:
         """All options as plain data, from which `from_dict` makes an equal group.
@@ -75,6 +76,19 @@ def parse(cls: type[G], data: Mapping[str, Any]) -> tuple[G, list[str]]:
     """
     reader = _Reader(cls)
     return typing.cast("G", reader.group(cls, data, "")), reader.problems
+
+
+def as_given(group: ConfigGroup, problems: Iterable[str]) -> list[str]:
+    """The same sentences, under the key `_target_` of a group where that was given."""
+    keys = {
+        f"{part.TARGET_OPTION}: ": f"{name}.{TARGET}: "
+        for name, part in vars(group).items()
+        if isinstance(part, ConfigGroup) and part.target_given
+    }
+    found = list(problems)
+    for option, given in keys.items():
+        found = [given + text.removeprefix(option) if text.startswith(option) else text for text in found]
+    return found
 
 
 def options(group: ConfigGroup, prefix: str = "") -> dict[str, Any]:
@@ -167,6 +181,7 @@ class _Reader:
                 self._set(group, name, hint, data[name], prefix + name)
         if cls.TARGET_OPTION is not None and (target := getattr(group, TARGET)) is not None:
             # one name for one thing below this point: the short one where there is one
+            group.target_given = target != data.get(cls.TARGET_OPTION.rpartition(".")[2])
             setattr(group, cls.TARGET_OPTION.rpartition(".")[2], short_name(cls.TARGET_OPTION, target))
             setattr(group, TARGET, None)
         return group

@@ -23,6 +23,13 @@ PACKAGES = (
 HYDRA_PACKAGES = ("hydra", "hydra_plugins")
 
 TARGET = "_target_"
+# For these a class of a notebook or script, which has no name that another process could import, is passed
+# to the trainer as an object.
+_OBJECTS = {
+    "model.architecture": "model",
+    "dataset.name": "train_data",
+    "callbacks": "callbacks",
+}
 
 
 def is_dotted(value: str) -> bool:
@@ -68,14 +75,20 @@ def name_problems(key: str, target: Any, packages: Sequence[str], nearest: str |
     if not isinstance(target, str) or not is_dotted(target):
         return [error_message(key, target, "a dotted target, such as torch.nn.GELU", nearest)]
     if target.startswith("__main__."):
-        expected = (
-            "a class in a module that can be imported: pass one of a notebook or script to TolariaTrainer"
-        )
-        return [error_message(key, target, expected)]
+        return [error_message(key, target, _importable_text(key))]
     private = any(part.startswith("__") for part in target.split("."))
     if private or not is_within(target, packages):
         return [error_message(key, target, allowed_text(packages), nearest)]
     return []
+
+
+def _importable_text(key: str) -> str:
+    """What a target has to be in place of a name in `__main__`, in words."""
+    importable = "a class in a module that can be imported"
+    argument = next((name for place, name in _OBJECTS.items() if is_within(key, [place])), None)
+    if argument is None:
+        return f"{importable}: write it to a file"
+    return f"{importable}: pass one of a notebook or script to TolariaTrainer({argument}=...)"
 
 
 def allowed_text(packages: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 
 from esper.config import TolariaConfig, aliases
 from esper.config.messages import error_message, nearest_name
+from esper.config.serialization import as_given
 from esper.config.targets import (
     HYDRA_PACKAGES,
     TARGET,
@@ -64,7 +65,7 @@ def check_run(
                 found += _attempt(check, config)
         if broken.isdisjoint({"model", "dataset", "allowed_targets"}):
             found += _attempt(_model_problems, config, model, datasets)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(as_given(config, found)))
 
 
 def check_hydra(hydra: Mapping[str, Any], allowed_targets: Sequence[str]) -> list[str]:

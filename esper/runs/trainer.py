@@ -122,7 +122,7 @@ class TolariaTrainer:
         """Plot loss and accuracy, parameters and the stages of the seeds over the epochs.
 
         Returns:
-            A matplotlib figure.
+            A matplotlib figure; as the last value of a notebook's cell it is displayed as an image.
 
         Raises:
             RecordError: Before the first epoch has ended, and where no metrics are recorded.

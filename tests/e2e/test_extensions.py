@@ -91,7 +91,6 @@ def test_all_of_them_in_one_run(tmp_path: Path) -> None:
             ("trainer._target_=esper_lab.Trainer",),
             "trainer._target_: given 'esper_lab.Trainer', expected a targ",
         ),
-        (("model._target_=__main__.Net",), "expected a class in a module that can be imported"),
         (
             (*MODEL, "+model.hiden=3", ALLOWED),
             "model.model_params.hiden: given 3, expected an argument of esper_",
@@ -118,3 +117,45 @@ def test_what_cannot_be_used_is_refused_before_a_folder_is_made(
     assert done.returncode == 2
     assert problem in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+IMPORTABLE = "expected a class in a module that can be imported"
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("model._target_", "pass one of a notebook or script to TolariaTrainer(model=...)"),
+        ("model.architecture", "pass one of a notebook or script to TolariaTrainer(model=...)"),
+        ("dataset._target_", "pass one of a notebook or script to TolariaTrainer(train_data=...)"),
+        ("callbacks.stop._target_", "pass one of a notebook or script to TolariaTrainer(callbacks=...)"),
+        ("morphogenetic.policy._target_", "write it to a file"),
+        ("optimization.loss_function", "write it to a file"),
+    ],
+)
+def test_a_class_of_main_is_refused_under_the_key_that_was_written(
+    key: str, instead: str, tmp_path: Path
+) -> None:
+    done = esper_train(f"{key}=__main__.Own", f"run_dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "esper-train: 1 problem in the configuration",
+        f"  {key}: given '__main__.Own', {IMPORTABLE}: {instead}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "written"),
+    [
+        ("model._target_", "esper_lab.Nett"),
+        ("model._target_", "esper_lab.StopAfter"),
+        ("dataset._target_", "esper_lab.Nowhere"),
+        ("dataset.name", "esper_lab.Nowhere"),
+    ],
+)
+def test_a_target_that_cannot_be_used_is_refused_under_the_key_that_was_written(
+    key: str, written: str, tmp_path: Path
+) -> None:
+    done = esper_train(f"{key}={written}", "+model.epochs=1", ALLOWED, "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"\n  {key}: given '{written}', expected" in done.stderr

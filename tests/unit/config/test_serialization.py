@@ -62,6 +62,38 @@ def test_what_is_left_out_keeps_its_default() -> None:
     assert config.dataset == DatasetConfig()
 
 
+@pytest.mark.parametrize(
+    ("group", "option", "target", "value"),
+    [
+        (DatasetConfig, "name", "mylab.Spectra", "mylab.Spectra"),
+        (ModelConfig, "architecture", "mylab.Net", "mylab.Net"),
+        (ModelConfig, "architecture", "esper.models.mlp.MLP", "mlp"),
+    ],
+)
+def test_a_group_with_a_target_is_read_on_its_own(
+    group: type[ConfigGroup], option: str, target: str, value: str
+) -> None:
+    found = group.from_dict({"_target_": target})
+    assert (getattr(found, option), found.to_dict()["_target_"]) == (value, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ({"_target_": "os.system"}, "model._target_"),
+        ({"_target_": "os.system", "architecture": "custom"}, "model._target_"),
+        ({"architecture": "os.system"}, "model.architecture"),
+        # what the interpolation in conf/model comes to
+        ({"_target_": "os.system", "architecture": "os.system"}, "model.architecture"),
+    ],
+)
+def test_a_problem_is_reported_under_the_key_that_was_given(model: dict[str, str], key: str) -> None:
+    config = TolariaConfig.from_dict({"model": model})
+    [problem] = config.validate()
+    assert problem.startswith(f"{key}: given 'os.system', expected a target in one of ")
+    assert config.to_dict()["model"]["architecture"] == "os.system"
+
+
 def test_to_dict_is_a_copy() -> None:
     config = ModelConfig(model_params={"widths": [1, 2]})
     config.to_dict()["model_params"]["widths"].append(3)
