@@ -55,6 +55,7 @@ def main() -> None:
             "morphogenetic": {"blueprints": ["mlp"], "max_params_ratio": 4.0, "adaptation_cooldown": 0.0},
         }
     )
+    torch.manual_seed(0)  # for the weights of Net, which are drawn before the run sets its own seed
     trainer = esper.TolariaTrainer(
         config,
         model=Net(num_classes=2),
