@@ -32,9 +32,9 @@ class GrowOnPlateau:
     def _judge(self, packet: SystemStatePacket) -> Iterator[AdaptationCommand]:
         for seed in packet.seeds:
             if seed.stage is SeedStage.PROBATIONARY and seed.impact is not None:
-                gain = seed.impact.loss_gain
-                kind = CommandKind.FOSSILIZE if gain > 0 else CommandKind.CULL
-                reason = f"without it the validation loss changes by {gain:+.4f}"
+                gain, error = seed.impact.loss_gain, seed.impact.loss_gain_error
+                kind = CommandKind.FOSSILIZE if gain > error else CommandKind.CULL
+                reason = f"without it the validation loss changes by {gain:+.4f} +- {error:.4f}"
                 yield self._command(packet, kind, reason, layer=seed.layer, seed_index=seed.seed_index)
 
     def _grow(self, packet: SystemStatePacket) -> Iterator[AdaptationCommand]:
