@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -155,11 +155,16 @@ def is_leftover(path: Path) -> bool:
 def is_being_replaced(parent: Path, name: str = "") -> bool:
     """Whether the folder `name` (or any) in `parent` was moved aside and is not replaced yet."""
     try:
-        names = [path.name for path in parent.iterdir() if path.name.startswith(_ASIDE)]
+        return shows_replacement({path.name for path in parent.iterdir()}, name)
     except OSError:
         return False
-    found = [match["name"] for each in names if (match := _LEFTOVER.fullmatch(each)) is not None]
-    return any(name in ("", each) and not (parent / each).exists() for each in found)
+
+
+def shows_replacement(names: Collection[str], name: str = "") -> bool:
+    """Whether in a listing of a folder `name` (or any) was moved aside and is not replaced yet."""
+    aside = [_LEFTOVER.fullmatch(each) for each in names if each.startswith(_ASIDE)]
+    found = [match["name"] for match in aside if match is not None]
+    return any(name in ("", each) and each not in names for each in found)
 
 
 def _fill(folder: Path, files: Mapping[str, Content], io: Files) -> None:

@@ -21,7 +21,7 @@ from esper.tolaria.checkpoint.format import (
     load_checkpoint,
 )
 from esper.tolaria.checkpoint.retention import check_not_abandoned, find_abandoned, why_abandoned
-from esper.utils.files import is_being_replaced
+from esper.utils.files import is_being_replaced, shows_replacement
 from esper.utils.manifest import LIMIT_BYTES, MANIFEST, read_bounded
 
 # A run that saves and removes checkpoints may change the folder during one search, but not during so many.
@@ -132,10 +132,13 @@ def _no_checkpoint_error(folder: Path, refused: list[str], missing: str) -> Exce
 
 
 def _list_unchanged(folder: Path) -> tuple[list[CheckpointEntry], list[str]]:
-    """`list_checkpoints`; raises `_ChangedError` if the folder changes meanwhile."""
+    """`list_checkpoints`; raises `_ChangedError` if the folder changes meanwhile.
+
+    What is being replaced is seen in the first listing: a replacement may end after the second one.
+    """
     before = _names(folder)
     listed = list_checkpoints(folder)
-    if _names(folder) != before or is_being_replaced(folder):
+    if _names(folder) != before or shows_replacement(before):
         raise _ChangedError(f"{folder} changes")
     return listed
 

@@ -3,14 +3,22 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from esper.config import CheckpointConfig, TolariaConfig
 from esper.errors import CheckpointError
-from esper.tolaria.checkpoint import checkpoint_folder, find_and_load, find_checkpoint, save_checkpoint
+from esper.tolaria.checkpoint import (
+    checkpoint_folder,
+    discovery,
+    find_and_load,
+    find_checkpoint,
+    save_checkpoint,
+)
 from esper.tolaria.checkpoint import format as checkpoint_format
 from esper.tolaria.checkpoint.retention import Retention, prune
 from esper.utils.manifest import MANIFEST
@@ -217,6 +225,31 @@ def test_one_that_is_being_replaced_is_waited_for(run: Path) -> None:
         find_checkpoint(run)
     older = save(run / "checkpoints", "epoch-0001")
     assert find_checkpoint(run).path == older, "the run was killed just then: what can be read is read"
+
+
+def test_a_replacement_that_ends_just_after_the_listing_is_not_missed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = find_checkpoint(run).path
+    aside, new = newest.with_name(f".old-{newest.name}-0123abcd"), newest.with_name(".tmp-new")
+    shutil.copytree(newest, new)
+    newest.rename(aside)
+    steps: list[str] = []
+
+    def recorded(what: str, call: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def called(folder: Path) -> Any:
+            found = call(folder)
+            steps.append(what)
+            if steps[-2:] == ["checkpoints", "names"] and new.exists():
+                new.rename(newest)  # the writer puts the new one in its place
+            return found
+
+        return called
+
+    monkeypatch.setattr(discovery, "_names", recorded("names", discovery._names))
+    monkeypatch.setattr(discovery, "list_checkpoints", recorded("checkpoints", discovery.list_checkpoints))
+    assert find_checkpoint(run).path == newest
+    assert not new.exists()
 
 
 def test_a_run_whose_checkpoints_are_not_where_it_says_is_reported(run: Path, tmp_path: Path) -> None:
