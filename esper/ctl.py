@@ -14,6 +14,7 @@ if __name__ == "__main__":
         sys.exit(run_main())
 
 import json
+import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +25,11 @@ from esper.control.client import NotListeningError, RequestFailedError, send_req
 from esper.control.offline import find_run_dir, read_run_state
 from esper.control.protocol import COMMANDS
 from esper.control.socket_path import read_address
+from esper.utils.bounded_read import read_object
 from esper.utils.lock import live_holder
 from esper.utils.stdout import flush_output, print_flushed
 
+_OWN_KEYS = ("run_dir", "checkpoint.resume_from_checkpoint")
 DONE, UNUSABLE, NOT_RUNNING, NO_ANSWER = 0, 2, 3, 4
 
 _HELP = """\
@@ -120,9 +123,17 @@ def _command(run_dir: Path, given: Namespace) -> int:
 
 
 def _resume_command(run_dir: Path) -> str:
+    """The command with the overrides that the run was started with, as far as its status has them."""
     from esper.config.quoting import command_word  # imported here: it takes a tenth of a second
 
-    return f"esper-train {command_word('run_dir', str(run_dir))} checkpoint.resume_from_checkpoint=auto"
+    try:
+        saved = read_object(run_dir / "status.json").get("overrides")
+    except (OSError, ValueError):
+        saved = None
+    lines = [str(line) for line in saved] if isinstance(saved, list) else []
+    kept = [shlex.quote(line) for line in lines if line.lstrip("+").partition("=")[0] not in _OWN_KEYS]
+    own = [command_word("run_dir", str(run_dir)), "checkpoint.resume_from_checkpoint=auto"]
+    return " ".join(["esper-train", *kept, *own])
 
 
 def _status_lines(state: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,7 @@ def _checked(flags: Flags) -> Plan:
         problems = check_hydra(job.hydra, job.config.allowed_targets)
         unnamed = _unnamed(plan, job)
         try:
-            run = checked_run.check(job.config, job.folder)
+            run = replace(checked_run.check(job.config, job.folder), run_dir=_key(job.folder))
         except ConfigError as error:
             return [*unnamed, *problems, *error.problems]
         _checked_runs[_key(job.folder)] = run

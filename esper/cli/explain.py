@@ -85,6 +85,9 @@ def _omegaconf(inner: OmegaConfBaseException, outer: Exception) -> str:
         return unknown_option(key, _given(outer, inner.value), _keys(inner.parent_node))
     hint = option_type(TolariaConfig, key)
     if isinstance(inner, InterpolationResolutionError):
+        missing = re.search(r"Missing mandatory value: ([\w.]+)", str(inner))
+        if missing is not None:
+            return f"{missing[1]}: given no value, expected {_what(option_type(TolariaConfig, missing[1]))}"
         given = f"an interpolation that cannot be resolved ({_one_line(inner)})"
         return f"{key}: given {given}, expected {_what(hint)}; as a text, ${{ is written \\${{"
     if isinstance(inner, ValidationError):

@@ -119,9 +119,17 @@ def open_datasets(config: DatasetConfig, datasets: Datasets, *, seed: int) -> Cu
     Raises:
         DataError: a set is empty or not map-style, or its first sample fails.
     """
-    for dataset in (datasets.train, datasets.validation, datasets.test):
+    given = {"train_data": datasets.train, "val_data": datasets.validation, "test_data": datasets.test}
+    for argument, dataset in given.items():
+        if isinstance(dataset, tuple) and all(isinstance(part, Tensor | np.ndarray) for part in dataset):
+            raise DataError(
+                f"{argument} is a tuple of {len(dataset)} arrays; expected samples: "
+                "torch.utils.data.TensorDataset(x, y)"
+            )
         if dataset is not None:
-            _require_map_style(config.name, dataset)
+            _require_map_style(argument, dataset)
+    if datasets.validation is datasets.train or datasets.test is datasets.train:
+        raise DataError("val_data or test_data is the same object as train_data; expected other samples")
     idle = [
         f"dataset.{option} is idle: {config.name} was given as an object"
         for option in ("data_root", "download", "dataset_params")
@@ -181,7 +189,14 @@ def _require_map_style(name: str, dataset: Any) -> MapStyle:
             f"{name} is a {type(dataset).__name__}, which is not map-style: it needs __getitem__ and __len__"
         )
     found = cast("MapStyle", dataset)
-    if len(found) == 0:
+    try:
+        count = len(found)
+    except Exception as error:
+        raise DataError(
+            f"{name} has no length ({type(error).__name__}: {error}); "
+            "a run that was given its data as objects needs them again: TolariaTrainer(..., train_data=...)"
+        ) from error
+    if count == 0:
         raise DataError(f"{name} is empty")
     return found
 

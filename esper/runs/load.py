@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from esper.config import TolariaConfig
 from esper.config.aliases import MODELS
 from esper.data import DataInfo
-from esper.errors import CheckpointError
+from esper.errors import CheckpointError, ConfigError
 from esper.kasmina import MorphableModel, wrap
 from esper.runs.builder import build_model, make_model, register_blueprints
 from esper.runs.outputs import read_model
@@ -52,9 +52,13 @@ def load(
     path, state, saved, data = _read(Path(run))
     config = TolariaConfig.from_checkpoint(saved, allowed_targets)
     register_blueprints(config)
-    if model is None:
-        _refuse_giant(path, config, data, state)
-    host = model if model is not None else _host(config, data)
+    try:
+        if model is None:
+            _refuse_giant(path, config, data, state)
+        host = model if model is not None else _host(config, data)
+    except ConfigError as error:
+        hint = "a run with a model of your own is loaded with load(..., model=...)"
+        raise ConfigError([*error.problems, hint]) from error
     m = config.model
     try:
         grown = wrap(host, m.target_layers, m.seeds_per_layer, preserve_original=m.preserve_original)

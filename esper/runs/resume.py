@@ -279,6 +279,12 @@ def restore_run(run: TrainingLoop, checkpoint: Checkpoint, origin: ResumePoint) 
             raise CheckpointError(f"{checkpoint.path} says it was saved with {threads!r} threads")
         set_threads(threads)  # sums depend on how they are split
     run.checkpointer.restore(checkpoint)
+    former = checkpoint.state["owners"].get("callbacks")
+    if former and not run.components.callbacks.callbacks:
+        message = (
+            f"the callbacks that the run was saved with are missing, and their state: {', '.join(former)}"
+        )
+        run.telemetry.warn(EventName.NOTICE, {"message": message})
     data = {
         "from": str(checkpoint.path),
         "name": checkpoint.path.name,

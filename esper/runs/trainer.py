@@ -61,6 +61,7 @@ class TolariaTrainer:
         run_dir: str | Path | None = None,
         context: RunContext | None = None,
     ) -> None:
+        _check_objects(config, model, callbacks)
         datasets = _datasets(train_data, val_data, test_data)
         context = context or RunContext()
         checked = context.checked or check(config, run_dir, model=model, datasets=datasets)
@@ -187,6 +188,29 @@ class TolariaTrainer:
             reason: Why, for `summary.json` and the log.
         """
         self.job.run_control.stop(reason)
+
+
+def _check_objects(config: Any, model: Any, callbacks: Any) -> None:
+    """Raise `ConfigError` for arguments of another kind than the trainer's."""
+    problems = []
+    if not isinstance(config, TolariaConfig):
+        problems.append(
+            f"config is a {_kind(config)}; expected a TolariaConfig, as of TolariaConfig.from_dict"
+        )
+    if model is not None and not isinstance(model, nn.Module):
+        problems.append(f"model is a {_kind(model)}; expected an object of a torch.nn.Module, as of Net()")
+    listed = callbacks if isinstance(callbacks, Sequence) else [callbacks]
+    wrong = [each for each in listed if not isinstance(each, Callback)]
+    if wrong or not isinstance(callbacks, Sequence):
+        problems.append(
+            f"callbacks holds a {_kind([*wrong, callbacks][0])}; expected a list of esper.Callback objects"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def _kind(value: Any) -> str:
+    return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def _datasets(train: MapStyle | None, validation: MapStyle | None, test: MapStyle | None) -> Datasets | None:

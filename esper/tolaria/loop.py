@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -237,7 +238,7 @@ class TrainingLoop(RunWiring):
             epoch_time=epoch_time,
             growing=self.growth is not None,
         )
-        self.components.callbacks.on_epoch_end(self, record)
+        self.components.callbacks.on_epoch_end(self, MappingProxyType(dict(record)))
         if self.config.logging.track_metrics:
             self.step_metrics.flush(self.components.records)
             self.components.records.epoch(record)

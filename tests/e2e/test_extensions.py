@@ -27,6 +27,10 @@ class Trainer(TolariaTrainer):
         (self.run_dir / "trainer.txt").write_text(f"{type(self.model.host).__name__} {summary['stopped_by']}")
         return summary
 
+class Bare(TolariaTrainer):
+    def __init__(self, config):
+        super().__init__(config)
+
 class StopAfter(Callback):
     def __init__(self, epochs):
         self.epochs = epochs
@@ -35,7 +39,6 @@ class StopAfter(Callback):
             loop.run_control.stop("enough")
 
 class Lines(Logger):
-    name = "lines"
     def __init__(self, file):
         self.file = file
         self.lines = []
@@ -94,6 +97,18 @@ def test_all_of_them_in_one_run(tmp_path: Path) -> None:
         (
             (*MODEL, "+model.hiden=3", ALLOWED),
             "model.model_params.hiden: given 3, expected an argument of esper_",
+        ),
+        (
+            ("callbacks.a._target_=esper_lab.Net", "callbacks.a.num_classes=2", ALLOWED),
+            "callbacks.a._target_: given 'esper_lab.Net', expected the name of a subclass of esper.Callback",
+        ),
+        (
+            ("logging.loggers.a._target_=esper_lab.Net", "logging.loggers.a.num_classes=2", ALLOWED),
+            "logging.loggers.a._target_: given 'esper_lab.Net', expected the name of a subclass of esper.log",
+        ),
+        (
+            ("trainer._target_=esper_lab.Bare", ALLOWED),
+            "trainer._target_: given 'esper_lab.Bare', expected a subclass that takes the arguments",
         ),
         (("callbacks.stop=3",), "callbacks.stop: given 3, expected a dictionary with _target_"),
         (

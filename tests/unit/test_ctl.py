@@ -219,6 +219,24 @@ def test_how_to_go_on_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert shlex.split(command)[1] == f'run_dir="{folder}"'
 
 
+def test_how_to_go_on_has_the_overrides_of_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    overrides = [
+        "allowed_targets=[mylab]",
+        "model._target_=mylab.Net",
+        "+model.hidden=3",
+        "run_dir=elsewhere",
+    ]
+    (tmp_path / "status.json").write_text(json.dumps({"status": "running", "overrides": overrides}))
+    _, text = output_of(capsys, str(tmp_path), "status")
+    words = shlex.split(text.partition("to go on: ")[2])
+    assert words[:4] == ["esper-train", *overrides[:3]]
+    assert words[4].startswith("run_dir=")
+    assert words[5] == "checkpoint.resume_from_checkpoint=auto"
+
+
 def test_a_host_that_was_renamed_is_still_asked_and_another_is_named(
     stub: RunStub, capsys: pytest.CaptureFixture[str]
 ) -> None:

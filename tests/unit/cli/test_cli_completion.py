@@ -169,7 +169,7 @@ def test_a_real_bash_completes_the_line(tmp_path: Path) -> None:
         )
         line, listed = bash.complete("esper-train dataset.")
         assert line == "esper-train dataset."
-        assert len(listed) == 13 and {"dataset.batch_size=", "dataset.augmentation_params."} <= set(listed)
+        assert len(listed) == 14 and {"dataset.batch_size=", "dataset.augmentation_params."} <= set(listed)
         assert bash.complete("esper-train run_dir=out") == ("esper-train run_dir=outputs/", [])
         bash.line('eval "$(esper-train -sc uninstall=bash)"')
         assert bash.complete("esper-train optimization.lear") == ("esper-train optimization.lear", [])

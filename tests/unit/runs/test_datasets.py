@@ -16,6 +16,7 @@ from esper.config import TolariaConfig
 from esper.errors import ConfigError
 from esper.runs.context import RunContext
 from esper.runs.trainer import TolariaTrainer
+from esper.tolaria.callbacks import Callback
 
 QUICK = {
     "optimization__max_epochs": 1,
@@ -43,6 +44,9 @@ class Points(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         self.read.add(index)
         return self.points[index], self.targets[index]
+
+
+SAME = Points(8)
 
 
 def trainer(folder: Path, *, model: nn.Module | None = None, **objects: Any) -> TolariaTrainer:
@@ -100,9 +104,21 @@ def test_a_resumed_run_has_the_numbers_of_a_whole_one(tmp_path: Path) -> None:
     ("objects", "problem"),
     [
         ({"val_data": Points(4)}, "val_data or test_data: given without train_data"),
-        ({"train_data": TensorDataset(torch.zeros(0, 1))}, "TensorDataset is empty"),
-        ({"train_data": 7}, "builtins.int is a int, which is not map-style"),
-        ({"train_data": Points(8), "val_data": iter(())}, "is a tuple_iterator, which is not map-style"),
+        ({"train_data": TensorDataset(torch.zeros(0, 1))}, "train_data is empty"),
+        ({"train_data": Points(8), "val_data": []}, "val_data is empty"),
+        ({"train_data": 7}, "train_data is a int, which is not map-style"),
+        (
+            {"train_data": Points(8), "val_data": iter(())},
+            "val_data is a tuple_iterator, which",
+        ),
+        (
+            {"train_data": (torch.zeros(9, 1), torch.zeros(9))},
+            r"of 2 arrays; .*TensorDataset\(x, y\)",
+        ),
+        ({"train_data": SAME, "val_data": SAME}, "the same object as train_data"),
+        ({"train_data": Points(8), "callbacks": [Callback]}, "callbacks holds a class Callback"),
+        ({"train_data": Points(8), "callbacks": Callback()}, "callbacks holds a Callback; expected a list"),
+        ({"train_data": Points(8), "model": nn.Linear}, "model is a class Linear; expected an object"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, objects: dict[str, Any], problem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,21 @@ def test_the_history_and_the_plot_of_a_trainer(tmp_path: Path) -> None:
 
 def test_an_empty_list_has_no_state() -> None:
     assert Callbacks().state_dict() == {}
+
+
+def test_a_run_that_is_resumed_without_its_callbacks_says_so(tmp_path: Path) -> None:
+    trainer(tmp_path, Calls(), epochs=1).run_training()
+    resumed = trainer(tmp_path, epochs=2, checkpoint__resume_from_checkpoint="auto")
+    resumed.run_training()
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    notices = [event["data"]["message"] for event in events if event["name"] == "notice"]
+    assert any(text.endswith("are missing, and their state: 0-Calls") for text in notices)
+
+
+def test_the_metrics_of_an_epoch_cannot_be_changed(tmp_path: Path) -> None:
+    class Changes(Callback):
+        def on_epoch_end(self, loop: TrainingLoop, metrics: Mapping[str, Any]) -> None:
+            metrics["val_loss"] = -5.0  # type: ignore[index]
+
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        trainer(tmp_path, Changes(), epochs=1).run_training()

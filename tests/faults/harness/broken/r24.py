@@ -9,7 +9,7 @@ from typing import Any
 
 from faults.harness.firing import broken
 
-from esper.runs import finalize, resume, trainer
+from esper.runs import finalize, load, resume
 from esper.runs.outputs import BestEffortWriter
 from esper.tolaria.loop import TrainingLoop
 
@@ -41,7 +41,7 @@ def summary_alone() -> AbstractContextManager[None]:
 
 def reader_not_warned() -> AbstractContextManager[None]:
     """`esper.load` gives whatever checkpoint there is, without a word."""
-    return broken(trainer, "why_behind", lambda *_: "")
+    return broken(load, "why_behind", lambda *_: "")
 
 
 def model_not_owed() -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from faults.harness.firing import broken, fire
 
-from esper.runs import trainer
+from esper.runs import run_job
 from esper.tolaria.checkpoint.checkpointer import Checkpointer
 from esper.tolaria.interrupts import InterruptHandler
 from esper.utils import os_signals
@@ -44,7 +44,7 @@ def heeded_at_epoch_end() -> AbstractContextManager[None]:
 
 def exit_code_lost() -> AbstractContextManager[None]:
     """It saves and stops, and says that all is done."""
-    return broken(trainer, "exit_code", lambda _: 0)
+    return broken(run_job, "exit_code", lambda _: 0)
 
 
 def sighup_unhandled() -> AbstractContextManager[None]:
