@@ -74,7 +74,16 @@ def _written(config: TolariaConfig) -> Iterator[tuple[str, str, str]]:
     for key, given in files.items():
         if given is not None:
             path = run_dir / given
-            yield key, given, unusable(path) or ("it is a folder" if path.is_dir() else _taken(path.parent))
+            yield key, given, unusable(path) or _why_no_file(path, replaced=key != "logging.log_file")
+
+
+def _why_no_file(path: Path, *, replaced: bool) -> str:
+    """Why there can be no file at a path; `replaced`: it would be a new one, also in place of a device."""
+    if path.is_dir():
+        return "it is a folder"
+    if replaced and path.exists() and not path.is_file():
+        return "it is a device or a pipe, which the file would replace"
+    return _taken(path.parent)
 
 
 def _taken(folder: Path) -> str:

@@ -73,6 +73,17 @@ def test_what_is_written_cannot_be_put_below_a_file(tmp_path: Path, places: dict
     assert found.startswith(f"{key}: given ") and f"{places['file']} is a file" in found
 
 
+@pytest.mark.parametrize(
+    ("key", "name"), [("logging.metrics_file", "pipe"), ("checkpoint.model_save_path", "pipe.safetensors")]
+)
+def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path: Path, key: str, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    option = {key.replace(".", "__"): str(tmp_path / name)}
+    (found,) = path_problems(config(tmp_path, **option))
+    assert found.startswith(f"{key}: given ") and "a device or a pipe, which the file would replace" in found
+    assert path_problems(config(tmp_path, logging__log_file=str(tmp_path / name))) == []
+
+
 def test_what_is_usable_or_idle_is_not_refused(tmp_path: Path, places: dict[str, str]) -> None:
     assert path_problems(config(tmp_path)) == []
     assert path_problems(config(tmp_path, dataset__name="digits", dataset__data_root=places["loop"])) == []
