@@ -14,20 +14,19 @@ if __name__ == "__main__":
         sys.exit(run_main())
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from esper import __version__
-from esper.cli.composer import CONFIG_NAME, HYDRA_VERSION_BASE, find_conf, plain
+from esper.cli.composer import plain
 from esper.cli.flags import Flags, parse_flags
 from esper.cli.help import help_text
 from esper.cli.jobs import (
@@ -53,7 +52,6 @@ from esper.utils.stdout import flush_output, print_flushed
 if TYPE_CHECKING:
     from esper.runs.checked_run import CheckedRun
 
-_RAISE = "HYDRA_FULL_ERROR"
 # The folders that this process has locked.
 _locks: dict[Path, FolderLock] = {}
 # What `_checked` has found right, by folder.
@@ -153,13 +151,12 @@ def _checked(flags: Flags) -> Plan:
 
     def deep(job: PlannedRun) -> list[str]:
         problems = check_hydra(job.hydra, job.config.allowed_targets)
-        unnamed = _unnamed(plan, job)
         try:
-            run = replace(checked_run.check(job.config, job.folder), run_dir=_key(job.folder))
+            run = checked_run.check(job.config, job.folder, named=plan.named)
         except ConfigError as error:
-            return [*unnamed, *problems, *error.problems]
-        _checked_runs[_key(job.folder)] = run
-        return [*unnamed, *problems]
+            return [*problems, *error.problems]
+        _checked_runs[_key(job.folder)] = replace(run, run_dir=_key(job.folder))
+        return problems
 
     _refuse(plan.collect(deep))
     return plan
@@ -168,15 +165,6 @@ def _checked(flags: Flags) -> Plan:
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise ConfigError(problems)
-
-
-def _unnamed(plan: Plan, job: PlannedRun) -> list[str]:
-    if job.config.checkpoint.resume_from_checkpoint == "auto" and not plan.named:
-        from esper.runs.unfinished import which_run  # loads torch, which a typing error must not wait for
-
-        expected = which_run(Path("outputs"), job.config)
-        return [error_message("checkpoint.resume_from_checkpoint", "auto", expected)]
-    return []
 
 
 def _in_use(folder: Path) -> list[str]:
@@ -220,24 +208,17 @@ def _show(flags: Flags) -> int:
 
 def _run(plan: Plan) -> int:
     """Have Hydra run every job; what they left in their folders says how it went."""
-    launched = _reported(lambda: launch(plan, task))
+    launched = _launched(plan)
     if plan.sweep:
         print_flushed(outcome_table(plan))
     # a signal ends the whole sweep, whatever its other jobs say
     return launched if launched > 128 else exit_code(plan) or launched
 
 
-def _hydra(arguments: Sequence[str]) -> int:
-    """Enter Hydra's own main function with these arguments; its exit code."""
-    application = hydra.main(str(find_conf()), CONFIG_NAME, HYDRA_VERSION_BASE)(task)
-    with _arguments(arguments), _errors_raised():
-        return _reported(application)
-
-
-def _reported(run: Callable[[], Any]) -> int:
-    """The exit code of a part that Hydra runs; what it raises is printed as a sentence."""
+def _launched(plan: Plan) -> int:
+    """The exit code of what Hydra runs; what it raises is printed as a sentence."""
     try:
-        run()
+        launch(plan, task)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else DONE
     except CompactHydraException as error:
@@ -251,28 +232,3 @@ def _reported(run: Callable[[], Any]) -> int:
 
 def _sentence(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-
-
-@contextmanager
-def _errors_raised() -> Iterator[None]:
-    """Hydra prints an error with its traceback and exits, unless the environment asks it not to."""
-    before = os.environ.get(_RAISE)
-    os.environ[_RAISE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_RAISE, None)
-        else:
-            os.environ[_RAISE] = before
-
-
-@contextmanager
-def _arguments(arguments: Sequence[str]) -> Iterator[None]:
-    """Hydra reads the command line from `sys.argv` and from nowhere else."""
-    before = sys.argv
-    sys.argv = [before[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before

@@ -37,8 +37,8 @@ _SHORT = {
     "-sc": "--shell-completion",
     "-p": "--package",
     "-cd": "--config-dir",
+    "-cn": "--config-name",
 }
-_SHORT["-cn"] = "--config-name"
 
 
 def candidates(words: Sequence[str], current: str) -> list[str]:

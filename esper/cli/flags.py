@@ -9,6 +9,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 
 from hydra._internal.utils import get_args_parser
+from hydra.types import RunMode
 
 from esper.cli.unknown_flags import joined_flags, unknown_flags
 from esper.config.messages import error_message
@@ -30,14 +31,10 @@ class Flags:
         """Whether a configuration must be shown."""
         return bool(self.shows) and self.shows[0] in ("--cfg", "--help")
 
-    def arguments(self, config_name: str | None, overrides: Sequence[str]) -> list[str]:
-        """The command line that asks the same of Hydra, in an order that its parser can read."""
-        flags = [*self.shows, *(["--multirun"] if self.multirun else [])]
-        if self.config_dir is not None:
-            flags += ["--config-dir", self.config_dir]
-        if config_name is not None:
-            flags += ["--config-name", config_name]
-        return [*flags, "--", *overrides] if overrides else flags
+    @property
+    def mode(self) -> RunMode:
+        """How a configuration that must be shown is composed."""
+        return RunMode.MULTIRUN if self.multirun else RunMode.RUN
 
 
 def parse_flags(argv: Sequence[str]) -> Flags:

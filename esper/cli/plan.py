@@ -82,10 +82,8 @@ class Plan:
 
 def make_plan(flags: Flags) -> Plan:
     """Compose every job; raises `ConfigError` for overrides that cannot be read or do not fit the schema."""
-    composer = Composer(flags)
-    flags = _with_free_keys(composer, flags)
     try:
-        _check_overrides(composer, flags.overrides, composer.groups(flags.overrides))
+        composer, flags, _ = checked_flags(flags)
         return _compose(composer, flags)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
@@ -93,19 +91,25 @@ def make_plan(flags: Flags) -> Plan:
 
 def compose_shown(flags: Flags) -> tuple[Groups, DictConfig]:
     """The groups there are and the configuration that must be shown; raises `ConfigError`."""
-    composer = Composer(flags)
-    flags = _with_free_keys(composer, flags)
     try:
-        groups = composer.groups(flags.overrides)
-        _check_overrides(composer, flags.overrides, groups)
-        return groups, composer.compose(flags.overrides, RunMode.MULTIRUN if flags.multirun else RunMode.RUN)
+        composer, flags, groups = checked_flags(flags)
+        return groups, composer.compose(flags.overrides, flags.mode)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
 
 
-def _with_free_keys(composer: Composer, flags: Flags) -> Flags:
+def checked_flags(flags: Flags) -> tuple[Composer, Flags, Groups]:
+    """What composes these flags, the flags with overrides as Hydra takes them, and the groups there are.
+
+    Raises:
+        ConfigError: An override cannot be read or does not fit the schema.
+    """
+    composer = Composer(flags)
     lines = add_free_keys(flags.overrides, composer.parser)
-    return replace(flags, overrides=tuple(without_plus(lines, composer.unchosen(lines))))
+    flags = replace(flags, overrides=tuple(without_plus(lines, composer.unchosen(lines))))
+    groups = composer.groups(flags.overrides)
+    _check_overrides(composer, flags.overrides, groups)
+    return composer, flags, groups
 
 
 def _check_overrides(composer: Composer, lines: Sequence[str], groups: Groups) -> None:

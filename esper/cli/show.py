@@ -16,14 +16,13 @@ from typing import Any
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import Container, DictConfig, OmegaConf
 
 from esper.cli.completion import shell_completion
-from esper.cli.composer import Composer
+from esper.cli.composer import JOB_NAME, Composer
 from esper.cli.explain import COMPOSE_ERRORS, explain
 from esper.cli.flags import Flags
-from esper.cli.overrides import add_free_keys, override_problems, without_plus
+from esper.cli.plan import checked_flags
 from esper.config.messages import error_message, nearest_name
 from esper.errors import ConfigError
 
@@ -36,31 +35,24 @@ def shown_text(flags: Flags) -> str:
     """
     if flags.shows[0] == "--shell-completion":
         return shell_completion(flags.overrides)
-    composer = Composer(flags)
-    lines = add_free_keys(flags.overrides, composer.parser)
-    overrides = without_plus(lines, composer.unchosen(lines))
-    problems = override_problems(overrides, composer.groups(overrides), composer.parser)
-    if problems:
-        raise ConfigError(problems)
-    mode = RunMode.MULTIRUN if flags.multirun else RunMode.RUN
+    composer, flags, _ = checked_flags(flags)
     printed = io.StringIO()
     try:
         with redirect_stdout(printed), _root_logger_kept():
-            _print(flags, composer, overrides, mode)
+            _print(flags, composer)
     except COMPOSE_ERRORS as error:
         raise ConfigError(explain(error)) from error
     return printed.getvalue().rstrip("\n")
 
 
-def _print(flags: Flags, composer: Composer, overrides: list[str], mode: RunMode) -> None:
-    hydra = Hydra("train", composer.loader)
+def _print(flags: Flags, composer: Composer) -> None:
+    hydra, overrides = Hydra(JOB_NAME, composer.loader), list(flags.overrides)
     what = flags.shows[0]
     if what == "--cfg":
-        _print_configuration(
-            hydra, composer.compose(overrides, mode), get_args_parser().parse_args(list(flags.shows))
-        )
+        asked = get_args_parser().parse_args(list(flags.shows))
+        _print_configuration(hydra, composer.compose(overrides, flags.mode), asked)
     elif what == "--info":
-        hydra.show_info(flags.shows[1], composer.config_name, overrides, mode)
+        hydra.show_info(flags.shows[1], composer.config_name, overrides, flags.mode)
     else:
         # Hydra composes its own node alone here, without a primary configuration
         own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]

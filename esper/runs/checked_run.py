@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ def check(
     *,
     model: nn.Module | None = None,
     datasets: Datasets | None = None,
+    named: bool | None = None,
 ) -> CheckedRun:
     """Check options, targets, data, device, model, paths and the checkpoint that a run starts from.
 
@@ -52,6 +54,8 @@ def check(
         run_dir: The run's folder; None is `config.run_dir`, or a new one below `outputs`.
         model: The host network, in place of the configured architecture.
         datasets: Dataset objects, in place of the configured dataset.
+        named: Whether the user has named the folder; None: where one is given. Without a name there is
+            nothing to resume by `auto`.
 
     Raises:
         ConfigError: With a sentence for each problem.
@@ -64,18 +68,23 @@ def check(
     if datasets is not None:
         # what is saved names the data that the run has seen
         config = replace(config, dataset=replace(config.dataset, name=datasets.name))
-    named = run_dir or config.run_dir
-    folder = Path(named or _fresh_folder())
+    given = run_dir or config.run_dir
+    folder = Path(given or _fresh_folder())
+    named = given is not None if named is None else named
     problems = check_run(config, model=model, datasets=datasets)
-    if config.checkpoint.resume_from_checkpoint == "auto" and named is None:
-        problems.append(error_message(_RESUME, "auto", which_run(OUTPUTS, config)))
-    if reason := why_no_folder(folder):
-        problems.append(error_message("run_dir", str(folder), f"a path that can be opened ({reason})"))
-    else:
-        problems += origin_problems(config, folder)
+    problems += _folder_problems(config, folder, named=named)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return CheckedRun(config, folder, _Seal())
+
+
+def _folder_problems(config: TolariaConfig, folder: Path, *, named: bool) -> Iterator[str]:
+    if config.checkpoint.resume_from_checkpoint == "auto" and not named:
+        yield error_message(_RESUME, "auto", which_run(OUTPUTS, config))
+    if reason := why_no_folder(folder):
+        yield error_message("run_dir", str(folder), f"a path that can be opened ({reason})")
+    else:
+        yield from origin_problems(config, folder)
 
 
 def _as_trained(config: TolariaConfig, wanted: str) -> TolariaConfig:

@@ -28,10 +28,13 @@ def test_overrides_may_stand_on_both_sides_of_a_flag() -> None:
         ["--shell-completion", "install=bash"],
     ],
 )
-def test_hydra_is_asked_for_the_same(argv: list[str]) -> None:
-    """What is handed on means to Hydra's own parser what the user wrote."""
+def test_flags_mean_what_they_mean_to_hydra(argv: list[str]) -> None:
+    """Written out again, they are to Hydra's own parser what the user wrote."""
     flags = parse_flags(argv)
-    passed = flags.arguments(flags.config_name, flags.overrides)
+    passed = [*flags.shows, *(["--multirun"] if flags.multirun else [])]
+    passed += ["--config-dir", flags.config_dir] if flags.config_dir is not None else []
+    passed += ["--config-name", flags.config_name] if flags.config_name is not None else []
+    passed += ["--", *flags.overrides] if flags.overrides else []
     assert get_args_parser().parse_args(passed) == get_args_parser().parse_intermixed_args(argv)
 
 
