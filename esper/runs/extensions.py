@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from esper.config import TolariaConfig
 from esper.config.messages import error_message
 from esper.config.targets import TARGET
 from esper.errors import ConfigError
 from esper.loggers import Logger
-from esper.runs.instantiate import arguments, resolve
+from esper.runs.instantiate import arguments, refuse, resolve
 from esper.runs.resolver import Resolver
 from esper.runs.signatures import RESERVED
 from esper.tolaria.callbacks import Callback
@@ -19,11 +20,30 @@ from esper.tolaria.callbacks import Callback
 if TYPE_CHECKING:
     from esper.runs.trainer import TolariaTrainer
 
-T = TypeVar("T")
 _TRAINER = f"trainer.{TARGET}"
-_LOGGERS = "logging.loggers"
-_NAMES: Mapping[type, str] = {Callback: "esper.Callback", Logger: "esper.loggers.Logger"}
 _LOGGER_METHODS = tuple(name for name, member in vars(Logger).items() if callable(member) and name[0] != "_")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of extension: its option and class, its entries, and whether an object or class is one."""
+
+    key: str
+    name: str
+    named: Callable[[TolariaConfig], Mapping[str, Any]]
+    fits: Callable[[Any], bool]
+
+
+def _calls(found: Any) -> bool:
+    return issubclass(found if isinstance(found, type) else type(found), Callback)
+
+
+def _logs(found: Any) -> bool:
+    return all(callable(getattr(found, name, None)) for name in _LOGGER_METHODS)
+
+
+_CALLBACKS = _Kind("callbacks", "esper.Callback", lambda config: config.callbacks, _calls)
+_LOGGERS = _Kind("logging.loggers", "esper.loggers.Logger", lambda config: config.logging.loggers, _logs)
 
 
 def trainer_class(config: TolariaConfig) -> type[TolariaTrainer]:
@@ -50,31 +70,29 @@ def trainer_class(config: TolariaConfig) -> type[TolariaTrainer]:
 
 def build_callbacks(config: TolariaConfig) -> list[Callback]:
     """The callbacks that the option `callbacks` names, in its order. Raises `ConfigError`."""
-    return _build(config, "callbacks", config.callbacks, "an esper.Callback", _is_callback)
+    return list(_build(config, _CALLBACKS).values())
 
 
 def build_loggers(config: TolariaConfig) -> list[Logger]:
     """The loggers that `logging.loggers` names, in its order. Raises `ConfigError`."""
-    made = _build(config, _LOGGERS, config.logging.loggers, "an esper.loggers.Logger", _logs)
-    for key, logger in zip(config.logging.loggers, made, strict=True):
+    made = _build(config, _LOGGERS)
+    for key, logger in made.items():
         if not hasattr(logger, "name"):
             logger.name = key  # under which its state is saved
-    return made
+    return list(made.values())
 
 
 def extension_problems(config: TolariaConfig) -> list[str]:
-    """A sentence for each callback or logger that is forbidden or gets arguments it does not take.
+    """A sentence for each callback or logger that is forbidden, of another class, or gets wrong arguments.
 
     Nothing is made: a logger may open its files when it is.
     """
+    resolver = Resolver(config.allowed_targets)
     found: list[str] = []
-    for key, named, kind in (
-        ("callbacks", config.callbacks, Callback),
-        (_LOGGERS, config.logging.loggers, Logger),
-    ):
-        resolver = Resolver(config.allowed_targets)
-        wrong = [*_entry_problems(key, named), *resolver.check_nested(key, named)]
-        found += wrong or _kind_problems(resolver, key, named, kind)
+    for kind in (_CALLBACKS, _LOGGERS):
+        named = kind.named(config)
+        wrong = [*_entry_problems(kind.key, named), *resolver.check_nested(kind.key, named)]
+        found += wrong or _class_problems(resolver, kind, named)
     return found
 
 
@@ -88,31 +106,23 @@ def _entry_problems(key: str, named: Mapping[str, Any]) -> Iterator[str]:
                 yield error_message(f"{key}.{name}.{reserved}", value[reserved], "a plain argument")
 
 
-def _kind_problems(resolver: Resolver, key: str, named: Mapping[str, Any], kind: type) -> Iterator[str]:
-    """A class that is none of `kind`; what a function returns is known only when it is called."""
+def _class_problems(resolver: Resolver, kind: _Kind, named: Mapping[str, Any]) -> Iterator[str]:
+    """A class of another kind; what a function returns is known only when it is called."""
     for name, value in named.items():
-        place, target = f"{key}.{name}.{TARGET}", value[TARGET]
+        place, target = f"{kind.key}.{name}.{TARGET}", value[TARGET]
         found = resolver.locate(place, target)
-        fits = not isinstance(found, type) or (kind in found.__mro__ if kind is Callback else _logs(found))
-        if not fits:
-            yield error_message(place, target, f"the name of a subclass of {_NAMES[kind]}")
+        if isinstance(found, type) and not kind.fits(found):
+            yield error_message(place, target, f"the name of a subclass of {kind.name}")
 
 
-def _logs(logger: Any) -> bool:
-    return all(callable(getattr(logger, name, None)) for name in _LOGGER_METHODS)
-
-
-def _build(
-    config: TolariaConfig, key: str, named: Mapping[str, Any], expected: str, fits: Callable[[Any], bool]
-) -> list[Any]:
-    made = arguments(config, key, named)
-    wrong = [name for name, value in made.items() if not fits(value)]
-    if wrong:
-        raise ConfigError(
-            [error_message(f"{key}.{n}.{TARGET}", named[n][TARGET], f"the name of {expected}") for n in wrong]
-        )
-    return list(made.values())
-
-
-def _is_callback(value: Any) -> bool:
-    return isinstance(value, Callback)
+def _build(config: TolariaConfig, kind: _Kind) -> dict[str, Any]:
+    named = kind.named(config)
+    made = arguments(config, kind.key, named)
+    refuse(
+        [
+            error_message(f"{kind.key}.{name}.{TARGET}", named[name][TARGET], f"the name of an {kind.name}")
+            for name, value in made.items()
+            if isinstance(value, type) or not kind.fits(value)
+        ]
+    )
+    return made
