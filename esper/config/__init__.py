@@ -1,17 +1,14 @@
 """The configuration: a dataclass for every group, its rules, and its YAML file."""
 
-from esper.config.schema import (
-    CheckpointConfig,
+from esper.config.experiment_groups import (
     DatasetConfig,
-    LoggingConfig,
     ModelConfig,
     MorphogeneticConfig,
     OptimizationConfig,
     SeedConfig,
-    ServicesConfig,
-    TolariaConfig,
-    TrainerConfig,
 )
+from esper.config.runtime_groups import CheckpointConfig, LoggingConfig, ServicesConfig, TrainerConfig
+from esper.config.schema import TolariaConfig
 
 __all__ = [
     "CheckpointConfig",

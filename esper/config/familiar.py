@@ -9,7 +9,8 @@ from typing import Any
 
 from esper.config import aliases
 from esper.config.familiar_names import CHOICES, NOTES, OPTIONS, QUALIFIED, WORDS
-from esper.config.familiar_values import Converter, as_given, dotted, plain_text
+from esper.config.familiar_values import Converter, as_given, plain_text
+from esper.config.targets import is_dotted
 
 Choices = Mapping[str, Sequence[str]]  # a group of configurations to the names that it offers
 
@@ -87,7 +88,7 @@ def translate_choice(group: str, given: str) -> Translation | None:
         if option.partition(".")[0] == group and option not in _GROUPS and name in known:
             return Translation(f"{option}={name}")
     own = {chosen: option for option, chosen in _GROUPS.items()}
-    return Translation(f"{group}=custom {own[group]}={given}") if group in own and dotted(given) else None
+    return Translation(f"{group}=custom {own[group]}={given}") if group in own and is_dotted(given) else None
 
 
 def _translate_name(name: str, given: Any, valid: Sequence[str], choices: Choices) -> Translation | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from esper.config.quoting import command_word
+from esper.config.targets import is_dotted
 
 # Option and given value to the word `option=value`; to the option alone where the value does not fit it.
 Converter = Callable[[str, Any], str]
@@ -19,11 +20,6 @@ def plain_text(given: Any) -> str:
     if given is None:
         return "null"
     return str(given).lower() if isinstance(given, bool) else str(given)
-
-
-def dotted(text: str) -> bool:
-    """Whether this is a dotted name, as that of a target."""
-    return "." in text and all(part.isidentifier() for part in text.split("."))
 
 
 def bare(option: str, given: Any) -> str:
@@ -94,7 +90,7 @@ def one_of(names: Iterable[str], others: Mapping[str, str] | None = None) -> Con
         name = plain_text(given)
         if name.lower() in known:
             return f"{option}={known[name.lower()]}"
-        return f"{option}={name}" if dotted(name) else option
+        return f"{option}={name}" if is_dotted(name) else option
 
     return convert
 

@@ -16,7 +16,6 @@ from esper.config.experiment_groups import (
     ModelConfig,
     MorphogeneticConfig,
     OptimizationConfig,
-    SeedConfig,
 )
 from esper.config.hashing import config_hash
 from esper.config.option import TEXT, Rule, choice, number, option, url
@@ -25,19 +24,6 @@ from esper.config.serialization import ConfigGroup, as_given, parse
 from esper.config.targets import is_dotted
 from esper.config.validation import rule_violations
 from esper.config.yamlfile import read_yaml, write_yaml
-
-__all__ = [
-    "CheckpointConfig",
-    "DatasetConfig",
-    "LoggingConfig",
-    "ModelConfig",
-    "MorphogeneticConfig",
-    "OptimizationConfig",
-    "SeedConfig",
-    "ServicesConfig",
-    "TolariaConfig",
-    "TrainerConfig",
-]
 
 
 @dataclass

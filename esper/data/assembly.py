@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data.catalogue import DataInfo
 from esper.data.custom import CustomData
 from esper.data.datasets import Images

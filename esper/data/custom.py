@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset, default_collate
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data.catalogue import DataInfo
 from esper.data.map_style import Collate, MapStyle, isolated_rng, seed_rng
 from esper.data.params import nearest

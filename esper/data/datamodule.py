@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data.assembly import DataBundle, DataModule
 from esper.data.custom import DatasetFactory, Datasets, open_custom, open_datasets
 from esper.data.datasets import Images, Source, load_digits, load_files, synthesize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data.catalogue import FILE_SETS
 from esper.data.validation import augmentation_of, is_custom
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data.catalogue import DATASETS, DEFAULT_AUGMENTATIONS, DIGITS, FILE_SETS, DataInfo, image_info
 from esper.data.params import (
     Augmentation,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from esper.config.schema import LoggingConfig
+from esper.config import LoggingConfig
 from esper.errors import ConfigError
 from esper.leyline import Event, EventName
 from esper.loggers.base import Logger

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data.custom import CustomData, open_custom
 from esper.errors import DataError
 

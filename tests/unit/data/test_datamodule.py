@@ -11,7 +11,7 @@ from helpers.datasets import write_cifar10, write_idx, write_image_folder
 from helpers.server import serving
 from torch.utils.data import TensorDataset
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data import DataBundle, InMemoryLoader, Loader, MapStyleLoader, build_data
 from esper.errors import DataError
 

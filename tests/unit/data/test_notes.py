@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data.notes import augmentation_notes, idle, origin_notes, split_notes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers.datasets import write_cifar10, write_image_folder
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data import DATASETS, DataInfo, inspect_data
 from esper.errors import DataError
 
@@ -36,7 +36,7 @@ def test_a_dataset_is_known_before_it_is_opened(
 def test_inspection_loads_no_torch() -> None:
     code = (
         "import sys; from esper.data import DATASETS, inspect_data\n"
-        "from esper.config.schema import DatasetConfig\n"
+        "from esper.config import DatasetConfig\n"
         "for name in sorted(set(DATASETS) - {'image_folder'}): inspect_data(DatasetConfig(name=name))\n"
         "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
     )

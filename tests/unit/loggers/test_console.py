@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from esper.config.schema import LoggingConfig
+from esper.config import LoggingConfig
 from esper.errors import ConfigError
 from esper.leyline import Event, EventName, Level
 from esper.loggers import ConsoleLogger, setup_logging

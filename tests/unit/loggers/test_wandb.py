@@ -22,7 +22,7 @@ import json, os, sys, time
 from pathlib import Path
 from esper.leyline import Event
 from esper.loggers import ConsoleLogger, JsonlLogger, LoggerHub, RunInfo, WandbLogger, setup_logging
-from esper.config.schema import LoggingConfig
+from esper.config import LoggingConfig
 
 def job(name, steps, resumed=False, state={}):
     run_dir = Path(sys.argv[1], name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from esper.config.schema import DatasetConfig
+from esper.config import DatasetConfig
 from esper.data import DataInfo
 from esper.data.custom import open_custom
 from esper.runs.input_checks import dtype_problems
