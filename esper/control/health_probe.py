@@ -25,12 +25,7 @@ class Request:
     tls: bool = False
 
 
-def probe(url: str, timeout_s: float) -> str:
-    """The state of a service; see `probe_with_reason`."""
-    return probe_with_reason(url, timeout_s)[0]
-
-
-def probe_with_reason(url: str, timeout_s: float) -> tuple[str, str]:
+def probe(url: str, timeout_s: float) -> tuple[str, str]:
     """'healthy', 'unreachable', or 'unhealthy (...)' with HTTP's status or Redis' error word; and why.
 
     Takes at most `timeout_s`, whatever the other side does, but for the look-up of its name. Follows no
@@ -103,7 +98,7 @@ class ServiceProbes:
 
     def _start(self, name: str, found: dict[str, tuple[str, str]]) -> threading.Thread:
         def work() -> None:
-            found[name] = probe_with_reason(self._urls[name], self._timeout_s)
+            found[name] = probe(self._urls[name], self._timeout_s)
 
         thread = threading.Thread(target=work, name=f"esper-probe-{name}", daemon=True)
         thread.start()

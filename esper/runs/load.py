@@ -23,6 +23,8 @@ from esper.tolaria.best_model import best_weights
 from esper.tolaria.checkpoint import find_and_load
 from esper.utils.device_and_rng import restore_rng_state, rng_state
 
+_OWN_MODEL = "a run with a model of your own is loaded with load(..., model=...)"
+
 
 def load(
     run: str | Path, *, model: nn.Module | None = None, allowed_targets: Sequence[str] = ()
@@ -57,16 +59,13 @@ def load(
             _refuse_giant(path, config, data, state)
         host = model if model is not None else _host(config, data)
     except ConfigError as error:
-        hint = "a run with a model of your own is loaded with load(..., model=...)"
-        raise ConfigError([*error.problems, hint]) from error
+        raise ConfigError([*error.problems, _OWN_MODEL]) from error
     m = config.model
     try:
         grown = wrap(host, m.target_layers, m.seeds_per_layer, preserve_original=m.preserve_original)
         grown.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        fault = "its own configuration; a run with a model of your own is loaded with load(..., model=...)"
-        if model is not None:
-            fault = "the model that was given"
+        fault = f"its own configuration; {_OWN_MODEL}" if model is None else "the model that was given"
         raise CheckpointError(f"{path} does not fit {fault} ({error})") from error
     return grown.eval()
 
